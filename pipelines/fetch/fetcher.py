@@ -53,8 +53,7 @@ class Fetcher:
         sleep: Callable[[float], None] = time.sleep,
     ):
         self._settings = settings
-        self._own_resolver = SystemResolver(settings.threads) if resolve is None else None
-        self._resolve: Resolve = resolve or self._own_resolver or SystemResolver(1)
+        self._resolve: Resolve = resolve or SystemResolver(settings.threads)
         self._dial, self._sleep = dial, sleep
         self._allowed = tuple(Allowed.parse(text) for text in settings.allow)
         self._names = robot_names(settings.user_agent)
@@ -65,8 +64,8 @@ class Fetcher:
 
     def close(self) -> None:
         """Shut down the resolver's threads."""
-        if self._own_resolver:
-            self._own_resolver.close()
+        if isinstance(self._resolve, SystemResolver):
+            self._resolve.close()
 
     def fetch(self, url: str | None) -> Fetched:
         """Return the content of a URL, retrying temporary failures up to `settings.retries` times.

@@ -168,7 +168,10 @@ def make_plan(
     rows = sum(info.estimated_rows for info in infos)
     size = unit_rows or _size(rows, cores, UNIT_ROWS)
     units = [
-        Unit(f"{index:05d}-{part:05d}", _seen(span, infos[index]))
+        Unit(
+            f"{index:05d}-{part:05d}",
+            dataclasses.replace(span, fingerprint=infos[index].fingerprint, info=infos[index]),
+        )
         for index, spans in enumerate(of_all(partial(split, unit_rows=size), infos))
         for part, span in enumerate(spans)
     ]
@@ -193,10 +196,6 @@ def _kept(output: StorePath) -> Plan | None:
         check_output(layout)
         found = known_plan(layout.plan)
     return None if found is None else _load(found)
-
-
-def _seen(span: Span, info: FileInfo) -> Span:
-    return dataclasses.replace(span, fingerprint=info.fingerprint, info=info)
 
 
 def _outside(paths: list[str], pattern: str, output: StorePath) -> list[str]:
