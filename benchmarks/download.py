@@ -90,13 +90,13 @@ def download(side: str, urls: list[str], folder: Path, threads: int, place: str)
         place: host and port that our side may read although it is local.
     """
     from open_diht.pipelines.fetch import DownloadSettings, Fetcher
-    from open_diht.pipelines.fetch.records import ASKED
+    from open_diht.pipelines.fetch.records import REQUESTED
     from open_diht.pipelines.fetch.shard import fetch_shard
     from open_diht.pipelines.fetch.tool import load_tool
 
     load_tool()  # before the clock starts
     rows = [{"ordinal": n, "uid": f"{n:032x}", "caption": "An image", "url": url} for n, url in enumerate(urls)]
-    table = pa.Table.from_pylist(rows, ASKED)
+    table = pa.Table.from_pylist(rows, REQUESTED)
     began, cpu = time.monotonic(), time.process_time()
     if side == "ours":
         settings = DownloadSettings(threads=threads, allow=(place,))

@@ -36,7 +36,7 @@ from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.engine.jobs import run_units, worker_log
 from open_diht.pipelines.engine.stage import DoUnit
 from open_diht.pipelines.manifests.plan import keep_plan, make_plan
-from open_diht.pipelines.runners import Backend, Workers, make_backend
+from open_diht.pipelines.runners import Backend, Direct, Workers, make_backend
 from open_diht.pipelines.runners.prism import BUILT
 from open_diht.pipelines.stages.captions import CaptionStage
 from open_diht.pipelines.store.layout import Layout
@@ -104,7 +104,7 @@ def run_beam(output: Path, units: list[str], workers: int, backend: Backend | No
         backend: Prism with one worker process, or Dask on a running cluster; None is FnApiRunner.
     """
     with worker_log(output / "workers.log"):
-        run_units("captions", units, DoUnit(stage_of(output)), workers, backend=backend, todo=output)
+        run_units("captions", units, DoUnit(stage_of(output)), workers, backend=backend or Direct(), todo=output)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,8 @@ from itertools import chain, repeat
 from pathlib import PurePosixPath
 from typing import Any
 
+from open_diht.common.store_errors import create
+
 RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
 """Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds."""
 SLOW_S = 4.0
@@ -241,7 +243,7 @@ class Lease:
         while True:
             newest += 1
             try:
-                self._fs.pipe_file(self._path_of(newest), json.dumps(content).encode(), mode="create")
+                create(self._fs, self._path_of(newest), json.dumps(content).encode())
             except FileExistsError:  # of a run that asked at the same moment
                 if self._shares(self._content(newest)):
                     return newest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -20,3 +20,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun, given in the singular: "1 unit", "2 units", "1,000 units"."""
     return f"{count:,} {noun}{'s' if count != 1 else ''}"
+
+
+_LONGEST = 80
+
+
+def listing(names: Sequence[str], limit: int = 12) -> str:
+    """Return the names as one line, cut after `limit` of them, or "nothing" if there are none. Long names, as of lines
+    taken for headers, are cut."""
+    if not names:
+        return "nothing"
+    shown = ", ".join(name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,7 +1,21 @@
-"""Recognize errors of object-store clients. They have no common base class, so match by package."""
+"""Recognize and translate errors of object stores and hubs. Those of their clients have no common base class, so match
+by package."""
 
 from __future__ import annotations
 
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_OUTAGE_NUMBERS = {
+    *(errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EIO),
+    getattr(errno, "EREMOTEIO", errno.EIO),
+}
+"""Errors into which store clients turn "slow down", "service unavailable", "internal error" and lost networks."""
+_OUTAGE_CODES = {"ExpiredToken", "RequestTimeTooSkewed"}
+"""S3 error codes of an outage that its client turns into PermissionError. S3 also denies access to missing files."""
 _CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "adlfs", "azure"}
 
 
@@ -15,6 +29,65 @@ def is_of_client(error: BaseException) -> bool:
     return any(kind.__module__.partition(".")[0] in _CLIENTS for kind in type(error).__mro__)
 
 
+def is_of_store(error: BaseException) -> bool:
+    """Return whether an error may be that of a store, given that it is not that of a disk."""
+    return isinstance(error, OSError) or is_of_client(error)
+
+
+def is_outage(error: Exception, remote: bool) -> bool:
+    """Return whether an error comes from the network, a store or a hub, so that a retry may succeed. `remote` is false
+    for an error at a file on a disk."""
+    if _may_pass(error) or is_of_client(error):
+        return True
+    if not remote or not isinstance(error, OSError):
+        return False
+    if isinstance(error, PermissionError):
+        answer = getattr(error.__cause__, "response", None)  # the client keeps S3's answer there
+        return isinstance(answer, dict) and answer.get("Error", {}).get("Code") in _OUTAGE_CODES
+    return isinstance(error, ConnectionError | TimeoutError) or error.errno in _OUTAGE_NUMBERS
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return whether an error comes from the hub client and may be temporary, such as no network, too many requests or
+    an expired token. A 404 answer is not."""
+    errors = sys.modules.get("huggingface_hub.errors")  # if it is not imported, the error is not the client's
+    if errors is None or not isinstance(error, errors.HTTPError):
+        return False
+    answer = getattr(error, "response", None)
+    return answer is None or answer.status_code != 404
+
+
+@contextmanager
+def translated(translation: Callable[[Exception], Exception | None]) -> Iterator[None]:
+    """Replace each exception in the `with` block by its translation. If that is None, the exception passes."""
+    try:
+        yield
+    except Exception as error:  # errors of fsspec's clients have no common base class
+        if (other := translation(error)) is None:
+            raise
+        raise other from error
+
+
 def in_words(error: BaseException) -> str:
     """Return an error of a store's client as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def lacks_conditions(error: OSError) -> bool:
+    """Return whether a store refused a put because it has no conditional ones (501 NotImplemented, or 405)."""
+    return error.errno in (errno.ENOSYS, errno.EPERM)
+
+
+def create(fs: Any, path: str, content: bytes) -> None:
+    """Create an object. Raise FileExistsError if it exists.
+
+    In a store without conditional puts, two processes that create it at the same moment may both succeed.
+    """
+    try:
+        fs.pipe_file(path, content, mode="create")
+    except OSError as error:
+        if not lacks_conditions(error):
+            raise
+        if fs.exists(path):
+            raise FileExistsError(path) from error
+        fs.pipe_file(path, content)

@@ -48,12 +48,9 @@ EXPLANATIONS = {
 
 
 class FetchError(Exception):
-    """The failure to fetch an image.
+    """The failure to fetch an image. Unprintable characters of the message, such as terminal codes, become blanks.
 
-    Args:
-        message: details for people. Unprintable characters, such as terminal codes, become blanks.
-        temporary: whether a later retry may succeed.
-        retry_after: seconds the server asks to wait, if it says so.
+    If it is `temporary`, a later retry may succeed. `retry_after` is how many seconds the server asks to wait.
     """
 
     def __init__(self, reason: Reason, message: str, *, temporary: bool = False, retry_after: float | None = None):

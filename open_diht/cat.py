@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from open_diht.common.image_parts import exif_orientation
 from open_diht.common.images import OpenedImage
+from open_diht.common.naming import listing
 from open_diht.filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.cascade import DEAD, KEPT, RECORD, apply_caption_filters, apply_cascade, refuse_scores
@@ -24,7 +25,6 @@ from open_diht.filters.output import ATTRIBUTE, SPOTTED, output_rows
 from open_diht.filters.presets import Preset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
-from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import BadSchema, MissingImage
 from open_diht.pipelines.manifests.images import MAX_IMAGE_BYTES, read_image_file, within
 from open_diht.pipelines.stages.rows import columns_in, dataset_of, good_rows, read_texts

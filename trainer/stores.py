@@ -24,7 +24,7 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import publish_bytes, published_folder, remove_temporaries, temporary_beside
 from open_diht.common.lease import Lease, LeaseLost
-from open_diht.common.store_errors import in_words
+from open_diht.common.store_errors import in_words, translated
 from open_diht.trainer.data.store import is_remote, local_path
 from open_diht.trainer.errors import TrainingError
 
@@ -278,12 +278,13 @@ class FsspecStore:
     @contextmanager
     def _asking(self, path: str) -> Iterator[str]:
         """Yield the file system's name of a path. Errors in the block, but FileNotFoundError, become `StoreError`."""
-        try:
+
+        def translation(error: Exception) -> StoreError | None:
+            missing = isinstance(error, FileNotFoundError)
+            return None if missing else StoreError(f"{self.url}/{path}: {in_words(error)}")
+
+        with translated(translation):
             yield f"{self.path}/{path}"
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # errors of fsspec's clients have no common base class
-            raise StoreError(f"{self.url}/{path}: {in_words(error)}") from error
 
 
 Store: TypeAlias = LocalStore | FsspecStore

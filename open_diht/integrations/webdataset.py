@@ -9,7 +9,7 @@ from typing import Any
 
 from open_diht.cat import MANY, Cat, batch_rows, naming
 from open_diht.common.image_formats import EXTENSIONS
-from open_diht.pipelines.datasets.naming import listing
+from open_diht.common.naming import listing
 
 
 class CatStage:

@@ -16,9 +16,8 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import UnreadableFile
 from open_diht.pipelines.store.commit import published, read_json
-from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import Row, StorePath
 
 

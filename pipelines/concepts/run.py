@@ -42,12 +42,11 @@ from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.runners import Backend, Direct
 from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json, retract
-from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, output_lock
 from open_diht.pipelines.store.ownership import foreign_entry
-from open_diht.pipelines.store.records import Vouched
-from open_diht.pipelines.store.storage import FileStamp, StorePath, asked, each, in_memory, is_local, stamps
+from open_diht.pipelines.store.records import Fingerprints, Vouched, fingerprint_of
+from open_diht.pipelines.store.storage import FileStamp, StorePath, each, in_memory, is_local, stamps, store_errors
 
 _log = logging.getLogger(__name__)
 _STAGES = ("vocabulary", "labels", "features")
@@ -108,7 +107,9 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
         if in_memory(path):
             raise WrongUse(f"{what} {path} is in the memory of this process, which workers do not see; choose a folder")
-    with asked(settings.data, WrongUse, "check DATA, the network, and the credentials and endpoint of its store"):
+    with store_errors(
+        settings.data, WrongUse, "check DATA, the network, and the credentials and endpoint of its store"
+    ):
         kept = stamps(settings.data / "kept", ".parquet")
         if not kept:
             raise WrongUse(
@@ -203,7 +204,7 @@ def outdated(layout: Layout, stage: str, fingerprints: Mapping[str, str]) -> Ite
     for (unit, fingerprint), record in zip(fingerprints.items(), records, strict=True):
         holds = record is not None and vouched.holds(record)
         if record is not None and not holds:
-            vouched.withdraw(layout.commit(stage, unit), record)
+            vouched.retract(layout.commit(stage, unit), record)
         if not holds or record["fingerprint"] != fingerprint:
             yield unit
 

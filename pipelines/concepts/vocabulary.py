@@ -21,9 +21,8 @@ from open_diht.filters.captions.concepts import concept_names
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.store.commit import publish_table, read_json
-from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import Row, StorePath, each, read_table, row_count
 
 HEADS = ("objects", "attributes")

@@ -3,16 +3,7 @@
 To add a data set, add a file to this folder.
 """
 
-from open_diht.pipelines.datasets.dataset import READ_AS, Dataset
-from open_diht.pipelines.datasets.errors import DatasetError
-from open_diht.pipelines.datasets.loading import dataset_names, load_dataset
+from open_diht.pipelines.datasets.dataset import READ_AS, Dataset, DatasetError, dataset_names, load_dataset
 from open_diht.pipelines.datasets.roles import Roles
 
-__all__ = [
-    "READ_AS",
-    "Dataset",
-    "DatasetError",
-    "Roles",
-    "dataset_names",
-    "load_dataset",
-]
+__all__ = ["READ_AS", "Dataset", "DatasetError", "Roles", "dataset_names", "load_dataset"]

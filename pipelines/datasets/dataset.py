@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
+from open_diht.common.fields import BadValue, build
 from open_diht.common.naming import nearest
 from open_diht.common.spelling import spelled
-from open_diht.pipelines.datasets.errors import DatasetError
+from open_diht.common.yaml_files import Shelf, read_yaml
 from open_diht.pipelines.datasets.roles import ALIASES, ROLE_NAMES, Roles
+
+
+class DatasetError(Exception):
+    """An error in a data set's name, YAML file or setting. The message says what is wrong and what to write instead."""
+
 
 CaptionList = Literal["first", "refuse"]
 CAPTION_LISTS: tuple[str, ...] = get_args(CaptionList)
@@ -40,10 +47,9 @@ class Dataset:
     default_glob: str
     """Glob of the manifest files, relative to data/<name>/ or to a folder that INPUT names."""
     format: str = "auto"
-    """File format. auto: detected from the extension, then from the first bytes. The name of a
-    format (parquet, tsv, csv, jsonl, webdataset, or one that a plugin registers) applies whatever
-    the file's name. The built-in data sets use auto, because the same rows occur as published and as
-    img2dataset's shards."""
+    """File format. auto: detected from the extension, then from the first bytes. The name of a format (parquet, tsv,
+    csv, jsonl, webdataset, or one that a plugin registers) applies whatever the file's name. The built-in data sets use
+    auto, because the same rows occur as published and as img2dataset's shards."""
     header: bool = True
     """Whether a TSV or CSV file starts with a line of column names."""
     columns: tuple[str, ...] = ()
@@ -137,12 +143,8 @@ class Dataset:
         return replace(self, roles=replace(self.roles, **changed), **settings)
 
     def missing_message(self, looked_in: str, given: str | None = None) -> str:
-        """Return the message for a user whose folder has no manifest.
-
-        Args:
-            looked_in: the folder.
-            given: the user's DATASET, such as the path of a file; None: the name.
-        """
+        """Return the message for a user whose folder `looked_in` has no manifest. `given` is what the user typed as
+        DATASET, such as the path of a file, if it is not the name."""
         dataset = given or self.name
         lines = [
             f"There is no manifest in {looked_in}: nothing there matches {self.default_glob}.",
@@ -165,3 +167,37 @@ class Dataset:
 def _one_of(what: str, value: str, known: Sequence[str], where: str) -> None:
     if value not in known:
         raise DatasetError(f"{where}: unknown {what} '{value}'{nearest(value, known)}; known: {', '.join(known)}")
+
+
+_SHELF = Shelf(Path(__file__).parent, "data set", DatasetError)
+
+
+def dataset_names() -> list[str]:
+    """Return the sorted names of the built-in data sets."""
+    return _SHELF.names()
+
+
+def load_dataset(name_or_path: str) -> Dataset:
+    """Return the description of a data set.
+
+    Args:
+        name_or_path: one of `dataset_names()`, or the path of a YAML file (ending in .yaml or .yml).
+
+    Returns:
+        How to read manifests of the data set, and where they are published.
+
+    Raises:
+        DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, a value of the wrong
+            type, or values that contradict each other.
+
+    Examples:
+        >>> from open_diht import load_dataset
+        >>> load_dataset("laion400m").name
+        'laion400m'
+    """
+    path = _SHELF.path(name_or_path)
+    with _SHELF.explained(path):
+        content = read_yaml(path)
+        if not isinstance(content, dict):
+            raise BadValue("a data set file must map keys to values, as in `name: mine`")
+        return build(Dataset, content)

@@ -24,15 +24,13 @@ class Roles:
     image_path: str | None = None
     """Path or URL of the image file. Relative paths start at `Dataset.images_root`, or at the manifest's folder."""
     key: str | None = None
-    """Name of the row within its shard (img2dataset, webdataset). Not a row identifier: it repeats
-    across shards."""
+    """Name of the row within its shard (img2dataset, webdataset). Not a row identifier: it repeats across shards."""
     sha256: str | None = None
     """SHA-256 of the image file."""
     md5: str | None = None
     """MD5 of the image file."""
     width: str | None = None
-    """Width in pixels; present or absent together with `height`. Some sets swap the two: see
-    `Dataset.swap_size`."""
+    """Width in pixels; present or absent together with `height`. Some sets swap the two: see `Dataset.swap_size`."""
     height: str | None = None
     """Height in pixels."""
     similarity: str | None = None
@@ -57,9 +55,8 @@ ROLE_NAMES: tuple[str, ...] = tuple(field.name for field in fields(Roles))
 WITH_OPTION = ("caption", "url", "uid", "image", "image_path")
 """Roles that have an option --<role>-column."""
 
-# Aliases that differ only in case are one rank; the exact spellings here win over other cases of
-# the same word. Earlier ranks win over later ones. Two equally good columns of one rank are refused
-# (see manifests/schema.py).
+# Aliases that differ only in case are one rank; the exact spellings here win over other cases of the same word. Earlier
+# ranks win over later ones. Two equally good columns of one rank are refused (see manifests/schema.py).
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "url": ("URL", "url", "image_url", "image_urls"),
     "caption": ("TEXT", "text", "caption", "captions", "txt", "title"),
@@ -83,6 +80,5 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "status": ("status",),
 }
 
-# Width and height come from the same family. img2dataset writes both families; size rules refer to
-# the original.
+# Width and height come from the same family. img2dataset writes both families; size rules refer to the original.
 SIZE_FAMILIES: tuple[tuple[str, str], ...] = (("original_width", "original_height"), ("width", "height"))

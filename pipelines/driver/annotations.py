@@ -15,7 +15,7 @@ from open_diht.pipelines.stages.columns import ColumnStage
 from open_diht.pipelines.stages.download import DownloadStage
 from open_diht.pipelines.stages.score.stage import ScoreStage
 from open_diht.pipelines.stages.spotting import SpottingStage
-from open_diht.pipelines.store.names import unit_of
+from open_diht.pipelines.store.layout import unit_of
 from open_diht.pipelines.store.storage import stamps
 
 BUILT_IN: tuple[type[Annotator], ...] = (ColumnStage, CaptionStage, DownloadStage, SpottingStage, ScoreStage)

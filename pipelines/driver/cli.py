@@ -37,7 +37,7 @@ from open_diht.pipelines.options import START_SECONDS, WORK, filter_parser, pars
 from open_diht.pipelines.runners import Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
 from open_diht.pipelines.runners.direct import check_workers
 from open_diht.pipelines.runners.fork_server import ForkServer
-from open_diht.pipelines.runners.workers import WorkerDied
+from open_diht.pipelines.runners.job import WorkerDied
 from open_diht.pipelines.settings import RunSettings, ScoreSettings
 from open_diht.pipelines.stages.dedup.clusters import FaissMissing
 from open_diht.pipelines.stages.score.stored import SCORE

@@ -20,9 +20,8 @@ from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.report.page import render_report
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, retract
-from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import CARD, CARD_MARK, Layout
-from open_diht.pipelines.store.records import Vouched, publish_record
+from open_diht.pipelines.store.records import Vouched, fingerprint_of, publish_record
 from open_diht.pipelines.store.storage import StorePath, read_bytes
 
 

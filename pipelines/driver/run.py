@@ -33,11 +33,10 @@ from open_diht.pipelines.stages.dedup.findings import Findings
 from open_diht.pipelines.stages.export import Export
 from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.store.commit import FULL, RunFailed, publish_table, remove
-from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, NotLocked, output_lock
-from open_diht.pipelines.store.records import removed
-from open_diht.pipelines.store.storage import asked, in_memory, is_gone, is_local
+from open_diht.pipelines.store.records import fingerprint_of, removed
+from open_diht.pipelines.store.storage import in_memory, is_gone, is_local, store_errors
 
 __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 
@@ -163,7 +162,9 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
                 f"{where} cannot be written ({os.strerror(error.errno)}); committed work is kept. Make room, and run "
                 "the same command to resume"
             ) from error
-        with asked(layout.root, RunFailed, "committed work is kept. Once it answers, run the same command to resume"):
+        with store_errors(
+            layout.root, RunFailed, "committed work is kept. Once it answers, run the same command to resume"
+        ):
             raise
 
 

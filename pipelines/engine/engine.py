@@ -17,11 +17,10 @@ from open_diht.pipelines.engine.progress import Count, StageProgress, beats
 from open_diht.pipelines.engine.sharing import Sharing
 from open_diht.pipelines.engine.stage import TRIES, DoUnit, FailedUnit, Failure, Stage, failure, quarantine
 from open_diht.pipelines.runners import Backend, Direct
-from open_diht.pipelines.runners.workers import WorkerDied
+from open_diht.pipelines.runners.job import WorkerDied
 from open_diht.pipelines.store.commit import RunFailed, read_json, remove, remove_leftovers
-from open_diht.pipelines.store.fencing import check_fence, token_of
-from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import unit_of
+from open_diht.pipelines.store.layout import Layout, unit_of
+from open_diht.pipelines.store.locking import check_fence, token_of
 from open_diht.pipelines.store.records import CommitRecord, Vouched, removed
 from open_diht.pipelines.store.storage import FileStamp, each, is_local, stamps
 
@@ -209,7 +208,7 @@ class Engine:
         found = each(lambda name: vouched.read(self.layout.commit(stage, name)), asked, self.layout.root)
         for name, record in zip(asked, found, strict=True):
             holds = record is None or vouched.holds(record)
-            withdrawn += not holds and vouched.withdraw(self.layout.commit(stage, name), record)
+            withdrawn += not holds and vouched.retract(self.layout.commit(stage, name), record)
             yield name, record if holds else None
         if withdrawn:
             self.say(

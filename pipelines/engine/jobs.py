@@ -17,8 +17,8 @@ import apache_beam as beam
 
 from open_diht.common.files import TEMPORARY
 from open_diht.pipelines.runners import Backend, Job, Staged
+from open_diht.pipelines.runners.job import WorkerDied
 from open_diht.pipelines.runners.once import OncePerProcess
-from open_diht.pipelines.runners.workers import WorkerDied
 from open_diht.pipelines.store.commit import if_room, publish_json, read_json, remove
 from open_diht.pipelines.store.storage import StorePath, is_local
 

@@ -21,10 +21,9 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.manifests import FileChanged
 from open_diht.pipelines.manifests.plan import Plan, load_plan
 from open_diht.pipelines.store.commit import if_room, publish_json, read_json, retract
-from open_diht.pipelines.store.fencing import check_fence, fence_of, set_fence, token_of
-from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord, publish_record
+from open_diht.pipelines.store.locking import check_fence, fence_of, set_fence, token_of
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints, publish_record
 from open_diht.pipelines.store.storage import StorePath, is_gone
 
 TRIES = 3

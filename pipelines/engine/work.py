@@ -13,7 +13,7 @@ from open_diht.pipelines.manifests import Unreachable, stamps_of
 from open_diht.pipelines.manifests.files import difference
 from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.store.commit import RunFailed, remove
-from open_diht.pipelines.store.names import image_unit_name, unit_of
+from open_diht.pipelines.store.layout import image_unit_name, unit_of
 from open_diht.pipelines.store.ownership import is_record
 from open_diht.pipelines.store.storage import stamps
 

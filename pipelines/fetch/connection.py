@@ -62,14 +62,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 def dial(address: Address, port: int, timeout: float) -> socket.socket:
-    """Connect to an address, without resolving any name (see `Dial`).
-
-    Args:
-        timeout: longest time to connect, in seconds.
-
-    Raises:
-        OSError: the connection failed or timed out.
-    """
+    """Connect to an address, without resolving any name (see `Dial`)."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     sock = _PlainSocket(family, socket.SOCK_STREAM)
     try:
@@ -154,14 +147,11 @@ def _not_connected(target: Target, error: Exception) -> FetchError:
 
 @contextlib.contextmanager
 def response(connection: GuardedConnection, target: Target, user_agent: str) -> Iterator[http.client.HTTPResponse]:
-    """Request a target and yield the response, with its headers read and its body unread.
+    """Request a target and yield the response, with its headers read and its body unread. The connection is closed at
+    the end.
 
-    Args:
-        connection: the connection to use; it is closed at the end.
-
-    Raises:
-        FetchError: for every failure here or while the caller reads, so that a bad response costs
-            only the rows with that URL. MemoryError passes through.
+    Raise FetchError for every failure here or while the caller reads, so that a bad response costs only the rows with
+    that URL. MemoryError passes through.
     """
     try:
         connection.connect()

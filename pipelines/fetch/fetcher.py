@@ -7,7 +7,7 @@ import random
 import ssl
 import string
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
@@ -18,7 +18,6 @@ from open_diht.filters.download import FetchError, Reason
 from open_diht.pipelines.fetch.addresses import Allowed
 from open_diht.pipelines.fetch.body import read_body
 from open_diht.pipelines.fetch.connection import Dial, GuardedConnection, dial, response, tls_context
-from open_diht.pipelines.fetch.opt_out import opts_out, robot_names
 from open_diht.pipelines.fetch.resolver import Resolve, SystemResolver, checked_addresses
 from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.fetch.urls import Target, parse_url
@@ -42,11 +41,8 @@ class Fetched:
 
 
 class Fetcher:
-    """A fetcher of URLs, safe to use from many threads. The package docstring lists its guarantees.
-
-    Args:
-        resolve, dial, sleep: replacements for tests; by default the system's own.
-    """
+    """A fetcher of URLs, safe to use from many threads. The package docstring lists its guarantees. Tests replace
+    `resolve`, `dial` and `sleep`, by default the system's own."""
 
     def __init__(
         self,
@@ -57,8 +53,7 @@ class Fetcher:
         sleep: Callable[[float], None] = time.sleep,
     ):
         self._settings = settings
-        self._own_resolver = SystemResolver(settings.threads) if resolve is None else None
-        self._resolve: Resolve = resolve or self._own_resolver or SystemResolver(1)
+        self._resolve: Resolve = resolve or SystemResolver(settings.threads)
         self._dial, self._sleep = dial, sleep
         self._allowed = tuple(Allowed.parse(text) for text in settings.allow)
         self._names = robot_names(settings.user_agent)
@@ -69,17 +64,14 @@ class Fetcher:
 
     def close(self) -> None:
         """Shut down the resolver's threads."""
-        if self._own_resolver:
-            self._own_resolver.close()
+        if isinstance(self._resolve, SystemResolver):
+            self._resolve.close()
 
     def fetch(self, url: str | None) -> Fetched:
         """Return the content of a URL, retrying temporary failures up to `settings.retries` times.
 
-        A failure is final if the server asks to wait longer than `settings.max_wait`.
-
-        Raises:
-            FetchError: the URL is invalid, or the error of the last attempt; then its `attempts` is
-                the number of attempts made.
+        A failure is final if the server asks to wait longer than `settings.max_wait`. Raise the FetchError of the last
+        attempt, with the number of attempts made.
         """
         target = parse_url(url)
         attempt = 0
@@ -164,3 +156,45 @@ def _seconds(retry_after: str | None) -> float | None:
         return max(0.0, (when - datetime.now(UTC)).total_seconds())
     except (ValueError, OverflowError):  # not a date, or out of the calendar's range
         return None
+
+
+DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
+"""X-Robots-Tag directives that are obeyed. `none` means noindex and nofollow, and is obeyed too."""
+# Directives with a value after a colon, so not names of robots.
+_WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+
+
+def opts_out(headers: Iterable[tuple[str, str]], names: Iterable[str]) -> str | None:
+    """Return the header that opts out, or None.
+
+    `X-Robots-Tag: noai` addresses all robots, `X-Robots-Tag: diht: noai` the robot of that name, here one of the
+    lower-case `names`. A name applies to the directives that follow it in the same header, also where a proxy has
+    joined several headers with commas. `TDM-Reservation: 1` reserves text and data mining and also counts as an
+    opt-out.
+    """
+    ours = {"*", *names}
+    for header, value in headers:
+        if header.lower() == "tdm-reservation" and value.strip() == "1":
+            return f"{header}: {value}"
+        if header.lower() == "x-robots-tag" and _refuses(value, ours):
+            return f"{header}: {value}"
+    return None
+
+
+def _refuses(value: str, ours: set[str]) -> bool:
+    addressed = True
+    for item in value.lower().split(","):
+        directive = item.strip()
+        name, colon, rest = directive.partition(":")
+        # A name has no space; the rest of a date does, which the comma after its weekday has cut off.
+        if colon and " " not in name.strip() and name.strip() not in _WITH_VALUE:
+            addressed, directive = name.strip() in ours, rest.strip()
+        if addressed and (directive in DIRECTIVES or directive == "none"):
+            return True
+    return False
+
+
+def robot_names(user_agent: str) -> tuple[str, ...]:
+    """Return the names by which a server may address us: our own and img2dataset's, lower case."""
+    own = user_agent.split()[0].partition("/")[0].lower()
+    return tuple(dict.fromkeys((own, "img2dataset")))

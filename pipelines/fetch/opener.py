@@ -7,18 +7,18 @@ fetcher, and failures come back in the one form it keeps, a text "reason: messag
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import threading
 import urllib.request
 import urllib.response
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from open_diht.filters.download import FetchError, Reason
 from open_diht.pipelines.fetch.fetcher import Fetched, Fetcher
-from open_diht.pipelines.fetch.hashes import MISMATCH, Expected, digests_of, is_nobodys
 from open_diht.pipelines.fetch.urls import parse_url
 
 _ONE_AT_A_TIME = threading.RLock()  # the opener is process-wide, and so is img2dataset's handling of stderr
@@ -47,16 +47,10 @@ class GuardedOpener(urllib.request.OpenerDirector):
         self.notes = Notes()
 
     def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> Any:
-        """Return a response whose body is already read.
+        """Return a response whose body is already read. The timeout is ignored; the fetcher has its own.
 
-        Args:
-            fullurl: the URL, or a urllib request that has it as `full_url`.
-            data: must be None, since only downloads are allowed.
-            timeout: ignored; the fetcher has its own.
-
-        Raises:
-            FetchError: the fetch failed, or `data` is given; its text is "reason: message". Any other
-                exception is raised too, and the first is kept in `notes.bug`.
+        Raise FetchError, whose text is "reason: message". Any other exception is raised too, and the first is kept in
+        `notes.bug`.
         """
         url = fullurl if isinstance(fullurl, str) else fullurl.full_url
         try:
@@ -86,13 +80,10 @@ class GuardedOpener(urllib.request.OpenerDirector):
 
 @contextlib.contextmanager
 def opening_by(fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None]] | None = None) -> Iterator[Notes]:
-    """Route this process's `urllib.request.urlopen` through the fetcher while the block runs.
+    """Route this process's `urllib.request.urlopen` through the fetcher while the block runs. Only one thread at a time
+    can be in such a block.
 
-    Only one thread at a time can be in such a block.
-
-    Args:
-        expected: hashes of the rows that share a URL, by URL. A file that contradicts all of them
-            is refused.
+    `expected` are the hashes of the rows that share a URL, by URL. A file that contradicts all of them is refused.
     """
     opener = GuardedOpener(fetcher, expected or {})
     with _ONE_AT_A_TIME:
@@ -101,3 +92,41 @@ def opening_by(fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None
             yield opener.notes
         finally:
             urllib.request.install_opener(None)  # type: ignore[arg-type]  # urlopen then builds its default opener again
+
+
+MISMATCH = "the image does not match the manifest's hash"
+_KINDS = ("sha256", "md5")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The hash that a row states for its image file."""
+
+    kind: str
+    """sha256 or md5."""
+    digest: str
+    """Hex digits, lower case."""
+
+    def holds(self, digests: Mapping[str, str]) -> bool:
+        """Return whether a file with these digests (by kind) matches the row's hash."""
+        return digests[self.kind] == self.digest
+
+
+def expected_of(row: Mapping[str, Any]) -> Expected | None:
+    """Return a row's hash: SHA-256 if present, else MD5, else None."""
+    for kind in _KINDS:
+        if digest := (row[kind] or "").strip().lower():
+            return Expected(kind, digest)
+    return None
+
+
+def digests_of(body: bytes, rows: Iterable[Expected | None]) -> dict[str, str]:
+    """Return a file's hex digests by kind: SHA-256, and MD5 if one of the rows that share the file needs it."""
+    kinds = {"sha256"} | {row.kind for row in rows if row}
+    return {kind: hashlib.new(kind, body, usedforsecurity=False).hexdigest() for kind in sorted(kinds)}
+
+
+def is_nobodys(digests: Mapping[str, str], rows: Collection[Expected | None]) -> bool:
+    """Return whether a file contradicts the hash of every row that shares it; False without rows. A row without a hash
+    (None) accepts any file."""
+    return bool(rows) and all(row is not None and not row.holds(digests) for row in rows)

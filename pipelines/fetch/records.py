@@ -7,7 +7,7 @@ from typing import TypedDict
 import pyarrow as pa
 
 OK = "ok"
-ASKED = pa.schema(
+REQUESTED = pa.schema(
     [
         ("ordinal", pa.int64()),
         ("uid", pa.string()),
@@ -40,8 +40,8 @@ pixels; the stored image is `bytes` long and starts at `offset` in tar `shard`. 
 table with the same URL share an image, unless it contradicts their hash."""
 
 
-class AskedRow(TypedDict):
-    """A row of `ASKED`."""
+class RequestedRow(TypedDict):
+    """A row of `REQUESTED`."""
 
     ordinal: int
     uid: str

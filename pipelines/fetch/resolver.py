@@ -50,14 +50,9 @@ def checked_addresses(
 ) -> list[Address]:
     """Return the checked addresses of a target's host. Connect to these: a second lookup could give others.
 
-    Args:
-        timeout: longest time of the lookup, in seconds.
-        ports: ports that may be requested at public addresses.
-        allowed: exceptions, which need be neither public nor at one of `ports`.
-
-    Raises:
-        FetchError: dns_failed, blocked_port, or blocked_address if any address is neither public nor
-            allowed (a name with even one private address is not trusted).
+    `allowed` are exceptions, which need be neither public nor at one of `ports`. Raise FetchError dns_failed,
+    blocked_port, or blocked_address if any address is neither public nor allowed (a name with even one private address
+    is not trusted).
     """
     allowed, ports = tuple(allowed), tuple(ports)
     if target.port not in ports and all(entry.port != target.port for entry in allowed):

@@ -56,15 +56,13 @@ class DownloadSettings:
     max_redirects: Repeats = 5
     """Most redirects in one attempt. Every redirect is checked like the first URL."""
     max_bytes: Positive = 16 * 2**20
-    """Most bytes of an image, as sent and after decompression. Up to 2 x `threads` images are in
-    memory at once."""
+    """Most bytes of an image, as sent and after decompression. Up to 2 x `threads` images are in memory at once."""
     max_header_bytes: Annotated[int, Range(at_least=1024, at_most=LARGEST)] = 64 * 2**10
     """Most bytes of a response before its body."""
     max_pixels: Positive = 100_000_000
     """Largest width x height according to the image's header, checked before any pixel is decoded."""
     image_size: Annotated[int, Range(at_least=32, at_most=LARGEST)] = 512
-    """Longest side of stored images in pixels; larger images are downscaled. Text in smaller images
-    is hard to read."""
+    """Longest side of stored images in pixels; larger images are downscaled. Text in smaller images is hard to read."""
     quality: Annotated[int, Range(at_least=1, at_most=100)] = 95
     """JPEG quality of stored images. A JPEG that needs no downscaling is stored unchanged."""
     ports: tuple[Annotated[int, Range(at_least=1, at_most=2**16 - 1)], ...] = (80, 443, 8080, 8443)

@@ -18,9 +18,8 @@ import pyarrow.parquet as pq
 
 from open_diht.filters.download import FetchError, Reason
 from open_diht.pipelines.fetch.fetcher import Fetcher
-from open_diht.pipelines.fetch.hashes import MISMATCH, expected_of
-from open_diht.pipelines.fetch.opener import Notes, opening_by
-from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK, AskedRow, FetchedRow
+from open_diht.pipelines.fetch.opener import MISMATCH, Notes, expected_of, opening_by
+from open_diht.pipelines.fetch.records import FETCHED, OK, REQUESTED, FetchedRow, RequestedRow
 from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.fetch.tool import load_tool
 from open_diht.pipelines.fetch.urls import parse_url
@@ -37,28 +36,18 @@ def fetch_shard(
     fetcher: Fetcher,
     beat: Callable[[int], None] = lambda done: None,
 ) -> tuple[pa.Table, Path | None]:
-    """Fetch the images of `rows` into a tar.
+    """Fetch the images of `rows`, a table of schema `REQUESTED`, into a tar `name`.tar in an empty local folder. Return
+    the records, a table of schema `FETCHED` sorted by ordinal, and the tar, None if no image was fetched.
 
-    The tar has members jpg, txt (the caption) and json (with uid) for each image. A URL that
-    several rows share is fetched once and its image is stored once, under the caption of the
-    first row; the records assign it to all of them but those with another hash.
+    The tar has members jpg, txt (the caption) and json (with uid) for each image, in order of completion. A URL that
+    several rows share is fetched once and its image is stored once, under the caption of the first row; the records
+    assign it to all of them but those with another hash.
 
-    Args:
-        rows: the requested rows, a table of schema `ASKED`.
-        folder: an empty local folder to work in.
-        name: name of the tar, without extension.
-        settings: the settings that `fetcher` has.
-
-    Returns:
-        The records, a table of schema `FETCHED` sorted by ordinal, and the tar, None if no image
-        was fetched. The tar's members are in order of completion.
-
-    Raises:
-        RuntimeError: img2dataset is not installed, did not report every row, or failed in an unknown
-            way. Any other exception of the fetcher is raised too; failed requests become records.
+    Failed requests become records. RuntimeError is raised if img2dataset is not installed, did not report every row, or
+    failed in an unknown way, and any other exception of the fetcher is raised too.
     """
     records: list[FetchedRow] = []
-    shared: dict[str, list[AskedRow]] = {}
+    shared: dict[str, list[RequestedRow]] = {}
     for row in rows.to_pylist():
         try:
             shared.setdefault(_address(row["url"]), []).append(row)
@@ -86,11 +75,11 @@ def _address(url: str | None) -> str:
     return str(parse_url((url or "").strip()))  # strip all Unicode white space, as urllib does
 
 
-def _download(rows: list[AskedRow], folder: Path, settings: DownloadSettings, beat: Callable[[int], None]) -> None:
+def _download(rows: list[RequestedRow], folder: Path, settings: DownloadSettings, beat: Callable[[int], None]) -> None:
     """Write one shard with img2dataset: 00000.tar and 00000.parquet in `folder`."""
     downloader, resizer, writer = load_tool()
     columns = ["ordinal", "uid", "caption", "url"]
-    table = pa.Table.from_pylist(rows, ASKED).select(columns)
+    table = pa.Table.from_pylist(rows, REQUESTED).select(columns)
     with pa.OSFile(str(folder / "asked.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as asked:
         asked.write_table(table)
     downloader(
@@ -113,7 +102,7 @@ def _download(rows: list[AskedRow], folder: Path, settings: DownloadSettings, be
     ).download_shard((0, str(folder / "asked.arrow")))
 
 
-def _records(shared: dict[str, list[AskedRow]], written: pa.Table, tar: Path, notes: Notes) -> Iterator[FetchedRow]:
+def _records(shared: dict[str, list[RequestedRow]], written: pa.Table, tar: Path, notes: Notes) -> Iterator[FetchedRow]:
     """Yield the records of all rows, given img2dataset's result for the first row of each URL."""
     addresses = {group[0]["ordinal"]: address for address, group in shared.items()}
     with tarfile.open(tar) as members:
@@ -149,7 +138,7 @@ def _found(result: dict[str, Any], places: dict[str, tuple[int, int]], tar: str)
     }
 
 
-def _record(row: AskedRow, said: FetchedRow) -> FetchedRow:
+def _record(row: RequestedRow, said: FetchedRow) -> FetchedRow:
     return {"ordinal": row["ordinal"], "uid": row["uid"], "url": row["url"], **said}
 
 

@@ -27,13 +27,11 @@ def check_tool() -> None:
 
 @functools.cache
 def load_tool() -> tuple[Any, Any, Any]:
-    """Load img2dataset, with two of its classes adapted. Raises ToolMissing if it is not installed.
+    """Return img2dataset's Downloader, Resizer and webdataset writer, the latter two adapted. Raises ToolMissing.
 
-    Returns:
-        Its Downloader, Resizer and webdataset writer. The Resizer takes `DownloadSettings` and gets
-        pixels that Pillow has decoded under our limits, because img2dataset's own decoding accepts
-        broken images, ignores the orientation and checks the size too late. The writer's first
-        argument is a function that it calls with the number of URLs done so far, failed ones too.
+    The Resizer takes `DownloadSettings` and gets pixels that Pillow has decoded under our limits, because img2dataset's
+    own decoding accepts broken images, ignores the orientation and checks the size too late. The writer's first
+    argument is a function that it calls with the number of URLs done so far, failed ones too.
     """
     check_tool()
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it checks the network for a newer version

@@ -39,18 +39,11 @@ class Target:
 
 
 def parse_url(url: str | None, base: Target | None = None) -> Target:
-    """Parse a URL.
+    """Parse a URL as the manifest or a redirect of `base` has it.
 
-    Spaces and non-ASCII letters, which many manifests leave unescaped, are escaped. Host names in
-    other scripts are converted to their ASCII (IDNA) form.
-
-    Args:
-        url: the URL as the manifest or a redirect has it.
-        base: the URL that redirected to it, which resolves relative ones.
-
-    Raises:
-        FetchError: bad_url, or blocked_address for an IPv6 address with a zone. A user or password
-            is refused, since it can disguise the real host.
+    Spaces and non-ASCII letters, which many manifests leave unescaped, are escaped. Host names in other scripts are
+    converted to their ASCII (IDNA) form. Raise FetchError bad_url, or blocked_address for an IPv6 address with a zone.
+    A user or password is refused, since it can disguise the real host.
     """
     text = (url or "").strip(" \t\r\n")
     if not text:

@@ -88,12 +88,8 @@ class Publisher:
     def check(self, plan: str, units: int) -> None:
         """Check that the results may be published later, and create the repository and the branch.
 
-        Args:
-            units: number of units of the input.
-
-        Raises:
-            WrongUse: huggingface_hub, a token or access is missing, the hub does not answer, there are too many units,
-                or the repository holds other data.
+        Raise WrongUse if huggingface_hub, a token or access is missing, the hub does not answer, the input has too many
+        units, or the repository holds other data.
         """
         if units > FOLDER_FILES:
             raise WrongUse(
@@ -125,9 +121,8 @@ class Publisher:
     def publish(self, root: StorePath, plan: str, say: Callable[[str], None]) -> None:
         """Publish the folder of a finished run.
 
-        Raises:
-            CannotPublish: the hub or the network failed, the repository holds other data, a folder holds too
-                many files, or another process has written there since.
+        Raise CannotPublish if the hub or the network failed, the repository holds other data, a folder holds too many
+        files, or another process has written there since.
         """
         again = f"; all results are in {root}. Run the same command to try again"
         with explained(self.target, CannotPublish, again):
@@ -179,7 +174,7 @@ class Publisher:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError
 
-        with _at_hand(step.add) as local:
+        with _local_copies(step.add) as local:
             operations: list[CommitOperationAdd | CommitOperationDelete] = [
                 *(CommitOperationAdd(name, str(path)) for name, path in local.items()),
                 *(CommitOperationDelete(name) for name in step.delete),
@@ -222,7 +217,7 @@ def _equal(path: StorePath, there: RepoFile | None) -> bool:
 
 
 @contextmanager
-def _at_hand(files: Mapping[str, StorePath]) -> Iterator[dict[str, Path]]:
+def _local_copies(files: Mapping[str, StorePath]) -> Iterator[dict[str, Path]]:
     """Yield local paths of the files while the `with` block runs; files in an object store are fetched first."""
     with tempfile.TemporaryDirectory(prefix="diht-") as folder:
         found = {}

@@ -14,7 +14,7 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.pipelines.datasets import Roles
-from open_diht.pipelines.manifests.columns import bytes_of, is_bytes, kind_of, used_entries
+from open_diht.pipelines.manifests.arrow import bytes_of, is_bytes, kind_of, used_entries
 from open_diht.pipelines.manifests.types import (
     MAX_CAPTIONS,
     MAX_CELL_BYTES,
@@ -28,22 +28,16 @@ from open_diht.pipelines.manifests.types import (
     too_many,
 )
 
-_FLUSH_BYTES = 64 * 2**20
+_FLUSH_BYTES = 64 * 2**20  # a row may have 16 MiB of text, and a batch of a thousand such rows would fill the memory
 _LISTS = ("captions", "others", "urls", "uids", "own_uids", "pairs")
 _HEX = re.compile(r"[0-9a-fA-F]{32}")
 
 
 def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator[Batch, None, None]:
-    """Yield the rows of consecutive chunks in batches of `batch_rows` rows, fewer at the end or if rows are large.
+    """Yield the rows of consecutive chunks in batches of `batch_rows` rows, fewer at the end or if rows are large. If
+    the chunks raise UnreadableFile, all rows before are yielded first.
 
     Which rows there are, good or bad, and their order do not depend on `batch_rows`.
-
-    Args:
-        chunks: the chunks of a span, in order.
-
-    Raises:
-        UnreadableFile: the chunks raised it. All rows before are yielded first.
-        Unreachable: the chunks raised it.
     """
     waiting: list[Batch] = []
     size = 0
@@ -159,8 +153,7 @@ def _is_blank(text: str | None) -> bool:
 
 
 def _is_no_text(text: str | None) -> bool:
-    # pandas, Python and databases write a missing text like this. As a caption it would be
-    # meaningless anyway.
+    # pandas, Python and databases write a missing text like this. As a caption it would be meaningless anyway.
     return text is not None and text.strip().casefold() in ("nan", "none", "null")
 
 
@@ -300,16 +293,10 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
 def make_uid(*, url: str | None, caption: str | None, own: str | None = None, stand_in: str | None = None) -> str:
     """Return the uid of a row, 32 lower-case hex digits (128 bits).
 
-    The manifest's own uid is used if it is 32 hex digits, so that subsets fit DataComp's. Another
-    own id is hashed together with URL and caption: ids such as row numbers repeat between files and
-    would make unrelated rows equal. Without an own id, the uid comes from the SHA-256 of URL (or
-    `stand_in`), NUL, caption.
-
-    Args:
-        url: the row's URL; None or "" if it has none.
-        caption: the caption as the file has it; None counts as "".
-        stand_in: what identifies the image if there is no URL (path, tar member, hash of the
-            image).
+    The manifest's own uid is used if it is 32 hex digits, so that subsets fit DataComp's. Another own id is hashed
+    together with URL and caption: ids such as row numbers repeat between files and would make unrelated rows equal.
+    Without an own id, the uid comes from the SHA-256 of URL, NUL, caption. If there is no URL, `stand_in` is what
+    identifies the image (path, tar member, hash of the image).
     """
     if own is not None and is_uid(own):
         return own.lower()
@@ -318,16 +305,8 @@ def make_uid(*, url: str | None, caption: str | None, own: str | None = None, st
 
 
 def make_pair(*, url: str | None, caption: str | None, stand_in: str | None = None) -> str | None:
-    """Return a key that equal pairs share, whatever their ids: the uid of the row without an own id.
-
-    Args:
-        url: the row's URL; None or "" if it has none.
-        caption: the caption as the file has it; None counts as "".
-        stand_in: what identifies the image if there is no URL.
-
-    Returns:
-        32 lower-case hex digits, or None if neither URL nor stand-in names the image.
-    """
+    """Return a key that equal pairs share, whatever their ids: the uid of the row without an own id. Return None if
+    neither URL nor stand-in names the image."""
     name = url or stand_in
     return _digest(name, caption or "") if name else None
 

@@ -5,87 +5,61 @@ A file that changes while it is read would silently mix rows of two versions.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache, partial
 from typing import IO, Any, TypeVar, cast
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.common.hub_address import is_pinned
-from open_diht.common.store_errors import in_words, is_of_client
+from open_diht.common.store_errors import in_words, is_outage, translated
 from open_diht.pipelines.manifests.types import Compression, FileChanged, Span, Stamp, Unreachable, UnreadableFile
-from open_diht.pipelines.store.hub_client import may_pass
 from open_diht.pipelines.store.storage import many_at_once, stamp_of
 
 _T = TypeVar("_T")
 _FINGERPRINT_BYTES = 64 * 2**10
+"""Bytes at each end of a file that its fingerprint covers: two small requests to a store, whatever its size."""
 _AHEAD_BYTES = 2 * 2**20
 """Read-ahead for a remote file, in bytes. Clients' defaults (S3: 50 MB) suit readers of whole
 files; we read spans and heads."""
 _REMEMBERED_BYTES, _REMEMBERED_PARTS = 16 * 2**20, 256
 """Most cached bytes and parts of a remote file that is read in parts."""
 _UNPACKED_BYTES = 16 * 2**10
+"""Bytes that are decompressed at a time. At a damage, so many at most are lost before it."""
 
 
 # fsspec raises ValueError for an unknown protocol and ImportError for one whose package is not installed.
 _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError, ImportError)
 
 
-_OUTAGE = (ConnectionError, TimeoutError)
-_OUTAGE_NUMBERS = {
-    *(errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EIO),
-    getattr(errno, "EREMOTEIO", errno.EIO),
-}
-"""Errors into which store clients turn "slow down", "service unavailable", "internal error" and
-lost networks."""
-_OUTAGE_CODES = {"ExpiredToken", "RequestTimeTooSkewed"}
-"""S3 error codes of an outage that its client turns into PermissionError. S3 also denies access to
-missing files."""
+def reading(path: str) -> AbstractContextManager[None]:
+    """Convert exceptions of libraries in the `with` block: to Unreachable in an outage (see `is_outage`), to
+    UnreadableFile for a file that is damaged, absent or cannot be opened. Others pass."""
+    return translated(partial(_reading, path))
 
 
-def is_outage(path: str, error: Exception) -> bool:
-    """Return whether an error comes from the network, a store or a hub, so that a retry may succeed."""
-    if may_pass(error) or is_of_client(error):
-        return True
-    if not is_url(path) or not isinstance(error, OSError):
-        return False
-    if isinstance(error, PermissionError):
-        answer = getattr(error.__cause__, "response", None)  # the client keeps S3's answer there
-        return isinstance(answer, dict) and answer.get("Error", {}).get("Code") in _OUTAGE_CODES
-    return isinstance(error, _OUTAGE) or error.errno in _OUTAGE_NUMBERS
+def _reading(path: str, error: Exception) -> Exception | None:
+    if (unreachable := _unreachable(path, error)) is not None:
+        return unreachable
+    if not isinstance(error, _BROKEN):
+        return None
+    # The libraries quote bytes of the file and write multi-line messages.
+    message = " ".join("".join(sign if sign.isprintable() else " " for sign in str(error)).split())
+    message = message or "the file ends too early"
+    if isinstance(error, ImportError):
+        message = f"{message}; install the package that opens such addresses"
+    return UnreadableFile(path, type(error).__name__, message)
 
 
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Convert exceptions of libraries inside the block to the errors below; others pass.
-
-    Raises:
-        UnreadableFile: for errors at a damaged or absent file, or one that cannot be opened.
-        Unreachable: for errors of an outage, see `is_outage`.
-    """
-    try:
-        yield
-    except Exception as error:
-        if is_outage(path, error):
-            raise _unreachable(path, error) from error
-        if not isinstance(error, _BROKEN):
-            raise
-        # The libraries quote bytes of the file and write multi-line messages.
-        message = " ".join("".join(sign if sign.isprintable() else " " for sign in str(error)).split())
-        message = message or "the file ends too early"
-        if isinstance(error, ImportError):
-            message = f"{message}; install the package that opens such addresses"
-        raise UnreadableFile(path, type(error).__name__, message) from error
-
-
-def _unreachable(path: str, error: Exception) -> Unreachable:
+def _unreachable(path: str, error: Exception) -> Unreachable | None:
+    if not is_outage(error, is_url(path)):
+        return None
     return Unreachable(
         f"{path} cannot be read now ({in_words(error)}); check the network, and the credentials and endpoint of its "
         "store"
@@ -93,18 +67,9 @@ def _unreachable(path: str, error: Exception) -> Unreachable:
 
 
 def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
-    """Yield the items, converting only errors that fetching one raises, not those of the caller.
-
-    Raises:
-        UnreadableFile, Unreachable: see `reading`.
-    """
-    while True:
-        with reading(path):
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-        yield item
+    """Yield the items, converting errors that fetching one raises like `reading`."""
+    with reading(path):
+        yield from items
 
 
 def is_url(path: str) -> bool:
@@ -129,9 +94,8 @@ def file_system(path: str) -> tuple[Any, str]:
 def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
     """Open a file for reading and seeking. Raises what the file system raises: wrap it in `reading`.
 
-    Args:
-        parts: fetch only the requested bytes of a remote file, without read-ahead, and cache recent
-            parts.
+    With `parts`, only the requested bytes of a remote file are fetched, without read-ahead, and recent parts are
+    cached.
     """
     if not is_url(path):
         return open(local_path(path), "rb")
@@ -199,11 +163,7 @@ class _Parts(io.RawIOBase):
 
 
 def open_stream(path: str, compression: Compression) -> IO[bytes]:
-    """Open a file for sequential reading, decompressed. Wrap it, and reads from it, in `reading`.
-
-    Args:
-        compression: how the whole file is compressed; "" if it is not.
-    """
+    """Open a file for sequential reading, decompressed. Wrap it, and reads from it, in `reading`."""
     handle = open_file(path)
     if not compression:
         return handle
@@ -230,12 +190,7 @@ class _Unpacked:
 
 
 def read_part(path: str, start: int, stop: int) -> bytes:
-    """Return bytes [start, stop) of a file, fewer if it ends before. Raises what the file system raises.
-
-    Args:
-        start: offset of the first byte.
-        stop: offset after the last byte.
-    """
+    """Return bytes [start, stop) of a file, fewer if it ends before. Raises what the file system raises."""
     if is_url(path):
         fs, inside = file_system(path)
         content: bytes = fs.cat_file(inside, start=start, end=stop)
@@ -268,14 +223,7 @@ def file_size(path: str) -> int:
 
 
 def fingerprint(path: str, size: int) -> str:
-    """Return "<size>-<16 hex digits>" from the first and last 64 KiB of a file.
-
-    Args:
-        size: size of the file in bytes.
-
-    Raises:
-        UnreadableFile, Unreachable: see `reading`.
-    """
+    """Return "<size>-<16 hex digits>" from the first and last 64 KiB of a file. Raises as `reading` does."""
     digest = hashlib.sha256()
     with reading(path):
         digest.update(read_part(path, 0, _FINGERPRINT_BYTES))
@@ -291,20 +239,17 @@ def stamp(path: str) -> Stamp | None:
 
     Raises Unreachable if a store does not answer. Other errors are raised as they are.
     """
-    try:
-        if not is_url(path):
-            status = os.stat(local_path(path))
-            return status.st_size, (str(status.st_mtime_ns), str(status.st_ctime_ns))
-        fs, inside = file_system(path)
-        if not is_pinned(path):
-            fs.invalidate_cache(inside)  # clients cache their listings
-        info = fs.info(inside)
-    except FileNotFoundError:
-        return None
-    except Exception as error:
-        if is_outage(path, error):
-            raise _unreachable(path, error) from error
-        raise
+    with translated(partial(_unreachable, path)):
+        try:
+            if not is_url(path):
+                status = os.stat(local_path(path))
+                return status.st_size, (str(status.st_mtime_ns), str(status.st_ctime_ns))
+            fs, inside = file_system(path)
+            if not is_pinned(path):
+                fs.invalidate_cache(inside)  # clients cache their listings
+            info = fs.info(inside)
+        except FileNotFoundError:
+            return None
     return int(info["size"] or 0), stamp_of(info)
 
 
@@ -324,13 +269,9 @@ def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
 def unchanged(span: Span) -> Iterator[bool]:
     """Check that the file of a span does not change while the `with` block reads it.
 
-    Yields whether the file still has the stamp of `span.info`; False for a span without
-    fingerprint, which is not checked.
-
-    Raises:
-        FileChanged: the file is gone or not the one that the span was cut from, or its size or times changed in the
-            meantime. It replaces an exception of the block, which the change explains.
-        UnreadableFile, Unreachable, OSError: the file cannot be checked, see `fingerprint` and `stamp`.
+    Yield whether the file still has the stamp of `span.info`; False for a span without fingerprint, which is not
+    checked. Raise FileChanged if the file is gone or not the one that the span was cut from, or its size or times
+    change meanwhile. It replaces an exception of the block, which the change explains.
     """
     if not span.fingerprint:
         yield False

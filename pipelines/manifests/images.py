@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from open_diht.common.store_errors import is_outage
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.manifests.files import file_system, is_outage, is_url, local_path, read_part, reading
+from open_diht.pipelines.manifests.files import file_system, is_url, local_path, read_part, reading
 from open_diht.pipelines.manifests.types import NoInput, UnreadableFile
 
 MissingReason = Literal[
@@ -42,11 +43,7 @@ ImageOrMissing = bytes | MissingImage
 
 
 def image_folders(manifest: str, dataset: Dataset) -> tuple[str, ...]:
-    """Return the folders and URLs below which images may be read: `images_root` if given, then the manifest's.
-
-    Args:
-        dataset: its `images_root` is used.
-    """
+    """Return the folders and URLs below which images may be read: `images_root` if given, then the manifest's."""
     own = posixpath.dirname(manifest) if is_url(manifest) else os.path.dirname(local_path(manifest))
     root = dataset.images_root
     return (own,) if root is None else (root if is_url(root) else local_path(root), own)
@@ -71,12 +68,7 @@ def check_images_root(dataset: Dataset) -> None:
 def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> ImageOrMissing:
     """Return the bytes of an image file, or why there are none. Reads only below `folders`, see `inside`.
 
-    Errors of an outage (see `is_outage`) are raised.
-
-    Args:
-        path: the path as the manifest has it: relative, absolute, or a URL.
-        folders: see `image_folders`.
-        limit: most bytes of an image.
+    The path is as the manifest has it: relative, absolute, or a URL. Errors of an outage (see `is_outage`) are raised.
     """
     if path is None or not path.strip():
         return MissingImage(reason="image_not_available", message="the row names no image file")
@@ -91,28 +83,18 @@ def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> Ima
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return MissingImage(reason="image_missing", message=f"no file {full}")
     except (OSError, ValueError) as error:  # ValueError: for example a NUL in the path
-        if is_outage(full, error):  # a retry may find the image
+        if is_outage(error, is_url(full)):  # a retry may find the image
             raise
         return MissingImage(reason="image_unreadable", message=f"{full}: {type(error).__name__}: {error}")
 
 
 def within(data: bytes, limit: int) -> ImageOrMissing:
-    """Return image bytes, or a `MissingImage` if there are too many.
-
-    Args:
-        data: the image's bytes.
-        limit: most bytes of an image.
-    """
+    """Return image bytes, or a `MissingImage` if there are more than `limit`."""
     return data if len(data) <= limit else too_large("the image", len(data), limit)
 
 
 def too_large(what: str, size: int, limit: int) -> MissingImage:
-    """Return the `MissingImage` for an image that is larger than the limit.
-
-    Args:
-        size: its size in bytes.
-        limit: most bytes of an image.
-    """
+    """Return the `MissingImage` for an image that is larger than the limit."""
     return MissingImage(
         reason="image_too_large_file", message=f"{what} has {size} bytes, more than the limit of {limit}"
     )
@@ -124,11 +106,7 @@ def is_file_path(path: str | None) -> bool:
 
 
 def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
-    """Return the deepest folder that contains all these image paths; if one is a URL, the folder of the first.
-
-    Args:
-        folders: see `image_folders`.
-    """
+    """Return the deepest folder that contains all these image paths; if one is a URL, the folder of the first."""
     full = [full_path(path.removeprefix("file://"), folders) for path in paths]
     if any(map(is_url, full)):
         return posixpath.dirname(full[0])
@@ -138,11 +116,7 @@ def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
 def full_path(path: str, folders: Sequence[str]) -> str:
     """Return a relative path joined to its base folder, and any other path unchanged.
 
-    The base is the first folder, but for a path that leads out of it by ".." it is the last, the
-    manifest's.
-
-    Args:
-        folders: see `image_folders`.
+    The base is the first folder, but for a path that leads out of it by ".." it is the last, the manifest's.
     """
     if is_url(path) or path.startswith("/"):
         return path
@@ -153,13 +127,9 @@ def full_path(path: str, folders: Sequence[str]) -> str:
 def inside(path: str, folders: Sequence[str]) -> str | None:
     """Return the full, normalized path of an image if it lies below one of `folders`, else None.
 
-    A manifest is untrusted input. ".." is resolved in the path's text before anything is opened,
-    and the result is the path that is opened. It must lie below a folder by its text or, for local
-    files, by its real path. Symbolic links below a folder are followed wherever they lead: they are
-    the user's own, and hub caches consist of them.
-
-    Args:
-        folders: see `image_folders`.
+    A manifest is untrusted input. ".." is resolved in the path's text before anything is opened, and the result is the
+    path that is opened. It must lie below a folder by its text or, for local files, by its real path. Symbolic links
+    below a folder are followed wherever they lead: they are the user's own, and hub caches consist of them.
     """
     path = full_path(path.removeprefix("file://"), folders)
     return next((full for folder in folders if (full := _below(path, folder)) is not None), None)

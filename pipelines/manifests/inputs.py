@@ -15,15 +15,14 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.installation import remedy
-from open_diht.common.naming import nearest
+from open_diht.common.naming import listing, nearest
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests.files import file_system, is_url, local_path, reading
 from open_diht.pipelines.manifests.formats import format_of_name, known_endings
 from open_diht.pipelines.manifests.types import FileInfo, NoInput, UnreadableFile
 
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MAX_RANGE = 1_000_000
+_MAX_RANGE = 1_000_000  # more files than any set has; a slip in a number must not make a list without end
 
 
 class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
@@ -52,22 +51,15 @@ class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
 
 
 def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
-    """Return the manifest files that match a pattern, sorted, each once.
+    """Return the manifest files that match a pattern, sorted, each once; local ones as absolute paths.
 
-    Args:
-        pattern: a file, a folder (its files with a known extension that match
-            `dataset.default_glob`, or else all below it; not hidden ones, `_*` and
-            `*_stats.json`), a glob (*, ?, [], **), a numbered range as in
-            `part-{00000..00127}.parquet`, or several of these separated by commas; local or as
-            fsspec URLs. Local results are absolute.
+    A pattern is a file, a folder (its files with a known extension that match `dataset.default_glob`, or else all below
+    it; not hidden ones, `_*` and `*_stats.json`), a glob (*, ?, [], **), a numbered range as in
+    `part-{00000..00127}.parquet`, or several of these separated by commas, local or as fsspec URLs.
 
-    Raises:
-        NoInput: the pattern is empty; an item matches nothing, is not a regular file or cannot be
-            searched (unknown protocol, no access); a range runs backwards or is too long; or a Parquet
-            file and a tar of the same name both match.
-            img2dataset writes the same rows to both, which would count twice. Or a .json belongs to the
-            image and the .txt of its name.
-        Unreachable: a store does not answer.
+    Raise NoInput if an item matches nothing, is not a regular file or cannot be searched, or if rows would count twice
+    or are none: a Parquet file and a tar of one name, to which img2dataset writes the same rows, or a .json that
+    belongs to the image and the .txt of its name. Raise Unreachable if a store does not answer.
     """
     if not pattern.strip():
         raise NoInput("the input pattern is empty; name a file, a folder or a glob")

@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
+from open_diht.common.hub_address import MAIN, SCHEME, HubAddress, is_pinned, parse_address
 from open_diht.common.naming import counted
-from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.manifests import (
     BadSchema,
     Broken,
@@ -28,21 +29,26 @@ from open_diht.pipelines.manifests import (
     check_images_root,
     expand_inputs,
     in_words,
+    input_items,
     inspect,
-    inspections,
     split,
 )
 from open_diht.pipelines.manifests.files import is_url
-from open_diht.pipelines.manifests.pins import pinned
-from open_diht.pipelines.manifests.types import InputFile
+from open_diht.pipelines.manifests.types import Column, InputFile
 from open_diht.pipelines.store.commit import CorruptRecord, publish_first, publish_json, read_json
+from open_diht.pipelines.store.hub_client import client, explained
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.ownership import check_output
-from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, is_local, many_at_once
+from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, is_local, many_at_once, store_errors
 
-UNIT_ROWS = (2_000, 100_000)  # minimum and maximum of the desired rows of a caption unit, unless given
-IMAGE_ROWS = (32, 10_000)  # minimum and maximum of the rows of an image unit; its caption unit's last may have fewer
+UNIT_ROWS = (2_000, 100_000)
+"""Minimum and maximum of the desired rows of a caption unit, unless given. A larger unit is more work lost in a kill;
+a smaller one spends a larger part of its time on opening its file and on its record."""
+IMAGE_ROWS = (32, 10_000)
+"""Minimum and maximum of the rows of an image unit; its caption unit's last may have fewer. They are lower, because an
+image costs as much as many captions."""
 UNITS_PER_CORE = 4
+"""Units that each core gets if they may be so small, so that cores with slow units do not finish long after others."""
 
 
 class PlanMismatch(ValueError):
@@ -114,16 +120,13 @@ def make_plan(
 ) -> Plan:
     """Inspect every input file (footers and first lines) and cut it into units.
 
-    Args:
-        cores: units that may run at the same time; the default sizes of units depend on it.
-        unit_rows: rows of a unit; None: by the number of rows and cores.
-        output: the output folder. If it has a plan, files that surely have not changed are not inspected again unless
-            they are read differently, and a plan of the same input keeps its units.
-        results: a folder whose files are not input, because a folder of manifests may hold the results; None: `output`.
+    Units have `unit_rows` rows, or by default as many as suit the rows of the input and the `cores`, units that may run
+    at the same time. If the folder `output` has a plan, files that surely have not changed are not inspected again
+    unless they are read differently, and a plan of the same input keeps its units. Files in `results`, by default
+    `output`, are not input, because a folder of manifests may hold the results.
 
     Raises:
-        ManifestError: the input cannot be used (no file matches, a column is missing or ambiguous, files disagree, the
-            folder of images is none), or a store does not answer.
+        ManifestError: the input cannot be used, or a store does not answer.
         WrongUse: `output` cannot be used, see `check_output`.
         PlanMismatch: the plan in `output` is unreadable, or its store does not answer.
     """
@@ -165,7 +168,10 @@ def make_plan(
     rows = sum(info.estimated_rows for info in infos)
     size = unit_rows or _size(rows, cores, UNIT_ROWS)
     units = [
-        Unit(f"{index:05d}-{part:05d}", _seen(span, infos[index]))
+        Unit(
+            f"{index:05d}-{part:05d}",
+            dataclasses.replace(span, fingerprint=infos[index].fingerprint, info=infos[index]),
+        )
         for index, spans in enumerate(of_all(partial(split, unit_rows=size), infos))
         for part, span in enumerate(spans)
     ]
@@ -186,14 +192,10 @@ def make_plan(
 
 def _kept(output: StorePath) -> Plan | None:
     layout = Layout(output)
-    with asked(layout.plan, PlanMismatch, SEE_TO_OUTPUT):
+    with store_errors(layout.plan, PlanMismatch, SEE_TO_OUTPUT):
         check_output(layout)
         found = known_plan(layout.plan)
     return None if found is None else _load(found)
-
-
-def _seen(span: Span, info: FileInfo) -> Span:
-    return dataclasses.replace(span, fingerprint=info.fingerprint, info=info)
 
 
 def _outside(paths: list[str], pattern: str, output: StorePath) -> list[str]:
@@ -231,13 +233,10 @@ def part_of(plan: Plan, units: Sequence[Unit]) -> Plan:
 
 
 def keep_plan(path: StorePath, plan: Plan) -> Plan:
-    """Return the plan of the output folder. Write `plan` if there is none, and its inspections if they differ.
+    """Return the plan of the output folder. Write `plan` if there is none, and its inspections if they differ. If
+    shards start at the same moment, all use the plan that was written first.
 
-    If shards start at the same moment, all use the plan that was written first.
-
-    Raises:
-        PlanMismatch: the stored plan is unreadable, or has another input or other columns.
-        WrongUse: the folder cannot be used, see `check_output`.
+    Raise PlanMismatch if the stored plan is unreadable, or has another input or other columns.
     """
     if not path.exists():
         check_output(Layout(path.parent.parent))
@@ -264,11 +263,7 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
 
 
 def known_plan(path: StorePath) -> dict[str, Any] | None:
-    """Return the content of a plan file; None if it does not exist.
-
-    Raises:
-        PlanMismatch: the file is not a plan.
-    """
+    """Return the content of a plan file; None if it does not exist. Raise PlanMismatch if it is not a plan."""
     if not path.exists():
         return None
     found, why = None, ""
@@ -285,11 +280,7 @@ def known_plan(path: StorePath) -> dict[str, Any] | None:
 
 
 def load_plan(path: StorePath) -> Plan:
-    """Return the plan that `keep_plan` wrote.
-
-    Raises:
-        FileNotFoundError, PlanMismatch: the file does not exist, or is not a plan.
-    """
+    """Return the plan that `keep_plan` wrote. Raise FileNotFoundError or PlanMismatch if there is none."""
     found = known_plan(path)
     if found is None:
         raise FileNotFoundError(f"{path} is missing; was the output folder removed, or can workers not see it?")
@@ -301,13 +292,13 @@ def _content(plan: Plan) -> dict[str, object]:
     plain = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "infos"}
     names = [field.name for field in dataclasses.fields(Span) if field.name != "info"]
     units = [{"name": unit.name, "span": {name: getattr(unit.span, name) for name in names}} for unit in plan.units]
-    return {**plain, "units": units, "inspected": inspections.to_json(plan.infos)}
+    return {**plain, "units": units, "inspected": _inspections_json(plan.infos)}
 
 
 def _load(content: Mapping[str, Any]) -> Plan:
     plain = dict(content)
     seen = plain.pop("inspected", None)
-    infos = inspections.from_json(seen, content["files"]) if seen else ()
+    infos = _inspections(seen, content["files"]) if seen else ()
     info_of = {info.path: info for info in infos}
     known = {entry["path"]: entry["fingerprint"] for entry in content["files"]}
     spans = (
@@ -317,3 +308,71 @@ def _load(content: Mapping[str, Any]) -> Plan:
     units = tuple(Unit(entry["name"], Span(**span)) for entry, span in zip(content["units"], spans, strict=True))
     lists = {name: tuple(content[name]) for name in ("unreadable", "files")}
     return Plan(**{**plain, **lists, "units": units, "infos": infos})
+
+
+_SHARED = ("format", "compression", "columns", "roles", "images", "read_as")
+_OWN = ("stamp", "row_groups", "data_start", "row_bytes")
+_ELSEWHERE = ("path", "rows", "bytes", "fingerprint")
+
+
+def _inspections_json(infos: Sequence[FileInfo]) -> dict[str, object]:
+    """Return the facts that a plan does not have in its `files`, as JSON values. What several files share is stored
+    once."""
+    alike: dict[tuple[Any, ...], int] = {}
+    shared: list[dict[str, object]] = []
+    files: list[dict[str, object]] = []
+    for info in infos:
+        number = alike.setdefault(tuple(getattr(info, name) for name in _SHARED), len(alike))
+        if number == len(shared):
+            plain = asdict(info)
+            shared.append({name: plain[name] for name in _SHARED})
+        files.append({"alike": number} | {name: getattr(info, name) for name in _OWN})
+    return {"alike": shared, "files": files}
+
+
+def _inspections(content: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> tuple[FileInfo, ...]:
+    """Return the stored inspections, given the result of `_inspections_json` and the plan's `files`."""
+    roles = [{**one["roles"], "captions": tuple(one["roles"].get("captions", ()))} for one in content["alike"]]
+    alike = [
+        {**one, "columns": tuple(Column(**column) for column in one["columns"]), "roles": Roles(**mine)}
+        for one, mine in zip(content["alike"], roles, strict=True)
+    ]
+    infos = []
+    for entry, own in zip(files, content["files"], strict=True):
+        known = {**alike[own["alike"]], **{name: entry[name] for name in _ELSEWHERE}, **{n: own[n] for n in _OWN}}
+        known["row_groups"] = tuple(own["row_groups"])
+        known["stamp"] = None if own["stamp"] is None else (own["stamp"][0], tuple(own["stamp"][1]))
+        infos.append(FileInfo(**known))
+    return tuple(infos)
+
+
+def pinned(pattern: str, known: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Replace the repository revisions in an input pattern by commits, and return the commits by address of the
+    repository. Those that are `known`, from an earlier start of the same run, stay valid, whatever the revision is now.
+
+    Raise NoInput if a repository or revision is missing or not accessible, or an address is not that of a data set.
+    """
+    pins: dict[str, str] = {}
+    items = [_pinned_item(item, known, pins) if item.startswith(SCHEME) else item for item in input_items(pattern)]
+    return (",".join(items), pins) if pins else (pattern, pins)
+
+
+def _pinned_item(item: str, known: Mapping[str, str], pins: dict[str, str]) -> str:
+    address = parse_address(item)
+    if address is None or address.kind != "dataset":
+        raise NoInput(f"'{item}' is not hf://datasets/owner/name[@revision][/path]; only data sets are read from a hub")
+    root = address.root
+    if root not in pins:
+        pins[root] = known.get(root) or _commit_of(address)
+    return str(HubAddress(address.kind, address.repository, pins[root], address.path))
+
+
+def _commit_of(address: HubAddress) -> str:
+    with explained(address, NoInput):
+        api = client()
+        found = api.dataset_info(address.repository, revision=address.revision or MAIN)
+        if getattr(found, "gated", False):  # anyone may list a gated repository, but not read it
+            api.auth_check(address.repository, repo_type="dataset")
+    if not found.sha or not is_pinned(f"{SCHEME}{address.repository}@{found.sha}"):
+        raise NoInput(f"{address.root}: the hub has no commit for this revision ({found.sha}); name one with @")
+    return found.sha

@@ -14,8 +14,8 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.datasets import Dataset, Roles
+from open_diht.pipelines.manifests.arrow import column_of, plain
 from open_diht.pipelines.manifests.batches import batches, to_batch
-from open_diht.pipelines.manifests.columns import column_of, plain
 from open_diht.pipelines.manifests.files import file_size, fingerprint, reading, stamp, telling, unchanged
 from open_diht.pipelines.manifests.formats import detect, format_named, versions
 from open_diht.pipelines.manifests.images import (
@@ -29,18 +29,16 @@ from open_diht.pipelines.manifests.images import (
 )
 from open_diht.pipelines.manifests.schema import resolve_roles
 from open_diht.pipelines.manifests.types import Batch, Chunk, FileInfo, NoInput, Span, UnreadableFile
-from open_diht.pipelines.store.fingerprints import fingerprint_of
+from open_diht.pipelines.store.records import fingerprint_of
 
-_CHECKED_ROWS = 1000
+_CHECKED_ROWS = 1000  # one batch: whether paths lie outside of the folders shows in the first rows or not at all
 VERSION = 1
 """Increase it when inspecting the same file of any format gives another result; see `Format.version`."""
 
 
 def inspect(path: str, dataset: Dataset, known: FileInfo | None = None) -> FileInfo:
-    """Inspect a manifest file: format, columns, roles, rows if cheap, fingerprint.
-
-    Args:
-        known: an earlier result; it is returned without another inspection if it still holds.
+    """Inspect a manifest file: format, columns, roles, rows if cheap, fingerprint. An earlier result, `known`, is
+    returned without another inspection if it still holds.
 
     Raises:
         UnreadableFile: the file cannot be opened, or is empty, damaged, or not what its name says. Other files are not
@@ -59,36 +57,20 @@ def inspect(path: str, dataset: Dataset, known: FileInfo | None = None) -> FileI
 
 
 def info_of(span: Span, dataset: Dataset) -> FileInfo:
-    """Return the stored inspection of a span's file, or inspect the file.
-
-    Raises:
-        UnreadableFile, BadSchema, Unreachable: see `inspect`.
-    """
+    """Return the stored inspection of a span's file, or inspect the file."""
     known = span.info is not None and span.info.read_as == _read_as(dataset, versions())
     return span.info if known and span.info is not None else _look(span.path, dataset)
 
 
 def split(info: FileInfo, unit_rows: int) -> list[Span]:
-    """Return the spans of a file, in order; they tile it without gap or overlap. A file known to be without rows
-    has none.
+    """Return the spans of a file, in order; they tile it without gap or overlap. A file known to be without rows has
+    none. The result is a pure function of the file and `unit_rows`, since a rerun must find the same units.
 
-    The result is a pure function of the file and `unit_rows`, since a rerun must find the same
-    units.
-
-    Parquet: whole row groups while they fit into `unit_rows`; a larger row group is cut inside.
-    Uncompressed TSV, JSON lines and CSV without quotes: byte ranges of about `unit_rows` rows. An
-    uncompressed tar: one span if it seems to have at most `unit_rows` samples, else ranges of
-    exactly `unit_rows` samples (the last may have fewer), found in one pass over its headers.
-    Compressed files and CSV with quotes: one span, since row boundaries cannot be located.
-
-    Args:
-        info: the file, from `inspect`.
-        unit_rows: desired rows of a span, at least 1.
-
-    Raises:
-        ValueError: `unit_rows` is below 1.
-        UnreadableFile: a CSV file had to be opened and could not be.
-        Unreachable: a store does not answer (CSV, large tar).
+    Parquet: whole row groups while they fit into `unit_rows`; a larger row group is cut inside. Uncompressed TSV, JSON
+    lines and CSV without quotes: byte ranges of about `unit_rows` rows. An uncompressed tar: one span if it seems to
+    have at most `unit_rows` samples, else ranges of exactly `unit_rows` samples (the last may have fewer), found in one
+    pass over its headers. Compressed files and CSV with quotes: one span, since row boundaries cannot be located. Of
+    CSV files and large tars the content is read.
     """
     if unit_rows < 1:
         raise ValueError(f"unit_rows is {unit_rows}; a unit has at least 1 row")
@@ -105,19 +87,11 @@ def read(
 ) -> Generator[Batch, None, None]:
     """Yield the rows of a file or span in batches. Every row is in exactly one, good or bad, in file order.
 
-    Memory is bounded by `batch_rows`, and batches of large rows are cut short. Files and row groups
-    are streamed.
-
-    Args:
-        info_or_span: a file (all its rows, as one span) or a span. A span's file is inspected again
-            if `Span.info` is missing or outdated.
-        dataset: how rows are read; the same as for `inspect`.
-        batch_rows: most rows of a batch, good and bad together, at least 1.
-        images: whether to read the column of image bytes (role image) into `Batch.table`. Images of
-            tars are never in the table: see `read_images`.
+    A batch has at most `batch_rows` rows, good and bad together, and fewer if they are large, so that memory is
+    bounded. With `images`, the column of image bytes (role image) is in `Batch.table`; images of tars never are, see
+    `read_images`.
 
     Raises:
-        ValueError: `batch_rows` is below 1.
         UnreadableFile: the file cannot be opened, or is damaged; the rows before the damage (of a tar except the last),
             and those of intact row groups, are yielded first.
         Unreachable: a store does not answer.
@@ -132,12 +106,9 @@ def read(
 
 
 def read_rows(table: pa.Table, dataset: Dataset) -> Batch:
-    """Read a table as `read` reads a file: its rows, good and bad, with the same captions and uids.
+    """Read a table as `read` reads a file: its rows, good and bad, with the same captions and uids. Raises BadSchema.
 
     The paths in structs of images do not enter uids here; in a Parquet file they may if a row has no URL.
-
-    Raises:
-        BadSchema: a needed column is missing, ambiguous or of the wrong type, or columns are repeated or too many.
     """
     roles = roles_of(table, dataset)
     return to_batch(Chunk(ordinals=list(range(table.num_rows)), table=plain(table), bad=[]), roles)
@@ -157,17 +128,9 @@ def read_images(
 ) -> Iterator[tuple[int, ImageOrMissing]]:
     """Yield the images of chosen rows, in order: (ordinal, bytes as stored, or why there are none).
 
-    Args:
-        dataset: how rows are read; `images_root` says where image files are.
-        ordinals: indices of the rows inside the span, strictly ascending.
-        max_bytes: most bytes of an image.
-
-    Raises:
-        ValueError: ordinals are not ascending from 0, or lie beyond the end of a span with images.
-        UnreadableFile: the manifest cannot be opened, or is damaged; the images before (see `read`) are yielded first.
-            In Parquet, the wanted rows of a damaged row group, from the damage on, yield a `MissingImage` instead.
-        Unreachable, or the error of its client: a store does not answer.
-        FileChanged: a span's file has changed or is gone; the yielded images must not be used.
+    `ordinals` are indices of rows inside the span, strictly ascending; others are a ValueError. UnreadableFile and
+    FileChanged are raised as by `read`, but the wanted rows of a damaged row group of Parquet, from the damage on,
+    yield a `MissingImage` instead. If a store does not answer, Unreachable or the error of its client is raised.
     """
     wanted = [int(ordinal) for ordinal in ordinals]
     if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
@@ -190,11 +153,8 @@ def read_images(
 
 
 def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
-    """Raise NoInput if the first rows of a manifest have image paths, and none lies in a folder that may be read.
-
-    Args:
-        infos: the manifests. The first with a column of paths and none of image bytes is checked.
-    """
+    """Raise NoInput if the first rows of a manifest have image paths, and none lies in a folder that may be read. Of
+    the manifests, the first with a column of paths and none of image bytes is checked."""
     info = next((info for info in infos if info.roles.image_path is not None and info.roles.image is None), None)
     if info is None:
         return
@@ -220,8 +180,8 @@ def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
 def _watched(info_or_span: FileInfo | Span, dataset: Dataset) -> Iterator[tuple[FileInfo, Span]]:
     """Yield a file's inspection and a span of it.
 
-    The file of a span is checked for changes (see `unchanged`), and inspected if its stored
-    inspection does not hold. A `FileInfo` is taken as it is.
+    The file of a span is checked for changes (see `unchanged`), and inspected if its stored inspection does not hold. A
+    `FileInfo` is taken as it is.
     """
     if isinstance(info_or_span, FileInfo):
         yield info_or_span, whole_file(info_or_span)

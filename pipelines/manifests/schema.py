@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from open_diht.common.naming import nearest
+from open_diht.common.naming import listing, nearest
 from open_diht.pipelines.datasets import Dataset, Roles
-from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.datasets.roles import SIZE_FAMILIES, WITH_OPTION
 from open_diht.pipelines.manifests.types import BadSchema, Column, FileInfo, Kind
 
@@ -49,18 +48,14 @@ def remedy(role: str) -> str:
 def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, images: bool = False) -> Roles:
     """Return the column of every role.
 
-    A column named by the data set or the user comes first. Otherwise the aliases are tried in
-    order. An alias matches in any case, preferring its listed spelling; two equally good matches
-    are refused, except for `captions`. A column that could be an id or a hash but has no type of one is
-    left alone. Width and height come from the first pair of `SIZE_FAMILIES` that is there once, and the
-    first text column named image holds paths if no other column does.
+    A column named by the data set or the user comes first. Otherwise the aliases are tried in order. An alias matches
+    in any case, preferring its listed spelling; two equally good matches are refused, except for `captions`. A column
+    that could be an id or a hash but has no type of one is left alone. Width and height come from the first pair of
+    `SIZE_FAMILIES` that is there once, and the first text column named image holds paths if no other column does.
+    `images` is true for a file with images outside its columns (members of a tar).
 
-    Args:
-        images: whether the file has images outside its columns (members of a tar).
-
-    Raises:
-        BadSchema: two columns have the same name, or there are too many; a needed or named role has
-            no column; or a role has two columns, or one of the wrong type. The message has all problems.
+    Raise BadSchema, with all problems, for repeated names, too many columns, a needed or named role without a column,
+    and a role with two columns or one of the wrong type.
     """
     if len(columns) > MAX_COLUMNS:
         raise BadSchema(
@@ -205,12 +200,12 @@ class Difference:
 
 
 def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
-    """Return the columns whose types differ from those in the first file that has them and
-    in which they are not of the family null, in the order of the files.
+    """Return the columns whose types differ from those in the first file that has them and in which they are not of the
+    family null, in the order of the files.
 
-    Types of one family agree: int32 and int64, float and double, string and large_string and
-    dictionary; a column of the family null agrees with any. The order of columns and missing columns do not
-    matter. Differences with a `role` affect what is filtered.
+    Types of one family agree: int32 and int64, float and double, string and large_string and dictionary; a column of
+    the family null agrees with any. The order of columns and missing columns do not matter. Differences with a `role`
+    affect what is filtered.
     """
     found = []
     firsts: dict[str, tuple[FileInfo, Column]] = {}

@@ -53,8 +53,7 @@ class FileInfo:
     """Stamp of the file at inspection. While it and `read_as` stay the same, this information holds without another
     inspection. None: it would hold only the size."""
     read_as: str = field(default="", compare=False)
-    """Fingerprint of everything else that this depends on: how the data set is read, and the code's
-    versions."""
+    """Fingerprint of everything else that this depends on: how the data set is read, and the code's versions."""
     row_groups: tuple[int, ...] = ()
     """Parquet: number of rows of every row group."""
     data_start: int = 0
@@ -118,14 +117,13 @@ BadReason = Literal[
 ]
 """Why a row is bad; a closed list, suitable for counters.
 
-field_count: not as many fields as columns. invalid_utf8: bytes that are not valid UTF-8. nul_byte:
-a NUL in a line of text. oversized: above MAX_ROW_BYTES, MAX_CELL_BYTES or MAX_CAPTIONS. quoting: a
-misplaced or unclosed CSV quote, or a CR outside quotes before the end of the line. invalid_json,
-not_an_object: JSON lines and the .json of tar samples. not_text: another JSON value in place of a
-caption, URL or path. lone_surrogate: JSON escapes that are half a character. no_caption: a tar sample
-with neither .txt nor .json. missing_member: a tar sample without the caption, a .txt or a field txt,
-that some of the first samples have. duplicate_member: two members of one tar sample with the same name,
-case aside.
+field_count: not as many fields as columns. invalid_utf8: bytes that are not valid UTF-8. nul_byte: a NUL in a line of
+text. oversized: above MAX_ROW_BYTES, MAX_CELL_BYTES or MAX_CAPTIONS. quoting: a misplaced or unclosed CSV quote, or a
+CR outside quotes before the end of the line. invalid_json, not_an_object: JSON lines and the .json of tar samples.
+not_text: another JSON value in place of a caption, URL or path. lone_surrogate: JSON escapes that are half a character.
+no_caption: a tar sample with neither .txt nor .json. missing_member: a tar sample without the caption, a .txt or a
+field txt, that some of the first samples have. duplicate_member: two members of one tar sample with the same name, case
+aside.
 """
 
 MAX_ROW_BYTES = 16 * 2**20
@@ -165,7 +163,7 @@ class Batch:
     ordinals: npt.NDArray[np.int64]
     """Indices of the good rows inside the span, ascending; shape (n,)."""
     table: pa.Table
-    """The good rows with all original columns and types (see `columns.plain`). Image bytes only if requested."""
+    """The good rows with all original columns and types (see `arrow.plain`). Image bytes only if requested."""
     captions: list[str | None]
     """Captions of the good rows as the file has them; None if null, blank, "nan", "none" or "null";
     length n. If a row has several captions, the first; of `Roles.captions`, the first that is not one of these."""

@@ -21,8 +21,7 @@ from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.stages.tar_indexes import INDEX_STAGE, kept_index, tars_of
 from open_diht.pipelines.store.commit import read_json
-from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import image_unit_name, unit_of
+from open_diht.pipelines.store.layout import Layout, image_unit_name, unit_of
 from open_diht.pipelines.store.storage import StorePath, stamps
 
 

@@ -37,8 +37,7 @@ _BELONGS = {
     "SparkRunnerOptions": (),
     "KafkaStreamsRunnerOptions": (),
 }
-"""Runners for which the options of a class are accepted. Those of other classes are accepted, except for
-`_OURS`."""
+"""Runners for which the options of a class are accepted. Those of other classes are accepted, except for `_OURS`."""
 
 
 class _Parser(beam_options._BeamArgumentParser):
@@ -47,14 +46,11 @@ class _Parser(beam_options._BeamArgumentParser):
 
 
 def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]:
-    """Return `arguments` as flags for Beam, with underscores instead of hyphens in their names.
+    """Return `arguments`, those left by `options.parse`, as flags for Beam, with underscores instead of hyphens in
+    their names.
 
-    Args:
-        arguments: the arguments left by `options.parse`, which has refused mistyped ones.
-
-    Raises:
-        RunnerError: an option is unknown to Beam, has a wrong value or none, belongs to another runner, or is one of
-            `_OURS`.
+    Raise RunnerError if an option is unknown to Beam, has a wrong value or none, belongs to another runner, or is one
+    of `_OURS`.
     """
     flags = tuple(underscored(argument) for argument in arguments)
     parser, owners = _Parser(allow_abbrev=False, add_help=False, conflict_handler="resolve"), dict[str, str]()

@@ -32,7 +32,7 @@ FOLDER_VARIABLE = "DIHT_BOOT_FOLDER"
 machine, files go to a temporary folder, and reports are only printed."""
 CWD_VARIABLE = "DIHT_WORKER_CWD"
 """Variable with the folder that relative paths of the job start from; ignored if it is not on this machine."""
-RPC_SECONDS = 60.0
+RPC_SECONDS = 60.0  # the runner may start its services later than its workers
 ANY_SIZE = [("grpc.max_receive_message_length", -1)]
 """Prism sends a staged file as one message, and our wheel is larger than the 4 MiB that gRPC accepts by default."""
 _PR_SET_PDEATHSIG = 1
@@ -46,10 +46,7 @@ def given_folder() -> str | None:
 
 def report(worker: str, message: str, kind: str = "failed") -> None:
     """Print an error, and write its message to a file `<kind>-*.txt` in the driver's folder if that is on this machine.
-
-    Args:
-        kind: `failed`: the worker could not be started; `died`: it ended with an error.
-    """
+    A worker `failed` to start or `died` with an error."""
     print(f"boot: worker {worker}: {message}", file=sys.stderr, flush=True)
     if folder := given_folder():
         handle, name = tempfile.mkstemp(prefix=f".{kind}-", dir=folder)
@@ -107,17 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(worker: str, endpoint: str, private: Path) -> dict[str, str]:
-    """Fetch and install the staged files of a worker.
-
-    Args:
-        private: an empty folder for this worker.
-
-    Returns:
-        The environment variables of the worker process, which describe its job.
-
-    Raises:
-        BootError, grpc.RpcError, OSError: the worker cannot be started.
-    """
+    """Fetch and install the staged files of a worker into an empty folder, and return the environment variables of the
+    worker process, which describe its job."""
     metadata = [("worker_id", worker)]
     with grpc.insecure_channel(endpoint, ANY_SIZE) as channel:
         service = beam_provision_api_pb2_grpc.ProvisionServiceStub(channel)
@@ -144,12 +132,8 @@ def prepare(worker: str, endpoint: str, private: Path) -> dict[str, str]:
 
 
 def fetch(dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: list[tuple[str, str]]) -> list[Path]:
-    """Fetch staged files and return their paths.
-
-    Raises:
-        BootError: a checksum differs, a file has no name, or a file lists requirements for every worker to download.
-        grpc.RpcError, OSError: the service does not answer, or a file cannot be written.
-    """
+    """Fetch staged files and return their paths. Raise BootError if a checksum differs, a file has no name, or a file
+    lists requirements for every worker to download."""
     paths = []
     with grpc.insecure_channel(endpoint, ANY_SIZE) as channel:
         service = beam_artifact_api_pb2_grpc.ArtifactRetrievalServiceStub(channel)
@@ -178,14 +162,8 @@ def fetch(dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: li
 
 
 def install(packages: Sequence[Path], site: Path) -> None:
-    """Install packages without their dependencies and without network access.
-
-    Args:
-        site: the folder to install into.
-
-    Raises:
-        BootError: pip failed.
-    """
+    """Install packages into the folder `site`, without their dependencies and without network access. Raises
+    BootError."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-index", "--no-build-isolation", "--no-compile", "--target", str(site), *map(str, packages)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)

@@ -35,11 +35,9 @@ from distributed.versions import VersionMismatchWarning
 from open_diht.common.files import temporary_beside
 from open_diht.common.installation import remedy
 from open_diht.common.naming import counted
-from open_diht.pipelines.runners.job import QUIET, Job, JobFailed, RunnerError, cancel
+from open_diht.pipelines.runners.job import QUIET, Job, JobFailed, RunnerError, WorkerDied, cancel
 from open_diht.pipelines.runners.once import is_at, let_go
-from open_diht.pipelines.runners.package import code_digest
-from open_diht.pipelines.runners.portable import PortableBackend
-from open_diht.pipelines.runners.workers import WorkerDied
+from open_diht.pipelines.runners.portable import PortableBackend, code_digest
 from open_diht.pipelines.store.storage import is_local, on_this_machine, store_path
 
 ADDRESS = "tcp://127.0.0.1:8786"
@@ -205,9 +203,8 @@ def _quiet() -> Iterator[None]:
 def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
     """Wait for the end of a job.
 
-    Raises:
-        WorkerDied: more workers died at work on the same units than Dask allows.
-        JobFailed: the job had another error, the scheduler is gone, or there was no worker for `patience` seconds.
+    Raise WorkerDied if more workers died at work on the same units than Dask allows, and JobFailed for another error of
+    the job, if the scheduler is gone, or if there was no worker for `patience` seconds.
     """
     seen = time.monotonic()
     while True:

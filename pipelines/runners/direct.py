@@ -1,21 +1,33 @@
-"""The backend on this machine: Beam's embedded runner with worker processes."""
+"""The backend on this machine: Beam's embedded runner with worker processes, which are watched.
+
+FnApiRunner waits for the answers of a worker forever. If the kernel kills a worker for lack of memory or a library
+crashes it, its open requests are answered with an error. Workers are forked from one process, see fork_server.py.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.portability.api import beam_provision_api_pb2
-from apache_beam.runners.portability.fn_api_runner import fn_runner
+from apache_beam.portability import python_urns
+from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2
+from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from google.protobuf import json_format
 
-from open_diht.pipelines.runners.job import QUIET, Backend, Job, RunnerError
-from open_diht.pipelines.runners.workers import watched_workers
+from open_diht.common.run_command import ONE_THREAD
+from open_diht.pipelines.runners.fork_server import ForkServer, how_it_ended
+from open_diht.pipelines.runners.job import QUIET, Backend, Job, RunnerError, WorkerDied
 
 MOST_PER_CORE = 64
+"""Most workers for a core. More are a slip, such as a number of rows, and would exhaust the memory of most machines."""
 
 
 def check_workers(workers: int) -> int:
@@ -53,3 +65,69 @@ class Direct(Backend):
         job.build(pipeline)
         with watched_workers():
             pipeline.run().wait_until_finish()
+
+
+_ANSWER_SECONDS = 0.1  # Beam may still send requests to a dead worker, which are answered this often
+_deaths: list[str] = []
+
+
+class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
+    """Beam's handler of a worker process, extended to answer requests to a dead worker with an error."""
+
+    def start_worker(self) -> None:
+        options = json_format.MessageToJson(self.provision_info.provision_info.pipeline_options)
+        connection = ForkServer.running().fork(
+            {
+                **ONE_THREAD,
+                **os.environ,
+                "WORKER_ID": self.worker_id,
+                "CONTROL_API_SERVICE_DESCRIPTOR": f'url: "{self.control_address}"',
+                "PIPELINE_OPTIONS": options,
+            }
+        )
+        self._stopped = threading.Event()
+        self.worker_thread = threading.Thread(target=self._watch, args=(connection,), name="run_worker", daemon=True)
+        self.worker_thread.start()
+
+    def stop_worker(self) -> None:
+        if isinstance(sys.exception(), KeyboardInterrupt):  # then do not wait for running units
+            ForkServer.end()
+        # Beam stops only connected workers; one that is still starting would wait for its first request.
+        self.control_conn.push(worker_handlers.BeamFnControlServicer._DONE_MARKER)
+        self._stopped.set()
+        super().stop_worker()
+
+    def _watch(self, connection: socket.socket) -> None:
+        status = how_it_ended(connection)
+        if status == 0:
+            return
+        if status is None:
+            _deaths.append("the process that starts workers ended")
+        else:
+            _deaths.append(f"killed by signal {-status}" if status < 0 else f"exit status {status}")
+        # Beam's `abort` is no alternative: it leaves readers of the request's data waiting forever.
+        while not self._stopped.wait(_ANSWER_SECONDS):
+            for future in list(self.control_conn._futures_by_id.values()):
+                future.set(
+                    beam_fn_api_pb2.InstructionResponse(
+                        instruction_id=future.instruction_id, error="the worker process died"
+                    )
+                )
+
+
+@contextmanager
+def watched_workers() -> Iterator[None]:
+    """Make the local runner watch the worker processes that it starts during the `with` block.
+
+    Raise WorkerDied if one died, when the others have finished their units, or if the process that starts workers
+    ended, and on Linux they with it.
+    """
+    register = worker_handlers.WorkerHandler.register_environment
+    register(python_urns.SUBPROCESS_SDK, bytes)(_WatchedWorkerHandler)
+    _deaths.clear()
+    try:
+        yield
+    except RuntimeError as error:
+        if _deaths:
+            raise WorkerDied(f"a worker process ended unexpectedly ({_deaths[0]})") from error
+        raise

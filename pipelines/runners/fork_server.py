@@ -110,12 +110,8 @@ atexit.register(ForkServer.end)
 
 
 def how_it_ended(connection: socket.socket) -> int | None:
-    """Wait for the end of a worker.
-
-    Returns:
-        Its exit status, or the negative number of the signal that killed it; None if the server ended, which also
-        drops pending requests and, on Linux, ends all workers.
-    """
+    """Wait for the end of a worker, and return its exit status or the negative number of the signal that killed it.
+    Return None if the server ended, which also drops pending requests and, on Linux, ends all workers."""
     with connection:
         try:
             status = connection.recv(16)

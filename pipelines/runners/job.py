@@ -23,6 +23,10 @@ class JobFailed(RuntimeError):
     """A job failed. Units done so far are committed; the same command resumes."""
 
 
+class WorkerDied(RuntimeError):
+    """A worker process died before its work was done."""
+
+
 class Staged(Exception):
     """A job was staged as a template and not started, as requested. The message has the template's path."""
 
@@ -70,8 +74,7 @@ class Backend(Protocol):
         """Check that jobs can run here.
 
         Args:
-            places: (name such as OUTPUT or INPUT, path) of the data that jobs write and read; not of
-                model weights.
+            places: (name such as OUTPUT or INPUT, path) of the data that jobs write and read; not of model weights.
 
         Raises:
             RunnerError: jobs cannot run here; nothing was started.

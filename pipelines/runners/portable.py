@@ -7,7 +7,9 @@ start; so boot.py reports to a driver whose folder it sees, and a job without a 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -18,8 +20,11 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +34,11 @@ from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineResult
 
 from open_diht.common.run_command import ONE_THREAD
+from open_diht.common.version import program_version
 from open_diht.pipelines.options import START_SECONDS
 from open_diht.pipelines.runners import boot
 from open_diht.pipelines.runners.beam_options import given, option_values
 from open_diht.pipelines.runners.job import QUIET, Backend, Job, JobFailed, RunnerError, cancel
-from open_diht.pipelines.runners.package import build_wheel
 
 POLL_SECONDS = 0.2
 _PASSED_ON = ("DIHT_OCR_MODELS",)
@@ -92,16 +97,11 @@ def check_workers(workers: Workers, flags: Sequence[str]) -> None:
 def run(
     runner: EndsItsServer, job: Job, flags: Sequence[str], workers: Workers, *, end_seconds: float = math.inf
 ) -> None:
-    """Run a job on a portable runner to its end.
+    """Run a job to its end on a runner of Prism or Flink that was not started. Flags that start workers are added.
 
-    Args:
-        runner: the runner of Prism or Flink, not started.
-        flags: Beam's options, to which those that start workers are added.
-        end_seconds: seconds that the runner may take to end a job after a worker has died; infinite for a runner that
-            may start another worker.
-
-    Raises:
-        JobFailed: the job failed, no worker could be started or began in time, or one died and the job did not end.
+    `end_seconds` is how long the runner may take to end a job after a worker has died; infinite for a runner that may
+    start another worker. Raise JobFailed if the job failed, no worker could be started or began in time, or one died
+    and the job did not end.
     """
     with tempfile.TemporaryDirectory(prefix="diht-job-", ignore_cleanup_errors=True) as folder, _own_python_first():
         options = PipelineOptions([*QUIET, *_worker_flags(Path(folder), flags, workers), *flags])
@@ -201,3 +201,42 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float,
             )
     if failure:
         raise JobFailed(f"{job.label}: the job failed: {str(failure[0]).strip()[-2_000:]}") from failure[0]
+
+
+_RUN_BY_WORKERS = ("common", "filters", "pipelines")
+_KINDS = (".css", ".j2", ".js", ".json", ".npz", ".onnx", ".py", ".tsv", ".txt", ".yaml")
+
+
+def code_files() -> dict[str, Path]:
+    """Return the code and data files of the folders that workers use, sorted, by names relative to `open_diht`."""
+    tops = Path(__file__).resolve().parents[2]
+    paths = (path for top in _RUN_BY_WORKERS for path in (tops / top).rglob("*") if path.suffix in _KINDS)
+    package = Path(find_spec("open_diht").origin)  # type: ignore[union-attr, arg-type]
+    return {package.name: package, **{path.relative_to(tops).as_posix(): path for path in sorted(paths)}}
+
+
+@cache
+def build_wheel() -> Path:
+    """Return a wheel of that code, built once per process, for workers that have its dependencies but not this
+    project."""
+    folder = Path(tempfile.mkdtemp(prefix="diht-wheel-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    version = program_version()
+    path, about = folder / f"open_diht-{version}-py3-none-any.whl", f"open_diht-{version}.dist-info"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+        for name, file in code_files().items():
+            wheel.write(file, f"open_diht/{name}")
+        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: open-diht\nVersion: {version}\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+    return path
+
+
+@cache
+def code_digest() -> str:
+    """Return a hash of that code, 12 hex digits, computed on the first call: later changes on disk do not affect what
+    this process has imported."""
+    digest = hashlib.sha256()
+    for name, path in code_files().items():
+        digest.update(f"{name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]

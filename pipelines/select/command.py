@@ -41,7 +41,7 @@ from open_diht.pipelines.stages.tar_indexes import read_index, tars_of
 from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_json, publish_table, published, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import Vouched
-from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, read_bytes, read_table, store_path
+from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, read_bytes, read_table, store_errors, store_path
 
 KEPT_ROWS = "kept"
 """Name of the first group, the rows that the cascade keeps. Other groups have the name of a reason."""
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
             raise WrongUse(
                 f"OUTPUT {options.output!r} cannot be read ({error}); give a folder or an address"
             ) from error
-        with asked(root, RunFailed, f"{SEE_TO_OUTPUT}, and run the same command again"):
+        with store_errors(root, RunFailed, f"{SEE_TO_OUTPUT}, and run the same command again"):
             for line in select(Layout(root), options):
                 say(line)
         return OK
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     """Write the selection of an output and yield lines about it. WrongUse means that nothing was written; CorruptRecord
     or BadIndex that a record or an index of the output is corrupt."""
-    with asked(layout.root, WrongUse, SEE_TO_OUTPUT):
+    with store_errors(layout.root, WrongUse, SEE_TO_OUTPUT):
         plan, units, preset = _decided(layout)
     named, by = _numbers("--delay", options.delay), _numbers("--by", (options.by or "").split(","), 1.0)
     delays = DELAYS | named

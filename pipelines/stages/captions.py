@@ -31,9 +31,8 @@ from open_diht.pipelines.stages.columns import ColumnValues, values_fingerprint
 from open_diht.pipelines.stages.rows import ROW, identities
 from open_diht.pipelines.stages.segments import Survivors
 from open_diht.pipelines.store.commit import TableFile
-from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
 
 CAPTIONS = "captions"
 # A batch and its annotations are in memory at once, and a row group of the file is read back whole.

@@ -30,9 +30,8 @@ from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.rows import columns_of, role_of, values_of
 from open_diht.pipelines.store.commit import TableFile
-from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
 from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 3

@@ -32,7 +32,7 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, failure, quarantine
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.fetch import DownloadSettings, Fetcher, Reason
-from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK
+from open_diht.pipelines.fetch.records import FETCHED, OK, REQUESTED
 from open_diht.pipelines.fetch.settings import UNREACHED
 from open_diht.pipelines.fetch.shard import fetch_shard
 from open_diht.pipelines.fetch.tool import ToolMissing, check_tool, load_tool
@@ -43,10 +43,8 @@ from open_diht.pipelines.stages.captions import BATCH_ROWS, survivors_of
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads, state_of, tar_path
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
 from open_diht.pipelines.store.commit import publish_json, publish_table, published, read_json, retract
-from open_diht.pipelines.store.fingerprints import fingerprint_of
-from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import unit_of
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.layout import Layout, unit_of
+from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath
 
 UNREACHABLE = (*UNREACHED, Reason.UNEXPECTED_ERROR)
@@ -244,7 +242,7 @@ class DownloadStage(SegmentAnnotator):
         return found, reached
 
     def _asked(self, span: Span, ordinals: NDArray[np.int64]) -> pa.Table:
-        """Return the rows of a unit with these ordinals, as a table of `ASKED`."""
+        """Return the rows of a unit with these ordinals, as a table of `REQUESTED`."""
         info = info_of(span, self.dataset)
         rows: list[dict[str, object]] = []
         # Closing the reader checks that the file has not changed, even if the loop ends early.
@@ -268,7 +266,7 @@ class DownloadStage(SegmentAnnotator):
                     break
         if len(rows) != len(ordinals):
             raise RuntimeError(f"{span.path}: {len(rows)} of {len(ordinals)} rows are there; it has changed since")
-        return pa.Table.from_pylist(rows, ASKED)
+        return pa.Table.from_pylist(rows, REQUESTED)
 
 
 def _digest(before: str, found: pa.Table) -> str:

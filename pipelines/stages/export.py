@@ -19,8 +19,7 @@ from open_diht.pipelines.stages.shards import ExportStage, index_path
 from open_diht.pipelines.stages.subset import write_subset
 from open_diht.pipelines.stages.tar_indexes import kept_index, tars_of, why_not_indexed, write_indexes
 from open_diht.pipelines.store.commit import publish_json, remove, remove_empty, retract
-from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
-from open_diht.pipelines.store.records import Vouched, publish_record
+from open_diht.pipelines.store.records import Fingerprints, Vouched, fingerprint_of, publish_record
 from open_diht.pipelines.store.storage import StorePath, stamps
 
 

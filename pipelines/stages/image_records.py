@@ -13,8 +13,7 @@ from open_diht.pipelines.fetch.records import OK
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads
 from open_diht.pipelines.stages.spotting import load_records
-from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import image_unit_name
+from open_diht.pipelines.store.layout import Layout, image_unit_name
 
 
 def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages: Collection[str]) -> pa.Table | None:

@@ -21,8 +21,7 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.fetch.records import FETCHED, OK
 from open_diht.pipelines.manifests import MissingImage, Span, read_images
 from open_diht.pipelines.store.commit import read_json
-from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import image_unit_name, segment_name
+from open_diht.pipelines.store.layout import Layout, image_unit_name, segment_name
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath, is_local, open_parts, read_table, stamps
 

@@ -18,13 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from open_diht.common.command_line import WrongUse
-from open_diht.common.naming import nearest
+from open_diht.common.naming import listing, nearest
 from open_diht.filters import language
 from open_diht.filters.columns import STORED, ColumnCondition
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.filters.spotting.spotter import Spotting, TextSpotter
 from open_diht.pipelines.datasets import Dataset, Roles, load_dataset
-from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import Batch, MissingImage, read_rows, roles_of
 from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 

@@ -32,10 +32,8 @@ from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, images_of, last_of_each, state_of
 from open_diht.pipelines.store.commit import CorruptRecord, read_json
-from open_diht.pipelines.store.fingerprints import fingerprint_of
-from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import image_unit_name, place_of, segment_name, unit_of
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.layout import Layout, image_unit_name, place_of, segment_name, unit_of
+from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_table, stamps
 
 RULES = 2

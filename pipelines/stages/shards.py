@@ -28,9 +28,8 @@ from open_diht.pipelines.manifests import MissingImage
 from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.store.commit import published, remove
-from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import Row, StorePath, is_local, read_table, row_groups
 
 PER_SHARD = 10_000  # as img2dataset has it: tars large enough for sequential reading, small enough to shuffle

@@ -32,9 +32,8 @@ from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand, last_of_
 from open_diht.pipelines.stages.rows import Reading, read_texts
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, segments_of
 from open_diht.pipelines.store.commit import TableFile
-from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_table
 
 BATCH = 64  # readings in memory before they are written; an image may hold thousands of boxes

@@ -39,9 +39,8 @@ from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.settings import INDEX
 from open_diht.pipelines.stages.shards import ExportRecord, kept_rows
 from open_diht.pipelines.store.commit import published
-from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_bytes, store_path
 
 VERSION = 1

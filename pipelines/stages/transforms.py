@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam import pvalue
 
+from open_diht.common.naming import listing
 from open_diht.filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.cascade import (
@@ -42,9 +43,8 @@ from open_diht.filters.presets import Preset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import Batch, MissingImage, read_rows
-from open_diht.pipelines.manifests.columns import kind_of
+from open_diht.pipelines.manifests.arrow import kind_of
 from open_diht.pipelines.stages.rows import dataset_of, good_rows, read_texts
 from open_diht.pipelines.store.layout import KINDS
 

@@ -22,14 +22,17 @@ from upath import UPath
 
 from open_diht.common import files
 from open_diht.common.files import is_temporary, naming, remove_temporaries, sync, temporary_beside
-from open_diht.pipelines.store.fencing import check_fence
+from open_diht.common.store_errors import create, lacks_conditions
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.locking import check_fence
 from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes, sizes
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of errors of a disk that takes no more files or bytes."""
 _UPLOADS = 3
 """Tries of an upload whose object another process replaces, such as a second one of the same shard."""
+_unconditional: set[str] = set()
+"""Buckets whose store has refused a conditional put as not implemented, so that each file is not sent twice."""
 
 
 @contextmanager
@@ -50,16 +53,21 @@ def _upload(file: Path, path: UPath) -> None:
     """Upload a file. Raise LeaseLost if it belongs to an output folder that another run has taken.
 
     A paused upload may end, and the client may try again, after another run has taken the folder and replaced the
-    object. So an upload to S3 has the condition that the object is still the same as before the check.
-    Files of 100 MB and more, which the client sends in parts, and other stores have the check alone.
+    object. So an upload to S3 has the condition that the object is still the same as before the check. Files of
+    100 MB and more, which the client sends in parts, and stores without conditional puts have the check alone.
     """
+    bucket = path.path.partition("/")[0]
     for tries in range(1, _UPLOADS + 1):
-        condition = _unchanged(path) if path.protocol in ("s3", "s3a") else {}
+        conditional = path.protocol in ("s3", "s3a") and bucket not in _unconditional
+        condition = _unchanged(path) if conditional else {}
         check_fence(path)
         try:
             path.fs.put_file(str(file), path.path, **condition)
             return
         except OSError as error:
+            if condition and lacks_conditions(error):
+                _unconditional.add(bucket)
+                continue
             refused = isinstance(error, FileExistsError | FileNotFoundError) or error.errno == errno.EINVAL
             if not (condition and refused) or tries == _UPLOADS:
                 raise
@@ -86,16 +94,13 @@ def publish_bytes(path: StorePath, content: bytes) -> None:
 
 
 def publish_first(path: StorePath, value: Any) -> bool:
-    """Publish `value` as JSON unless `path` exists.
-
-    Returns:
-        True if this call wrote the file. If several processes try at once, exactly one succeeds.
-    """
+    """Publish `value` as JSON unless `path` exists, and return whether this call wrote the file. If several processes
+    try at once, exactly one succeeds."""
     content = _json(value).encode("utf-8", "surrogatepass")
     check_fence(path)
     if not is_local(path):
         try:
-            path.fs.pipe_file(path.path, content, mode="create")  # fails if the object exists
+            create(path.fs, path.path, content)
         except FileExistsError:
             return False
         return True
@@ -129,9 +134,6 @@ class TableFile:
 
     Its schema is `schema` or else that of the first table. If `schema` is None and no table was written, closing it
     without error publishes no file and deletes an existing one.
-
-    Args:
-        schema: its schema; None: that of the first table.
     """
 
     def __init__(self, path: StorePath, schema: pa.Schema | None = None):
@@ -176,11 +178,8 @@ class CorruptRecord(RunFailed):
 
 
 def read_json(path: StorePath) -> Any:
-    """Return the content of a JSON file; None if it does not exist.
-
-    Raises:
-        CorruptRecord: the file is truncated, empty or not JSON.
-    """
+    """Return the content of a JSON file; None if it does not exist. Raise CorruptRecord if it is truncated, empty or
+    not JSON."""
     try:
         return json.loads(read_bytes(path).decode("utf-8", "surrogatepass"))
     except FileNotFoundError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from open_diht.common import installation
 from open_diht.common.hub_address import MAIN, HubAddress
+from open_diht.common.store_errors import translated
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -29,13 +29,9 @@ def client() -> HfApi:
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
 
-@contextmanager
-def explained(address: HubAddress, error: type[Exception], then: str = "") -> Iterator[None]:
-    """Turn exceptions in the `with` block, which requests to a hub raise, into `error` with a one-line message.
-
-    Args:
-        error: class of the new errors. Errors of this class, and OSErrors that are not of the hub client, pass through.
-    """
+def explained(address: HubAddress, error: type[Exception], then: str = "") -> AbstractContextManager[None]:
+    """Turn exceptions in the `with` block, which requests to a hub raise, into `error` with a one-line message. Errors
+    of that class, and OSErrors that are not of the hub client, pass through."""
     try:
         from huggingface_hub import constants, errors
     except ImportError as missing:
@@ -43,41 +39,33 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> It
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
     page = f"{endpoint}/{'datasets/' if address.kind == 'dataset' else ''}{address.repository}"
     token = "the token in HF_TOKEN" if os.environ.get("HF_TOKEN") else "a request without HF_TOKEN"
-    try:
-        yield
-    except errors.GatedRepoError as found:
-        why = f"{address.root} is gated, and {token} has no access: ask for it on {page}, and set HF_TOKEN"
-        raise error(why + then) from found
-    except errors.RevisionNotFoundError as found:
-        why = f"{address.root}: the repository has no revision '{address.revision or MAIN}'; see {page}"
-        raise error(why + then) from found
-    except errors.RepositoryNotFoundError as found:
-        why = f"{address.root} does not exist, or is private and closed to {token}; check the name, or set HF_TOKEN"
-        raise error(why + then) from found
-    except errors.OfflineModeIsEnabled as found:
-        why = f"{address.root} cannot be reached because HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it"
-        raise error(why + then) from found
-    except errors.HFValidationError as found:
-        raise error(f"{address.root} is not a repository name: {_in_one_line(found)}{then}") from found
-    except errors.HfHubHTTPError as found:
-        status = found.response.status_code
-        remedy = f"; {token} may not do that, or is not valid" if status in (401, 403) else ""
-        raise error(f"{address.root}: {endpoint} answers {status} ({_in_one_line(found)}){remedy}{then}") from found
-    except Exception as found:  # network errors: the client's transport and hf-xet have no common error class
-        if isinstance(found, (error, OSError)):  # our own errors, and disk errors
-            raise
-        why = f"{address.root}: {endpoint} cannot be reached ({type(found).__name__}: {_in_one_line(found)})"
-        raise error(f"{why}; check the network, or HF_ENDPOINT{then}") from found
 
+    def translation(found: Exception) -> Exception | None:
+        match found:
+            case errors.GatedRepoError():
+                why = f" is gated, and {token} has no access: ask for it on {page}, and set HF_TOKEN"
+            case errors.RevisionNotFoundError():
+                why = f": the repository has no revision '{address.revision or MAIN}'; see {page}"
+            case errors.RepositoryNotFoundError():
+                why = f" does not exist, or is private and closed to {token}; check the name, or set HF_TOKEN"
+            case errors.OfflineModeIsEnabled():
+                why = " cannot be reached because HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it"
+            case errors.HFValidationError():
+                why = f" is not a repository name: {_in_one_line(found)}"
+            case errors.HfHubHTTPError():
+                status = found.response.status_code
+                remedy = f"; {token} may not do that, or is not valid" if status in (401, 403) else ""
+                why = f": {endpoint} answers {status} ({_in_one_line(found)}){remedy}"
+            case OSError():  # of the disk
+                return None
+            case _ if isinstance(found, error):
+                return None
+            case _:  # network errors: the client's transport and hf-xet have no common error class
+                why = f": {endpoint} cannot be reached ({type(found).__name__}: {_in_one_line(found)})"
+                why += "; check the network, or HF_ENDPOINT"
+        return error(f"{address.root}{why}{then}")
 
-def may_pass(error: Exception) -> bool:
-    """Return whether an error comes from the hub client and may be temporary, such as no network, too many
-    requests or an expired token. A 404 answer is not."""
-    errors = sys.modules.get("huggingface_hub.errors")  # if it is not imported, the error is not the client's
-    if errors is None or not isinstance(error, errors.HTTPError):
-        return False
-    answer = getattr(error, "response", None)
-    return answer is None or answer.status_code != 404
+    return translated(translation)
 
 
 def _in_one_line(error: Exception) -> str:

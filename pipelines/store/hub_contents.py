@@ -59,12 +59,8 @@ def most_of_a_folder(names: Iterable[str]) -> int:
 
 def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterable[str]) -> list[Push]:
     """Return the commits, in order, that make a repository hold `files` and no other published files but a card; [] if
-    it does.
-
-    Args:
-        files: the result of `contents`.
-        changed: names of files that are missing in the repository or differ.
-    """
+    it does. `changed` are the names of `files` that are missing in the repository or differ, `there` all names in
+    it."""
     changed, there = set(changed), set(there)
     stale = tuple(sorted(name for name in there if is_ours(name) and name not in files and name != CARD))
     if not changed and not stale:

@@ -1,8 +1,11 @@
 """Lock an output folder for one run or for any number of shards, and list the shards at work.
 
 On a disk this is a lock of the operating system (flock), which ends with its process. An object store has no locks, so
-there it is a lease (`open_diht.common.lease`). Both have a fencing token, which is in the records of a run (see
-`fencing`): each exclusive lock gets the next one, and shards that work together share one.
+there it is a lease (`open_diht.common.lease`). Both have a fencing token, which is in the records of a run: each
+exclusive lock gets the next one, and shards that work together share one. A driver that was paused or cut off from its
+store may have lost its lease to another run, and so have its workers on any machine. So each process knows the `Fence`
+of the run that it works for, and all that publishes or removes files checks it first. A file lock cannot be lost; its
+fence is only a token.
 
 NFS maps a flock to a lock of bytes, and grants a shared one to files that are open for reading alone, an exclusive one
 to files that are open for writing. So each lock file is open for both.
@@ -20,11 +23,10 @@ from pathlib import Path
 from typing import IO
 
 from open_diht.common.lease import VALID_S, Fence, Lease, settings_of
-from open_diht.pipelines.store.fencing import set_fence
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import is_local
+from open_diht.pipelines.store.storage import StorePath, is_local
 
-_TRIES, _PAUSE_S = 10, 0.05
+_TRIES, _PAUSE_S = 10, 0.05  # a shard that is the first holds the lock alone for far less than half a second
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -100,15 +102,11 @@ def _is_held(path: Path) -> bool:
 def output_lock(
     layout: Layout, shared: bool, shard: str = "", say: Callable[[str], None] = lambda line: None
 ) -> Iterator[FileLock | Lease]:
-    """Hold the lock of an output folder while the `with` block runs.
+    """Hold the lock of an output folder while the `with` block runs. Raise Busy if another run holds it, and NoLocks if
+    the file system has none.
 
-    Args:
-        shard: name of this shard in the `at_work` of others; must be a valid file name. Empty: none.
-        say: receives a line for the terminal if a store does not answer or another run's lease has to expire.
-
-    Raises:
-        Busy: another run holds the lock.
-        NoLocks: the file system has no locks.
+    `shard` is the name of this shard in the `at_work` of others, a valid file name. `say` receives a line for the
+    terminal if a store does not answer or another run's lease has to expire.
     """
     work = layout.work
     with ExitStack() as stack:
@@ -149,3 +147,34 @@ def _busy(layout: Layout, who: str = "") -> str:
         f"another run{who} is working in {layout.root}; wait for it, or choose another OUTPUT. (Shards work in it "
         "together if their settings are equal.)"
     )
+
+
+_fences: dict[str, Fence] = {}
+"""Fences by output folder."""
+
+
+def set_fence(root: StorePath, fence: Fence | None) -> None:
+    """Set the fence of an output folder for this process; None: there is no lock, as for programs that only read."""
+    _fences.pop(str(root), None)
+    if fence is not None:
+        _fences[str(root)] = fence
+
+
+def fence_of(root: StorePath) -> Fence | None:
+    """Return the fence of an output folder."""
+    return _fences.get(str(root))
+
+
+def token_of(root: StorePath) -> int:
+    """Return the fencing token of this process's run, 0 without a lock."""
+    fence = fence_of(root)
+    return fence.token if fence is not None else 0
+
+
+def check_fence(path: StorePath) -> None:
+    """Raise LeaseLost if a file is in an output folder in a store that another run has taken."""
+    if is_local(path):
+        return
+    for root, fence in _fences.items():
+        if str(path).startswith(f"{root.rstrip('/')}/"):
+            fence.check()

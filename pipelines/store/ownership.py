@@ -20,11 +20,8 @@ _SHARD = re.compile(r"\d+-of-\d+-[0-9a-f]+")
 
 
 def check_output(layout: Layout) -> None:
-    """Refuse an OUTPUT that a run must not use. Nothing is written.
-
-    Raises:
-        WrongUse: OUTPUT is not a usable folder, holds foreign files where a run writes, or has lost its plan.
-    """
+    """Raise WrongUse if OUTPUT is not a usable folder, holds foreign files where a run writes, or has lost its plan.
+    Nothing is written."""
     _check_shape(layout)
     if layout.plan.exists():
         return
@@ -58,12 +55,8 @@ def _check_shape(layout: Layout) -> None:
 
 
 def foreign_entry(layout: Layout, stages: Iterable[str] = ()) -> str | None:
-    """Return the name of an entry of `work/` that no run writes before its plan, or None.
-
-    Args:
-        layout: paths of an output folder without a plan.
-        stages: names of stages that run without a plan.
-    """
+    """Return the name of an entry of `work/` that no run writes before its plan, or None. `stages` are names of stages
+    that run without a plan."""
     work, ours = layout.work, {"lock", "shards", "leases", *stages}
     for name in _names(work):
         if not (name in ours or is_temporary(name)):

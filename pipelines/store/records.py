@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypedDict
 
 from open_diht.common.shard_index import IndexCounts
@@ -17,7 +21,7 @@ class CommitRecord(TypedDict, total=False):
     unit: str
     stage: str  # `Stage.part_of` if that is set, else the name of the stage
     fingerprint: str  # see `Stage.fingerprint`
-    token: int  # fencing token of the run that wrote the record, see `fencing`
+    token: int  # fencing token of the run that wrote the record, see `locking`
     seconds: float  # by the clock, of the runs that made or extended the results
     cpu_seconds: float  # of the worker and its helpers in these runs; missing in older records
     files: dict[str, int]  # bytes of each file that the record vouches for, by path in OUTPUT
@@ -52,15 +56,10 @@ class CommitRecord(TypedDict, total=False):
 def publish_record(
     layout: Layout, path: StorePath, record: Mapping[str, Any], files: Iterable[StorePath], planned: bool = True
 ) -> None:
-    """Write a commit record that vouches for files by their sizes.
+    """Write a commit record that vouches for files by their sizes, as far as they exist, and for those in its entry
+    `files`, of an earlier record.
 
-    Args:
-        record: its entries. The files in its entry `files`, of an earlier record, stay vouched for.
-        files: the files of the unit; those that do not exist are left out.
-        planned: the output folder must hold a plan.
-
-    Raises:
-        RunFailed: the plan is gone, so the output folder was removed meanwhile.
+    Raise RunFailed if the folder has lost its plan, so that it was removed meanwhile. Without `planned` it needs none.
     """
     if planned and not layout.plan.exists():
         raise RunFailed(removed(layout))
@@ -98,12 +97,9 @@ class Vouched:
         """Return whether a record has `files` and all of them exist with their recorded sizes."""
         return "files" in record and all(self._is_there(name, size) for name, size in record["files"].items())
 
-    def withdraw(self, path: StorePath, record: Mapping[str, Any]) -> bool:
-        """Delete a record whose files are missing, unless another shard has meanwhile replaced or deleted it.
-
-        Returns:
-            True if the record was deleted.
-        """
+    def retract(self, path: StorePath, record: Mapping[str, Any]) -> bool:
+        """Delete a record whose files are missing, unless another shard has meanwhile replaced or deleted it. Return
+        whether it was deleted."""
         if self.read(path) != record:
             return False
         remove(path)
@@ -124,3 +120,37 @@ class Vouched:
 
 def _name(layout: Layout, file: StorePath) -> str:
     return str(file).removeprefix(str(layout.root)).lstrip("/")
+
+
+def fingerprint_of(*parts: Any) -> str:
+    """Return a hash of the parts, 16 hex digits."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """The fingerprints of a stage's units, by unit name. Pickling sends only the path of their file to the workers."""
+
+    path: StorePath
+
+    @classmethod
+    def published(cls, layout: Layout, stage: str, units: Mapping[str, str]) -> Fingerprints:
+        """Write the fingerprints of a stage. The stage is constructed with the result, so the file exists before it
+        starts."""
+        path = layout.fingerprints(stage)
+        publish_json(path, dict(units))
+        return cls(path)
+
+    def __getitem__(self, unit: str) -> str:
+        return self._units[unit]
+
+    @cached_property
+    def _units(self) -> dict[str, str]:
+        found: dict[str, str] | None = read_json(self.path)
+        if found is None:
+            raise FileNotFoundError(f"{self.path} is missing; is the output folder on storage that all workers see?")
+        return found
+
+    def __getstate__(self) -> dict[str, StorePath]:
+        return {"path": self.path}

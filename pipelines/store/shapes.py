@@ -16,11 +16,8 @@ T = TypeVar("T")
 
 
 def read_record(path: StorePath, kind: type[T]) -> T | None:
-    """Return the record in a JSON file; None if the file does not exist or holds null.
-
-    Raises:
-        WrongUse: the file is not JSON, or its content has another type.
-    """
+    """Return the record in a JSON file; None if the file does not exist or holds null. Raise WrongUse if it is not
+    JSON, or its content has another type."""
     try:
         found = read_json(path)
     except CorruptRecord as error:
@@ -34,11 +31,10 @@ def read_record(path: StorePath, kind: type[T]) -> T | None:
 
 
 def conforms(value: object, kind: Any) -> bool:
-    """Return whether a JSON value has a type. Values of kind int and float must be finite and below 2**63 in
-    magnitude; a bool counts as a number.
+    """Return whether a JSON value has a type: one of JSON values, `Any`, a union, a Literal or a TypedDict.
 
-    Args:
-        kind: a type of JSON values, `Any`, a union, a Literal, or a TypedDict; a dict may have more keys than that.
+    A dict may have more keys than its TypedDict. Values of kind int and float must be finite and below 2**63 in
+    magnitude; a bool counts as a number.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:

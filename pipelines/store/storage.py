@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from stat import S_ISREG
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from open_diht.common.store_errors import in_words, is_of_client
+from open_diht.common.store_errors import in_words, is_of_store, translated
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -74,16 +74,16 @@ def is_gone(path: StorePath) -> bool:
         return False
 
 
-@contextmanager
-def asked(path: StorePath, error: type[Exception], then: str) -> Iterator[None]:
+def store_errors(path: StorePath, error: type[Exception], then: str) -> AbstractContextManager[None]:
     """Turn errors of an object store in the `with` block into one line of an `error`. If `path` is on a disk,
     errors pass unchanged."""
-    try:
-        yield
-    except Exception as found:
-        if is_local(path) or not (isinstance(found, OSError) or is_of_client(found)):
-            raise
-        raise error(f"{path} cannot be read from its store ({in_words(found)}); {then}") from found
+
+    def translation(found: Exception) -> Exception | None:
+        if is_local(path) or not is_of_store(found):
+            return None
+        return error(f"{path} cannot be read from its store ({in_words(found)}); {then}")
+
+    return translated(translation)
 
 
 def in_memory(path: StorePath) -> bool:
@@ -107,12 +107,7 @@ def open_parts(path: StorePath) -> IO[bytes]:
 
 
 def read_table(path: StorePath, columns: list[str] | None = None, filters: list[Any] | None = None) -> pa.Table:
-    """Return the table in a Parquet file.
-
-    Args:
-        columns: columns to read; None: all.
-        filters: conditions on rows, as of `pyarrow.parquet.read_table`; None: all rows.
-    """
+    """Return the table in a Parquet file. `filters` are conditions on rows, as of `pyarrow.parquet.read_table`."""
     if is_local(path):
         return pq.read_table(path, columns=columns, filters=filters)
     with open_parts(path) as file:
@@ -124,10 +119,8 @@ def row_groups(
 ) -> Iterator[pa.Table]:
     """Yield an empty table with the schema of the columns, then the row groups of a Parquet file one by one.
 
-    Args:
-        columns: columns to read, or paths such as `column.list.element.field`, as far as the file has the columns;
-            None: all.
-        between: (column, first, stop): skip groups whose statistics exclude values of that column in [first, stop).
+    `columns` may be paths such as `column.list.element.field`; those that the file lacks are left out. `between`, a
+    column and a range [first, stop), skips groups whose statistics exclude values of that column in the range.
     """
     with open_parts(path) as source:
         file = pq.ParquetFile(source)
@@ -158,12 +151,7 @@ def read_bytes(path: StorePath) -> bytes:
 
 
 def read_range(path: StorePath, start: int, stop: int) -> bytes:
-    """Return a range of bytes of a file.
-
-    Args:
-        start: offset of the first byte.
-        stop: offset after the last byte; the result is shorter if the file ends before.
-    """
+    """Return bytes [start, stop) of a file, fewer if it ends before."""
     if not is_local(path):
         content: bytes = path.fs.cat_file(path.path, start=start, end=stop)
         return content
@@ -192,13 +180,8 @@ def many_at_once(do: Callable[[_T], Any], items: Iterable[_T]) -> Iterator[Any]:
 
 
 def stamps(folder: StorePath, ending: str) -> dict[str, FileStamp]:
-    """Return a stamp of each entry of a folder by its name, on a disk without hidden ones. A stamp changes when the
-    file is replaced, see `FileStamp`.
-
-    Args:
-        folder: the folder; it need not exist.
-        ending: only entries with this ending, which is removed from the names.
-    """
+    """Return a stamp of each entry of a folder with this ending, by its name without it; on a disk, hidden entries are
+    left out. A stamp changes when the file is replaced, see `FileStamp`. The folder need not exist."""
     found = (
         {name: status.st_mtime_ns if status else 0 for name, status in _on_disk(folder)}
         if is_local(folder)

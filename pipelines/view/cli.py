@@ -18,7 +18,7 @@ from open_diht.common.installation import remedy
 from open_diht.common.plugins import PluginError, load_plugin
 from open_diht.filters.presets import BadPreset
 from open_diht.pipelines.store.commit import RunFailed
-from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, asked, store_path
+from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, store_errors, store_path
 from open_diht.pipelines.view.app import HOSTS, make_app
 from open_diht.pipelines.view.options import view_parser
 from open_diht.pipelines.view.output import Output
@@ -63,7 +63,7 @@ def serve(bench: Workbench, listening: socket.socket) -> None:
 def _opened(output: str, preset: str | None) -> Output:
     try:
         root = store_path(output)
-        with asked(root, WrongUse, SEE_TO_OUTPUT):
+        with store_errors(root, WrongUse, SEE_TO_OUTPUT):
             return Output(root, preset)
     except (ValueError, ImportError) as error:
         if isinstance(error, WrongUse | BadPreset):

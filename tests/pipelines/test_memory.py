@@ -19,8 +19,8 @@ from open_diht.pipelines.manifests.plan import keep_plan, make_plan
 from open_diht.pipelines.stages.captions import CaptionStage
 from open_diht.pipelines.stages.decide import DecideStage
 from open_diht.pipelines.store.commit import read_json
-from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import Fingerprints
 from tests.forks import Forks
 
 MIB = 2**20

@@ -29,9 +29,8 @@ from open_diht.pipelines.fetch.records import FETCHED
 from open_diht.pipelines.manifests import Span, inspect, read, split
 from open_diht.pipelines.stages.images import DOWNLOAD, images_of, tar_path
 from open_diht.pipelines.store.commit import publish_first, publish_json, publish_table, read_json
-from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.layout import Layout, image_unit_name, segment_name
 from open_diht.pipelines.store.locking import Busy, output_lock
-from open_diht.pipelines.store.names import image_unit_name, segment_name
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import stamps, store_path
 from open_diht.pipelines.view import cli as view

@@ -24,11 +24,11 @@ from study.features import StoredTransform
 from study.training import Pairs
 
 KINDS = 8
-TOWERS = {
+TOWERS: dict[str, dict[str, Any]] = {
     "features": {"tower": "study.towers:FeatureMlp", "width": KINDS, "hidden": 16, "dropout": 0.2},
     "images": {"tower": "study.towers:ConvNet", "image_size": 12, "widths": [8, 16]},
 }
-TEXT = {"tower": "study.towers:BagOfWords", "width": 16, "context_length": 4}
+TEXT: dict[str, Any] = {"tower": "study.towers:BagOfWords", "width": 16, "context_length": 4}
 
 
 @pytest.fixture(params=["features", "images"])

@@ -8,8 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.spelling import spelled
-from open_diht.common.store_errors import in_words, is_of_client
+from open_diht.common.store_errors import in_words, is_of_store, translated
 from open_diht.trainer.data.errors import BadSource, DataError, ShardMismatch
 from open_diht.trainer.data.store import is_remote, local_path
 
@@ -136,22 +135,22 @@ def _remote(path: str) -> FoundShards:
     return FoundShards([full(found) for found in fs.glob(f"{folder}/*.tar")], known)
 
 
-@contextmanager
-def reached(url: str) -> Iterator[None]:
+def reached(url: str) -> AbstractContextManager[None]:
     """Turn errors of a store in the `with` block into `BadSource`, and those of an unusable address into `WrongUse`."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:  # errors of fsspec's clients have no common base class
-        if isinstance(error, OSError) or is_of_client(error):
-            raise BadSource(
+
+    def translation(error: Exception) -> Exception | None:
+        if isinstance(error, DataError):
+            return None
+        if is_of_store(error):
+            return BadSource(
                 f"{url} cannot be reached ({in_words(error)}); check the address and the rights, for a store also "
                 "the network, the credentials and the endpoint"
-            ) from error
+            )
         if isinstance(error, ValueError | ImportError):  # of an unknown protocol, or of one without an installed client
-            raise WrongUse(f"{url} cannot be used: {error}") from error
-        raise
+            return WrongUse(f"{url} cannot be used: {error}")
+        return None
+
+    return translated(translation)
 
 
 def _elsewhere(where: str, content: bytes) -> FoundShards:

@@ -218,17 +218,11 @@ def format_of_name(path: str) -> Format | None:
 
 
 def detect(path: str, dataset: Dataset) -> tuple[Format, Compression]:
-    """Return the format and compression of a file.
+    """Return the format and compression of a file. `dataset.format` decides unless it is auto.
 
-    Args:
-        path: the file.
-        dataset: its `format` decides unless it is auto.
-
-    Raises:
-        UnreadableFile: the file cannot be opened, or its first bytes contradict the name or format (a web page, UTF-16,
-            another kind of file).
-        BadSchema: neither the data set, nor the name, nor the first bytes tell a known format.
-        Unreachable: a store does not answer.
+    Raise UnreadableFile if the file cannot be opened, or its first bytes contradict the name or format (a web page,
+    UTF-16, another kind of file), and BadSchema if neither the data set, nor the name, nor the first bytes tell a known
+    format.
     """
     with reading(path):
         head = read_part(path, 0, _MAGIC_BYTES)
@@ -255,13 +249,7 @@ def _format(path: str, dataset: Dataset, head: bytes) -> Format:
 
 
 def check_plain(path: str, head: bytes, name: str) -> None:
-    """Raise UnreadableFile if a file is UTF-16 (with byte order mark) or Parquet.
-
-    Args:
-        path: the file, for messages.
-        head: its first bytes.
-        name: the format that it is read as, for messages.
-    """
+    """Raise UnreadableFile if a file, read as the format `name`, is UTF-16 (with byte order mark) or Parquet."""
     if head.startswith(UTF16):
         raise UnreadableFile(path, "NotUtf8", f"the file is UTF-16; {IN_UTF16}")
     if head.startswith(b"PAR1"):

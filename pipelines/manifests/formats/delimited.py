@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+from open_diht.common.naming import listing
 from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.datasets import Dataset, Roles
-from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests.files import open_file, open_stream, reading
 from open_diht.pipelines.manifests.formats.base import IN_UTF16, UTF16, Fault, Good, check_plain, register_format
 from open_diht.pipelines.manifests.formats.lines import Head, Line, LineFormat, empty, mean
@@ -47,11 +47,7 @@ class _Delimited(LineFormat):
 
     @abstractmethod
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:
-        """Yield the records of consecutive lines, skipping empty lines.
-
-        Args:
-            lines: the lines, in order.
-        """
+        """Yield the records of consecutive lines, skipping empty lines."""
 
     def check(self, path: str, head: bytes, compression: Compression) -> None:
         if not head.startswith(UTF16):  # `look` reports it with the file's other problems
@@ -137,9 +133,6 @@ class Csv(_Delimited):
 
         After a misplaced or unclosed quote that the csv module detects (or a CR outside quotes), the line where the
         record began is bad and reading continues with the next line, so that the rest of the file is not lost.
-
-        Args:
-            lines: the lines, in order.
         """
         # The csv module's limit is global, 128 KiB by default. No check here relies on a lower one.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
@@ -215,8 +208,7 @@ def _checked(raw: bytes) -> Fault | None:
 
 
 def _has_quotes(info: FileInfo) -> bool:
-    # Quotes mostly occur early. A file without any is scanned once, which is far faster than
-    # reading its rows.
+    # Quotes mostly occur early. A file without any is scanned once, which is far faster than reading its rows.
     with reading(info.path), open_file(info.path) as handle:
         while chunk := handle.read(_SCAN_BYTES):
             if b'"' in chunk:

@@ -1,9 +1,8 @@
 """JSON lines, and JSON objects as rows of a table with one schema.
 
-The columns come from the first objects. A value that does not fit (a later key, or not of the type of a
-column of numbers or booleans) is kept as JSON in the column `_extra`, so that all tables of a file have
-one schema. The value of a key `_extra` is kept there too. Columns of type string hold null and NaN as null, and
-other values as JSON text.
+The columns come from the first objects. A value that does not fit (a later key, or not of the type of a column of
+numbers or booleans) is kept as JSON in the column `_extra`, so that all tables of a file have one schema. The value of
+a key `_extra` is kept there too. Columns of type string hold null and NaN as null, and other values as JSON text.
 """
 
 from __future__ import annotations
@@ -31,9 +30,8 @@ EXTRA = "_extra"
 """Name of the column for values that fit no other column."""
 EXTRA_COLUMN = Column(name=EXTRA, type="string", kind="text")
 MAX_DEPTH = 100
-"""Most levels of nested objects and lists, including the row itself. A deeper row is bad. Python's
-own limit depends on the call stack, so parsing, writing and checking would hit it at different
-depths."""
+"""Most levels of nested objects and lists, including the row itself. A deeper row is bad. Python's own limit depends on
+the call stack, so parsing, writing and checking would hit it at different depths."""
 _INT64 = range(-(2**63), 2**63)
 _EXACT_DOUBLE = 2**53
 
@@ -74,14 +72,8 @@ class JsonLines(LineFormat):
 def json_row(
     item: Mapping[str, Any], columns: Sequence[Column], roles: Roles, raw: bytes, stand_in: str | None = None
 ) -> Good | Fault:
-    """Return an object as a row of `columns`; a fault if a caption, URL or path is not text, or captions are too many.
-
-    Args:
-        columns: the columns, the last of which is `_extra`.
-        roles: the columns that hold caption or captions, URL and image path.
-        raw: the row's bytes, for the fault and the size.
-        stand_in: see `Good.stand_in`.
-    """
+    """Return an object as a row of `columns`, the last of which is `_extra`; a fault if a caption, URL or path is not
+    text, or captions are too many. `raw` are the row's bytes, for the fault and the size."""
     try:
         several = [as_text(text) for name in roles.captions for text in _listed(item.get(name))]
         one = roles.caption if not roles.captions else None
@@ -182,11 +174,7 @@ def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
 
 
 def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
-    """Return the cells of an object.
-
-    Args:
-        columns: the columns, the last of which is `_extra`.
-    """
+    """Return the cells of an object in `columns`, the last of which is `_extra`."""
     rest = dict(item)
     row: list[Any] = []
     for column in columns[:-1]:
@@ -200,14 +188,8 @@ def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
 
 
 def as_text(value: Any, *, lists: bool = False) -> str | None:
-    """Return a JSON value that should be text; None for null, NaN and the first of an empty list.
-
-    Args:
-        lists: whether a list counts as its first item.
-
-    Raises:
-        BadJson: the value is not text.
-    """
+    """Return a JSON value that should be text; None for null and NaN. With `lists`, a list counts as its first item.
+    Raises BadJson if it is not text."""
     if lists and isinstance(value, list):
         value = value[0] if value else None
     if value is None or value != value:  # only NaN differs from itself

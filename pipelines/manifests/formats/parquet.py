@@ -13,7 +13,7 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.manifests.columns import bytes_of, column_of, plain
+from open_diht.pipelines.manifests.arrow import bytes_of, column_of, plain
 from open_diht.pipelines.manifests.files import guarded, open_file, reading
 from open_diht.pipelines.manifests.formats.base import Format, hint, register_format
 from open_diht.pipelines.manifests.formats.parquet_pages import ColumnCost, column_costs
@@ -26,7 +26,7 @@ MAX_OPEN_BYTES = 512 * 2**20
 row. A row group that needs more is not read. Reading takes at most about three times as much
 memory, whatever the file. Writing rows takes several times the largest row."""
 _CHUNK_ROWS = 128
-_IMAGE_ROWS = 16
+_IMAGE_ROWS = 16  # fewer, since each row may have an image of MAX_IMAGE_BYTES
 _CHUNK_BYTES = 32 * 2**20
 _STEP_BYTES = 64 * 2**20
 """Most bytes of the rows that pyarrow unpacks in one step, unless it is a single row."""
@@ -166,13 +166,10 @@ def parquet_tables(
 ) -> Iterator[tuple[int, pa.Table]]:
     """Yield rows `start` to `stop` of a file, as the index of the first row in the file and a table.
 
-    A table has plain types (see columns.py) and comes from one row group. It is complete from `chunk_rows` rows on (it
+    A table has plain types (see arrow.py) and comes from one row group. It is complete from `chunk_rows` rows on (it
     has fewer than twice as many), or from _CHUNK_BYTES on. In a damaged row group, only the rows from the step on that
-    unpacks the damage are lost.
-
-    Raises:
-        UnreadableFile: a row group is damaged, or needs too much memory; all readable rows are yielded first.
-        Unreachable: a store does not answer.
+    unpacks the damage are lost. UnreadableFile, for a row group that is damaged or needs too much memory, is raised
+    after all readable rows.
     """
     broken: UnreadableFile | None = None
     first = 0
@@ -246,8 +243,8 @@ def _is_of(part: str, columns: Sequence[str]) -> bool:
 def _step(costs: Collection[ColumnCost]) -> int:
     """Return how many rows to unpack at once.
 
-    It depends on all columns of the file, even those not read, so that the rows before a broken
-    page are the same with images and without.
+    It depends on all columns of the file, even those not read, so that the rows before a broken page are the same with
+    images and without.
     """
     rows = _CHUNK_ROWS
     while rows > 1 and sum(cost.of(rows) for cost in costs) > _STEP_BYTES:

@@ -15,8 +15,7 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 
 _HEADER_BYTES = (2**10, 2**16, 16 * 2**20)
-"""Bytes to parse for a header, tried in order. The first usually suffices; readers refuse headers
-beyond the last."""
+"""Bytes to parse for a header, tried in order. The first usually suffices; readers refuse headers beyond the last."""
 _BLOCK_BYTES = 2**16
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _PLAIN, _PLAIN_DICTIONARY, _DELTA_LENGTHS, _RLE_DICTIONARY = 0, 2, 6, 8
@@ -182,8 +181,7 @@ def _header(source: _Block, at: int) -> tuple[dict[int, Any], int] | None:
 class _Thrift:
     """A parser of structs in Thrift's compact protocol, as far as page headers use it.
 
-    It raises IndexError if the struct continues after the given bytes, and ValueError if it is not
-    a struct.
+    It raises IndexError if the struct continues after the given bytes, and ValueError if it is not a struct.
     """
 
     _MOST_DEPTH = 8

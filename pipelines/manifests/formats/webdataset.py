@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice, pairwise
 
 from open_diht.common.image_formats import EXTENSIONS
+from open_diht.common.naming import listing
 from open_diht.common.tar_stream import TarStream
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests.files import guarded, open_stream, reading
 from open_diht.pipelines.manifests.formats.base import (
     Fault,
@@ -21,13 +21,7 @@ from open_diht.pipelines.manifests.formats.base import (
     register_format,
     until_broken,
 )
-from open_diht.pipelines.manifests.formats.jsonl import (
-    EXTRA_COLUMN,
-    BadJson,
-    infer_columns,
-    json_row,
-    parse_object,
-)
+from open_diht.pipelines.manifests.formats.jsonl import EXTRA_COLUMN, BadJson, infer_columns, json_row, parse_object
 from open_diht.pipelines.manifests.images import ImageOrMissing, MissingImage, too_large
 from open_diht.pipelines.manifests.schema import resolve_roles
 from open_diht.pipelines.manifests.types import (
@@ -46,6 +40,7 @@ KEY, TEXT, JSON = "__key__", "txt", "json"
 """Column of the sample's key; member and column of its caption; member with its other columns."""
 _TEXTS = (TEXT, JSON)
 _HEAD_SAMPLES = 100
+"""Samples that tell columns and images. Images lie between their texts, so more would mean reading much of a tar."""
 _ORDER_SAMPLES = 20_000
 """Most samples whose headers are read to learn why the first ones lack members."""
 _SORTED = "tar --sort=name -cf NEW.tar -C FOLDER ."
@@ -117,8 +112,7 @@ class Webdataset(Format):
                         cuts.append(sample.offset)
                     count += 1
             except UnreadableFile:
-                # The last span extends to the end of the file, so that reading it meets the damage
-                # and reports it.
+                # The last span extends to the end of the file, so that reading it meets the damage and reports it.
                 broken = True
         edges = [*cuts, info.bytes]
         rows = [unit_rows] * (len(cuts) - 1) + [count - unit_rows * (len(cuts) - 1)]
@@ -172,19 +166,11 @@ def samples(
     size: int,
     limit_of: Callable[[int, str], int],
 ) -> Generator[Sample, None, None]:
-    """Yield the samples that begin in [start, stop) of a tar.
+    """Yield the samples that begin in [start, stop) of a tar; `start` must be 0 if it is compressed.
 
-    Args:
-        compression: how the tar is compressed; if it is, `start` must be 0.
-        stop: offset from which on no sample is yielded; None reads to the end.
-        size: size of the file, in bytes.
-        limit_of: maps a sample's index (from 0) and an extension to how many bytes of that member
-            to read; 0 skips it.
-
-    Raises:
-        UnreadableFile: the tar cannot be opened, or is damaged. Samples that another one follows before the damage are
-            yielded first.
-        Unreachable: a store does not answer.
+    `size` is that of the file in bytes. `limit_of` maps a sample's index (from 0) and an extension to how many bytes of
+    that member to read; 0 skips it. Before UnreadableFile is raised for damage, samples that another one follows are
+    yielded.
     """
     with reading(path):
         stream = open_stream(path, compression)

@@ -37,7 +37,7 @@ from open_diht.pipelines.stages.dedup.semantic_stages import (
 from open_diht.pipelines.stages.encoders import find_encoder
 from open_diht.pipelines.stages.images import images_at_hand
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE
-from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
+from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
 
 VERSION = 4  # increase it when equal survivors may be compared differently
 MEMORY = 512 * 2**20

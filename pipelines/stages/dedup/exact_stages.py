@@ -50,10 +50,8 @@ from open_diht.pipelines.stages.rows import ROW
 from open_diht.pipelines.stages.segments import Survivors
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_bytes, read_json
-from open_diht.pipelines.store.fingerprints import Fingerprints
-from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import image_unit_name
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.layout import Layout, image_unit_name
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import read_range, row_groups
 
 

@@ -24,10 +24,8 @@ from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 from open_diht.pipelines.stages.encoders import Encoder, find_encoder
 from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
 from open_diht.pipelines.store.commit import publish_bytes, read_json
-from open_diht.pipelines.store.fingerprints import Fingerprints
-from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import image_unit_name, place_of, segment_name, unit_of
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.layout import Layout, image_unit_name, place_of, segment_name, unit_of
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import read_range, read_table
 
 EMBEDDINGS = "embeddings"

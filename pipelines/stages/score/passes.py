@@ -33,9 +33,8 @@ from open_diht.pipelines.stages.image_records import decided_rows
 from open_diht.pipelines.stages.score.cliploss import Batch
 from open_diht.pipelines.stages.score.stored import IMAGES, TEXTS, stored_scores
 from open_diht.pipelines.store.commit import TableFile, publish_bytes, publish_table, read_json
-from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import read_range, read_table, row_groups
 
 ROWS = "score_rows"

@@ -52,10 +52,8 @@ from open_diht.pipelines.stages.score.stored import IMAGES, MASKED, SCORE, TEXTS
 from open_diht.pipelines.stages.segments import SegmentAnnotator
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_first, publish_json, read_json
-from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
-from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import place_of, unit_of
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.layout import Layout, place_of, unit_of
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, row_groups
 
 BATCH_OF_GPU = 256

@@ -24,7 +24,7 @@ from open_diht.pipelines.engine.stage import TRIES, Done, DoUnit, Stage
 from open_diht.pipelines.manifests.plan import keep_plan, make_plan
 from open_diht.pipelines.runners import Backend, Direct
 from open_diht.pipelines.runners.fork_server import ForkServer
-from open_diht.pipelines.runners.workers import WorkerDied
+from open_diht.pipelines.runners.job import WorkerDied
 from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord

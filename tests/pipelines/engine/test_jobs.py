@@ -23,8 +23,8 @@ from open_diht.pipelines.stages.dedup.findings import DuplicateFiles
 from open_diht.pipelines.stages.dedup.semantic_stages import EmbeddingStage
 from open_diht.pipelines.stages.shards import ExportStage
 from open_diht.pipelines.store.commit import publish_json
-from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import Fingerprints
 from open_diht.pipelines.store.storage import store_path
 
 

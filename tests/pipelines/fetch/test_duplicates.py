@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from open_diht.pipelines.fetch import DownloadSettings
 from open_diht.pipelines.store.commit import read_json
 from tests.pipelines.conftest import encoded_again
 
@@ -44,14 +42,7 @@ def preset(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_duplicates_among_downloaded_images(
-    web: Any,
-    polite: DownloadSettings,
-    preset: str,
-    tsv: Callable[..., Path],
-    tmp_path: Path,
-    filtering: Callable[..., Any],
-) -> None:
+def test_duplicates_among_downloaded_images(web, polite, preset, tsv, tmp_path, filtering):
     """The same pair, the same bytes at one url or at two, near copies; what fails and what its caption or hash rejects
     takes nobody's place. A run that lost records asks nobody twice, and ends the same."""
     images = _images(5)

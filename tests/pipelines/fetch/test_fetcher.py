@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import hashlib
 import ipaddress
 import ssl
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from open_diht.pipelines.fetch import DownloadSettings, Fetcher, FetchError, Reason, parse_url
+from open_diht.pipelines.fetch.opener import Expected, digests_of, expected_of, is_nobodys
 
 BODY = b"\xff\xd8 an image"
 
@@ -77,9 +79,7 @@ def test_redirects_are_followed(web: Any, fetcher: Fetcher) -> None:
         ("/K\u00e4se%20b.png".encode("iso-8859-1"), "/K%E4se%20b.png"),
     ],
 )
-def test_redirects_to_letters_that_are_not_escaped_are_followed(
-    web: Any, fetcher: Fetcher, sent: bytes, asked: str
-) -> None:
+def test_redirects_to_letters_that_are_not_escaped_are_followed(web, fetcher, sent, asked):
     web.page("/1", b"", ("Location", sent.decode("iso-8859-1")), status=301)
     web.page(asked, BODY)
     assert fetcher.fetch(web.url("/1")).url == web.url(asked)
@@ -288,3 +288,45 @@ def test_tls(web: Any, settings: DownloadSettings, tmp_path: Path, monkeypatch: 
 def test_wrong_settings(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be|127\.0\.0\.1"):
         DownloadSettings(**wrong)
+
+
+# ---- the manifest's hashes: what a row expects, and whose image a file is
+
+
+SHA, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
+OURS, OTHER = Expected("sha256", SHA), Expected("sha256", "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"sha256": SHA, "md5": "0" * 32}, OURS),
+        ({"sha256": f"\t{SHA.upper()} ", "md5": None}, OURS),
+        ({"sha256": " ", "md5": MD5.upper()}, Expected("md5", MD5)),
+        ({"sha256": None, "md5": MD5}, Expected("md5", MD5)),
+        ({"sha256": None, "md5": None}, None),
+        ({"sha256": "", "md5": " "}, None),
+    ],
+)
+def test_what_a_row_expects(row: dict[str, Any], expected: Expected | None) -> None:
+    assert expected_of(row) == expected
+
+
+def test_digests_are_those_that_rows_need() -> None:
+    assert digests_of(BODY, []) == digests_of(BODY, [None, OTHER]) == {"sha256": SHA}
+    assert digests_of(BODY, [Expected("md5", "0" * 32)]) == {"sha256": SHA, "md5": MD5}
+
+
+@pytest.mark.parametrize(
+    ("rows", "nobodys"),
+    [
+        ([OTHER], True),
+        ([OTHER, Expected("md5", "0" * 32)], True),
+        ([OTHER, Expected("md5", MD5)], False),
+        ([OTHER, OURS], False),
+        ([OTHER, None], False),
+        ([], False),
+    ],
+)
+def test_a_file_that_is_the_image_of_no_row(rows: list[Expected | None], nobodys: bool) -> None:
+    assert is_nobodys(digests_of(BODY, rows), rows) is nobodys

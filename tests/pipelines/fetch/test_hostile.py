@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import ipaddress
 import socket
 import struct
 import threading
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from open_diht.pipelines.fetch import DownloadSettings, Fetched, Fetcher, FetchError, Reason
+from open_diht.pipelines.fetch import Allowed, DownloadSettings, Fetched, Fetcher, FetchError, Reason, is_public
 from tests.common.hostile_images import BOMBS, chunk
 
 # ---- addresses: nobody is asked, whatever listens there
@@ -246,11 +247,7 @@ RESPONSES: list[tuple[str, Page, Reason]] = [
     ("too large without announcement", _endless, Reason.TOO_LARGE),
     ("endless chunk extensions", _endless_chunks, Reason.TOO_LARGE),
     ("gzip bomb", _reply(GZIP_BOMB, ("Content-Encoding", "gzip")), Reason.TOO_LARGE),
-    (
-        "deflate bomb",
-        _reply(zlib.compress(b"\0" * 50_000_000), ("Content-Encoding", "deflate")),
-        Reason.TOO_LARGE,
-    ),
+    ("deflate bomb", _reply(zlib.compress(b"\0" * 50_000_000), ("Content-Encoding", "deflate")), Reason.TOO_LARGE),
     ("gzip that is none", _reply(GOOD, ("Content-Encoding", "gzip")), Reason.BAD_RESPONSE),
     ("gzip without end", _reply(gzip.compress(GOOD)[:-9], ("Content-Encoding", "gzip")), Reason.BAD_RESPONSE),
     ("encoding nobody asked for", _reply(GOOD, ("Content-Encoding", "br")), Reason.BAD_RESPONSE),
@@ -275,11 +272,7 @@ RESPONSES: list[tuple[str, Page, Reason]] = [
     ("endless interim answers", _endless_interim, Reason.BAD_RESPONSE),
     ("closed at once", lambda handler: None, Reason.CONNECT_FAILED),
     ("slow headers", lambda handler: handler.drip(b"HTTP/1.1 200 OK\r\n" * 50), Reason.TIMEOUT),
-    (
-        "slow body",
-        _slow_body,
-        Reason.TIMEOUT,
-    ),
+    ("slow body", _slow_body, Reason.TIMEOUT),
     ("noai", _reply(GOOD, ("X-Robots-Tag", "noai")), Reason.OPT_OUT),
     ("noimageai", _reply(GOOD, ("X-Robots-Tag", "nofollow, NoImageAI")), Reason.OPT_OUT),
     ("noindex", _reply(GOOD, ("x-robots-tag", "noindex")), Reason.OPT_OUT),
@@ -429,7 +422,7 @@ def bodies(good: bytes, png: bytes) -> list[tuple[str, bytes, dict[str, str], st
 
 def test_bodies(web: Any, settings: DownloadSettings, make_jpeg: Any, tmp_path: Any) -> None:
     pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
-    from open_diht.pipelines.fetch.records import ASKED
+    from open_diht.pipelines.fetch.records import REQUESTED
     from open_diht.pipelines.fetch.shard import fetch_shard
 
     rows, expected = [], []
@@ -439,7 +432,7 @@ def test_bodies(web: Any, settings: DownloadSettings, make_jpeg: Any, tmp_path: 
         expected.append((name, status))
     settings = dataclasses.replace(settings, max_bytes=3_000_000)
     fetcher = Fetcher(settings)
-    records, _ = fetch_shard(pa.Table.from_pylist(rows, ASKED), tmp_path, "s", settings, fetcher)
+    records, _ = fetch_shard(pa.Table.from_pylist(rows, REQUESTED), tmp_path, "s", settings, fetcher)
     fetcher.close()
     assert [(rows[r["ordinal"]]["caption"], r["status"]) for r in records.to_pylist()] == expected
 
@@ -561,3 +554,54 @@ def test_many_answers(web: Any, asking: Fetcher, capsys: pytest.CaptureFixture[s
         print(f"\n{found.total():,} answers: {dict(found.most_common())}")
     assert found.total() >= MANY // 2
     assert {"ok", "http_status", "bad_response", "too_large", "opt_out"} <= found.keys(), "it reaches every part"
+
+
+# ---- public addresses, and the ones that are allowed besides
+
+
+@pytest.mark.parametrize(
+    "text", ["8.8.8.8", "93.184.215.14", "172.32.0.1", "2606:2800:21f:cb07::1", "2a00:1450::1", "64:ff9b::808:808"]
+)
+def test_public(text: str) -> None:
+    assert is_public(ipaddress.ip_address(text))
+
+
+@given(st.ip_addresses(v=4))
+def test_no_private_address_is_public(address: ipaddress.IPv4Address) -> None:
+    if address.is_private or address.is_multicast or address.is_loopback or address.is_link_local:
+        assert not is_public(address)
+
+
+@given(st.ip_addresses(v=4))
+def test_a_disguise_makes_no_address_public(address: ipaddress.IPv4Address) -> None:
+    """Of all forms that hold an IPv4 address, NAT64 alone is public, and as public as what is in it."""
+    number, site = int(address), int(ipaddress.IPv6Address("2606:2800:21f:cb07::"))
+    forms = {
+        "compatible": number,
+        "mapped": 0xFFFF << 32 | number,
+        "translated": 0xFFFF << 48 | number,
+        "6to4": 0x2002 << 112 | number << 80 | 1,
+        "Teredo server": 0x2001 << 112 | number << 64,
+        "Teredo client": 0x2001 << 112 | (number ^ 0xFFFF_FFFF),
+        "NAT64 of one's own": 0x64FF9B0001 << 80 | number,
+        "ISATAP": site | 0x5EFE << 32 | number,
+        "ISATAP, unique": site | 0x0200_5EFE << 32 | number,
+    }
+    for form, disguised in forms.items():
+        assert not is_public(ipaddress.IPv6Address(disguised)), form
+    assert is_public(ipaddress.IPv6Address(0x64FF9B << 96 | number)) == is_public(address)
+
+
+def test_allowed() -> None:
+    one = Allowed.parse("127.0.0.1:8000")
+    assert one.covers(ipaddress.ip_address("127.0.0.1"), 8000)
+    assert not one.covers(ipaddress.ip_address("127.0.0.1"), 80)
+    assert not one.covers(ipaddress.ip_address("127.0.0.2"), 8000)
+    assert Allowed.parse("10.1.0.0/16:80").covers(ipaddress.ip_address("10.1.2.3"), 80)
+    assert Allowed.parse("[fd00::1]:80").covers(ipaddress.ip_address("fd00::1"), 80)
+
+
+@pytest.mark.parametrize("text", ["", "127.0.0.1", "localhost:80", "127.0.0.1:", "127.0.0.1:0", "10.0.0.1/8:80", "::1"])
+def test_what_allows_nothing(text: str) -> None:
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1:8000|has no port"):
+        Allowed.parse(text)

@@ -137,9 +137,7 @@ def test_urls_give_what_images_at_hand_give(web, polite, captions, draw, tsv, tm
     assert len(web.asked) == len(passed), "what was downloaded is at hand"
 
 
-def test_a_pilot_without_ocr_measures_the_images_that_were_fetched(
-    web: Any, make_jpeg: Callable[..., bytes], runs: Runs
-) -> None:
+def test_a_pilot_without_ocr_measures_the_images_that_were_fetched(web, make_jpeg, runs):
     bodies = [make_jpeg((n + 40, 30)) for n in range(4)]
     urls = [web.page(f"/{n}.jpg", body) for n, body in enumerate(bodies)]
     runs(runs.manifest(numbered([*urls, web.url("/missing.jpg")])), stages=("captions", "download"))
@@ -370,9 +368,7 @@ def test_an_outage_is_seen_over_units_of_few_urls(web: Any, make_jpeg: Callable[
         assert up.status == 0 and len(up.rows("kept")) == count
 
 
-def test_an_outage_in_a_wider_run_is_seen_and_costs_no_image_of_an_earlier_one(
-    web: Any, make_jpeg: Callable[..., bytes], tmp_path: Path, runs: Runs
-) -> None:
+def test_an_outage_in_a_wider_run_is_seen_and_costs_no_image_of_an_earlier_one(web, make_jpeg, tmp_path, runs):
     """Only rows that this run asks for count, also where a unit has none."""
     web.page("*", make_jpeg())
     long = [4, 4, 4, 0]  # rows of each unit that only the wider preset lets pass

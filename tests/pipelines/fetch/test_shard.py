@@ -21,7 +21,7 @@ from open_diht.pipelines.fetch.opener import opening_by
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
 
-from open_diht.pipelines.fetch.records import ASKED, FETCHED
+from open_diht.pipelines.fetch.records import FETCHED, REQUESTED
 from open_diht.pipelines.fetch.shard import fetch_shard
 
 Rows = list[dict[str, Any]]
@@ -39,7 +39,9 @@ def shard(tmp_path: Path, settings: DownloadSettings) -> Iterator[Shard]:
     def fetch(rows: Rows, **more: Any) -> tuple[Rows, Path | None]:
         asked = dataclasses.replace(settings, **more)
         fetcher = Fetcher(asked)
-        records, tar = fetch_shard(pa.Table.from_pylist(rows, ASKED), tmp_path, "00000-00000.0000.g0", asked, fetcher)
+        records, tar = fetch_shard(
+            pa.Table.from_pylist(rows, REQUESTED), tmp_path, "00000-00000.0000.g0", asked, fetcher
+        )
         fetcher.close()
         assert records.schema == FETCHED
         return records.to_pylist(), tar
@@ -170,9 +172,7 @@ def test_an_address_of_many_rows_is_asked_once(web: Any, shard: Shard, make_jpeg
     assert [record["message"] for record in records[6::2]] == ["404 Not Found"] * 2
 
 
-def test_rows_of_one_address_differ_in_what_they_expect_there(
-    web: Any, shard: Shard, make_jpeg: Callable[..., bytes]
-) -> None:
+def test_rows_of_one_address_differ_in_what_they_expect_there(web, shard, make_jpeg):
     body = make_jpeg()
     url, swapped = web.page("/a", body), web.page("/b", make_jpeg(colour=(0, 0, 99)))
     sha, md5 = hashlib.sha256(body).hexdigest(), hashlib.md5(body).hexdigest()
@@ -209,7 +209,7 @@ def test_our_own_errors_fail_the_shard(web: Any, settings: DownloadSettings, tmp
         raise KeyError("a bug")
 
     fetcher = Fetcher(settings, resolve=broken)
-    table = pa.Table.from_pylist([_row(0, web.url("/a"))], ASKED)
+    table = pa.Table.from_pylist([_row(0, web.url("/a"))], REQUESTED)
     with pytest.raises(KeyError, match="a bug"):
         fetch_shard(table, tmp_path, "s", settings, fetcher)
 

@@ -59,9 +59,7 @@ def test_all_of_it_in_one_commit_and_no_more_than_that(hub: Hub, repository: Rep
     assert "already holds these results" in publish(tmp_path)[0] and len(repository.commits) == 2
 
 
-def test_only_what_differs_is_sent_and_what_is_gone_is_removed(
-    hub: Hub, repository: Repository, tmp_path: Path
-) -> None:
+def test_only_what_differs_is_sent_and_what_is_gone_is_removed(hub, repository, tmp_path):
     results(tmp_path)
     publish(tmp_path)
     repository.commit("main", {**repository.files(), "mine.txt": b"mine", "kept/notes.md": b"mine too"})
@@ -74,9 +72,7 @@ def test_only_what_differs_is_sent_and_what_is_gone_is_removed(
     assert "rejected/part-2.parquet" not in there and there["mine.txt"] == b"mine" and "kept/notes.md" in there
 
 
-def test_killed_at_any_request_and_run_again_it_ends_as_if_undisturbed(
-    hub: Hub, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_at_any_request_and_run_again_it_ends_as_if_undisturbed(hub, repository, tmp_path, monkeypatch):
     """In several commits, upon results of another preset. What is published at a moment between says that it is not
     all: it has no funnel.json."""
     monkeypatch.setattr(contents, "_FILES", 3)
@@ -179,9 +175,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_published_is_refused_before_the_work(
-    hub: Hub, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_published_is_refused_before_the_work(hub, kind, monkeypatch):
     name, token, units, says = REFUSED[kind]
     hub.add("datasets/me/data", {"kept/a.parquet": b"rows"})
     hub.add("datasets/me/theirs", {"README.md": b"mine", "data/train.csv": b"rows"})
@@ -195,9 +189,7 @@ def test_what_cannot_be_published_is_refused_before_the_work(
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_that_is_too_full_is_refused(
-    hub: Hub, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_is_too_full_is_refused(hub, repository, tmp_path, monkeypatch):
     results(tmp_path, parts=7)
     monkeypatch.setattr("open_diht.pipelines.hub.publisher.FOLDER_FILES", 6)
     with pytest.raises(CannotPublish, match="holds 7 files, and a hub accepts 6"):

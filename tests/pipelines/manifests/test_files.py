@@ -110,10 +110,7 @@ def test_a_store_that_does_not_say_whether_a_file_has_changed(monkeypatch: pytes
     ],
 )
 def test_an_outage_is_no_fault_of_the_file(path: str, error: Exception, is_one: bool) -> None:
-    with (
-        pytest.raises(Unreachable if is_one else UnreadableFile, match=r"cannot (be )?read"),
-        reading(path),
-    ):
+    with pytest.raises(Unreachable if is_one else UnreadableFile, match=r"cannot (be )?read"), reading(path):
         raise error
 
 

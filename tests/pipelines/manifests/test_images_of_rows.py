@@ -17,15 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht.pipelines.datasets import Dataset, load_dataset
-from open_diht.pipelines.manifests import (
-    MissingImage,
-    NoInput,
-    check_image_paths,
-    inspect,
-    read,
-    read_images,
-    split,
-)
+from open_diht.pipelines.manifests import MissingImage, NoInput, check_image_paths, inspect, read, read_images, split
 
 CUSTOM = load_dataset("custom")
 Write = Callable[[str, bytes], str]

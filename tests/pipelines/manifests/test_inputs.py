@@ -131,9 +131,7 @@ def test_the_same_rows_twice_are_refused(write: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["{}", "{}/00000", "{}/*/*.json", "{}/*.parquet"])
-def test_img2datasets_loose_files_are_read_from_the_tar_that_the_message_makes(
-    write: Write, tmp_path: Path, given: str
-) -> None:
+def test_img2datasets_loose_files_are_read_from_the_tar_that_the_message_makes(write, tmp_path, given):
     """Its layout `files`: the Parquet file has the URLs, and the folder of its name the images."""
     for row in range(3):
         item = {"url": f"http://x/{row}", "caption": "a dog", "key": f"{row:09d}"}

@@ -240,9 +240,7 @@ ODD = {
 
 @pytest.mark.parametrize("pack", [lambda data: data, gzip.compress])
 @pytest.mark.parametrize("case", ODD)
-def test_all_problems_of_an_odd_table_are_reported_at_once(
-    case: str, pack: Callable[[bytes], bytes], write: Write
-) -> None:
+def test_all_problems_of_an_odd_table_are_reported_at_once(case, pack, write):
     content, roles, said = ODD[case]
     path = write("a.csv.gz" if pack is gzip.compress else "a.csv", pack(content))
     with pytest.raises((BadSchema, UnreadableFile)) as raised:
@@ -261,9 +259,7 @@ def test_a_tar_of_images_alone_is_told_what_it_lacks(write: Write, tar_of: TarOf
 
 @pytest.mark.parametrize("order", ["shuffled", "images last"])
 @pytest.mark.parametrize("count", [5, 1_000])
-def test_a_tar_in_no_order_is_refused_with_the_command_that_sorts_it(
-    write: Write, tar_of: TarOf, order: str, count: int
-) -> None:
+def test_a_tar_in_no_order_is_refused_with_the_command_that_sorts_it(write, tar_of, order, count):
     members = [(f"./{row:04d}.{ending}", b"a dog") for row in range(count) for ending in ("jpg", "json", "txt")]
     if order == "shuffled":
         random.Random(1).shuffle(members)
@@ -297,9 +293,7 @@ def test_columns_without_number_are_refused(write: Write, name: str) -> None:
 
 @pytest.mark.parametrize("compress", [lambda data: data, gzip.compress, bz2.compress])
 @pytest.mark.parametrize("whole", [1, 2, 50])
-def test_a_tar_that_breaks_early_is_planned_for_its_head(
-    write: Write, tar_of: TarOf, whole: int, compress: Callable[[bytes], bytes]
-) -> None:
+def test_a_tar_that_breaks_early_is_planned_for_its_head(write, tar_of, whole, compress):
     parts = [tar_of((f"{row:03d}.jpg", bytes(700)), (f"{row:03d}.txt", b"a dog")) for row in range(whole)]
     body = b"".join(part[: 512 * 5] for part in parts)  # without end markers
     path = write("a.tar", compress(body + tar_of(("x.jpg", bytes(5000)))[:900]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,9 +26,7 @@ def _line(number: int, caption: str) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_format_of_ones_own_is_filtered(
-    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_a_format_of_ones_own_is_filtered(tmp_path, command):
     def run(*more: str) -> subprocess.CompletedProcess[str]:
         words = ["--dataset", "custom", "--output", "out", "--stages", "captions,export", "--workers", "2"]
         return command(*words, "--unit-rows", "2", *more, cwd=tmp_path)

@@ -12,7 +12,7 @@ import pytest
 
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import NoInput, expand_inputs, inspect, read, read_images, split
-from open_diht.pipelines.manifests.pins import pinned
+from open_diht.pipelines.manifests.plan import pinned
 from open_diht.pipelines.store.hub_client import client
 from tests.hub_server import Hub
 
@@ -53,11 +53,7 @@ WRONG = {
     "a bucket": ("hf://buckets/o/n/a.tsv", "hf_good", "is not hf://datasets/owner/name"),
     "not there": ("hf://datasets/o/none", "hf_good", "does not exist, or is private and closed to the token in HF"),
     "private": ("hf://datasets/o/private", "", "private and closed to a request without HF_TOKEN"),
-    "gated": (
-        "hf://datasets/o/gated",
-        "",
-        "is gated, and a request without HF_TOKEN has no access: ask for it",
-    ),
+    "gated": ("hf://datasets/o/gated", "", "is gated, and a request without HF_TOKEN has no access: ask for it"),
     "revision": ("hf://datasets/o/n@v9/data", "hf_good", "the repository has no revision 'v9'"),
     "token": ("hf://datasets/o/n", "hf_wrong", "the token in HF_TOKEN may not do that, or is not valid"),
 }

@@ -143,9 +143,7 @@ def test_a_file_where_a_folder_is_written_is_refused(inputs: Path, name: str, sa
     assert theirs.read_text() == "mine"
 
 
-def test_a_folder_that_is_no_place_for_results_is_refused(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_is_no_place_for_results_is_refused(inputs, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     (tmp_path / "link").symlink_to("home")

@@ -9,7 +9,7 @@ import pytest
 
 from open_diht.pipelines.datasets import Roles, load_dataset
 from open_diht.pipelines.manifests import BadSchema
-from open_diht.pipelines.manifests.columns import column_of
+from open_diht.pipelines.manifests.arrow import column_of
 from open_diht.pipelines.manifests.schema import resolve_roles
 
 S, N, F, B = pa.string(), pa.int64(), pa.float32(), pa.binary()

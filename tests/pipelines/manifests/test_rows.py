@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -15,9 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from open_diht.pipelines.datasets import Dataset, load_dataset
 from open_diht.pipelines.manifests import BadRow, UnreadableFile, inspect, make_uid, read, split
+from open_diht.pipelines.manifests.batches import make_pair
 from open_diht.pipelines.manifests.files import open_file
 from open_diht.pipelines.manifests.formats import parquet as parquet_module
 
@@ -102,9 +106,7 @@ def test_byte_order_mark_and_line_ends(write: Write, ending: bytes, mark: bytes,
 
 @pytest.mark.parametrize("pack", [lambda data: data, gzip.compress])
 @pytest.mark.parametrize(("name", "head"), [("a.tsv", b"url\tcaption\n"), ("a.csv", b"caption\r\n"), ("a.jsonl", b"")])
-def test_empty_lines_before_the_first_row_are_no_rows(
-    write: Write, name: str, head: bytes, pack: Callable[[bytes], bytes]
-) -> None:
+def test_empty_lines_before_the_first_row_are_no_rows(write, name, head, pack):
     row = {"a.tsv": b"http://x\ta dog\n", "a.csv": b"a dog\r\n", "a.jsonl": b'{"caption": "a dog"}\n'}[name]
     content = b"\n" * 3_000 + b"\r\n" * 3_000 + head + b"\n" * 2_000 + row
     path = write(name + (".gz" if pack is gzip.compress else ""), pack(content))
@@ -522,14 +524,7 @@ def test_tar_bad_rows_cost_themselves(write: Write, tar_of: TarOf) -> None:
     torn = [("02.json", b"{torn"), ("02.txt", b"x")]
     latin = [("03.json", b"{}"), ("03.txt", b"\xff")]
     doubled = [*sample("04", "x"), ("04.txt", b"y")]
-    members = [
-        *sample("00", "a dog"),
-        ("01.jpg", b"x"),
-        *torn,
-        *latin,
-        *doubled,
-        *sample("05", "a cat"),
-    ]
+    members = [*sample("00", "a dog"), ("01.jpg", b"x"), *torn, *latin, *doubled, *sample("05", "a cat")]
     rows = Rows(write("a.tar", tar_of(*members)))
     assert rows.captions == {0: "a dog", 5: "a cat"}
     assert rows.errors == {1: "no_caption", 2: "invalid_json", 3: "invalid_utf8", 4: "duplicate_member"}
@@ -589,3 +584,45 @@ def test_arguments_are_checked(write: Write) -> None:
     info = inspect(write("a.tsv", b"caption\na\n"), CUSTOM)
     with pytest.raises(ValueError, match="batch_rows is 0"):
         list(read(info, CUSTOM, 0))
+
+
+# ---- the identity of a row
+
+
+HEX = "0123456789abcdef0123456789ABCDEF"
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+@pytest.mark.parametrize(
+    ("given_parts", "expected"),
+    [
+        ({"url": "http://a", "caption": "b"}, sha("http://a\0b")),
+        ({"url": None, "caption": "b"}, sha("\0b")),
+        ({"url": "http://a", "caption": None}, sha("http://a\0")),
+        ({"url": None, "caption": None, "stand_in": "a.jpg"}, sha("a.jpg\0")),
+        ({"url": None, "caption": "b", "stand_in": "a.jpg"}, sha("a.jpg\0b")),
+        ({"url": "http://a", "caption": "b", "stand_in": "a.jpg"}, sha("http://a\0b")),
+        ({"url": "http://a", "caption": "b", "own": HEX}, HEX.lower()),
+        ({"url": "http://a", "caption": "b", "own": "17"}, sha("17\0http://a\0b")),
+        ({"url": "http://a", "caption": "b", "own": ""}, sha("http://a\0b")),
+        ({"url": "http://a", "caption": "half \ud800"}, sha("http://a\0half \ud800")),
+    ],
+)
+def test_rules(given_parts: dict[str, str | None], expected: str) -> None:
+    assert make_uid(**given_parts) == expected
+
+
+@given(st.text(st.characters()), st.text(st.characters()))
+def test_it_is_32_hex_digits_and_stable(url: str, caption: str) -> None:
+    uid = make_uid(url=url, caption=caption)
+    assert len(uid) == 32 and int(uid, 16) >= 0
+    assert make_uid(url=None, caption=None, own=uid) == uid == make_uid(url=url, caption=caption)
+
+
+def test_a_pair_is_url_and_caption_or_what_stands_in_for_the_url() -> None:
+    assert make_pair(url="u", caption="c", stand_in="p") == make_uid(url="u", caption="c") == sha("u\0c")
+    assert make_pair(url=None, caption="c", stand_in="p") == sha("p\0c")
+    assert make_pair(url=None, caption="c") is None  # equal captions of unnamed images are no equal pairs

@@ -138,9 +138,7 @@ def killed_at_the_end(process: subprocess.Popen[str]) -> Iterator[subprocess.Pop
 
 @pytest.fixture(scope="session")
 def manifest(
-    with_images: Callable[..., list[dict[str, Any]]],
-    tsv: Callable[..., Path],
-    tmp_path_factory: pytest.TempPathFactory,
+    with_images: Callable[..., list[dict[str, Any]]], tsv: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Rows with images, one of them missing, an empty caption, and a line that is no row; do not change it."""
     folder = tmp_path_factory.mktemp("manifest")

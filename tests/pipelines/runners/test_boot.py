@@ -120,9 +120,7 @@ DUMP = "import json, os, sys; json.dump(dict(os.environ, cwd=os.getcwd()), open(
 
 
 @pytest.mark.slow
-def test_a_worker_gets_its_id_options_addresses_and_capabilities(
-    runner: Runner, start: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_worker_gets_its_id_options_addresses_and_capabilities(runner, start, tmp_path):
     runner.info.pipeline_options.CopyFrom(struct_pb2.Struct())
     runner.info.pipeline_options.update({"beam:option:s3_region_name:v1": "eu-west-1"})
     runner.info.runner_capabilities.append("beam:protocol:x:v1")
@@ -155,9 +153,7 @@ def sdist(folder: Path) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["workflow.tar.gz", "probe-of-boot-1.tar.gz"])
-def test_a_staged_source_package_is_installed_for_this_worker_alone(
-    runner: Runner, start: Callable[..., Any], tmp_path: Path, name: str
-) -> None:
+def test_a_staged_source_package_is_installed_for_this_worker_alone(runner, start, tmp_path, name):
     runner.stage("extra_packages.txt", f"{name}\n".encode())
     runner.stage(name, sdist(tmp_path))
     worker = "import os, probe_of_boot; open(os.environ['DUMP'], 'w').write(probe_of_boot.__file__)"
@@ -211,9 +207,7 @@ def test_a_file_larger_than_a_message_of_grpc_by_default_may_come_in_one(runner:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("end", "how"), [("raise SystemExit(3)", "status 3"), ("os.kill(os.getpid(), 9)", "signal 9")])
-def test_a_worker_that_dies_is_reported_as_dead_not_as_never_started(
-    start: Callable[..., Any], tmp_path: Path, end: str, how: str
-) -> None:
+def test_a_worker_that_dies_is_reported_as_dead_not_as_never_started(start, tmp_path, end, how):
     done = start(f"import os; {end}")
     assert done.returncode != 0 and f"the worker process ended with {how}" in done.stderr
     (report,) = (tmp_path / "boot").iterdir()

@@ -24,8 +24,8 @@ import pytest
 
 from open_diht.pipelines.engine.jobs import run_units
 from open_diht.pipelines.runners import JobFailed, RunnerError, Workers, make_backend
+from open_diht.pipelines.runners.job import WorkerDied
 from open_diht.pipelines.runners.once import OncePerProcess
-from open_diht.pipelines.runners.workers import WorkerDied
 
 from .conftest import REPOSITORY, clean_environment, killed_at_the_end
 
@@ -60,9 +60,7 @@ def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) ->
         ("dask", ["--flink_master=a:1"], None, "--flink_master is an option of --runner flink, not of --runner dask"),
     ],
 )
-def test_options_that_are_not_the_users_or_of_another_runner_are_refused(
-    name: str, arguments: list[str], scheduler: str | None, message: str
-) -> None:
+def test_options_that_are_not_the_users_or_of_another_runner_are_refused(name, arguments, scheduler, message):
     with pytest.raises(RunnerError) as refused:
         make_backend(name, arguments, Workers(scheduler=scheduler))
     assert message in str(refused.value)
@@ -72,9 +70,7 @@ def address(scheduler: str | None = None) -> str:
     return dask.Dask(workers=Workers(scheduler=scheduler)).address()
 
 
-def test_the_scheduler_is_the_one_named_else_dasks_own_variable_else_that_of_dask_up(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_scheduler_is_the_one_named_else_dasks_own_variable_else_that_of_dask_up(monkeypatch, tmp_path):
     monkeypatch.delenv(dask.VARIABLE, raising=False)
     assert address() == "tcp://127.0.0.1:8786"
     monkeypatch.setenv(dask.VARIABLE, "tls://scheduler:8786")
@@ -105,9 +101,7 @@ def test_where_no_scheduler_answers_one_line_says_how_to_start_one(monkeypatch: 
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it speaks another protocol, as a dashboard does"),
     ],
 )
-def test_a_port_of_something_else_is_told_from_a_schedulers_and_not_waited_for(
-    greeting: bytes, why: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_port_of_something_else_is_told_from_a_schedulers_and_not_waited_for(greeting, why, monkeypatch):
     monkeypatch.setattr(dask, "CONNECT_SECONDS", 0.2)
 
     def greet(server: socket.socket) -> None:
@@ -165,9 +159,7 @@ def here(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def test_a_cluster_without_workers_or_with_threads_that_would_do_nothing_is_refused(
-    refused: Callable[..., str],
-) -> None:
+def test_a_cluster_without_workers_or_with_threads_that_would_do_nothing_is_refused(refused):
     assert "has no workers; start some (`dask worker " in refused(Cluster(here, {}))
     assert "has 16 threads; threads cannot share a parser or OCR" in refused(Cluster(here, {ELSEWHERE: 16}))
     assert refused(Cluster(here)) == ""
@@ -199,9 +191,7 @@ def test_a_worker_that_dies_while_it_is_asked_is_no_wrong_use(refused: Callable[
     assert refused(Cluster(dying), ("INPUT", str(tmp_path)), ("OUTPUT", str(tmp_path / "out"))) == ""
 
 
-def test_places_that_a_worker_does_not_see_are_refused_and_no_trace_is_left(
-    refused: Callable[..., str], tmp_path: Path
-) -> None:
+def test_places_that_a_worker_does_not_see_are_refused_and_no_trace_is_left(refused, tmp_path):
     def blind(function: Callable[..., Any], *arguments: Any) -> Any:
         return False if function is os.path.exists else function(*arguments)
 
@@ -220,9 +210,7 @@ def test_places_that_a_worker_does_not_see_are_refused_and_no_trace_is_left(
 # ---- how a job is watched
 
 
-def test_the_units_that_workers_are_at_for_a_run_that_was_stopped_are_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_units_that_workers_are_at_for_a_run_that_was_stopped_are_waited_for(monkeypatch):
     answers: list[bool | OSError] = [True, True, False, OSError("just ending")]
     cluster = Cluster(lambda is_at, place: answers.pop(0))
     monkeypatch.setattr(dask, "POLL_SECONDS", 0.01)
@@ -257,9 +245,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("waiting")
-def test_units_that_workers_die_of_are_the_engines_to_try_again_and_other_errors_end_the_job(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_units_that_workers_die_of_are_the_engines_to_try_again_and_other_errors_end_the_job(capsys, monkeypatch):
     monkeypatch.setattr(dask, "POLL_SECONDS", 0.01)
     dask._watch(result(), "captions", 60.0)
     killed = result(KilledWorker("unit", SimpleNamespace(address="tcp://a:1"), 4))  # type: ignore[arg-type]
@@ -369,9 +355,7 @@ class Slow(Note):
 
 
 @pytest.mark.cluster
-def test_what_a_worker_is_at_for_a_run_that_is_gone_has_ended_when_the_next_one_begins(
-    scheduler: str, tmp_path: Path
-) -> None:
+def test_what_a_worker_is_at_for_a_run_that_is_gone_has_ended_when_the_next_one_begins(scheduler, tmp_path):
     backend = make_backend("dask", workers=Workers(scheduler=scheduler))
     said: list[str] = []
     with Client(scheduler, set_as_default=False) as client:
@@ -409,13 +393,7 @@ def test_a_worker_killed_in_each_of_two_stages_costs_nothing_and_the_rows_are_th
 
 @pytest.mark.cluster
 @pytest.mark.kill
-def test_a_killed_driver_is_gone_on_from_by_the_same_command(
-    start: Callable[..., subprocess.Popen[str]],
-    arguments: list[str],
-    local: dict[str, Any],
-    tables_of: Callable[[Path], Any],
-    tmp_path: Path,
-) -> None:
+def test_a_killed_driver_is_gone_on_from_by_the_same_command(start, arguments, local, tables_of, tmp_path):
     output = tmp_path / "out"
     run = start(*arguments, "--output", output)
     wait_for_commits(run, output, "spotting")
@@ -429,9 +407,7 @@ def test_a_killed_driver_is_gone_on_from_by_the_same_command(
 
 
 @pytest.mark.cluster
-def test_a_worker_without_this_project_is_refused_by_its_address(
-    scheduler: str, bare_python: Path, start: Callable[..., subprocess.Popen[str]], arguments: list[str], tmp_path: Path
-) -> None:
+def test_a_worker_without_this_project_is_refused_by_its_address(scheduler, bare_python, start, arguments, tmp_path):
     command = [str(bare_python), "-P", "-m", "distributed.cli.dask_worker", scheduler, "--host=127.0.0.1"]
     options = ["--nthreads=1", "--no-nanny", "--no-dashboard", f"--local-directory={tmp_path}"]
     worker = subprocess.Popen(

@@ -61,9 +61,7 @@ def with_gcp(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_what_a_cloud_needs_is_asked_for_before_anything_starts(
-    with_gcp: None, arguments: list[str], output: str, message: str
-) -> None:
+def test_what_a_cloud_needs_is_asked_for_before_anything_starts(with_gcp, arguments, output, message):
     with pytest.raises(RunnerError) as refused:
         make_backend("dataflow", arguments).check([("OUTPUT", output)])
     assert message in str(refused.value) and "\n" not in str(refused.value)

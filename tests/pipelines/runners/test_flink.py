@@ -99,9 +99,7 @@ def job(workers: int = 4) -> Job:
 
 
 @pytest.mark.slow
-def test_the_cluster_tells_its_slots_and_its_line_and_both_reach_flinkrunner(
-    flink_rest: Callable[..., str], submitted: Submission, jar: Path
-) -> None:
+def test_the_cluster_tells_its_slots_and_its_line_and_both_reach_flinkrunner(flink_rest, submitted, jar):
     master = flink_rest(**{"slots-total": 6, "taskmanagers": 3})
     backend = make_backend("flink", [f"--flink_master={master}"])
     backend.check([("OUTPUT", "out")])
@@ -117,9 +115,7 @@ def test_the_cluster_tells_its_slots_and_its_line_and_both_reach_flinkrunner(
 
 
 @pytest.mark.slow
-def test_workers_are_processes_of_the_boot_program_with_this_code_staged(
-    flink_rest: Callable[..., str], submitted: Submission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_are_processes_of_the_boot_program_with_this_code_staged(flink_rest, submitted, tmp_path, monkeypatch):
     monkeypatch.setenv("DIHT_OCR_MODELS", "/models")
     make_backend("flink", [f"--flink_master={flink_rest()}"]).run(job())
     assert submitted.environment.urn == common_urns.environments.PROCESS.urn
@@ -161,9 +157,7 @@ def test_hosts_with_files_of_their_own_start_their_own_boot_program_and_keep_the
     [(["--environment_type=LOOPBACK"], python_urns.EMBEDDED_PYTHON_LOOPBACK), (["--flink_master=[local]"], None)],
     ids=["asked", "mini cluster"],
 )
-def test_loopback_runs_the_units_in_processes_of_the_driver(
-    flink_rest: Callable[..., str], submitted: Submission, arguments: list[str], kind: str | None
-) -> None:
+def test_loopback_runs_the_units_in_processes_of_the_driver(flink_rest, submitted, arguments, kind):
     if kind:
         arguments = [*arguments, f"--flink_master={flink_rest()}"]
     make_backend("flink", arguments).run(job())
@@ -182,24 +176,16 @@ def test_loopback_runs_the_units_in_processes_of_the_driver(
             ["--flink_version=1.20"],
             r"--flink_version=1\.20, but the cluster .* is Flink 2\.0",
         ),
-        (
-            {"flink-version": "1.19.1"},
-            [],
-            r"does not fit this SDK, Beam .*, and Flink 1\.19; get .*-1\.19-",
-        ),
+        ({"flink-version": "1.19.1"}, [], r"does not fit this SDK, Beam .*, and Flink 1\.19; get .*-1\.19-"),
     ],
 )
-def test_a_cluster_of_another_line_is_refused(
-    flink_rest: Callable[..., str], overview: dict[str, str], arguments: list[str], message: str
-) -> None:
+def test_a_cluster_of_another_line_is_refused(flink_rest, overview, arguments, message):
     backend = make_backend("flink", [f"--flink_master={flink_rest(**overview)}", *arguments])
     with pytest.raises(RunnerError, match=message):
         backend.check([("OUTPUT", "out")])
 
 
-def test_no_cluster_no_java_no_worker_python(
-    flink_rest: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_no_cluster_no_java_no_worker_python(flink_rest, monkeypatch, tmp_path):
     with pytest.raises(RunnerError, match=r"no Flink cluster answers at http://localhost:1/overview .*make flink-up"):
         make_backend("flink", ["--flink_master=localhost:1"]).check([("OUTPUT", "out")])
     master = f"--flink_master={flink_rest()}"
@@ -215,9 +201,7 @@ def test_a_cluster_that_goes_away_between_stages_fails_the_job() -> None:
         make_backend("flink", ["--flink_master=localhost:1"]).run(job())
 
 
-def test_wrong_use_is_one_line_and_status_two_and_nothing_is_written(
-    flink_rest: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_use_is_one_line_and_status_two_and_nothing_is_written(flink_rest, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv(JAR_VARIABLE, str(tmp_path / "nothing.jar"))
     output = tmp_path / "out"
     status = main(["--runner", "flink", "--flink-master", flink_rest(), "--output", str(output)])
@@ -249,9 +233,7 @@ class _NeverStarting(_JobService):
 
 
 @pytest.mark.parametrize("why", ["boot reports", "nothing comes"])
-def test_workers_that_do_not_come_end_the_job_instead_of_hanging_it(
-    flink_rest: Callable[..., str], monkeypatch: pytest.MonkeyPatch, why: str
-) -> None:
+def test_workers_that_do_not_come_end_the_job_instead_of_hanging_it(flink_rest, monkeypatch, why):
     service = _NeverStarting()
 
     def take(self: FlinkRunner, options: Any) -> Any:

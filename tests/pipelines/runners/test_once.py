@@ -94,9 +94,7 @@ def test_what_cannot_be_set_up_is_not_kept() -> None:
     assert once._kept is None
 
 
-def test_relative_paths_start_where_the_driver_is_as_far_as_a_worker_sees_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_paths_start_where_the_driver_is_as_far_as_a_worker_sees_it(folder, monkeypatch):
     (do,) = copies(Speaks("a"), 1)
     elsewhere = folder.parent / "elsewhere"
     elsewhere.mkdir()

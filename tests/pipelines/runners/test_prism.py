@@ -88,9 +88,7 @@ def test_negative_control_a_package_left_out_of_what_is_staged_fails_and_says_wh
 
 
 @pytest.mark.cluster
-def test_a_python_without_beam_is_an_error_and_not_a_hang(
-    prism: Path, arguments: list[str], filter_command: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_python_without_beam_is_an_error_and_not_a_hang(prism, arguments, filter_command, tmp_path):
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n', encoding="utf-8")
     python.chmod(0o755)

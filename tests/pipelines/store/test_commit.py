@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from open_diht.common.files import temporary_beside
-from open_diht.pipelines.store.commit import TableFile, publish_json, published, read_json, remove_leftovers, retract
+from open_diht.pipelines.store.commit import (
+    TableFile,
+    publish_first,
+    publish_json,
+    published,
+    read_json,
+    remove_leftovers,
+    retract,
+)
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.locking import Busy, output_lock
 from open_diht.pipelines.store.storage import StorePath, sizes, store_path
 
 
@@ -76,10 +89,7 @@ def test_retract_and_leftovers(tmp_path: Path) -> None:
     ours = [
         temporary(path) for path in (tmp_path / "run.json", layout.part("kept", "u"), layout.index("u"), layout.plan)
     ]
-    ours += [
-        temporary(layout.data("captions", "u")),
-        temporary(layout.work / "00000-00000.0000.g0") / "x",
-    ]
+    ours += [temporary(layout.data("captions", "u")), temporary(layout.work / "00000-00000.0000.g0") / "x"]
     theirs = [tmp_path / name for name in (".tmp-notes", ".tmp-mine-01234567", "deep/.tmp-b", "work/project/.tmp-a/b")]
     theirs += [temporary(tmp_path / "deep" / "c"), temporary(layout.work / "project" / "commit")]
     publish_json(layout.commit("index", "00000-00000"), 1)
@@ -109,15 +119,95 @@ def test_leftovers_of_a_run_in_a_store_and_on_this_machine() -> None:
     layout.scratch.rmdir()
 
 
+class _Plain(BaseHTTPRequestHandler):
+    """An S3 server over a dict, which refuses conditional puts."""
+
+    protocol_version = "HTTP/1.1"
+    server: Any
+    date = "Tue, 01 Dec 2026 00:00:00 GMT"
+
+    def _answer(self, status: int, body: bytes = b"", etag: bytes | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if etag is not None:
+            self.send_header("ETag", f'"{hashlib.md5(etag).hexdigest()}"')
+            self.send_header("Last-Modified", self.date)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _key(self) -> str:
+        return unquote(urlsplit(self.path).path)
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["If-Match"] or self.headers["If-None-Match"]:
+            status, code = self.server.refusal
+            self.server.refused.append(self._key())
+            return self._answer(status, f"<Error><Code>{code}</Code><Message>no conditions</Message></Error>".encode())
+        self.server.objects[self._key()] = body
+        self._answer(200, etag=body)
+
+    def do_GET(self) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        if "list-type" not in query:
+            found = self.server.objects.get(self._key())
+            return self._answer(404) if found is None else self._answer(200, found, etag=found)
+        below = f"{self._key().rstrip('/')}/{query.get('prefix', [''])[0]}"
+        keys = [key for key in self.server.objects if key.startswith(below)]
+        entries = "".join(
+            f"<Contents><Key>{key.split('/', 2)[2]}</Key><Size>1</Size>"
+            "<LastModified>2026-12-01T00:00:00.000Z</LastModified></Contents>"
+            for key in keys
+        )
+        self._answer(200, f"<ListBucketResult><KeyCount>{len(keys)}</KeyCount>{entries}</ListBucketResult>".encode())
+
+    do_HEAD = do_GET
+
+    def do_DELETE(self) -> None:
+        self.server.objects.pop(self._key(), None)
+        self._answer(204)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(params=[(501, "NotImplemented"), (405, "MethodNotAllowed")], ids=lambda refusal: refusal[1])
+def plain(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A server without conditional puts, to which the environment leads."""
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[cloud]'")
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Plain)
+    server.daemon_threads, server.objects, server.refused, server.refusal = True, {}, [], request.param
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield server
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_store_without_conditional_puts_has_the_check_alone(plain: Any) -> None:
+    root = store_path(f"s3://plain{plain.refusal[0]}/out")
+    for value in (1, 2):
+        publish_json(root / "a.json", value)
+        assert read_json(root / "a.json") == value
+    assert len(plain.refused) == 1, "a store is asked once"
+    assert publish_first(root / "plan.json", 1) and not publish_first(root / "plan.json", 2)
+    assert read_json(root / "plan.json") == 1
+    with output_lock(Layout(root), shared=False), pytest.raises(Busy):
+        output_lock(Layout(root), shared=False).__enter__()
+
+
 @pytest.fixture
 def copy(paper: Any, tmp_path: Path) -> Path:
     """An output folder of its own, as preset paper left it."""
     return Path(shutil.copytree(paper.output, tmp_path / "out"))
 
 
-def test_stopped_while_another_preset_is_decided(
-    copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_stopped_while_another_preset_is_decided(copy, pairs, paper, filtering, tmp_path):
     """Files of the other preset are there, its commit record is not: the first preset must not take them for its."""
     part = next(iter(sorted((copy / "kept").glob("*.parquet"))))
     stashed = tmp_path / "stashed"
@@ -133,9 +223,7 @@ def test_stopped_while_another_preset_is_decided(
     assert filtering(pairs, copy, unit_rows=15).tables() == paper.tables()
 
 
-def test_annotations_of_another_version_are_made_anew(
-    copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any]
-) -> None:
+def test_annotations_of_another_version_are_made_anew(copy, pairs, paper, filtering):
     """An older version saw no action in any caption, so that no image was read."""
     for path in (copy / "work" / "captions" / "data").glob("*.parquet"):
         table = pq.read_table(path)
@@ -159,9 +247,7 @@ def test_annotations_of_another_version_are_made_anew(
     assert all(row["spotted"] is not None for row in result.rows("kept"))
 
 
-def test_images_that_another_version_read_are_read_anew(
-    copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any]
-) -> None:
+def test_images_that_another_version_read_are_read_anew(copy, pairs, paper, filtering):
     """One unit's, and no other's."""
     known = {path: path.stat().st_mtime_ns for path in (copy / "work" / "spotting" / "commits").glob("*.json")}
     older = min(known)
@@ -176,9 +262,7 @@ def test_images_that_another_version_read_are_read_anew(
 
 
 @pytest.mark.parametrize("stage", ["captions", "spotting", "decide", "export"])
-def test_a_unit_without_its_record_is_done_again(
-    stage: str, copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any]
-) -> None:
+def test_a_unit_without_its_record_is_done_again(stage, copy, pairs, paper, filtering):
     record = sorted((copy / "work" / stage / "commits").glob("*.json"))[0]
     others = {path: path.stat().st_mtime_ns for path in record.parent.glob("*.json") if path != record}
     record.unlink()

@@ -68,9 +68,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_what_is_taken_away_is_made_again(
-    name: str, copy: Path, done: Any, pairs: Path, filtering: Callable[..., Any]
-) -> None:
+def test_what_is_taken_away_is_made_again(name, copy, done, pairs, filtering):
     take_away(copy / name)
     again = filtering(pairs, copy, unit_rows=15, stages=STAGES)
     assert again.status == 0 and (copy / name).exists()
@@ -98,9 +96,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_what_is_cut_short_or_garbled_is_made_again(
-    name: str, copy: Path, done: Any, pairs: Path, filtering: Callable[..., Any]
-) -> None:
+def test_what_is_cut_short_or_garbled_is_made_again(name, copy, done, pairs, filtering):
     (copy / name).write_bytes(DAMAGED[name]((copy / name).read_bytes()))
     again = filtering(pairs, copy, unit_rows=15, stages=STAGES)
     assert again.status == 0 and results(copy) == results(done.output)
@@ -123,9 +119,7 @@ def test_damaged_parts_of_the_same_size_have_a_remedy(copy: Path, pairs: Path, d
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}"])
-def test_a_garbled_plan_is_an_error_with_a_remedy(
-    content: bytes, copy: Path, pairs: Path, filtering: Callable[..., Any]
-) -> None:
+def test_a_garbled_plan_is_an_error_with_a_remedy(content, copy, pairs, filtering):
     (copy / "work" / "plan.json").write_bytes(content)
     with pytest.raises(PlanMismatch, match=r"plan\.json is not a valid plan.*choose another OUTPUT"):
         filtering(pairs, copy, unit_rows=15, stages=STAGES)
@@ -140,9 +134,7 @@ def test_a_plan_that_is_gone_is_not_replaced(copy: Path, pairs: Path, filtering:
 
 
 @pytest.mark.parametrize("stages", [("captions", "spotting", "dedup", "export"), ("captions", "dedup", "export")])
-def test_readings_of_images_that_are_gone(
-    stages: tuple[str, ...], pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_readings_of_images_that_are_gone(stages, pairs, paper, tmp_path, filtering):
     """Where spotting is asked for they are made again; where it is not, nobody looks for them."""
     output = Path(shutil.copytree(paper.output, tmp_path / "out"))
     shutil.rmtree(output / "work" / "spotting" / "data")

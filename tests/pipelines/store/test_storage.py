@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,16 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from upath import UPath
 
 from open_diht.common.command_line import WrongUse
-from open_diht.pipelines.store.storage import asked, is_gone, row_groups, store_path
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import is_gone, row_groups, store_errors, store_path
 
 STORE = store_path("memory://silent/out")
 
 
-def test_a_store_that_does_not_answer_says_nothing_of_what_is_there(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_store_that_does_not_answer_says_nothing_of_what_is_there(monkeypatch, tmp_path):
     def down(*arguments: Any, **options: Any) -> None:
         raise Exception("no credentials")
 
@@ -38,11 +39,11 @@ def test_an_address_with_one_slash_is_no_folder() -> None:
 def test_what_a_store_answers_becomes_one_line(tmp_path: Path) -> None:
     busy = OSError(errno.EBUSY, "Please reduce\nyour request rate.")
     said = r"silent/out cannot .*reduce your request rate\.\); try later$"
-    with pytest.raises(WrongUse, match=said), asked(STORE, WrongUse, "try later"):
+    with pytest.raises(WrongUse, match=said), store_errors(STORE, WrongUse, "try later"):
         raise busy
-    with pytest.raises(OSError, match="reduce"), asked(tmp_path, WrongUse, "try later"):
+    with pytest.raises(OSError, match="reduce"), store_errors(tmp_path, WrongUse, "try later"):
         raise busy
-    with pytest.raises(ZeroDivisionError), asked(STORE, WrongUse, "try later"):
+    with pytest.raises(ZeroDivisionError), store_errors(STORE, WrongUse, "try later"):
         raise ZeroDivisionError
 
 
@@ -52,3 +53,23 @@ def test_row_groups_are_chosen_by_their_own_column(tmp_path: Path) -> None:
     pq.write_table(pa.table({"pairs": pairs, "ordinal": range(6)}), tmp_path / "a.parquet", row_group_size=2)
     found = [*row_groups(tmp_path / "a.parquet", ["ordinal"], between=("ordinal", 1, 3))]
     assert [table["ordinal"].to_pylist() for table in found] == [[], [0, 1], [2, 3]]
+
+
+# ---- where things lie: the folder of this machine beside an output folder in a store
+
+
+def test_a_user_without_a_name_has_a_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that is told to run as some number."""
+
+    def nobody(uid: int) -> Any:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    one, other = (Layout(UPath(f"memory://{name}")).scratch for name in ("one", "other"))
+    assert isinstance(one, Path) and one.is_absolute() and one != other
+
+
+def test_an_output_folder_on_a_disk_is_its_own_scratch_folder(tmp_path: Path) -> None:
+    assert Layout(tmp_path).scratch == tmp_path / "work"
