@@ -94,20 +94,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval") -> None:
-    """End the process if the arguments ask for help or are wrong; see `run_command`.
-
-    Args:
-        arguments: Command-line arguments; None reads `sys.argv`.
-    """
+    """End the process if the arguments ask for help or are wrong; see `run_command`."""
     refuse_wrong(lambda: _parser(prog).parse_args(arguments))
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval") -> int:
-    """Run the command line and return the exit status.
-
-    Args:
-        arguments: Command-line arguments; None reads `sys.argv`.
-    """
+    """Run the command line and return the exit status."""
 
     def run() -> int:
         options = _parser(prog).parse_args(arguments)

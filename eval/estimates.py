@@ -67,9 +67,8 @@ def mean_per_class(hits: ArrayLike, labels: ArrayLike, clusters: ArrayLike | Non
 def macro_f1(predicted: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
     """Return the mean F1, 2 TP / (2 TP + FP + FN), over the classes among the labels, as in WILDS.
 
-    A class that is only predicted has no F1 of its own; such a prediction lowers the F1 of the true
-    class. The interval is for sets with as many images of each class; single-item classes are
-    treated as in `mean_per_class`.
+    A class that is only predicted has no F1 of its own; such a prediction lowers the F1 of the true class. The interval
+    is for sets with as many images of each class; single-item classes are treated as in `mean_per_class`.
 
     Args:
         predicted: (n,) predicted class of each item.
@@ -120,9 +119,8 @@ def _within_classes(
 ) -> Estimate:
     """Return the mean over the classes of a stratum.
 
-    `moved` (n,) is how much each item moved it. Deviations are taken within a class; classes of one
-    item are compared with each other. The variances of the classes are pooled, so their degrees of
-    freedom add up.
+    `moved` (n,) is how much each item moved it. Deviations are taken within a class; classes of one item are compared
+    with each other. The variances of the classes are pooled, so their degrees of freedom add up.
     """
     alone = sizes == 1
     # All classes of one item form one extra stratum, with the number len(sizes).

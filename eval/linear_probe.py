@@ -1,11 +1,10 @@
 """The full linear probe: softmax regression with an L2 penalty on all training features, after CLIP's protocol.
 
-Radford et al. (ICML 2021, appendix A.3) use scikit-learn's L-BFGS with at most 1000 steps. The
-penalty is between 1e-6 and 1e6: first seven values two decades apart, then the interval around the
-best one is halved down to eight steps a decade, by accuracy on held-out training images. The final
-fit uses all training images. Two things differ here: features are the L2-normalized embeddings that
-are compared with text, where CLIP takes them before the projection; and every fifth training image
-of a class is held out, by a hash of its key, even where a set has a validation split.
+Radford et al. (ICML 2021, appendix A.3) use scikit-learn's L-BFGS with at most 1000 steps. The penalty is between 1e-6
+and 1e6: first seven values two decades apart, then the interval around the best one is halved down to eight steps a
+decade, by accuracy on held-out training images. The final fit uses all training images. Two things differ here:
+features are the L2-normalized embeddings that are compared with text, where CLIP takes them before the projection; and
+every fifth training image of a class is held out, by a hash of its key, even where a set has a validation split.
 """
 
 from __future__ import annotations
@@ -56,13 +55,10 @@ class LinearProbe:
 
 
 def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[Result]:
-    """Return the row of the full linear probe of a task, in a list.
+    """Return the row of the full linear probe of a task, in a list; all ranks call this and divide the search.
 
-    All ranks call this and divide the search.
-
-    Args:
-        task: The task. Without a training split, or with several labels per image, there is no row; a split that is
-            missing, broken or without images of a class gives a row that states it.
+    Without a training split, or with several labels per image, there is no row. A split that is missing, broken or
+    without images of a class gives a row that states it.
     """
     cache, group = session.cache, session.cache.group
     support, absent = training_split(task, data, session, "linear probe")
@@ -103,14 +99,7 @@ def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[R
 
 
 def fit_linear_probe(features: Floats, labels: Labels, keys: Sequence[str], group: Ranks | None = None) -> LinearProbe:
-    """Fit the probe, with its penalty chosen on held-out training samples.
-
-    Args:
-        features: (n, d) float32.
-        labels: (n,) int64.
-        keys: (n,) names; their hashes select the held-out samples.
-        group: The ranks that divide the search; None: this process.
-    """
+    """Fit the probe to features (n, d) float32, with its penalty chosen on samples held out by a hash of their keys."""
     group = group or Ranks()
     held = held_out(keys, labels)
 
@@ -155,12 +144,8 @@ def best(tried: dict[int, float]) -> int:
 def held_out(keys: Sequence[str], labels: Labels) -> NDArray[np.bool_]:
     """Return the mask (n,) of held-out samples.
 
-    Samples of a class are ordered by a hash of their keys; every HELD_OUT-th is held out from the
-    second on, so a class of one sample keeps it.
-
-    Args:
-        keys: (n,) names.
-        labels: (n,) classes.
+    Samples of a class are ordered by a hash of their keys; every HELD_OUT-th is held out from the second on, so a class
+    of one sample keeps it.
     """
     # The hash makes the choice independent of the order of the samples.
     digests = [hashlib.sha256(f"held out/{key}".encode(errors="surrogatepass")).digest() for key in keys]

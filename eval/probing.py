@@ -21,9 +21,8 @@ FEW_SHOT_RULES = 2
 def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots) -> list[Result]:
     """Return the few-shot rows of a task, and write shots and predictions to few_shot/ of the output.
 
-    Args:
-        task: The task. Without a training split, or with several labels per image, it has no rows; a split that is
-            missing, broken or without images of a class gives a row that states it.
+    Without a training split, or with several labels per image, there are no rows. A split that is missing, broken or
+    without images of a class gives a row that states it.
     """
     cache, group = session.cache, session.cache.group
     support, absent = training_split(task, data, session, "few-shot")

@@ -72,9 +72,7 @@ def by_template(
 ) -> TaskOutcome:
     """Measure a task with each of its caption templates; the first one gives the task's own numbers.
 
-    Args:
-        measure: Called with a template, the suffix of its metrics' names, and the start of their
-            record.
+    `measure` gets a template, the suffix of its metrics' names, and the start of their record.
     """
     results: list[Result] = []
     items: Items | None = None

@@ -253,9 +253,7 @@ def evaluate_association(task: Task, data: DataSet, cache: FeatureCache) -> Task
 def prompt(template: str, cue: str) -> str:
     """Return the template with the cue, in lower case, in its slot.
 
-    Args:
-        template: A template; "{a}" becomes "a" or "an" by the cue's first letter, "{A}" the same
-            capitalized.
+    "{a}" in the template becomes "a" or "an" by the cue's first letter, "{A}" the same capitalized.
     """
     lower = cue.lower()
     article = "an" if lower[:1] in set("aeiou") else "a"

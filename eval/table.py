@@ -183,11 +183,7 @@ def _escaped(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.table") -> int:
-    """Run the command line and return the exit status.
-
-    Args:
-        arguments: Command-line arguments; None reads `sys.argv`.
-    """
+    """Run the command line and return the exit status."""
     # The description is the second paragraph of the module's docstring.
     parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument(

@@ -1,8 +1,7 @@
 """Zero-shot classification: class names in prompt templates, one vector per class, cosine.
 
-Every prompt is encoded and normalized, a class is the normalized mean over its templates (as in
-the code of Radenovic et al. and other public code), and an image is assigned to the class with the largest
-product.
+Every prompt is encoded and normalized, a class is the normalized mean over its templates (as in the code of Radenovic
+et al. and other public code), and an image is assigned to the class with the largest product.
 """
 
 from __future__ import annotations
@@ -56,11 +55,7 @@ def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Seq
 
 
 def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the numbers of a classification task.
-
-    Raises:
-        DataBroken: The task's metric does not fit its labels, classes or groups.
-    """
+    """Return the numbers of a classification task. Raises `DataBroken` where its metric does not fit its labels."""
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
     assert data.labels is not None  # guaranteed by `open_task`

@@ -170,9 +170,7 @@ class _Taken:
 def shared_images(images: Images, others: Images) -> list[str] | None:
     """Return the keys of `images` whose stored bytes also occur among `others`.
 
-    Returns:
-        The keys, or None where this is unknown: an image has no hash, or one set stores files and
-            the other an array of pixels.
+    None means unknown: an image has no hash, or one set stores files and the other an array of pixels.
     """
     own, theirs = ([one.stored_hash(index) for index in range(len(one.keys))] for one in (images, others))
     # Hashes of files and of pixel arrays cannot match, so a mix of both says nothing.
@@ -184,12 +182,7 @@ def shared_images(images: Images, others: Images) -> list[str] | None:
 
 
 def sample_indices(keys: Sequence[str], count: int) -> list[int]:
-    """Return indices of `count` keys in the order of the set; all where there are not more.
-
-    Args:
-        keys: The keys. The draw depends on them alone, not on their order.
-        count: How many are drawn, by a generator with seed 0.
-    """
+    """Return indices of at most `count` keys in the order of the set, drawn by seed 0 from the sorted keys."""
     if count >= len(keys):
         return list(range(len(keys)))
     # Draw from the sorted keys, so that the order of the set does not matter.
@@ -201,11 +194,7 @@ def sample_indices(keys: Sequence[str], count: int) -> list[int]:
 def decode(content: bytes | Path, place: str) -> Image.Image:
     """Return an image in RGB in the usual way: first frame, no transparency, no EXIF rotation.
 
-    Args:
-        content: The image's bytes or its file.
-
-    Raises:
-        DataBroken: It is not a readable image, or exceeds a limit of `ImageLimits`.
+    Raises `DataBroken` for one that is unreadable or exceeds a limit of `ImageLimits`.
     """
     try:
         image = open_image(_bytes(content), _LIMITS, _FORMATS).decode()

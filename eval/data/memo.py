@@ -38,9 +38,6 @@ class Memo:
         """Return the sha256 over names and contents of files of `folder`, in the order given.
 
         One record serves all files, because a record per image would be a million files.
-
-        Args:
-            names: Paths below it; sizes and modification times are checked for each.
         """
         status = [(folder / name).stat() for name in names]
         listing = [[name, one.st_size, one.st_mtime_ns] for name, one in zip(names, status, strict=True)]

@@ -23,18 +23,9 @@ DEFAULT_CANDIDATES = 10
 def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None, memo: Memo, place: str) -> DataSet:
     """Read VQAv2 from its official files in `folder`.
 
-    Each question offers its own `multiple_choices` where the file has them (VQA v1), else the most
-    frequent training answers to questions of its type, or to all questions if the type is unknown.
-
-    Args:
-        options: `questions`, `annotations` and `train_annotations`, file names, and `image`, the
-            pattern of an image's path over {image_id}.
-        candidates: Number of answers to offer; None or 0: 10.
-
-    Raises:
-        DataMissing: A file or all images do not exist.
-        DataBroken: A file or the pattern `image` is not what it should be, or an image is missing.
-        WrongUse: An option is missing or unknown.
+    Options: `questions`, `annotations` and `train_annotations`, file names, and `image`, the pattern of an image's path
+    over {image_id}. Each question offers its own `multiple_choices` where the file has them (VQA v1). Otherwise it
+    offers the most frequent training answers to questions of its type, or to all questions if the type is unknown.
     """
     wanted = ("questions", "annotations", "train_annotations", "image")
     if set(options) != set(wanted):
@@ -107,17 +98,9 @@ def _entries(path: Path, name: str, place: str) -> Iterator[tuple[str, Any]]:
 
 
 def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read SNLI-VE from its official file.
+    """Read SNLI-VE from its official file, without rows that have no gold label ("-"), following its authors.
 
-    Rows without a gold label ("-") are left out, following its authors.
-
-    Args:
-        options: `file`, a .jsonl, and `image`, a pattern over its columns.
-
-    Raises:
-        DataMissing: The file or all images do not exist.
-        DataBroken: A row or the pattern `image` is unusable, or an image is missing.
-        WrongUse: An option is missing or unknown, or `file` has no suffix of a file of rows.
+    Options: `file`, a .jsonl, and `image`, a pattern over its columns.
     """
     if set(options) != {"file", "image"}:
         raise WrongUse(f"{place}: snli_ve takes the options file and image; got {dict(options)}")

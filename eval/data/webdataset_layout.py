@@ -5,15 +5,13 @@
     <set>/zeroshot_classification_templates.txt     one template per line, slot {c}
     <set>/dataset_type.txt                          retrieval, multilabel or vqa; missing: classification
 
-Label members: <key>.cls (a number), <key>.npy (multilabel: 0 or 1 per class), <key>.txt (retrieval:
-a caption per line). `vqa` is ours: <key>.json with {"questions": [{"question", "kind", "answers",
-"candidates"}, ...]}.
+Label members: <key>.cls (a number), <key>.npy (multilabel: 0 or 1 per class), <key>.txt (retrieval: a caption per
+line). `vqa` is ours: <key>.json with {"questions": [{"question", "kind", "answers", "candidates"}, ...]}.
 
-DataComp's copies of sets with groups have a <key>.npy next to the label: whole numbers such as
-region, year and class.
+DataComp's copies of sets with groups have a <key>.npy next to the label: whole numbers such as region, year and class.
 
-Shards are indexed, and images are then read in any order, so that ranks and interrupted runs read
-only the images that they need. A number of shards other than in nshards.txt is an error.
+Shards are indexed, and images are then read in any order, so that ranks and interrupted runs read only the images that
+they need. A number of shards other than in nshards.txt is an error.
 """
 
 from __future__ import annotations
@@ -55,15 +53,8 @@ def read_webdataset(
 ) -> DataSet:
     """Read the set in `folder`.
 
-    Args:
-        options: For classification: `group`, the position in <key>.npy of an image's group;
-            `group_name`, a word before the number; `burst`, the position of the number that images
-            of one series share.
-
-    Raises:
-        DataMissing: The split does not exist.
-        DataBroken: The split violates the layout, or has another annotation.
-        WrongUse: There is another option.
+    Options, for classification: `group`, the position in <key>.npy of an image's group; `group_name`, a word before the
+    number; `burst`, the position of the number that images of one series share.
     """
     options = options or {}
     if set(options) - {"group", "group_name", "burst"}:

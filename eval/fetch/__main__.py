@@ -23,11 +23,7 @@ REFERENCE = "reference"
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.fetch") -> int:
-    """Run the command line and return the exit status: 0, 1 where a download failed, 2 for wrong use, 130 for Ctrl-C.
-
-    Args:
-        arguments: Command-line arguments; None reads `sys.argv`.
-    """
+    """Run the command line. Return 0, 1 where a download failed, 2 for wrong use, 130 for Ctrl-C."""
     parser = Parser(prog=prog, description="Fetch evaluation data.")
     parser.add_argument("--task", help="suites and tasks, comma-separated; `reference` is the reference encoder")
     parser.add_argument("--weights", help="NAME:TAG, weights that open_clip knows how to get")
@@ -76,16 +72,10 @@ def _reference(fetcher: Fetcher, wheels: Path | None) -> None:
 
 
 def fetch_weights(word: str, fetcher: Fetcher) -> None:
-    """Download weights into weights/NAME/TAG of the default data folder, unless only sizes are wanted.
+    """Download weights, `NAME:TAG` as open_clip names them, into weights/NAME/TAG of the default data folder.
 
-    Args:
-        word: `NAME:TAG`, as open_clip names them.
-        fetcher: Prints the download and decides whether to perform it.
-
-    Raises:
-        WrongUse: open_clip does not know the pair, or its weights need another activation. With
-            `sizes_only` this is not checked.
-        FetchFailed: The download failed.
+    Raises `WrongUse` where open_clip does not know the pair, or its weights need another activation. This is not
+    checked if only sizes are wanted.
     """
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
@@ -148,14 +138,7 @@ def _fetch(task: Task, fetcher: Fetcher, options: argparse.Namespace) -> None:
 
 
 def fetch_torchvision(name: str, source: Source, root: Path) -> None:
-    """Download the split that `source` reads with torchvision, which checks it.
-
-    Args:
-        source: A source with the layout `torchvision`.
-
-    Raises:
-        FetchFailed: The download failed.
-    """
+    """Download the split that `source`, of the layout torchvision, reads; torchvision checks it."""
     folder = path_of(source, root)
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -19,12 +19,8 @@ from open_diht.eval.errors import FetchFailed
 def unpack(archive: Path, members: Mapping[str, Path]) -> None:
     """Extract members of an archive, each completely or not at all.
 
-    Args:
-        members: Maps members, or whole folders ("name/"), to their targets.
-
-    Raises:
-        FetchFailed: The archive is truncated, or neither zip nor tar; a member is not in it; or a name
-            leads out of its folder.
+    `members` maps members, or whole folders ("name/"), to their targets. Raises `FetchFailed` for a damaged archive,
+    one without a member, and a name that leads out of its folder.
     """
     found: set[str] = set()
     with ExitStack() as stack:
@@ -54,14 +50,7 @@ def unpack(archive: Path, members: Mapping[str, Path]) -> None:
 
 
 def below(folder: Path, name: str) -> Path:
-    """Return the path `name` in `folder`.
-
-    Args:
-        name: A relative path.
-
-    Raises:
-        FetchFailed: The name leads out of the folder.
-    """
+    """Return the path `name` in `folder`. Raises `FetchFailed` where the name leads out of the folder."""
     if name.startswith("/") or ".." in Path(name).parts:
         raise FetchFailed(f"{name!r} leads out of its folder; it was not written")
     return folder / name

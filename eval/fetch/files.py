@@ -67,15 +67,7 @@ class FileEntry:
 
 
 def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
-    """Download the files that a task lists.
-
-    Args:
-        entries: Its `fetch.files`.
-
-    Raises:
-        WrongUse: An entry is invalid.
-        FetchFailed: A download failed.
-    """
+    """Download the files that a task lists, its `fetch.files`. Raises `WrongUse` for an invalid entry."""
     try:
         listed: tuple[FileEntry, ...] = converted(tuple[FileEntry, ...], list(entries), "fetch.files")
     except BadValue as error:

@@ -22,11 +22,8 @@ BATCH = 64
 def write_rows(files: Sequence[Path], target: Path) -> int:
     """Write the rows to `target`/rows.jsonl and their images to `target`/images, completely or not at all.
 
-    Equal images with the same suffix are written once, named by their content; the path below
-    `target` replaces the image in its column.
-
-    Raises:
-        FetchFailed: A file is not parquet or cannot be converted, or there are no rows.
+    Equal images with the same suffix are written once, named by their content; the path below `target` replaces the
+    image in its column.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

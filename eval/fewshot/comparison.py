@@ -1,9 +1,8 @@
 """Compare few-shot numbers of two models on the same shots and test images.
 
-Only seeds that drew the same shots for both models are used, so their numbers are paired over images
-and over seeds. Images and shots are both random samples, so both contribute to the error (two-way random
-effects). Three seeds tell little about the variation between shots; Student's t with few degrees of
-freedom accounts for that.
+Only seeds that drew the same shots for both models are used, so their numbers are paired over images and over seeds.
+Images and shots are both random samples, so both contribute to the error (two-way random effects). Three seeds tell
+little about the variation between shots; Student's t with few degrees of freedom accounts for that.
 """
 
 from __future__ import annotations
@@ -43,14 +42,8 @@ def compare_few_shot(
 ) -> list[FewShotComparison]:
     """Compare every method but zero-shot at every k that both result folders have for a task.
 
-    Args:
-        b: Folder of the second model's results.
-
-    Returns:
-        One entry per method and k; or a single entry with a note where they cannot be paired.
-
-    Raises:
-        DataBroken: A file in few_shot/ is corrupt.
+    There is one entry per method and k, or a single entry with a note where they cannot be paired. Raises `DataBroken`
+    for a corrupt file in few_shot/.
     """
     try:
         return _paired(task, a, b, rows_a, rows_b)

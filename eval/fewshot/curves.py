@@ -1,7 +1,6 @@
 """Few-shot curves: every method at every k and seed on one test set.
 
-Prediction and scoring are separate: `predict_curves` never sees a test label, so labels cannot
-influence a choice.
+Prediction and scoring are separate: `predict_curves` never sees a test label, so labels cannot influence a choice.
 """
 
 from __future__ import annotations
@@ -133,26 +132,16 @@ class FewShotResult:
     """(n,) predicted classes of each method, k and seed."""
 
     def point(self, method: str, shots: int) -> CurvePoint:
-        """Return the point of a method at k.
-
-        Args:
-            method: A key of `METHODS`.
-
-        Raises:
-            KeyError: It was not measured.
-        """
+        """Return the point of a method at k. Raises KeyError if it was not measured."""
         for point in self.points:
             if (point.method, point.shots) == (method, shots):
                 return point
         raise KeyError(f"no point of {method!r} at {shots} shots")
 
     def rows(self, task: str, protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the rows of results.json, one per point.
+        """Return the rows of results.json, one per point, which adds its own choices to the task's protocol record.
 
         The keys of the shots are long and equal in all rows, so only `record` has them, by seed.
-
-        Args:
-            protocol: The task's protocol record, to which each row adds its own choices.
         """
         rows = []
         none = TOO_FEW_ITEMS if len(self.settings.seeds) >= FEWEST else TOO_FEW
@@ -185,12 +174,7 @@ class FewShotResult:
         return rows
 
     def predictions(self, keys: Sequence[str], labels: ArrayLike) -> Predictions:
-        """Return the predictions of every probe, for storage.
-
-        Args:
-            keys: (n,) names of the test images.
-            labels: (n,) their classes.
-        """
+        """Return the predictions of every probe, for storage, with keys and labels (n,) of the test images."""
         settings = self.settings
         cells = [
             self.predicted[method, k, seed]
@@ -228,15 +212,8 @@ def run(
 ) -> FewShotResult:
     """Compute few-shot curves from cached features.
 
-    Args:
-        encoded: The training samples that shots are drawn from, the test images and the zero-shot
-            classifier.
-        group: The ranks that divide the work. All call this with the same arguments and get the
-            same result.
-
-    Raises:
-        ValueError: Shapes or labels do not fit, features are not normalized, or a key is repeated.
-        ShotsMissing: A class has no training sample (a ValueError).
+    All ranks of the group call this with the same arguments, divide the work, and get the same result. Raises
+    ValueError for features, labels or keys that do not fit, and `ShotsMissing` for a class without a training sample.
     """
     settings = settings or FewShotSettings()
     labels = np.asarray(test_labels)
@@ -266,13 +243,7 @@ def predict_curves(
 ) -> tuple[dict[int, DrawnShots], tuple[Hyperparameters, ...], dict[Cell, NDArray[np.int64]]]:
     """Return shots by seed, choices, and test predictions of every cell, all without test labels.
 
-    Args:
-        group: The ranks that divide support sets and independent methods; all get everything. None:
-            this process.
-
-    Raises:
-        ValueError: Shapes or labels do not fit, features are not normalized, a key is repeated, or a
-            class has no training sample.
+    The ranks divide support sets and independent methods; all get everything. Raises as `run`.
     """
     group = group or Ranks()
     test = _tensor(encoded.test, settings.device)
@@ -343,13 +314,7 @@ def _point(
 
 
 def estimate(hits: NDArray[np.float64], labels: NDArray[Any], metric: str) -> Estimate:
-    """Return a metric of hits on test images.
-
-    Args:
-        hits: (n,) 1 for right, 0 for wrong.
-        labels: (n,) classes of the images.
-        metric: top1 or mean_per_class.
-    """
+    """Return top1 or mean_per_class of hits (n,) on test images, 1 for right and 0 for wrong."""
     return estimates.mean(hits) if metric == "top1" else estimates.mean_per_class(hits, labels)
 
 

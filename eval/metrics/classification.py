@@ -13,12 +13,7 @@ from open_diht.eval.metrics.rows import Rows, tiles
 def logits_in_tiles(
     features: Rows, classifier: np.ndarray, scale: float, part: Sequence[range] | None = None
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield slices of rows and their logits scale * x @ classifier, (block, c), block by block.
-
-    Args:
-        features: (n, d) float32.
-        part: Blocks to compute, such as a rank's; None: all.
-    """
+    """Yield slices of rows and their logits scale * x @ classifier, (block, c), for the blocks in `part`, or all."""
     weights = torch.from_numpy(np.ascontiguousarray(classifier, dtype=np.float32))
     for block in tiles(features.count, weights.shape[1]) if part is None else part:
         rows = torch.from_numpy(features.rows(block.start, block.stop))
@@ -26,13 +21,9 @@ def logits_in_tiles(
 
 
 def label_ranks(logits: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 0-based rank of each row's label, and the predicted class; both (n,).
+    """Return the 0-based rank of each row's label in logits (n, c), and the predicted class; both (n,).
 
     The prediction is right exactly where the rank is 0.
-
-    Args:
-        logits: (n, c).
-        labels: (n,) class indices.
     """
     right = torch.from_numpy(labels).long()
     own = logits.gather(1, right[:, None])
@@ -78,14 +69,10 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return (c,) 11-point interpolated average precision of PASCAL VOC 2007.
+    """Return (c,) 11-point interpolated average precision of PASCAL VOC 2007, from scores and bool labels (n, c).
 
-    It is the mean over recall levels 0, 0.1, ..., 1 of the highest precision at that recall or
-    beyond.
-
-    Args:
-        scores: (n, c).
-        labels: (n, c) bool. A class without positives gets 0.
+    It is the mean over recall levels 0, 0.1, ..., 1 of the highest precision at that recall or beyond. A class without
+    positives gets 0.
     """
     found = np.zeros(scores.shape[1])
     for column in range(scores.shape[1]):
@@ -106,10 +93,6 @@ def sorted_truth(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np
     """Return (n,) the items by falling score, and their labels in that order.
 
     Among equal scores negatives come first, so ties gain nothing.
-
-    Args:
-        scores: (n,).
-        labels: (n,) bool.
     """
     order = np.lexsort((labels, -scores))
     return order, labels[order].astype(bool)

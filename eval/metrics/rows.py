@@ -22,11 +22,7 @@ class Rows(Protocol):
         """D."""
 
     def rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Return (stop - start, d) float32.
-
-        Args:
-            out: Array to fill instead of a new one.
-        """
+        """Return (stop - start, d) float32, in `out` if it is given."""
 
 
 class ArrayRows:
@@ -45,12 +41,6 @@ class ArrayRows:
 
 
 def tiles(queries: int, items: int, tile_bytes: int = TILE_BYTES) -> list[range]:
-    """Return blocks of queries whose scores against all items fit into `tile_bytes`.
-
-    A block has at least one and at most BLOCK_ROWS queries.
-
-    Args:
-        tile_bytes: Bytes of float32 scores.
-    """
+    """Return blocks of 1 to BLOCK_ROWS queries whose float32 scores against all items fit into `tile_bytes`."""
     size = min(max(1, tile_bytes // (4 * max(items, 1))), BLOCK_ROWS)
     return [range(start, min(start + size, queries)) for start in range(0, queries, size)]

@@ -37,11 +37,7 @@ class OpenClipModel(Model):
         device: str,
         precision: Precision,
     ):
-        """Wrap a model; weights stay in float32.
-
-        Args:
-            precision: fp32, or the precision of autocast.
-        """
+        """Wrap a model; weights stay in float32, and `precision` is that of autocast."""
         self.name, self.preprocess = name, preprocess
         self._model: Any = model.to(device).eval()
         self._tokenizer = tokenizer
@@ -113,14 +109,7 @@ def _in_words(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipModel:
-    """Load a folder with open_clip_config.json and weights.
-
-    Args:
-        precision: fp32, or the precision of autocast.
-
-    Raises:
-        ModelError: It cannot be loaded.
-    """
+    """Load a folder with open_clip_config.json and weights. Raises `ModelError` where it cannot be loaded."""
     check_exported(folder)
     return _load(str(folder), f"local-dir:{folder.resolve()}", None, device, precision, {})
 
@@ -128,15 +117,10 @@ def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipMode
 def load_architecture(
     name: str, weights: Path | None, device: str, precision: Precision, tag: Mapping[str, Any] | None = None
 ) -> OpenClipModel:
-    """Load an architecture of open_clip.
+    """Load an architecture of open_clip with the weights of a file, or random ones.
 
-    Args:
-        weights: The file of its weights; None: random ones.
-        precision: fp32, or the precision of autocast.
-        tag: What open_clip lists for the weights, with their preprocessing; None: nothing, for open_clip's default.
-
-    Raises:
-        ModelError: It cannot be loaded, or the weights do not fit.
+    `tag` is what open_clip lists for the weights, with their preprocessing; without it, open_clip's default applies.
+    Raises `ModelError` where it cannot be loaded, or the weights do not fit.
     """
     return _load(f"{name} with {weights or 'random weights'}", name, weights, device, precision, tag or {})
 

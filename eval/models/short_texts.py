@@ -1,8 +1,7 @@
 """Encode texts without their padding: open_clip computes all 77 positions of a prompt of ten tokens.
 
-In CLIP's text tower attention is causal and the feature is read at the end-of-text token, so later
-positions cannot affect it. On the shorter sequence, the model's own forward computes the same
-feature in a fraction of the time.
+In CLIP's text tower attention is causal and the feature is read at the end-of-text token, so later positions cannot
+affect it. On the shorter sequence, the model's own forward computes the same feature in a fraction of the time.
 """
 
 from __future__ import annotations
@@ -42,11 +41,7 @@ def _causal(mask: torch.Tensor) -> bool:
 
 
 def encode_short(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Return `model.encode_text` of the tokens up to the last end of text in the batch.
-
-    Args:
-        model: A model for which `can_shorten` is true.
-    """
+    """Return `model.encode_text` of the tokens up to the last end of text in the batch, where `can_shorten` holds."""
     # The end-of-text token has the largest id.
     length = int(tokens.argmax(dim=-1).max()) + 1
     with _positions(model, length):
