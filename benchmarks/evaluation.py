@@ -37,7 +37,7 @@ from benchmarks.measuring import (
 )
 from open_diht.eval.data import DataSet, Memo
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import Sample, jpeg
+from open_diht.eval.fetch.archives import Sample, jpeg
 from open_diht.eval.models import Model, OpenClipModel, load_model
 from open_diht.eval.retrieval import evaluate_retrieval
 from open_diht.eval.session import open_task

@@ -25,9 +25,8 @@ from open_diht.common.progress import ProgressBar
 from open_diht.common.ranks import Ranks
 from open_diht.eval.data.dataset import Images
 from open_diht.eval.errors import DataBroken, EvalError, ModelError
-from open_diht.eval.hashes import sha256_of, sha256_texts
 from open_diht.eval.models.model import Model
-from open_diht.eval.records import read_record
+from open_diht.eval.records import read_record, sha256_of, sha256_texts
 
 COUNTED = 4096
 """Texts that are tokenized at once to count the truncated ones."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from open_diht.eval.data import DataSet
-from open_diht.eval.hashes import sha256_texts
 from open_diht.eval.models import Model
+from open_diht.eval.records import sha256_texts
 from open_diht.eval.results import INTERVAL, Items, Result, TaskOutcome
 from open_diht.eval.task import Source, Task
 from open_diht.eval.versions import software

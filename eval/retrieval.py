@@ -11,8 +11,8 @@ from open_diht.eval import estimates, protocol
 from open_diht.eval.data import DataSet
 from open_diht.eval.examples import Example, FoundImages, FoundTexts, chosen
 from open_diht.eval.features import FeatureCache
+from open_diht.eval.metrics import BLOCK_ROWS, tiles
 from open_diht.eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
-from open_diht.eval.metrics.rows import BLOCK_ROWS, tiles
 from open_diht.eval.results import Items, Result, TaskOutcome, measured
 from open_diht.eval.task import Task
 from open_diht.eval.templates import fill

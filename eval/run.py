@@ -16,10 +16,9 @@ from open_diht.eval import protocol
 from open_diht.eval.data import DataSet, open_support
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.examples import Example
-from open_diht.eval.hashes import sha256_of
 from open_diht.eval.linear_probe import LINEAR_PROBE_RULES, evaluate_linear_probe
 from open_diht.eval.probing import FEW_SHOT_RULES, evaluate_few_shot
-from open_diht.eval.records import read_record, read_written
+from open_diht.eval.records import read_record, read_written, sha256_of
 from open_diht.eval.report.data import checked
 from open_diht.eval.results import Result, broken_data, cautions, is_broken, missing, read_items
 from open_diht.eval.session import Session, open_task

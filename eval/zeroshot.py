@@ -18,8 +18,8 @@ from open_diht.eval.data import DataSet, class_names, templates
 from open_diht.eval.errors import DataBroken
 from open_diht.eval.examples import MOST, Confusion
 from open_diht.eval.features import FeatureCache, Features
+from open_diht.eval.metrics import tiles
 from open_diht.eval.metrics.classification import label_ranks, logits_in_tiles
-from open_diht.eval.metrics.rows import tiles
 from open_diht.eval.results import INTERVAL, OVER_CLASSES, Items, Result, TaskOutcome, measured, missing
 from open_diht.eval.statistics import Estimate
 from open_diht.eval.task import Task

@@ -29,8 +29,8 @@ from open_diht.common.spelling import spelled
 from open_diht.eval.errors import FetchFailed
 from open_diht.eval.fetch.__main__ import fetch_torchvision
 from open_diht.eval.fetch.__main__ import main as fetch_for_evaluation
+from open_diht.eval.fetch.archives import Sample, jpeg, write_tar
 from open_diht.eval.fetch.download import download
-from open_diht.eval.fetch.writing import Sample, jpeg, write_tar
 from open_diht.eval.tasks import choose_tasks
 from study.images import opened
 from study.verdicts import FilterFailed

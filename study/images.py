@@ -18,7 +18,7 @@ from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.images import ImageLimits, open_image
 from open_diht.common.progress import ProgressBar
 from open_diht.common.tar_stream import TarStream
-from open_diht.eval.hashes import sha256_of
+from open_diht.eval.records import sha256_of
 from open_diht.pipelines.concepts.teacher import DEFAULT, Teacher, find_teacher
 
 Floats = NDArray[np.float32]

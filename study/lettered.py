@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from open_diht.common.files import published
 from open_diht.common.progress import ProgressBar
-from open_diht.eval.fetch.writing import jpeg
-from open_diht.eval.hashes import sha256_of
+from open_diht.eval.fetch.archives import jpeg
+from open_diht.eval.records import sha256_of
 from open_diht.filters.presets import load_preset
 from open_diht.filters.spotting.masking import mask_text, text_area
 from open_diht.filters.spotting.overlap import SpottedText, overlap_lengths

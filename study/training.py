@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from open_diht.eval.metrics import ArrayRows
 from open_diht.eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
-from open_diht.eval.metrics.rows import ArrayRows
 from open_diht.trainer.architecture import DualEncoder, architecture, input_shape
 from open_diht.trainer.assembly import device_type
 from open_diht.trainer.config import Config

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from open_diht.common.files import published
 from open_diht.eval.errors import EvalError
-from open_diht.eval.fetch.writing import jpeg, write_tar
+from open_diht.eval.fetch.archives import jpeg, write_tar
 
 WIDTH, HEIGHT = 320, 240
 _SIZES = (18, 22, 26)

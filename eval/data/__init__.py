@@ -12,15 +12,24 @@ from typing import NamedTuple
 import numpy as np
 
 from open_diht.common.data_root import data_root
-from open_diht.eval.data.annotations import Association, Choice, Pair, Question
-from open_diht.eval.data.dataset import Annotation, DataSet, Images, sample_indices, shared_images
+from open_diht.eval.data.dataset import (
+    Annotation,
+    Association,
+    Choice,
+    DataSet,
+    Images,
+    Pair,
+    Question,
+    sample_indices,
+    shared_images,
+)
 from open_diht.eval.data.files import read_folder, read_lines, read_manifest
-from open_diht.eval.data.memo import Memo
 from open_diht.eval.data.questions import read_snli_ve, read_vqav2
 from open_diht.eval.data.selections import read_associations, read_pairs, read_selection
 from open_diht.eval.data.torchvision_sets import read_torchvision
 from open_diht.eval.data.webdataset_layout import read_webdataset
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.records import Memo
 from open_diht.eval.task import Source, Task
 from open_diht.eval.templates import Texts, check_templates, named
 

@@ -18,8 +18,8 @@ from PIL import Image
 from open_diht.common.files import sha256_file
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.eval.data.dataset import DataSet, decode
-from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.records import Memo
 
 csv.field_size_limit(1 << 24)
 _MOST = 2**28

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from open_diht.eval.data.annotations import Question
-from open_diht.eval.data.dataset import DataSet
+from open_diht.eval.data.dataset import DataSet, Question
 from open_diht.eval.data.files import FileImages, read_rows, usable
 from open_diht.eval.data.json_stream import elements
-from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.records import Memo
 
 SNLI_VE = "snli_ve"
 ENTAILMENT = ("entailment", "neutral", "contradiction")

@@ -14,12 +14,10 @@ from typing import Any
 
 from PIL import Image
 
-from open_diht.eval.data.annotations import Association, Choice, Pair
-from open_diht.eval.data.dataset import DataSet
+from open_diht.eval.data.dataset import Association, Choice, DataSet, Pair
 from open_diht.eval.data.files import Columns, FileImages, read_rows, usable
-from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
-from open_diht.eval.hashes import sha256_of
+from open_diht.eval.records import Memo, sha256_of
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels."""

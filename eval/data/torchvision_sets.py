@@ -15,9 +15,8 @@ from PIL import Image
 
 from open_diht.common.files import sha256_file
 from open_diht.eval.data.dataset import DataSet
-from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
-from open_diht.eval.hashes import sha256_of
+from open_diht.eval.records import Memo, sha256_of
 
 PATHS = ("SUN397",)
 """Classes of torchvision whose class names are paths, of those that our tasks use."""

@@ -28,12 +28,10 @@ from PIL import Image
 
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.tar_stream import BrokenTar, TarStream
-from open_diht.eval.data.annotations import Question
-from open_diht.eval.data.dataset import Annotation, DataSet, decode
+from open_diht.eval.data.dataset import Annotation, DataSet, Question, decode
 from open_diht.eval.data.files import text_of, usable
-from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
-from open_diht.eval.hashes import sha256_of
+from open_diht.eval.records import Memo, sha256_of
 
 # Value in dataset_type.txt -> (annotation, extension of its member)
 TYPES: dict[str, tuple[Annotation, str]] = {

@@ -1,19 +1,25 @@
-"""Extract members of zip and tar archives to given paths."""
+"""Unpack zip and tar archives, and write the samples of a webdataset and images as JPEG."""
 
 from __future__ import annotations
 
+import io
 import lzma
 import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from PIL import Image
 
 from open_diht.common.files import published, published_folder
 from open_diht.eval.errors import FetchFailed
+
+Sample = tuple[str, Mapping[str, Any]]
+"""Key, and the content of its members, bytes or text, by extension."""
 
 
 def unpack(archive: Path, members: Mapping[str, Path]) -> None:
@@ -72,3 +78,24 @@ def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
         # A checksum of the whole stream comes after the last member, and is tested when it is read.
         while tarred.fileobj and tarred.fileobj.read(1 << 20):
             pass
+
+
+def jpeg(image: Image.Image, quality: int = 95) -> bytes:
+    """Return an RGB image as JPEG."""
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def write_tar(path: Path, samples: Iterable[Sample]) -> int:
+    """Write samples to one tar file and return their number."""
+    count = 0
+    with tarfile.open(path, "w") as tar:
+        for key, members in samples:
+            count += 1
+            for extension, content in members.items():
+                raw = content.encode("utf-8") if isinstance(content, str) else content
+                entry = tarfile.TarInfo(f"{key}.{extension}")
+                entry.size = len(raw)
+                tar.addfile(entry, io.BytesIO(raw))
+    return count

@@ -20,10 +20,9 @@ from PIL import Image
 from open_diht.common.files import published_folder
 from open_diht.common.installation import remedy
 from open_diht.eval.errors import FetchFailed
-from open_diht.eval.fetch.archives import unpack
+from open_diht.eval.fetch.archives import jpeg, unpack
 from open_diht.eval.fetch.download import Fetcher, Remote
 from open_diht.eval.fetch.files import ARCHIVES
-from open_diht.eval.fetch.writing import jpeg
 
 VIDEOS = "https://www.crcv.ucf.edu/data/UCF101/UCF101.rar"
 LISTS = "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from open_diht.eval.metrics.rows import Rows, tiles
+from open_diht.eval.metrics import Rows, tiles
 
 
 def logits_in_tiles(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from open_diht.eval.metrics.rows import BLOCK_ROWS, Rows, tiles
+from open_diht.eval.metrics import BLOCK_ROWS, Rows, tiles
 
 PART = 1 << 18
 """Maximum number of scores compared at once, or those of one query if they are more."""

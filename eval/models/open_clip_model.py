@@ -12,10 +12,10 @@ import torch
 
 from open_diht.common.open_clip_models import create
 from open_diht.eval.errors import ModelError
-from open_diht.eval.hashes import sha256_of
 from open_diht.eval.models.model import Model, weights_hash
 from open_diht.eval.models.short_texts import can_shorten, encode_short
 from open_diht.eval.models.weights import NOT_LOADED, check_exported, check_positions, reason
+from open_diht.eval.records import sha256_of
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")

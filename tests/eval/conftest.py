@@ -39,7 +39,7 @@ from PIL import Image  # noqa: E402
 
 from open_diht.eval.data import Memo  # noqa: E402
 from open_diht.eval.features import FeatureCache  # noqa: E402
-from open_diht.eval.fetch.writing import jpeg  # noqa: E402
+from open_diht.eval.fetch.archives import jpeg  # noqa: E402
 from open_diht.eval.models import load_model  # noqa: E402
 from open_diht.eval.models.model import Model  # noqa: E402
 from open_diht.eval.tasks import Source, Task  # noqa: E402

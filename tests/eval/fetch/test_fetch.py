@@ -29,12 +29,10 @@ from open_diht.eval.data.webdataset_layout import read_webdataset
 from open_diht.eval.errors import FetchFailed, WrongUse
 from open_diht.eval.fetch import reference
 from open_diht.eval.fetch.__main__ import main
-from open_diht.eval.fetch.archives import unpack
+from open_diht.eval.fetch.archives import jpeg, unpack
 from open_diht.eval.fetch.download import Fetcher, Remote, download
-from open_diht.eval.fetch.files import fetch_files
+from open_diht.eval.fetch.files import fetch_files, write_rows
 from open_diht.eval.fetch.hub import fetch_webdataset
-from open_diht.eval.fetch.parquet_rows import write_rows
-from open_diht.eval.fetch.writing import jpeg
 from open_diht.eval.session import open_task
 from open_diht.eval.tasks import load_suite, suite_names
 from tests.hub_server import Hub, git_oid

@@ -15,6 +15,7 @@ from tests.eval.conftest import needed
 sklearn = needed("sklearn.metrics")
 
 from open_diht.eval import estimates  # noqa: E402
+from open_diht.eval.metrics import ArrayRows, tiles  # noqa: E402
 from open_diht.eval.metrics.classification import (  # noqa: E402
     average_precision,
     average_precision_11point,
@@ -22,7 +23,6 @@ from open_diht.eval.metrics.classification import (  # noqa: E402
     logits_in_tiles,
     mean_per_class,
 )
-from open_diht.eval.metrics.rows import ArrayRows, tiles  # noqa: E402
 
 SEEDS = st.integers(0, 10_000)
 
