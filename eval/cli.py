@@ -152,7 +152,8 @@ def _bench(options: argparse.Namespace) -> int:
     check_options(suite.tasks)
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)
     output = Path(options.output or Path("out") / "bench" / _plain(options.model))
-    folder = Path(options.cache).expanduser() if options.cache else _cache_folder()
+    in_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diht" / "features"
+    folder = Path(options.cache).expanduser() if options.cache else in_cache
     check_folder("--output", output)
     _can_be_folder(output, "output")
     _can_be_folder(folder, "cache")
@@ -180,7 +181,7 @@ def _bench(options: argparse.Namespace) -> int:
             workers=min(8, cores - 1) if options.workers is None else options.workers,
             progress=group.first,
         )
-        tell = say if group.first else _nothing
+        tell = say if group.first else lambda _: None
         tell(f"{model.name}: {len(suite.tasks)} tasks, results in {output}/")
         session = Session(
             cache=cache,
@@ -218,15 +219,6 @@ def _can_be_folder(path: Path, what: str) -> None:
     there = next((one for one in (path, *path.parents) if one.exists()), None)
     if there is not None and not there.is_dir():
         raise WrongUse(f"{what} {path} cannot be a folder, because {there} is a file")
-
-
-def _cache_folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "diht" / "features"
-
-
-def _nothing(text: str) -> None:
-    """Print nothing; all ranks but the first use this."""
 
 
 def _device(asked: str | None) -> str:

@@ -206,10 +206,11 @@ def _share_below(values: Floats, others: Floats) -> Floats:
 
 
 def mean_average_precision(scores: ArrayLike, labels: ArrayLike) -> Estimate:
-    """Return the mean over classes of `open_diht.eval.metrics.classification.average_precision`.
+    """Return the mean over classes of average precision, the mean of the precision at every positive.
 
-    The interval is for the mean result of sets with as many images, since average precision falls
-    with their number. A class with one positive leaves 0 degrees of freedom.
+    Ties count against it. A class without positives gets 0, as in CLIP_benchmark; one with a single positive leaves 0
+    degrees of freedom. The interval is for the mean result of sets with as many images, since average precision falls
+    with their number.
 
     Args:
         scores: (n, c) scores.

@@ -10,10 +10,9 @@ from typing import Any
 
 from open_diht.eval.data import DataSet
 from open_diht.eval.models import Model
-from open_diht.eval.records import sha256_texts
+from open_diht.eval.records import sha256_texts, software
 from open_diht.eval.results import INTERVAL, Items, Result, TaskOutcome
 from open_diht.eval.task import Source, Task
-from open_diht.eval.versions import software
 
 SHARED_RULES = 4
 """Increased when a change of code shared by all kinds of task alters numbers or intervals; stored

@@ -1,12 +1,16 @@
-"""Hashes of values, JSON files that a run wrote, and a memory of values computed from files.
+"""What stored results are recognized by: hashes of values and of files, versions of software, JSON files of a run.
 
 A kill cannot truncate a file of ours, but a faulty disk or a person can corrupt it.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.metadata
 import json
+import platform
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from open_diht.eval.errors import DataBroken
 SHORT, PIECE = 64, 4096
 """Lists of up to SHORT items are dumped item by item, because an item may be a long list. Longer lists are dumped in
 pieces of PIECE items: few calls, and some hundred kilobytes of JSON at once where the items are captions."""
+LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "pillow")
 
 
 def sha256_of(value: Any) -> str:
@@ -120,3 +125,44 @@ class Memo:
             known = {"stamp": stamp, "value": sha256_of([[name, sha256_file(folder / name)] for name in names])}
             publish_json(record, known)
         return known["value"]
+
+
+@functools.cache
+def library_versions() -> Mapping[str, str]:
+    """Return the version of each of `LIBRARIES` that is installed."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@functools.cache
+def software() -> Mapping[str, Any]:
+    """Return library versions, the machine, and the commit, which is None where git names none."""
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "commit": _commit(),
+        **library_versions(),
+    }
+
+
+def _commit() -> str | None:
+    # The package links to this folder, so resolve the path before looking for .git.
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()

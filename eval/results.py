@@ -20,7 +20,7 @@ from open_diht.common.files import published
 from open_diht.common.spelling import spelled
 from open_diht.eval import estimates
 from open_diht.eval.errors import DataBroken
-from open_diht.eval.statistics import Estimate
+from open_diht.eval.statistics import Estimate, Paired
 from open_diht.eval.task import Task
 
 
@@ -181,6 +181,11 @@ class Compared:
     n: int = 0
     note: str = ""
     """Why there is no test, how the two protocols differ, and cautions."""
+
+
+def numbers(paired: Paired) -> dict[str, Any]:
+    """Return the fields that `Compared` and the average over tasks take from a paired test."""
+    return {name: getattr(paired, name) for name in ("difference", "low", "high", "p", "detectable")}
 
 
 def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:

@@ -147,11 +147,7 @@ def _single_label(
 
 
 def _group_results(
-    task: Task,
-    groups: np.ndarray,
-    hits: Mapping[str, np.ndarray],
-    bursts: np.ndarray | None,
-    record: Mapping[str, Any],
+    task: Task, groups: np.ndarray, hits: Mapping[str, np.ndarray], bursts: np.ndarray | None, record: Mapping[str, Any]
 ) -> list[Result]:
     """Return the accuracies `hits` of the worst group, and each group's value of a task about worst groups.
 

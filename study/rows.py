@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from open_diht.common.files import publish_json, published
 from open_diht.eval.errors import EvalError
-from open_diht.eval.versions import software
+from open_diht.eval.records import software
 
 CLAIMS = ("cat", "rivals", "concepts", "negatives", "fewshot", "select")
 """Names of the claims, in the order of the page."""

@@ -8,7 +8,7 @@ import gzip
 import json
 import string
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,12 +119,8 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
             found.setdefault(name, []).append(value)
     if not found:
         raise DataBroken(f"{place} has no usable rows")
-    # Images that are all absent were not downloaded; a single absent one means a broken set.
-    if not any((root / name).is_file() for name in found):
-        raise DataMissing(f"the images of {place} are not in {root}")
+    check_images(root, found, place)
     for name, values in found.items():
-        if not (root / name).is_file():
-            raise DataBroken(f"{place}: image {name} is not there")
         if not all(_text(value).strip() for value in values):
             raise DataBroken(f"{place}: image {name} has an empty {column}")
     images = FileImages(root, list(found), memo, place)
@@ -132,6 +128,15 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
         captions = tuple(tuple(str(value) for value in values) for values in found.values())
         return DataSet(images=images, layout="manifest", place=place, captions=captions)
     return DataSet(images=images, layout="manifest", place=place, labels=_labels(found, place))
+
+
+def check_images(root: Path, names: Collection[str], place: str) -> None:
+    """Raise `DataMissing` where no image exists, so none was downloaded, and `DataBroken` where one is missing."""
+    lacking = [name for name in names if not (root / name).is_file()]
+    if len(lacking) == len(names):
+        raise DataMissing(f"the images of {place} are not in {root}")
+    if lacking:
+        raise DataBroken(f"{place}: image {lacking[0]} is not there")
 
 
 def _text(value: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.eval.data.dataset import DataSet, Question
-from open_diht.eval.data.files import FileImages, read_rows, usable
+from open_diht.eval.data.files import FileImages, check_images, read_rows, usable
 from open_diht.eval.data.json_stream import elements
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.records import Memo
@@ -68,10 +68,7 @@ def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None,
 
 
 def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
-    """Return the most frequent answers of each question type, and of all questions under "".
-
-    Ties are broken by the answer's text.
-    """
+    """Return the most frequent answers of each question type, and of all questions under ""."""
     answers: dict[str, Counter[str]] = {"": Counter()}
     for where, entry in _entries(path, "annotations", place):
         with usable(where, entry):
@@ -129,14 +126,6 @@ def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: st
 def _with_images(
     folder: Path, images: Mapping[str, int], questions: Sequence[Question], layout: str, memo: Memo, place: str
 ) -> DataSet:
-    if not any((folder / name).is_file() for name in images):
-        raise DataMissing(f"the images of {place} are not in {folder}")
-    for name in images:
-        if not (folder / name).is_file():
-            raise DataBroken(f"{place}: image {name} is not there")
-    return DataSet(
-        images=FileImages(folder, list(images), memo, place),
-        layout=layout,
-        place=place,
-        questions=tuple(questions),
-    )
+    check_images(folder, images, place)
+    shown = FileImages(folder, list(images), memo, place)
+    return DataSet(images=shown, layout=layout, place=place, questions=tuple(questions))

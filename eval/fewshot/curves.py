@@ -6,7 +6,7 @@ Prediction and scoring are separate: `predict_curves` never sees a test label, s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from open_diht.common.ranks import Ranks
 from open_diht.eval import estimates
-from open_diht.eval.fewshot.methods import METHODS, Fitted, fitted_together
+from open_diht.eval.fewshot.methods import METHODS, fitted_together
 from open_diht.eval.fewshot.predictions import Predictions
 from open_diht.eval.fewshot.selection import Support
 from open_diht.eval.fewshot.shots import DrawnShots, draw_shots
@@ -205,10 +205,7 @@ class FewShotResult:
 
 
 def run(
-    encoded: Encoded,
-    test_labels: ArrayLike,
-    settings: FewShotSettings | None = None,
-    group: Ranks | None = None,
+    encoded: Encoded, test_labels: ArrayLike, settings: FewShotSettings | None = None, group: Ranks | None = None
 ) -> FewShotResult:
     """Compute few-shot curves from cached features.
 
@@ -277,28 +274,20 @@ def predict_curves(
         )
         for method in methods:
             fitted = METHODS[method](support)
-            found[method, k, seed] = _choice(method, k, seed, fitted), _predict(fitted.scores, test)
+            choice = Hyperparameters(
+                method=method,
+                shots=k,
+                seed=seed,
+                chosen={name: one if np.isfinite(one) else str(one) for name, one in fitted.chosen.items()},
+                selected_on=fitted.selected_on,
+                converged=fitted.converged,
+            )
+            blocks = [lowest_best(fitted.scores(test[at : at + ROWS])) for at in range(0, len(test), ROWS)]
+            found[method, k, seed] = choice, np.concatenate([block.cpu().numpy() for block in blocks])
     found = {cell: one for part in group.collect(found) for cell, one in part.items()}
     # A fixed order, whatever rank computed a cell.
     cells = list(itertools.product(settings.methods, settings.shots, settings.seeds))
     return draws, tuple(found[cell][0] for cell in cells), {cell: found[cell][1] for cell in cells}
-
-
-def _choice(method: str, k: int, seed: int, fitted: Fitted) -> Hyperparameters:
-    chosen = {name: value if np.isfinite(value) else str(value) for name, value in fitted.chosen.items()}
-    return Hyperparameters(
-        method=method,
-        shots=k,
-        seed=seed,
-        chosen=chosen,
-        selected_on=fitted.selected_on,
-        converged=fitted.converged,
-    )
-
-
-def _predict(scores: Callable[[Tensor], Tensor], test: Tensor) -> NDArray[np.int64]:
-    parts = [lowest_best(scores(test[start : start + ROWS])).cpu().numpy() for start in range(0, len(test), ROWS)]
-    return np.concatenate(parts)
 
 
 def _point(

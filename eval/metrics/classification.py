@@ -53,21 +53,6 @@ def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(sums[present] / counts[present]))
 
 
-def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return (c,) average precision: the mean of the precision at every positive, ties counted against it.
-
-    Args:
-        scores: (n, c).
-        labels: (n, c) bool. A class without positives gets 0, as in CLIP_benchmark.
-    """
-    found = np.zeros(scores.shape[1])
-    for column in range(scores.shape[1]):
-        _, truth = sorted_truth(scores[:, column], labels[:, column])
-        precision = np.cumsum(truth) / np.arange(1, len(truth) + 1)
-        found[column] = precision[truth].sum() / max(int(truth.sum()), 1)
-    return found
-
-
 def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return (c,) 11-point interpolated average precision of PASCAL VOC 2007, from scores and bool labels (n, c).
 
@@ -81,11 +66,9 @@ def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndar
         if hits[-1] == 0:
             continue
         precision = hits / np.arange(1, len(truth) + 1)
-        recall = hits / hits[-1]
         # Use integers: 0.1 * 3 > 0.3 in binary, and a level would be missed.
         reached = [precision[10 * hits >= level * hits[-1]] for level in range(11)]
         found[column] = float(np.mean([part.max() if len(part) else 0.0 for part in reached]))
-        assert recall[-1] == 1.0
     return found
 
 

@@ -36,7 +36,7 @@ def image_to_text_ranks(
     if bool((np.diff(starts) == 0).any()):
         raise ValueError(f"image {int(np.argmin(np.diff(starts)))} has no caption to find")
     blocks = tiles(images.count, captions.count) if part is None else part
-    tile, found = _Tile(blocks, images, captions), _Ranks(blocks)
+    tile, ranks, filled = _Tile(blocks, images, captions), np.empty(sum(map(len, blocks)), dtype=np.int64), 0
     for block in blocks:
         scores = tile.scores(block)
         # The positives of the block as a flat list, image by image and by index within each.
@@ -49,8 +49,9 @@ def image_to_text_ranks(
         winner = torch.where(own == best[row], flat, captions.count)
         first = torch.full((len(block),), captions.count).scatter_reduce(0, row, winner, "amin")
         right = torch.zeros(len(block), dtype=torch.int64).scatter_add(0, row, (own == best[row]).long())
-        found.append(_ahead(scores, best, right if strict else None, first))
-    return found.ranks
+        ranks[filled : filled + len(block)] = _ahead(scores, best, right if strict else None, first)
+        filled += len(block)
+    return ranks
 
 
 def text_to_image_ranks(
@@ -58,13 +59,14 @@ def text_to_image_ranks(
 ) -> np.ndarray:
     """Return the 0-based rank of each caption's image among all images, with options as in `image_to_text_ranks`."""
     blocks = tiles(captions.count, images.count) if part is None else part
-    tile, found = _Tile(blocks, captions, images), _Ranks(blocks)
+    tile, ranks, filled = _Tile(blocks, captions, images), np.empty(sum(map(len, blocks)), dtype=np.int64), 0
     for block in blocks:
         scores = tile.scores(block)
         right = torch.from_numpy(image_of[block.start : block.stop]).long()
         own = scores.gather(1, right[:, None])[:, 0]
-        found.append(_ahead(scores, own, torch.ones_like(right) if strict else None, right))
-    return found.ranks
+        ranks[filled : filled + len(block)] = _ahead(scores, own, torch.ones_like(right) if strict else None, right)
+        filled += len(block)
+    return ranks
 
 
 def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, first: torch.Tensor) -> torch.Tensor:
@@ -115,19 +117,6 @@ class _Tile:
             self._items.rows(start, stop, self._right.numpy())
             torch.mm(left, self._right.T, out=scores[:, start:stop])
         return scores
-
-
-class _Ranks:
-    """The ranks of all blocks in one array, filled in order."""
-
-    def __init__(self, blocks: Sequence[range]):
-        self.ranks = np.empty(sum(map(len, blocks)), dtype=np.int64)
-        self._filled = 0
-
-    def append(self, ranks: torch.Tensor) -> None:
-        """Store the ranks of the next block."""
-        self.ranks[self._filled : self._filled + len(ranks)] = ranks.numpy()
-        self._filled += len(ranks)
 
 
 def hits(ranks: np.ndarray, k: int) -> np.ndarray:
