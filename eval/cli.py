@@ -221,17 +221,17 @@ def _can_be_folder(path: Path, what: str) -> None:
         raise WrongUse(f"{what} {path} cannot be a folder, because {there} is a file")
 
 
-def _device(asked: str | None) -> str:
+def _device(device: str | None) -> str:
     import torch
 
     from open_diht.common.devices import check_device, device_here
 
-    asked = device_here() if asked is None else asked
-    if asked.split(":")[0] not in ("cpu", "cuda"):
-        raise WrongUse(f"device {asked!r} is unknown; choose cpu or cuda")
-    check_device(asked)
-    if asked != "cuda":
-        return asked
+    device = device_here() if device is None else device
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        raise WrongUse(f"device {device!r} is unknown; choose cpu or cuda")
+    check_device(device)
+    if device != "cuda":
+        return device
     rank, count = os.environ.get("LOCAL_RANK", "0"), torch.cuda.device_count()
     if int(rank) >= count:
         raise WrongUse(

@@ -33,7 +33,7 @@ COUNTED = 4096
 ENCODING = 1
 """Increased when a code change alters features, so that cached ones are encoded again."""
 _HASHED = 16
-"""Hex digits of the hash in a batch's name."""
+"""Hex digits of the hash in a batch's name; 64 bits are enough to notice damage, and keep names short."""
 
 
 @dataclass(frozen=True)

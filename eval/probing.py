@@ -42,9 +42,11 @@ LINEAR_PROBE_RULES = 1
 DECADE = 8
 """Steps per decade of the search's finest grid; a penalty is 10 ** (step / DECADE)."""
 COARSE = range(-6 * DECADE, 6 * DECADE + 1, 2 * DECADE)
+"""The seven penalties tried first, from 1e-6 to 1e6, as in CLIP's protocol."""
 HELD_OUT = 5
-"""Interval between held-out training images of a class."""
+"""Interval between held-out training images of a class: more of them choose better, but leave fewer to fit on."""
 MAX_STEPS = 1000
+"""Steps of L-BFGS, as in CLIP's protocol."""
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 

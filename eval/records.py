@@ -1,4 +1,4 @@
-"""What stored results are recognized by: hashes of values and of files, versions of software, JSON files of a run.
+"""Hashes, versions and JSON files, by which a run recognizes the results that an earlier one stored.
 
 A kill cannot truncate a file of ours, but a faulty disk or a person can corrupt it.
 """
@@ -156,7 +156,7 @@ def _commit() -> str | None:
     if not (folder / ".git").exists():
         return None
     try:
-        asked = subprocess.run(
+        described = subprocess.run(
             ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True,
             text=True,
@@ -165,4 +165,4 @@ def _commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return asked.stdout.strip()
+    return described.stdout.strip()

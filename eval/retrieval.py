@@ -19,7 +19,7 @@ from open_diht.eval.templates import fill
 
 KS = (1, 5, 10)
 NEAREST = 4
-"""Number of captions or images shown for a query."""
+"""Number of captions or images shown for a query, which fit into a row of the report."""
 TIES = {
     False: "pessimistic: equal scores of lower index are ahead",
     True: "strict: all equal scores that are not right are ahead",
@@ -87,9 +87,9 @@ def queries(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> lis
     images = cache.images(data.images, task.name)
     captions = cache.texts(texts, f"{task.name} captions")
     to_text = task.direction == "image_to_text"
-    asked, others = (images, captions) if to_text else (captions, images)
+    queried, others = (images, captions) if to_text else (captions, images)
     picked = chosen(items.hits)
-    questions = asked.take(np.array(picked, dtype=np.int64)).T
+    questions = queried.take(np.array(picked, dtype=np.int64)).T
     products = np.concatenate(
         [
             others.rows(start, min(start + BLOCK_ROWS, others.count)) @ questions

@@ -34,7 +34,7 @@ from open_diht.eval.templates import fill
 BLOCK = 4096
 """Maximum number of questions of caption selection whose features a rank has in memory at once."""
 CATEGORIES = 20
-"""Number of categories above which none gets a number of its own."""
+"""Number of categories above which none gets a number of its own, so that the main numbers stay in sight."""
 
 
 def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:

@@ -62,8 +62,8 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
     kinds = sorted({question.kind for question in questions})
     parts = [(task.metric, np.ones(len(questions), dtype=bool))]
     if len(kinds) > 1:
-        asked = np.array([question.kind for question in questions])
-        parts += [(f"{task.metric} ({kind})", asked == kind) for kind in kinds]
+        kind_of = np.array([question.kind for question in questions])
+        parts += [(f"{task.metric} ({kind})", kind_of == kind) for kind in kinds]
     results = []
     for metric, part in parts:
         detail = {**record, "metric": metric, "chance": float(chance[part].mean())}
@@ -98,12 +98,12 @@ def _answered(
 
     `choices` has the rows of the candidates' statements for each question.
     """
-    asked = images.take(np.array([question.image for question in questions]))
+    shown = images.take(np.array([question.image for question in questions]))
     statements = texts.take(np.array([row for own in choices for row in own]))
     found, reached = np.empty((len(questions), 3)), 0
     for index, (question, own) in enumerate(zip(questions, choices, strict=True)):
         # BLAS can give equal statements unequal scores.
-        scores = np.einsum("cd,d->c", statements[reached : reached + len(own)], asked[index])
+        scores = np.einsum("cd,d->c", statements[reached : reached + len(own)], shown[index])
         reached += len(own)
         gains = np.array([soft_accuracy(answer, question.answers) for answer in question.candidates])
         # Several candidates may be equally near; their mean accuracy counts.

@@ -28,9 +28,9 @@ from open_diht.eval.templates import fill
 F1_INTERVAL = f"{OVER_CLASSES}; for sets with as many images of each class"
 WORST = "worst_group_"
 LARGE = 30
-"""Number of images from which a group counts as large."""
+"""Number of images from which a group counts as large: its accuracy then has a standard error below ten points."""
 GROUPS = 20
-"""Maximum number of groups that get numbers of their own."""
+"""Maximum number of groups that get numbers of their own; more would fill the report with intervals that say little."""
 GROUP_INTERVAL = (
     "images redrawn within each group, 95 %: from the lowest of the groups' lower ends to the lowest of upper ends "
     "that hold together"

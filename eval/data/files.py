@@ -21,7 +21,7 @@ from open_diht.eval.data.dataset import DataSet, decode
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.records import Memo
 
-csv.field_size_limit(1 << 24)
+csv.field_size_limit(1 << 24)  # the module's own 128 KiB would refuse a row that lists many captions
 _MOST = 2**28
 """Largest text in bytes, decompressed; published lists of captions have a few megabytes."""
 

@@ -41,19 +41,19 @@ def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None,
             lambda path: _frequent(path, count, place),
         ).items()
     }
-    asked: dict[Any, tuple[Any, Any]] = {}
+    texts: dict[Any, tuple[Any, Any]] = {}
     for where, entry in _entries(folder / options["questions"], "questions", place):
         with usable(where, entry):
-            asked[entry["question_id"]] = entry["question"], entry.get("multiple_choices")
+            texts[entry["question_id"]] = entry["question"], entry.get("multiple_choices")
     images: dict[str, int] = {}
     questions = []
     for where, entry in _entries(folder / options["annotations"], "annotations", place):
         with usable(where, entry):
             number = entry["question_id"]
-            if number not in asked:
+            if number not in texts:
                 raise DataBroken(f"{place}: question {number} has annotations and no text")
             name = str(options["image"]).format(image_id=int(entry["image_id"]))
-            text, own = asked[number]
+            text, own = texts[number]
             questions.append(
                 Question(
                     key=str(number),

@@ -21,7 +21,7 @@ from open_diht.eval.errors import FetchFailed
 Say = Callable[[str], None]
 SUMS = "SHA256SUMS"
 RETRIES = 3
-WAIT_S = 30.0
+WAIT_S = 30.0  # silence of a server after which a try is given up; slow transfers may take longer
 LINES = 20
 """Progress lines for a set of many files: about this many, at most twice as many."""
 PLAIN = {"Accept-Encoding": "identity"}  # without it, a length could be that of the compressed form

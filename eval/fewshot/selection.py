@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 SUPPORT_CV = "support_cv"
 FIXED = "fixed"
 FOLDS = 4
+"""Most folds: each is a fit of every candidate, and a fold of sixteen shots already leaves twelve to fit on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

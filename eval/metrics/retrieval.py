@@ -19,7 +19,7 @@ import torch
 from open_diht.eval.metrics import BLOCK_ROWS, Rows, tiles
 
 PART = 1 << 18
-"""Maximum number of scores compared at once, or those of one query if they are more."""
+"""Most scores compared at once (those of one query, if they are more): a few MiB of intermediate results."""
 
 
 def image_to_text_ranks(
