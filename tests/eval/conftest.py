@@ -73,10 +73,7 @@ def a_task(name: str, kind: str, metric: str, **more: Any) -> Task:
     """A task on the set of that name, in the webdataset layout."""
     given = {"title": name.capitalize(), "license": "CC0-1.0", "get": "paint some"}
     return Task(
-        name=name,
-        kind=kind,
-        metric=metric,
-        **{**given, "sources": (Source(layout="webdataset", path=name),), **more},
+        name=name, kind=kind, metric=metric, **{**given, "sources": (Source(layout="webdataset", path=name),), **more}
     )
 
 
