@@ -2,10 +2,9 @@
 
     python -m benchmarks.download [--images 1000] [--repeats 3] [--threads 32]
 
-A server process on this machine answers from memory. Each side is a separate process with one
-download unit, as in a worker; the sides take turns, and rates and memory are medians. Both reduce to
-512 pixels on the longest side and leave small JPEGs unchanged. CPU time is that of the side after it
-has loaded its tools, without the server.
+A server process on this machine answers from memory. Each side is a separate process with one download unit, as in a
+worker; the sides take turns, and rates and memory are medians. Both reduce to 512 pixels on the longest side and leave
+small JPEGs unchanged. CPU time is that of the side after it has loaded its tools, without the server.
 """
 
 from __future__ import annotations
@@ -35,12 +34,7 @@ SIZES = ((320, 240), (480, 360), (640, 480), (800, 600), (1280, 960))
 
 
 def photo(size: tuple[int, int], seed: int) -> Image.Image:
-    """Return smooth colors with grain, which compress about as well as a photograph.
-
-    Args:
-        size: (width, height) in pixels.
-        seed: seed of the colors.
-    """
+    """Return smooth colors with grain, which compress about as well as a photograph."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
     grain = rng.normal(0, 6, (size[1], size[0], 1))
@@ -82,12 +76,7 @@ async def serve() -> None:
 def download(side: str, urls: list[str], folder: Path, threads: int, place: str) -> dict[str, Any]:
     """Run one unit of one side; its seconds exclude the loading of the tools.
 
-    Args:
-        side: a name in `SIDES`.
-        urls: the addresses.
-        folder: where to write.
-        threads: download threads.
-        place: host and port that our side may read although it is local.
+    Ours may read from `place`, a host and port, although it is local.
     """
     from open_diht.pipelines.fetch import DownloadSettings, Fetcher
     from open_diht.pipelines.fetch.records import REQUESTED
@@ -113,9 +102,7 @@ def download(side: str, urls: list[str], folder: Path, threads: int, place: str)
 
 
 def plain(table: pa.Table, folder: Path, threads: int) -> int:
-    """Download with img2dataset's own classes: one retry, opt-out headers obeyed; return how many are
-    stored.
-    """
+    """Download with img2dataset's own classes: one retry, opt-out headers obeyed; return how many are stored."""
     from img2dataset.downloader import Downloader
     from img2dataset.resizer import Resizer
     from img2dataset.writer import WebDatasetSampleWriter
@@ -144,14 +131,7 @@ def plain(table: pa.Table, folder: Path, threads: int) -> int:
 
 
 def run_side(side: str, urls: list[str], threads: int, place: str) -> dict[str, Any]:
-    """Run one side in its own process.
-
-    Args:
-        side: a name in `SIDES`.
-        urls: the addresses.
-        threads: download threads.
-        place: host and port of the server.
-    """
+    """Run one side in its own process."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["--side", side, "--place", place, "--threads", threads, "--folder", folder]
         said = apart("-m", "benchmarks.download", *words, given="\n".join(urls))
@@ -195,14 +175,7 @@ def compare(images: int, repeats: int, threads: int) -> None:
             names = ("seconds", "cpu_s", "rss_mib")
             seconds, cpu, rss = (statistics.median(run[name] for run in runs[side]) for name in names)
             stored = str(runs[side][0]["stored"])
-            return [
-                side,
-                stored,
-                f"{images / seconds:.0f}",
-                f"{images / cpu:.0f}",
-                f"{base / cpu:.2f}",
-                f"{rss:.0f}",
-            ]
+            return [side, stored, f"{images / seconds:.0f}", f"{images / cpu:.0f}", f"{base / cpu:.2f}", f"{rss:.0f}"]
 
         print(f"{images} images, {threads} threads, median of {repeats} runs\n")
         print_table(["side", "stored", "images/s", "per core-second", "ratio", "peak, MiB"], map(cells, SIDES))

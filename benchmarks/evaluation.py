@@ -1,10 +1,8 @@
-"""The evaluation compared with clip-benchmark: images per second, and memory against the number of
-captions.
+"""The evaluation compared with clip-benchmark: images per second, and memory against the number of captions.
 
-For the rates both sides get the same model, the same data on disk in the webdataset layout and the
-same number of loader processes, in turn in one run; their numbers must agree, or the benchmark fails.
-Absolute rates are those of this machine; the ratios are more general. Run `make bench-eval`, or `python -m
-benchmarks.evaluation --help`.
+For the rates both sides get the same model, the same data on disk in the webdataset layout and the same number of
+loader processes, in turn in one run; their numbers must agree, or the benchmark fails. Absolute rates are those of this
+machine; the ratios are more general. Run `make bench-eval`, or `python -m benchmarks.evaluation --help`.
 """
 
 from __future__ import annotations
@@ -26,18 +24,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from webdataset import ShardWriter
 
-from benchmarks.measuring import (
-    apart,
-    in_turn,
-    memory_mib,
-    parser_of,
-    print_table,
-    ratios,
-    start_peak,
-)
+from benchmarks.measuring import apart, in_turn, memory_mib, parser_of, print_table, ratios, start_peak
 from open_diht.eval.data import DataSet, Memo
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import Sample, jpeg
+from open_diht.eval.fetch.archives import Sample, jpeg
 from open_diht.eval.models import Model, OpenClipModel, load_model
 from open_diht.eval.retrieval import evaluate_retrieval
 from open_diht.eval.session import open_task
@@ -207,23 +197,16 @@ def memory(counts: Sequence[int]) -> None:
 
 
 def vectors(start: int, stop: int) -> torch.Tensor:
-    """Return (stop - start, WIDTH) unit vectors that depend only on their index, so they need no
-    memory beforehand.
-    """
+    """Return (stop - start, WIDTH) unit vectors that depend only on their index, so they need no memory beforehand."""
     index = torch.arange(start, stop, dtype=torch.float64)[:, None]
     wave = torch.arange(1, WIDTH + 1, dtype=torch.float64)
     return torch.nn.functional.normalize(torch.sin(index * wave.sqrt()).float(), dim=1)
 
 
 def peak_of(side: str, count: int) -> float:
-    """Return the MiB by which the peak of this process grows while `side` encodes and ranks `count`
-    captions.
+    """Return the MiB by which the peak of this process grows while `side` encodes and ranks `count` captions.
 
-    The captions themselves are in memory before.
-
-    Args:
-        side: `ours` or `clip-benchmark`.
-        count: number of captions, a multiple of IMAGES.
+    The captions themselves, a multiple of IMAGES, are in memory before.
     """
     per_image = count // IMAGES
     if side == "ours":
@@ -267,8 +250,7 @@ class _Numbered:
 
 
 class _Told(Model):
-    """A model whose features are `vectors` of an image's number, or of the number of texts it has
-    read before."""
+    """A model whose features are `vectors` of an image's number, or of the number of texts it has read before."""
 
     def __init__(self) -> None:
         self.name, self.width, self.logit_scale, self._read = "told", WIDTH, 1.0, 0

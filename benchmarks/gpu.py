@@ -2,8 +2,7 @@
 
     python -m benchmarks.gpu [--parts steps losses ...] [--output gpu.json] [--tiny]
 
-Each part is a separate process, ended after ten minutes; if one fails, the report says so and the
-others still run:
+Each part is a separate process, ended after ten minutes; if one fails, the report says so and the others still run:
 
     precisions  steps in fp32, bf16 and fp16 learn a batch; optimizer, non-finite steps, syncs a step waits for
     steps       ViT-B/32 and B/16 and open_clip's in the same run, with and without compile: seconds, MFU, memory
@@ -14,9 +13,9 @@ others still run:
     nccl        one rank: gather with gradient, DDP
     concepts    the default teacher in float32 and bf16: images per second, agreement
 
-It prints Markdown for RESULTS.md and with --output writes JSON, both with the name of the device.
---tiny runs the parts at tiny sizes in one process (a minute for all), as a smoke test, where a part that fails
-ends the run; without CUDA, what needs it reports so.
+It prints Markdown for RESULTS.md and with --output writes JSON, both with the name of the device. --tiny runs the parts
+at tiny sizes in one process (a minute for all), as a smoke test, where a part that fails ends the run; without CUDA,
+what needs it reports so.
 """
 
 from __future__ import annotations
@@ -51,12 +50,7 @@ def device() -> str:
 
 
 def here(name: str, tiny: bool) -> Row:
-    """Run one part in this process; return its rows and seconds.
-
-    Args:
-        name: a name in `gpu_parts.PARTS`.
-        tiny: use tiny sizes.
-    """
+    """Run one part in this process; return its rows and seconds."""
     began = time.perf_counter()
     rows = gpu_parts.PARTS[name](gpu_parts.sizes(tiny))
     return {"part": name, "seconds": round(time.perf_counter() - began, 1), "rows": rows, "error": ""}

@@ -80,14 +80,7 @@ SMALL: dict[str, Any] = {
 
 
 def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[float, int]:
-    """Return the median seconds of a call, and its peak of memory above the memory before it, in bytes
-    (0 on a CPU).
-
-    Args:
-        call: what is timed; it runs once before.
-        device: `cuda` or `cpu`.
-        repeats: number of timed runs.
-    """
+    """Return the median seconds of a call, and its peak of memory above the memory before it, in bytes (0 on a CPU)."""
     on_gpu = device == "cuda"
 
     def clock() -> float:

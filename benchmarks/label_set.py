@@ -95,8 +95,7 @@ def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Tr
 
 
 def samples_folder(argument: str | None = None) -> Path:
-    """Return the folder of the caption samples: the argument, $DIHT_SAMPLES, or `shared/samples` next to
-    the checkout.
+    """Return the folder of the caption samples: the argument, $DIHT_SAMPLES, or `shared/samples` next to the checkout.
 
     If files are missing, exit with a message that names them.
     """
@@ -184,8 +183,7 @@ def double_readings(laion: Sequence[Labelled]) -> dict[str, list[tuple[bool, ...
 
 
 def cc3m_labels(folder: Path) -> list[Labelled]:
-    """Return the labelled CC3M captions: extra training material for actions; `complex` is not
-    labelled there."""
+    """Return the labelled CC3M captions: extra training material for actions; `complex` is not labelled there."""
     return _labelled("cc3m_validation.tsv", cc3m_captions(folder))
 
 

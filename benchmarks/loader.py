@@ -3,14 +3,13 @@
     python -m benchmarks.loader [--workers 1 2 4] [--samples N] [--side 256] [--image-size 224] [--repeats 5]
                                 [--data DIR]
 
-Without --data, shards of photographs (scikit-image's, cropped at random, `--side` pixels on the
-longer side, JPEG) are written to a temporary folder; with it, the shards of that folder are read.
-Both sides get the same crop, tokenizer, batch size and number of worker processes; rates count the
-samples that a side returns. Each side runs one warm-up epoch, which starts workers and fills caches,
-then the sides take turns. Ours has three rows: float32 images by open_clip's transform; bytes, which
-the training normalizes on its device; and bytes with
-`decode_side`, which decodes large JPEGs at a fraction of their size. Samples per second of
-processor time (of all processes of a side) depend less on other work on the machine.
+Without --data, shards of photographs (scikit-image's, cropped at random, `--side` pixels on the longer side, JPEG) are
+written to a temporary folder; with it, the shards of that folder are read. Both sides get the same crop, tokenizer,
+batch size and number of worker processes; rates count the samples that a side returns. Each side runs one warm-up
+epoch, which starts workers and fills caches, then the sides take turns. Ours has three rows: float32 images by
+open_clip's transform; bytes, which the training normalizes on its device; and bytes with `decode_side`, which decodes
+large JPEGs at a fraction of their size. Samples per second of processor time (of all processes of a side) depend less
+on other work on the machine.
 
 "open_clip" is `get_wds_dataset` of the installed open_clip_train, called as a library.
 """
@@ -46,14 +45,7 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera")
 
 
 def write_shards(folder: Path, samples: int, side: int, shards: int) -> None:
-    """Write shards of random crops of photographs.
-
-    Args:
-        folder: where to write.
-        samples: number of samples in all shards, rounded down to a multiple of `shards`.
-        side: longest side of the images, in pixels.
-        shards: number of shards.
-    """
+    """Write shards of random crops of photographs, with as many samples each; `side` is the longest side in pixels."""
     photographs = [Image.fromarray(getattr(skimage.data, name)()).convert("RGB") for name in PHOTOGRAPHS]
     draw = random.Random(0)
     per_shard = samples // shards
@@ -88,12 +80,7 @@ def processor_s() -> float:
 
 
 def drained(batches: Iterator[Any], images: Callable[[Any], torch.Tensor]) -> tuple[float, float]:
-    """Return samples per second and per processor-second of a whole epoch, from the request of the
-    first batch on.
-
-    Raises:
-        RuntimeError: the epoch has no samples.
-    """
+    """Return samples per second and per processor-second of a whole epoch, from the request of the first batch on."""
     began, processor, samples = time.perf_counter(), processor_s(), 0
     for batch in batches:
         samples += len(images(batch))

@@ -1,5 +1,4 @@
-"""Common parts of the benchmarks: command lines, sides that take turns, separate processes, peak
-memory and tables."""
+"""Common parts of the benchmarks: command lines, sides that take turns, separate processes, peak memory and tables."""
 
 from __future__ import annotations
 
@@ -28,16 +27,10 @@ def in_turn(
     clock: Callable[[], float] = time.perf_counter,
     warm: bool = False,
 ) -> dict[str, list[float]]:
-    """Run the sides in turn, so that other work on the machine slows all of them.
+    """Run the sides in turn, so that other work on the machine slows all; return the seconds of each run, by side.
 
-    Args:
-        sides: what is timed, by name.
-        repeats: how often each side runs.
-        clock: returns seconds; `time.process_time` excludes other processes.
-        warm: run each side once before, outside the clock.
-
-    Returns:
-        The seconds of each run, by side.
+    `time.process_time` as the clock excludes other processes. With `warm`, each side runs once before, outside the
+    clock.
     """
     for side in sides.values() if warm else ():
         side()
@@ -58,11 +51,7 @@ def ratios(values: Sequence[float], anchor: Sequence[float]) -> list[float]:
 
 
 def apart(*words: object, given: str = "", **environment: str) -> str:
-    """Run `python` in a separate process whose numeric libraries use one thread; return its output.
-
-    Raises:
-        subprocess.CalledProcessError: the process failed.
-    """
+    """Run `python` in a separate process whose numeric libraries use one thread; return its output."""
     done = subprocess.run(
         [sys.executable, *map(str, words)],
         input=given,
@@ -80,13 +69,9 @@ def start_peak() -> None:
 
 
 def memory_mib(field: str = "VmHWM", process: int | str = "self") -> float:
-    """Return the peak or present memory of a process in MiB (Linux).
+    """Return the peak (VmHWM) or present (VmRSS) memory of a process in MiB (Linux).
 
     It does not use `getrusage`, because a child's peak there begins with that of its parent.
-
-    Args:
-        field: VmHWM for the peak, VmRSS for the present.
-        process: a process id, or `self`.
     """
     lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{field}:"))) / 1024

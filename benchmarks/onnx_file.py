@@ -37,12 +37,7 @@ class Graph:
         self._outputs.append(_value(name, 1, 2))
 
     def constant(self, array: NDArray[np.generic], name: str | None = None) -> str:
-        """Add a constant and return its name.
-
-        Args:
-            array: its values.
-            name: its name; None: a new one.
-        """
+        """Add a constant, with a new name unless one is given, and return its name."""
         name = name or self._new()
         dims = b"".join(_field(1, size) for size in array.shape)
         kind, raw = _field(2, _TYPES[array.dtype.name]), _field(9, np.ascontiguousarray(array).tobytes())

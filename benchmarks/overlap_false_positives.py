@@ -1,5 +1,4 @@
-"""How often the overlap rule is wrong, in both directions: the plain window rule of the paper
-compared with ours.
+"""How often the overlap rule is wrong, in both directions: the plain window rule of the paper compared with ours.
 
     python -m benchmarks.overlap_false_positives [--captions FOLDER]
 
@@ -7,8 +6,7 @@ compared with ours.
 2. A piece of the caption with typical OCR errors (joined, cut, one or two wrong letters): every
    miss is a loss.
 
-Only odd rows of the caption samples are used, because the table of common words was counted on the
-even ones.
+Only odd rows of the caption samples are used, because the table of common words was counted on the even ones.
 """
 
 from __future__ import annotations
@@ -77,12 +75,7 @@ ERRORS: dict[str, Callable[[str, random.Random], str]] = {
 
 
 def false_positives(samples: dict[str, list[str]], rng: random.Random) -> None:
-    """Print table 1.
-
-    Args:
-        samples: name -> captions; the text comes from the first sample.
-        rng: draws the text.
-    """
+    """Print table 1; the text comes from the first sample."""
     texts = next(iter(samples.values()))
     rows = []
     for name, captions in samples.items():

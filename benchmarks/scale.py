@@ -1,17 +1,14 @@
-"""Beam against plain processes on the same units: workers, shards, Prism, Dask; and a worker's
-memory against its rows.
+"""Beam against plain processes on the same units: workers, shards, Prism, Dask; and a worker's memory against its rows.
 
     python -m benchmarks.scale [--captions FOLDER] [--rows N] [--repeats K]
     python -m benchmarks.scale --memory 100000 1000000
 
-A plain process calls the caption stage on one unit after another: read, annotate, write, commit.
-Beam does the same through FnApiRunner, in two shards as two invocations that each do every second
-unit, through Prism in one worker process (if `make prism` has built it), and through Dask on a
-scheduler and two workers of this machine. Times are wall times and include the start of the
-workers and the loading of the models; only Dask's workers are started before, as on a cluster,
-and have imported this program. The sides run in turn. Memory is the peak resident set of one
-process that does all the rows; captions are LAION's, and each copy gets a number so that it is
-another caption.
+A plain process calls the caption stage on one unit after another: read, annotate, write, commit. Beam does the same
+through FnApiRunner, in two shards as two invocations that each do every second unit, through Prism in one worker
+process (if `make prism` has built it), and through Dask on a scheduler and two workers of this machine. Times are wall
+times and include the start of the workers and the loading of the models; only Dask's workers are started before, as on
+a cluster, and have imported this program. The sides run in turn. Memory is the peak resident set of one process that
+does all the rows; captions are LAION's, and each copy gets a number so that it is another caption.
 """
 
 from __future__ import annotations
@@ -82,27 +79,13 @@ def units_of(manifest: Path, output: Path, unit_rows: int) -> list[str]:
 
 
 def in_processes(code: str, output: Path, units: list[str], processes: int) -> list[str]:
-    """Run a program on parts of the units in parallel processes; return the output of each.
-
-    Args:
-        code: the program; its arguments are the output folder and its units.
-        output: the output folder.
-        units: names of the units.
-        processes: number of processes.
-    """
+    """Run a program on parts of the units in parallel processes; return the output of each."""
     with ThreadPoolExecutor(processes) as pool:
         return list(pool.map(lambda part: apart("-c", code, output, *units[part::processes]), range(processes)))
 
 
 def run_beam(output: Path, units: list[str], workers: int, backend: Backend | None = None) -> None:
-    """Process the units with Beam.
-
-    Args:
-        output: the output folder.
-        units: names of the units.
-        workers: number of workers.
-        backend: Prism with one worker process, or Dask on a running cluster; None is FnApiRunner.
-    """
+    """Process the units with Beam: FnApiRunner, Prism with one worker process, or Dask on a running cluster."""
     with worker_log(output / "workers.log"):
         run_units("captions", units, DoUnit(stage_of(output)), workers, backend=backend or Direct(), todo=output)
 

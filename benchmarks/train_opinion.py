@@ -1,10 +1,9 @@
 """Fine-tune MiniLM's layers 1, 3 and 6 on the annotated captions, and write them as int8 for ONNX Runtime.
 
-`python -m benchmarks.train_verifier` calls this. The token embeddings stay as they are. Two heads
-are learned: one on each word (the fraction of readings that call it a stated verb) and one on the
-mean of all pieces (the fractions of readings that find an action, and that call the caption
-complex). Rows of CC3M and written captions have less weight, and about half of the rows without a verb
-candidate are drawn in each epoch. Deterministic for one kind of processor.
+`python -m benchmarks.train_verifier` calls this. The token embeddings stay as they are. Two heads are learned: one on
+each word (the fraction of readings that call it a stated verb) and one on the mean of all pieces (the fractions of
+readings that find an action, and that call the caption complex). Rows of CC3M and written captions have less weight,
+and about half of the rows without a verb candidate are drawn in each epoch. Deterministic for one kind of processor.
 """
 
 from __future__ import annotations
@@ -87,14 +86,7 @@ class Example:
 def examples_of(
     labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph], pieces: WordPieces, laion: bool
 ) -> list[Example]:
-    """Return one example per caption.
-
-    Args:
-        labelled: the captions.
-        graphs: their graphs.
-        pieces: splits words.
-        laion: whether they are LAION's: those have full weight and labels of complexity.
-    """
+    """Return one example per caption; LAION's have full weight and labels of complexity."""
     found = []
     for entry, graph in zip(labelled, graphs, strict=True):
         encoded = encode(graph.parse.words, pieces)
@@ -124,13 +116,10 @@ class Layer(nn.Module):
         self.norm, self.norm2 = nn.LayerNorm(WIDTH, eps=1e-12), nn.LayerNorm(WIDTH, eps=1e-12)
 
     def forward(self, x: Tensor, mask: Tensor, seen: dict[str, Tensor] | None, name: str) -> Tensor:
-        """Return the layer's output.
+        """Return the layer's output for x (captions, pieces, width).
 
-        Args:
-            x: (captions, pieces, width).
-            mask: (captions, pieces) bool, False for padding.
-            seen: filled with the inputs of the linear layers, by name, if it is a dict.
-            name: of the layer.
+        The mask (captions, pieces) is False for padding. A dict `seen` is filled with the inputs of the linear layers,
+        by name.
         """
         b, n, _ = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
@@ -178,10 +167,7 @@ class Net(nn.Module):
     def forward(self, ids: Tensor, kinds: Tensor, seen: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the logits of the pieces (captions, pieces), and (captions, 2) of action and complexity.
 
-        Args:
-            ids: (captions, pieces) int64, 0 for padding.
-            kinds: (captions, pieces) int64.
-            seen: see `Layer.forward`.
+        `ids` are 0 for padding; for `seen` see `Layer.forward`.
         """
         mask = ids != 0
         x = self.norm(self.table(ids) + self.places[: ids.shape[1]] + self.kinds[kinds])
@@ -197,12 +183,7 @@ def _copy(module: nn.Module, state: State, name: str) -> None:
 
 
 def fine_tune(minilm: State, examples: Sequence[Example]) -> Net:
-    """Return the fine-tuned model: the average of its weights in the last part of the training.
-
-    Args:
-        minilm: MiniLM-L6's own weights.
-        examples: the captions.
-    """
+    """Return MiniLM fine-tuned on captions: the average of its weights in the last part of the training."""
     # Batches are small, so more threads would wait for each other, and sums would depend on their number.
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
@@ -295,12 +276,7 @@ def train_opinion(
 
 
 def minilm_folder() -> Path:
-    """Return the folder of MiniLM's weights, which `open-diht bench-data --task reference` fetches.
-
-    Raises:
-        SystemExit: they are not there.
-        RuntimeError: they are not the pinned ones.
-    """
+    """Return the folder of MiniLM's pinned weights, which `open-diht bench-data --task reference` fetches."""
     folder = data_root() / REFERENCE / REFERENCE_TEXTS
     if not (folder / "model.safetensors").is_file():
         raise SystemExit(f"error: no MiniLM weights in {folder}; run: open-diht bench-data --task reference")

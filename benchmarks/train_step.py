@@ -3,13 +3,12 @@
     python -m benchmarks.train_step [--model ViT-B-32] [--batch 16] [--concepts 10000] [--repeats 7] [--device cpu]
                                     [--precision fp32] [--all]
 
-Ours: HN-NCE, both concept heads (`--concepts` classes each, top 10), gradient norm, check for
-non-finite values, AdamW with a separate group for the heads, clamp of the scale, through the
-`Stepper` that trains. Theirs: `open_clip.create_model`, ClipLoss, AdamW with open_clip's two
-groups, clamp, as in open_clip_train's loop (without its logging and loss scaling). Both use the same
-random pairs and precision, and steps in turn; the result is the median of the ratios of steps of one round.
-`--all` adds our step with InfoNCE and no heads, which shows the cost of the heads and HN-NCE, and with
-two micro-batches.
+Ours: HN-NCE, both concept heads (`--concepts` classes each, top 10), gradient norm, check for non-finite values, AdamW
+with a separate group for the heads, clamp of the scale, through the `Stepper` that trains. Theirs:
+`open_clip.create_model`, ClipLoss, AdamW with open_clip's two groups, clamp, as in open_clip_train's loop (without its
+logging and loss scaling). Both use the same random pairs and precision, and steps in turn; the result is the median of
+the ratios of steps of one round. `--all` adds our step with InfoNCE and no heads, which shows the cost of the heads and
+HN-NCE, and with two micro-batches.
 """
 
 from __future__ import annotations
@@ -39,15 +38,7 @@ ANCHOR = "open_clip, ClipLoss"
 
 
 def pairs(model: str, batch: int, concepts: int, device: str, side: int | None = None) -> Batch:
-    """Return random pairs, images as bytes, with targets of ten concepts.
-
-    Args:
-        model: the architecture.
-        batch: number of pairs.
-        concepts: number of concepts of each head.
-        device: where the tensors are.
-        side: side of the images in pixels; None: that of the model.
-    """
+    """Return random pairs, images as bytes of the model's side or another, with targets of ten concepts."""
     size = side or open_clip.get_model_config(model)["vision_cfg"]["image_size"]
     texts = torch.randint(1, 49000, (batch, 77))
     texts[:, -1] = 49407  # the end-of-text token, whose place open_clip pools at
@@ -64,16 +55,7 @@ def pairs(model: str, batch: int, concepts: int, device: str, side: int | None =
 
 
 def stepper_of(name: str, batch: int, concepts: int, device: str, precision: str, **changes: Any) -> Stepper:
-    """Return a stepper of the trainer.
-
-    Args:
-        name: the architecture.
-        batch: number of pairs.
-        concepts: number of concepts of each head; 0: no heads.
-        device: where it runs.
-        precision: fp32, bf16 or fp16.
-        changes: sections of the configuration to change.
-    """
+    """Return a stepper of the trainer, without heads for 0 concepts; `changes` are sections of its configuration."""
     base = {
         "data": {"sources": [{"path": "not read"}]},
         "model": {"name": name},
@@ -92,16 +74,7 @@ def stepper_of(name: str, batch: int, concepts: int, device: str, precision: str
 
 
 def ours(name: str, batch: Batch, concepts: int, device: str, precision: str, **changes: Any) -> Step:
-    """Return a step of the trainer, which also normalizes the images.
-
-    Args:
-        name: the architecture.
-        batch: the pairs.
-        concepts: number of concepts of each head; 0: no heads.
-        device: where it runs.
-        precision: fp32, bf16 or fp16.
-        changes: sections of the configuration to change.
-    """
+    """Return a step of the trainer, which also normalizes the images; arguments as in `stepper_of`."""
     stepper = stepper_of(name, len(batch), concepts, device, precision, **changes)
     number = 0
 
@@ -114,15 +87,7 @@ def ours(name: str, batch: Batch, concepts: int, device: str, precision: str, **
 
 
 def theirs(model: str, batch: Batch, device: str, precision: str, compiled: bool = False) -> Step:
-    """Return a step like open_clip_train's (in fp16 without its gradient scaler) on images already normalized.
-
-    Args:
-        model: the architecture.
-        batch: the pairs.
-        device: where it runs.
-        precision: fp32, bf16 or fp16.
-        compiled: whether to compile the model.
-    """
+    """Return a step like open_clip_train's (in fp16 without its gradient scaler) on images already normalized."""
     torch.manual_seed(0)
     net = open_clip.create_model(model).to(device).train()
     images = Pixels(TransformSettings()).to(device)(batch.images)

@@ -3,17 +3,16 @@
     python -m benchmarks.train_verifier                             # the weights that ship, into filters/captions
     python -m benchmarks.train_verifier --out FOLDER --train-part   # without the development part
 
-No training sees the test part of the labels, so `benchmarks.verifier` measures the weights that
-ship. A row that is removed from the files in benchmarks/labels is removed from training. The number of
-the rows that the weights saw and a hash of the row numbers are stored with them. The second opinion is a
-transformer, see `benchmarks/train_opinion.py`; it takes some minutes on one core.
+No training sees the test part of the labels, so `benchmarks.verifier` measures the weights that ship. A row that is
+removed from the files in benchmarks/labels is removed from training. The number of the rows that the weights saw and a
+hash of the row numbers are stored with them. The second opinion is a transformer, see `benchmarks/train_opinion.py`; it
+takes some minutes on one core.
 
-The verifier is two logistic regressions (L2) on the fraction of positive readings. Actions: the examples
-are verb candidates; CC3M captions, which are cleaner than LAION's, and captions written for
-training have less weight; the parser's vector of the verb is added as a linear probe. Details
-(attributes and relations): only the caption has a label, so in captions that most readings call
-complex all candidates count at first, and in two further rounds only those that the model itself
-believes in, and the most likely one. Deterministic.
+The verifier is two logistic regressions (L2) on the fraction of positive readings. Actions: the examples are verb
+candidates; CC3M captions, which are cleaner than LAION's, and captions written for training have less weight; the
+parser's vector of the verb is added as a linear probe. Details (attributes and relations): only the caption has a
+label, so in captions that most readings call complex all candidates count at first, and in two further rounds only
+those that the model itself believes in, and the most likely one. Deterministic.
 """
 
 from __future__ import annotations
@@ -55,13 +54,7 @@ def graphs_of(labelled: Sequence[Labelled], parser: CaptionParser) -> list[Capti
 
 
 def train(laion: Sequence[Labelled], cc3m: Sequence[Labelled], parser: CaptionParser) -> dict[str, dict[str, Any]]:
-    """Return the two tables of weights.
-
-    Args:
-        laion: LAION captions.
-        cc3m: CC3M captions, for actions only.
-        parser: the parser.
-    """
+    """Return the two tables of weights, from LAION's captions and, for actions only, CC3M's."""
     graphs, written = graphs_of(laion, parser), written_labels()
     examples = [
         *_action_examples(laion, graphs, 1.0),
@@ -176,11 +169,7 @@ def _fit(
 
 
 def rows_seen(labelled: Mapping[str, Sequence[Labelled]]) -> dict[str, Any]:
-    """Return what the weights say about the rows they saw.
-
-    Args:
-        labelled: file of the labels -> its rows that are trained on.
-    """
+    """Return what the weights say about the rows they saw, by file of the labels."""
     return {
         name: {
             "rows": len(rows),

@@ -15,7 +15,7 @@ import os
 import posixpath
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +29,8 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 from open_diht.common.fields import field_docstrings
+from open_diht.eval.task import FETCH, Source, Suite, Task
+from open_diht.eval.tasks import KINDS, load_suite, suite_names
 
 logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that are not used
 # Only warnings are printed. Not --quiet, which hides warnings from the --strict that counts them.
@@ -38,6 +40,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 _FENCE = re.compile(r"^(```.*?^```[^\n]*$)", re.MULTILINE | re.DOTALL)
 _DIRECTIVE = re.compile(r"^<!-- (\w+)(?:: (.+?))? -->$", re.MULTILINE)
+_LISTED = 8
+"""Maximum number of class names and templates shown of a list: enough to see what they are like, in a table's cell."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -47,8 +51,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files: the files of the site; pages are added.
         config: the configuration of MkDocs.
     """
-    from open_diht.eval.tasks.pages import task_pages
-
     for name, content in task_pages().items():
         uri = f"tasks/{name}.md"
         files.append(File.generated(config, uri, content=content, inclusion=InclusionLevel.NOT_IN_NAV))
@@ -203,11 +205,89 @@ def datasets() -> Iterator[str]:
 
 
 def tasks() -> Iterator[str]:
-    """Yield the tasks of the evaluation, from `eval/suites/`."""
-    from open_diht.eval.tasks.pages import suite_tables
-
+    """Yield a heading and a table for each suite of `eval/suites/`, with a link to the page of each task."""
     yield ""
-    yield from suite_tables()
+    for name in suite_names():
+        suite = load_suite(name)
+        yield from (f"## {name}", "", _cell(suite.about), "", "| task | data | kind | metric | items | license |")
+        yield "|---|---|---|---|--:|---|"
+        for task in suite.tasks:
+            items = "" if task.items is None else f"{task.items:,}"
+            cells = (task.title, KINDS[task.kind].heading, f"`{task.metric}`", items, task.license)
+            yield f"| [{task.name}]({task.name}.md) | {' | '.join(_cell(one) for one in cells)} |"
+        yield ""
+
+
+def task_pages() -> dict[str, str]:
+    """Return the Markdown page of every task of the built-in suites, by name."""
+    suites = [load_suite(name) for name in suite_names()]
+    found: dict[str, Task] = {task.name: task for suite in suites for task in suite.tasks}
+    return {name: _task_page(task, suites) for name, task in sorted(found.items())}
+
+
+def _task_page(task: Task, suites: Sequence[Suite]) -> str:
+    """Return the page of a task: data, terms, metric, pitfalls."""
+    kind, fetch = KINDS[task.kind], f"make bench-data TASK={task.name}"
+    facts: Mapping[str, str] = {
+        "kind": f"{kind.heading} (`{task.kind}`)" + (f", {task.direction}" if task.direction else ""),
+        "metric": f"`{task.metric}`, of {', '.join(f'`{one}`' for one in kind.metrics)}",
+        "published": task.paper,
+        "license": task.license,
+        "size": _size(task),
+        "split": ", ".join(dict.fromkeys(source.split for source in task.sources)),
+        "read from": "; ".join(_place(source) for source in task.sources),
+        "few-shot from": "; ".join(_place(source) for source in task.support),
+        "class names": _texts(task.class_names) if task.kind == "classification" else "",
+        "templates": _texts(task.templates) if task.kind == "classification" else _captions(task),
+        "to get it": task.get.replace(FETCH, fetch),
+        "version of the task": str(task.version),
+        "version of its kind's rules": str(kind.rules),
+        "in the suites": ", ".join(f"`{suite.name}`" for suite in suites if task in suite.tasks),
+    }
+    lines = [f"# {task.title}", "", f"`{task.name}`", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {_cell(said)} |" for name, said in facts.items() if said]
+    if task.note or task.caution:
+        caution = f"Reported next to the number: {task.caution}." if task.caution else ""
+        lines += ["", "## Traps", "", *(_cell(text) for text in (task.note, caution) if text)]
+    lines += ["", "## Measure it", "", "```bash"]
+    # Data in the repository needs no download.
+    if task.fetch and task.fetch.get("from") != "repository":
+        lines.append(fetch)
+    lines += [f"make bench MODEL=out/train/export TASKS={task.name}", "```", ""]
+    return "\n".join(lines)
+
+
+def _size(task: Task) -> str:
+    counted = {"caption_selection": "questions", "pair_selection": "pairs", "association": "cues"}.get(
+        task.kind, "images"
+    )
+    parts = [] if task.items is None else [f"{task.items:,} {counted}"]
+    if task.sample is not None:
+        parts.append(f"of which {task.sample:,} are drawn by a seed")
+    if task.classes is not None:
+        parts.append(f"{task.classes} classes")
+    return ", ".join(parts)
+
+
+def _place(source: Source) -> str:
+    return f"`{source.path}` ({source.layout}, {source.split})"
+
+
+def _texts(value: str | tuple[str, ...]) -> str:
+    if value == "dataset":
+        return "the data set's own"
+    if isinstance(value, str):
+        listed = f"`{value}` of `eval/templates`"
+    else:
+        more = f", and {len(value) - _LISTED} more" if len(value) > _LISTED else ""
+        listed = ", ".join(f'"{one}"' for one in value[:_LISTED]) + more
+    return f"{listed}; the data set's own if it is a webdataset with its own"
+
+
+def _captions(task: Task) -> str:
+    wrapped = [one for one in task.caption_templates if one != "{}"]
+    said = ", ".join(f'"{one}"' for one in task.caption_templates)
+    return f"captions in {said}" if wrapped else ""
 
 
 def reasons() -> Iterator[str]:

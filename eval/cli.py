@@ -94,20 +94,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval") -> None:
-    """End the process if the arguments ask for help or are wrong; see `run_command`.
-
-    Args:
-        arguments: Command-line arguments; None reads `sys.argv`.
-    """
+    """End the process if the arguments ask for help or are wrong; see `run_command`."""
     refuse_wrong(lambda: _parser(prog).parse_args(arguments))
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval") -> int:
-    """Run the command line and return the exit status.
-
-    Args:
-        arguments: Command-line arguments; None reads `sys.argv`.
-    """
+    """Run the command line and return the exit status."""
 
     def run() -> int:
         options = _parser(prog).parse_args(arguments)
@@ -160,7 +152,8 @@ def _bench(options: argparse.Namespace) -> int:
     check_options(suite.tasks)
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)
     output = Path(options.output or Path("out") / "bench" / _plain(options.model))
-    folder = Path(options.cache).expanduser() if options.cache else _cache_folder()
+    in_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diht" / "features"
+    folder = Path(options.cache).expanduser() if options.cache else in_cache
     check_folder("--output", output)
     _can_be_folder(output, "output")
     _can_be_folder(folder, "cache")
@@ -188,7 +181,7 @@ def _bench(options: argparse.Namespace) -> int:
             workers=min(8, cores - 1) if options.workers is None else options.workers,
             progress=group.first,
         )
-        tell = say if group.first else _nothing
+        tell = say if group.first else lambda _: None
         tell(f"{model.name}: {len(suite.tasks)} tasks, results in {output}/")
         session = Session(
             cache=cache,
@@ -228,26 +221,17 @@ def _can_be_folder(path: Path, what: str) -> None:
         raise WrongUse(f"{what} {path} cannot be a folder, because {there} is a file")
 
 
-def _cache_folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "diht" / "features"
-
-
-def _nothing(text: str) -> None:
-    """Print nothing; all ranks but the first use this."""
-
-
-def _device(asked: str | None) -> str:
+def _device(device: str | None) -> str:
     import torch
 
     from open_diht.common.devices import check_device, device_here
 
-    asked = device_here() if asked is None else asked
-    if asked.split(":")[0] not in ("cpu", "cuda"):
-        raise WrongUse(f"device {asked!r} is unknown; choose cpu or cuda")
-    check_device(asked)
-    if asked != "cuda":
-        return asked
+    device = device_here() if device is None else device
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        raise WrongUse(f"device {device!r} is unknown; choose cpu or cuda")
+    check_device(device)
+    if device != "cuda":
+        return device
     rank, count = os.environ.get("LOCAL_RANK", "0"), torch.cuda.device_count()
     if int(rank) >= count:
         raise WrongUse(

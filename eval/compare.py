@@ -27,11 +27,7 @@ from open_diht.eval.report.text import cell
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.compare") -> int:
-    """Run the command line and return the exit status.
-
-    Args:
-        arguments: Command-line arguments; None reads `sys.argv`.
-    """
+    """Run the command line and return the exit status."""
     return exit_status(lambda: _compare(compare_parser(prog).parse_args(arguments)), failed=(EvalError,))
 
 

@@ -10,11 +10,7 @@ from open_diht.common.spelling import spelled
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.compare") -> None:
-    """End the process if the arguments ask for help or are wrong; see `run_command`.
-
-    Args:
-        arguments: Command-line arguments; None reads `sys.argv`.
-    """
+    """End the process if the arguments ask for help or are wrong; see `run_command`."""
     refuse_wrong(lambda: compare_parser(prog).parse_args(arguments))
 
 

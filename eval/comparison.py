@@ -18,7 +18,7 @@ from open_diht.common.spelling import spelled
 from open_diht.eval.errors import DataBroken, WrongUse
 from open_diht.eval.fewshot.comparison import FewShotComparison, compare_few_shot
 from open_diht.eval.records import read_written
-from open_diht.eval.report.data import checked
+from open_diht.eval.report.data import by_task, checked
 from open_diht.eval.results import (
     Compared,
     Items,
@@ -26,6 +26,7 @@ from open_diht.eval.results import (
     images_of,
     is_mean,
     note_of,
+    numbers,
     read_items,
     why_not_comparable,
 )
@@ -46,6 +47,8 @@ NOT_SEED_NOISE = (
     "ImageNet and by up to 0.6 points on an average over tasks (DataComp). Comparing recipes takes several seeds of "
     "each."
 )
+OF_LABELS = ("top", "mean_per_class", "mean_per_category", "macro_f1", "worst_group", "roc_auc")
+"""Beginnings of the names of metrics that depend on labels."""
 SAME = 1e-6
 """A number and that of its items differ by no more, whatever the order of the sums."""
 
@@ -120,18 +123,14 @@ def compare(a: Path, b: Path) -> Comparison:
         tasks.append(found)
         if estimates is not None:
             pairs.append((images_of(task, row_a["protocol"]), *estimates))
-    shots_a, shots_b = _few_shot_rows(all_a), _few_shot_rows(all_b)
+    shots_a, shots_b = by_task(all_a, few_shot=True), by_task(all_b, few_shot=True)
     few_shot = [
         one
         for task in dict.fromkeys([*shots_a, *shots_b])
         for one in compare_few_shot(task, a, b, shots_a.get(task, []), shots_b.get(task, []))
     ]
     return Comparison(
-        a=str(a),
-        b=str(b),
-        tasks=_corrected(tasks),
-        average=_average(pairs),
-        few_shot=_corrected(few_shot),
+        a=str(a), b=str(b), tasks=_corrected(tasks), average=_average(pairs), few_shot=_corrected(few_shot)
     )
 
 
@@ -139,14 +138,6 @@ def _corrected(comparisons: Sequence[_Compared]) -> tuple[_Compared, ...]:
     """Return the comparisons with p values corrected for the number of tests among them (Holm)."""
     corrected = iter(holm([test.p for test in comparisons if test.p is not None]))
     return tuple(replace(test, p_holm=next(corrected)) if test.p is not None else test for test in comparisons)
-
-
-def _few_shot_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    by_task: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["kind"] == "few_shot":
-            by_task.setdefault(row["task"], []).append(row)
-    return by_task
 
 
 class _OtherItems(Exception):
@@ -168,11 +159,7 @@ def rows_of(folder: Path) -> list[Mapping[str, Any]]:
 
 def main_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Return the first row of every task that is not few-shot, which holds its main number."""
-    by_task: dict[str, Mapping[str, Any]] = {}
-    for row in rows:
-        if row["kind"] != "few_shot":
-            by_task.setdefault(row["task"], row)
-    return by_task
+    return {task: found[0] for task, found in by_task(rows, few_shot=False).items()}
 
 
 def _not_comparable(row_a: Mapping[str, Any] | None, row_b: Mapping[str, Any] | None) -> str:
@@ -214,7 +201,7 @@ def _compare_task(
 ) -> tuple[TaskComparison, tuple[Estimate, Estimate] | None]:
     metric = row_a["metric"]
     # Different labels would make the two estimates incomparable.
-    if _has_labels(metric) and not np.array_equal(a.label, b.label):
+    if metric.startswith(OF_LABELS) and not np.array_equal(a.label, b.label):
         return _untested(task, row_a, row_b, "the same items have other labels in A and B"), None
     of_a, of_b = estimate_of(a, metric), estimate_of(b, metric)
     if of_a is None or of_b is None:
@@ -231,11 +218,7 @@ def _compare_task(
             metric=metric,
             a=row_a["value"],
             b=row_b["value"],
-            difference=tested.difference,
-            low=tested.low,
-            high=tested.high,
-            p=tested.p,
-            detectable=tested.detectable,
+            **numbers(tested),
             n=len(a.keys),
             test=tested.test,
             note=note_of(few, row_a["protocol"], row_b["protocol"]),
@@ -253,10 +236,6 @@ def _tested(metric: str, a: Items, b: Items, of_a: Estimate, of_b: Estimate) -> 
         low, high = disagreement_interval(a.hits, b.hits)
         return replace(paired, low=low, high=high, p=mcnemar(a.hits, b.hits), test="mcnemar")
     return paired
-
-
-def _has_labels(metric: str) -> bool:
-    return metric.startswith(("top", "mean_per_class", "mean_per_category", "macro_f1", "worst_group", "roc_auc"))
 
 
 def _untested(task: str, row_a: Mapping[str, Any] | None, row_b: Mapping[str, Any] | None, note: str) -> TaskComparison:
@@ -279,9 +258,5 @@ def _average(pairs: Sequence[tuple[str, Estimate, Estimate]]) -> ComparedAverage
         tasks=len(pairs),
         a=float(np.mean([a.value for _, a, _ in pairs])),
         b=float(np.mean([b.value for _, _, b in pairs])),
-        difference=paired.difference,
-        low=paired.low,
-        high=paired.high,
-        p=paired.p,
-        detectable=paired.detectable,
+        **numbers(paired),
     )

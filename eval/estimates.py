@@ -18,7 +18,8 @@ from open_diht.eval.metrics.classification import average_precision_11point, sor
 from open_diht.eval.statistics import Estimate, Floats, Lowest, stratified
 
 GROUPS = 50
-"""Maximum number of groups of images that are left out in turn where leaving out single images is too expensive."""
+"""Maximum number of groups of images that are left out in turn where leaving out single images is too expensive: one
+computation of the metric each, and enough for a variance with 49 degrees of freedom."""
 
 
 def mean(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
@@ -67,9 +68,8 @@ def mean_per_class(hits: ArrayLike, labels: ArrayLike, clusters: ArrayLike | Non
 def macro_f1(predicted: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
     """Return the mean F1, 2 TP / (2 TP + FP + FN), over the classes among the labels, as in WILDS.
 
-    A class that is only predicted has no F1 of its own; such a prediction lowers the F1 of the true
-    class. The interval is for sets with as many images of each class; single-item classes are
-    treated as in `mean_per_class`.
+    A class that is only predicted has no F1 of its own; such a prediction lowers the F1 of the true class. The interval
+    is for sets with as many images of each class; single-item classes are treated as in `mean_per_class`.
 
     Args:
         predicted: (n,) predicted class of each item.
@@ -120,9 +120,8 @@ def _within_classes(
 ) -> Estimate:
     """Return the mean over the classes of a stratum.
 
-    `moved` (n,) is how much each item moved it. Deviations are taken within a class; classes of one
-    item are compared with each other. The variances of the classes are pooled, so their degrees of
-    freedom add up.
+    `moved` (n,) is how much each item moved it. Deviations are taken within a class; classes of one item are compared
+    with each other. The variances of the classes are pooled, so their degrees of freedom add up.
     """
     alone = sizes == 1
     # All classes of one item form one extra stratum, with the number len(sizes).
@@ -208,10 +207,11 @@ def _share_below(values: Floats, others: Floats) -> Floats:
 
 
 def mean_average_precision(scores: ArrayLike, labels: ArrayLike) -> Estimate:
-    """Return the mean over classes of `open_diht.eval.metrics.classification.average_precision`.
+    """Return the mean over classes of average precision, the mean of the precision at every positive.
 
-    The interval is for the mean result of sets with as many images, since average precision falls
-    with their number. A class with one positive leaves 0 degrees of freedom.
+    Ties count against it. A class without positives gets 0, as in CLIP_benchmark; one with a single positive leaves 0
+    degrees of freedom. The interval is for the mean result of sets with as many images, since average precision falls
+    with their number.
 
     Args:
         scores: (n, c) scores.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MOST = 6
-"""Maximum number of examples per task."""
+"""Maximum number of examples per task; their images are embedded, and the report is to stay small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,9 @@
 """Features of images and texts, encoded once and cached for all tasks and probes.
 
-The cache key covers the model (weights, architecture, precision, kind of device), library versions,
-the preprocessing, and the images or texts. Each batch is written to a temporary name, flushed and
-renamed as soon as it is encoded, so an interrupted run keeps its finished batches and the next run
-encodes only the others. The name of a batch holds the hash of its content, so a damaged batch is
-encoded again. Several ranks divide the batches; all of them must see the folder.
+The cache key covers the model (weights, architecture, precision, kind of device), library versions, the preprocessing,
+and the images or texts. Each batch is written to a temporary name, flushed and renamed as soon as it is encoded, so an
+interrupted run keeps its finished batches and the next run encodes only the others. The name of a batch holds the hash
+of its content, so a damaged batch is encoded again. Several ranks divide the batches; all of them must see the folder.
 """
 
 from __future__ import annotations
@@ -26,16 +25,15 @@ from open_diht.common.progress import ProgressBar
 from open_diht.common.ranks import Ranks
 from open_diht.eval.data.dataset import Images
 from open_diht.eval.errors import DataBroken, EvalError, ModelError
-from open_diht.eval.hashes import sha256_of, sha256_texts
 from open_diht.eval.models.model import Model
-from open_diht.eval.records import read_record
+from open_diht.eval.records import read_record, sha256_of, sha256_texts
 
 COUNTED = 4096
 """Texts that are tokenized at once to count the truncated ones."""
 ENCODING = 1
 """Increased when a code change alters features, so that cached ones are encoded again."""
 _HASHED = 16
-"""Hex digits of the hash in a batch's name."""
+"""Hex digits of the hash in a batch's name; 64 bits are enough to notice damage, and keep names short."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,7 @@ class Features:
         return _batches(self.folder)
 
     def rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Return (stop - start, d) float32, reading only these rows from disk.
-
-        Args:
-            out: Array to fill instead of a new one.
-        """
+        """Return (stop - start, d) float32, in `out` if it is given, reading only these rows from disk."""
         found = np.empty((stop - start, self.width), dtype=np.float32) if out is None else out
         if self.places is not None:
             found[:] = self.take(np.arange(start, stop))
@@ -109,26 +103,16 @@ class FeatureCache:
         workers: int = 0,
         progress: bool = False,
     ):
-        """Open the folder.
+        """Open the folder, which all ranks of the group must see.
 
-        Args:
-            group: The ranks that divide the encoding; all of them see the folder.
-            batch: Images per call of the encoder, which an interruption can lose.
-            workers: Processes that read and preprocess images; 0 does it in this process.
-            progress: Whether to show progress.
+        An interruption loses at most one batch. With 0 workers, this process reads and preprocesses the images.
         """
         self._folder, self.model, self.group = folder, model, group or Ranks()
         self._batch, self._text_batch, self._workers = batch, text_batch, workers
         self._progress = progress
 
     def images(self, images: Images, what: str = "images") -> Features:
-        """Return the features of all images.
-
-        Raises:
-            DataBroken: An image cannot be read, or the set is empty; batches encoded before are kept.
-            ModelError: A feature is not finite, or a batch does not have a row for each image.
-            EvalError: The ranks do not share the folder.
-        """
+        """Return the features of all images. Raises `DataBroken` for an unreadable one; finished batches are kept."""
 
         def encode(batches: Sequence[range]) -> Iterator[np.ndarray]:
             for content in _preprocessed(images, self.model, batches, self._workers):
@@ -140,13 +124,8 @@ class FeatureCache:
     def texts(self, texts: Sequence[str], what: str = "texts") -> Features:
         """Return the features of texts, in their order.
 
-        Equal texts are encoded once. In two batches they could differ by rounding, and two classes
-        of the same name would not be tied.
-
-        Raises:
-            DataBroken: There are no texts.
-            ModelError: A feature is not finite, or a batch does not have a row for each text.
-            EvalError: The ranks do not share the folder.
+        Equal texts are encoded once. In two batches they could differ by rounding, and two classes of the same name
+        would not be tied.
         """
         place: dict[str, int] = {}
         places = [place.setdefault(text, len(place)) for text in texts]

@@ -28,12 +28,7 @@ POWER = 0.8
 
 
 def power(n: int, disagree: float, difference: float) -> float:
-    """Return how often the exact McNemar test finds a difference (p < 0.05).
-
-    Args:
-        disagree: The fraction of them on which two models differ.
-        difference: How much better one of them is, at most `disagree`.
-    """
+    """Return how often the exact McNemar test on n items finds a difference, at most `disagree` (p < 0.05)."""
     changed, few, chance = _called(n, disagree)
     # The fraction of changed items that the better model wins.
     won = (disagree + difference) / (2 * disagree)
@@ -59,11 +54,7 @@ def _called(n: int, disagree: float) -> tuple[NDArray[Any], NDArray[Any], NDArra
 
 
 def detectable(n: int, disagree: float) -> float:
-    """Return the smallest difference of two proportions that is found in 80 % of cases; `disagree` if none is.
-
-    Args:
-        disagree: The fraction of them on which two models differ.
-    """
+    """Return the smallest difference of two proportions that is found in 80 % of cases, or `disagree` if none is."""
     # Bisect: the power grows with the difference.
     low, high = 0.0, disagree
     while high - low > 1e-5:
@@ -73,14 +64,7 @@ def detectable(n: int, disagree: float) -> float:
 
 
 def items_needed(difference: float, disagree: float) -> int:
-    """Return the number of items needed to find a difference in 80 % of cases.
-
-    Args:
-        disagree: The fraction of items on which the models differ.
-
-    Raises:
-        ValueError: The difference is not positive or exceeds `disagree`.
-    """
+    """Return the number of items needed to find a difference, at most `disagree`, in 80 % of cases."""
     if not 0 < difference <= disagree:
         raise ValueError(
             f"a difference of {difference}: models that disagree on {disagree} differ by more than 0 and at most that"

@@ -1,29 +1,61 @@
-"""Few-shot rows of a classification task: draw the shots, encode only these training images, compute the curves."""
+"""Probes of a classification task: few-shot curves, and the full linear probe after CLIP's protocol.
+
+Few-shot encodes only the training images that are drawn as shots. The linear probe is softmax regression with an L2
+penalty on all training features. Radford et al. (ICML 2021, appendix A.3) use scikit-learn's L-BFGS with at most 1000
+steps. The penalty is between 1e-6 and 1e6: first seven values two decades apart, then the interval around the best one
+is halved down to eight steps a decade, by accuracy on held-out training images. The final fit uses all training images.
+Two things differ here: features are the L2-normalized embeddings that are compared with text, where CLIP takes them
+before the projection; and every fifth training image of a class is held out, by a hash of its key, even where a set has
+a validation split.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from open_diht.common.files import publish_json
+from open_diht.common.ranks import Ranks
 from open_diht.eval import protocol
 from open_diht.eval.data import DataSet, Images, class_names, open_support, shared_images, templates
 from open_diht.eval.errors import DataBroken, DataMissing
 from open_diht.eval.fewshot import Encoded, FewShotSettings, ShotsMissing, draw_shots, run
-from open_diht.eval.results import Result, broken_data, missing
+from open_diht.eval.fewshot.curves import estimate
+from open_diht.eval.results import Result, broken_data, measured, missing
 from open_diht.eval.session import Session
 from open_diht.eval.task import Shots, Task
 from open_diht.eval.zeroshot import prompt_texts, zero_shot_classifier
 
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
 FEW_SHOT_RULES = 2
 """Increased when a code change alters few-shot numbers; see `open_diht.eval.protocol.SHARED_RULES`."""
+LINEAR_PROBE_RULES = 1
+"""Increased when a code change alters these numbers; see `open_diht.eval.protocol.SHARED_RULES`."""
+DECADE = 8
+"""Steps per decade of the search's finest grid; a penalty is 10 ** (step / DECADE)."""
+COARSE = range(-6 * DECADE, 6 * DECADE + 1, 2 * DECADE)
+"""The seven penalties tried first, from 1e-6 to 1e6, as in CLIP's protocol."""
+HELD_OUT = 5
+"""Interval between held-out training images of a class: more of them choose better, but leave fewer to fit on."""
+MAX_STEPS = 1000
+"""Steps of L-BFGS, as in CLIP's protocol."""
+Floats = NDArray[np.float32]
+Labels = NDArray[np.int64]
 
 
 def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots) -> list[Result]:
     """Return the few-shot rows of a task, and write shots and predictions to few_shot/ of the output.
 
-    Args:
-        task: The task. Without a training split, or with several labels per image, it has no rows; a split that is
-            missing, broken or without images of a class gives a row that states it.
+    Without a training split, or with several labels per image, there are no rows. A split that is missing, broken or
+    without images of a class gives a row that states it.
     """
     cache, group = session.cache, session.cache.group
     support, absent = training_split(task, data, session, "few-shot")
@@ -116,3 +148,136 @@ def support_record(
         count = f"{len(overlap)} of {len(drawn.keys)} {what}"
         record["warning"] = f"{count} are also test images, which makes the number too high"
     return record, overlap
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearProbe:
+    """A fitted probe and the search for its penalty."""
+
+    classifier: LogisticRegression
+    penalty: float
+    tried: dict[float, float]
+    """Held-out accuracy of every penalty that was tried; 0 for the only one, 1, where no image is held out."""
+    held_out: int
+    converged: bool
+
+
+def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[Result]:
+    """Return the row of the full linear probe of a task, in a list; all ranks call this and divide the search.
+
+    Without a training split, or with several labels per image, there is no row. A split that is missing, broken or
+    without images of a class gives a row that states it.
+    """
+    cache, group = session.cache, session.cache.group
+    support, absent = training_split(task, data, session, "linear probe")
+    if support is None:
+        return absent
+    assert support.labels is not None and data.labels is not None  # guaranteed by `training_split`
+    names = class_names(task, data)
+    lacking = len(names.texts) - len(np.unique(support.labels))
+    if lacking:
+        few = f"{lacking} of {len(names.texts)} classes have no image in {support.place}"
+        return [missing(task.name, "few_shot", "linear probe", f"training split: {few}")]
+    features, test = cache.images(support.images, f"{task.name} training"), cache.images(data.images, task.name)
+    keys = list(support.images.keys)
+    probe = fit_linear_probe(features.all(), support.labels, keys, group)
+    # Only the first rank scores the test images; the others get its row.
+    if not group.first:
+        return list(group.share(None))
+    metric = "mean_per_class" if task.metric == "mean_per_class" else "top1"
+    right = probe.classifier.predict(test.all()) == data.labels
+    found = estimate(right.astype(np.float64), data.labels, metric)
+    record = {
+        **protocol.base(task, data, cache.model),
+        "class_names": protocol.texts_record(names.texts, names.source),
+        "support": support_record(task, support, support.images, data, "training images")[0],
+        "chance": 1 / len(names.texts),
+        "linear_probe": {
+            "rules": LINEAR_PROBE_RULES,
+            "features": "L2-normalized embeddings",
+            "solver": f"scikit-learn's L-BFGS, at most {MAX_STEPS} steps",
+            "converged": probe.converged,
+            "l2": probe.penalty,
+            "selected_on": f"{probe.held_out} of {len(keys)} training images, held out by a hash of their keys",
+            "tried": {f"{penalty:.3g}": share for penalty, share in probe.tried.items()},
+        },
+    }
+    name = f"{metric}, linear probe"
+    return list(group.share([measured(task, name, found, len(right), record)]))
+
+
+def fit_linear_probe(features: Floats, labels: Labels, keys: Sequence[str], group: Ranks | None = None) -> LinearProbe:
+    """Fit the probe to features (n, d) float32, with its penalty chosen on samples held out by a hash of their keys."""
+    group = group or Ranks()
+    held = held_out(keys, labels)
+
+    def accuracy(step: int) -> float:
+        fitted, _ = _fit(features[~held], labels[~held], _penalty(step))
+        return float(np.mean(fitted.predict(features[held]) == labels[held]))
+
+    tried = search(accuracy, group) if held.any() else {0: 0.0}  # one image per class: nothing to choose by
+    penalty = _penalty(best(tried))
+    fitted, converged = _fit(features, labels, penalty)
+    return LinearProbe(
+        classifier=fitted,
+        penalty=penalty,
+        tried={_penalty(step): share for step, share in sorted(tried.items())},
+        held_out=int(held.sum()),
+        converged=converged,
+    )
+
+
+def search(accuracy: Callable[[int], float], group: Ranks) -> dict[int, float]:
+    """Search the penalty and return the accuracy of every step that was tried.
+
+    COARSE comes first, then both neighbors of the best step at half the distance, down to one step.
+    """
+    tried: dict[int, float] = {}
+    wanted, distance = list(COARSE), COARSE.step
+    while wanted:
+        own = {wanted[place]: accuracy(wanted[place]) for place in group.part(len(wanted))}
+        tried |= {step: share for part in group.collect(own) for step, share in part.items()}
+        distance //= 2
+        around = (best(tried) - distance, best(tried) + distance) if distance else ()
+        # Stay on the grid, and fit no step twice.
+        wanted = [step for step in around if COARSE[0] <= step <= COARSE[-1] and step not in tried]
+    return tried
+
+
+def best(tried: dict[int, float]) -> int:
+    """Return the step of the highest accuracy; among equal ones that of the largest penalty."""
+    return max(tried, key=lambda step: (tried[step], step))
+
+
+def held_out(keys: Sequence[str], labels: Labels) -> NDArray[np.bool_]:
+    """Return the mask (n,) of held-out samples.
+
+    Samples of a class are ordered by a hash of their keys; every HELD_OUT-th is held out from the second on, so a class
+    of one sample keeps it.
+    """
+    # The hash makes the choice independent of the order of the samples.
+    digests = [hashlib.sha256(f"held out/{key}".encode(errors="surrogatepass")).digest() for key in keys]
+    ranked = np.array(sorted(range(len(keys)), key=digests.__getitem__))
+    of_ranked = labels[ranked]
+    found = np.zeros(len(keys), dtype=np.bool_)
+    for label in np.unique(labels):
+        members = ranked[of_ranked == label]
+        found[members[1::HELD_OUT]] = True
+    return found
+
+
+def _penalty(step: int) -> float:
+    return float(10 ** (step / DECADE))
+
+
+def _fit(features: Floats, labels: Labels, penalty: float) -> tuple[LogisticRegression, bool]:
+    """Minimize the summed cross-entropy plus penalty / 2 ||W||^2; also return whether it took less than MAX_STEPS."""
+    from sklearn.exceptions import ConvergenceWarning  # the import takes seconds and few evaluations need it
+    from sklearn.linear_model import LogisticRegression
+
+    # scikit-learn sums the cross-entropy and scales it by C, the inverse penalty.
+    classifier = LogisticRegression(C=1 / penalty, max_iter=MAX_STEPS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # convergence is in the record
+        classifier.fit(features, labels)
+    return classifier, bool(classifier.n_iter_.max() < MAX_STEPS)

@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from open_diht.eval.data import DataSet
-from open_diht.eval.hashes import sha256_texts
 from open_diht.eval.models import Model
+from open_diht.eval.records import sha256_texts, software
 from open_diht.eval.results import INTERVAL, Items, Result, TaskOutcome
 from open_diht.eval.task import Source, Task
-from open_diht.eval.versions import software
 
 SHARED_RULES = 4
 """Increased when a change of code shared by all kinds of task alters numbers or intervals; stored
@@ -72,9 +71,7 @@ def by_template(
 ) -> TaskOutcome:
     """Measure a task with each of its caption templates; the first one gives the task's own numbers.
 
-    Args:
-        measure: Called with a template, the suffix of its metrics' names, and the start of their
-            record.
+    `measure` gets a template, the suffix of its metrics' names, and the start of their record.
     """
     results: list[Result] = []
     items: Items | None = None

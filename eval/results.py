@@ -20,7 +20,7 @@ from open_diht.common.files import published
 from open_diht.common.spelling import spelled
 from open_diht.eval import estimates
 from open_diht.eval.errors import DataBroken
-from open_diht.eval.statistics import Estimate
+from open_diht.eval.statistics import Estimate, Paired
 from open_diht.eval.task import Task
 
 
@@ -106,11 +106,7 @@ TOO_FEW = "none: too few items to say"
 
 
 def measured(task: Task, metric: str, found: Estimate, n: int, record: Mapping[str, Any]) -> Result:
-    """Return the row of a number of a task.
-
-    Args:
-        found: The number; without an interval, the record states that.
-    """
+    """Return the row of a number of a task. If it has no interval, its record states that."""
     interval = found.interval()
     low, high = interval or (None, None)
     if interval is None:
@@ -121,11 +117,7 @@ def measured(task: Task, metric: str, found: Estimate, n: int, record: Mapping[s
 
 
 def missing(task: str, kind: str, metric: str, reason: str) -> Result:
-    """Return the row of a task without a number.
-
-    Args:
-        metric: The metric that was not measured.
-    """
+    """Return the row of a task without a number."""
     return Result(
         task=task, kind=kind, metric=metric, value=None, low=None, high=None, n=0, protocol={"missing": reason}
     )
@@ -135,11 +127,7 @@ _BROKEN = "data broken: "
 
 
 def broken_data(task: str, kind: str, metric: str, error: DataBroken) -> Result:
-    """Return the row of a task whose data is available but unusable.
-
-    Args:
-        metric: The metric that was not measured.
-    """
+    """Return the row of a task whose data is available but unusable."""
     return missing(task, kind, metric, f"{_BROKEN}{error}")
 
 
@@ -157,8 +145,7 @@ def cautions(record: Mapping[str, Any]) -> str:
 def images_of(task: str, record: Mapping[str, Any]) -> str:
     """Return an identifier of the images behind a number; tasks with equal identifiers share their images.
 
-    Args:
-        task: The task's name, used where the record has no hash.
+    It is the task's name where the record has no hash.
     """
     return str(record.get("data", {}).get("images_sha256", task))
 
@@ -196,6 +183,11 @@ class Compared:
     """Why there is no test, how the two protocols differ, and cautions."""
 
 
+def numbers(paired: Paired) -> dict[str, Any]:
+    """Return the fields that `Compared` and the average over tasks take from a paired test."""
+    return {name: getattr(paired, name) for name in ("difference", "low", "high", "p", "detectable")}
+
+
 def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     """Return why two numbers cannot be compared: other rules, task versions or data; empty if they can."""
     rules_a, rules_b = rules_of(a), rules_of(b)
@@ -226,11 +218,7 @@ IGNORED = (
 
 
 def note_of(few: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Return the note of a comparison: why there is no test, how the two protocols differ, and cautions.
-
-    Args:
-        few: Why there is no test; empty if there is one.
-    """
+    """Return the note of a comparison: `few` (why there is no test), how the protocols differ, and cautions."""
     differing = sorted(key for key in {*a, *b} if key not in IGNORED and a.get(key) != b.get(key))
     differ = f"the protocols differ in {', '.join(differing)}" if differing else ""
     return "; ".join(note for note in (few, differ, cautions(a)) if note)
@@ -242,12 +230,7 @@ MEANS = ("top1", "top5", "recall@", "soft_accuracy", "accuracy", "text_score", "
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the arrays of an .npz that this program wrote.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        DataBroken: It has other content, or lacks an array.
-    """
+    """Return the arrays of an .npz that we wrote. Raises FileNotFoundError, or `DataBroken` for other content."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
@@ -277,11 +260,7 @@ def is_mean(metric: str) -> bool:
 
 
 def estimate_of(items: Items, metric: str) -> Estimate | None:
-    """Return the metric as an `Estimate`; None if it is unknown or the items lack the arrays that it needs.
-
-    Args:
-        metric: Its name; what follows a space, such as a caption template, is ignored.
-    """
+    """Return the metric as an `Estimate`, or None if it is unknown or the items lack the arrays that it needs."""
     name = metric.partition(" ")[0]  # drop a caption template
     if is_mean(name):
         return estimates.mean(items.hits, items.clusters)

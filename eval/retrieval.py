@@ -11,15 +11,15 @@ from open_diht.eval import estimates, protocol
 from open_diht.eval.data import DataSet
 from open_diht.eval.examples import Example, FoundImages, FoundTexts, chosen
 from open_diht.eval.features import FeatureCache
+from open_diht.eval.metrics import BLOCK_ROWS, tiles
 from open_diht.eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
-from open_diht.eval.metrics.rows import BLOCK_ROWS, tiles
 from open_diht.eval.results import Items, Result, TaskOutcome, measured
 from open_diht.eval.task import Task
 from open_diht.eval.templates import fill
 
 KS = (1, 5, 10)
 NEAREST = 4
-"""Number of captions or images shown for a query."""
+"""Number of captions or images shown for a query, which fit into a row of the report."""
 TIES = {
     False: "pessimistic: equal scores of lower index are ahead",
     True: "strict: all equal scores that are not right are ahead",
@@ -27,11 +27,7 @@ TIES = {
 
 
 def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: bool = False) -> TaskOutcome:
-    """Return the numbers of a retrieval task.
-
-    Args:
-        strict: Whether every equal score that is not right counts against the model.
-    """
+    """Return the numbers of a retrieval task; `strict` counts every equal score that is not right against the model."""
     texts_of, image_of = _kept(task, data)
     images, group, to_text = cache.images(data.images, task.name), cache.group, task.direction == "image_to_text"
     ranks_of = image_to_text_ranks if to_text else text_to_image_ranks
@@ -91,9 +87,9 @@ def queries(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> lis
     images = cache.images(data.images, task.name)
     captions = cache.texts(texts, f"{task.name} captions")
     to_text = task.direction == "image_to_text"
-    asked, others = (images, captions) if to_text else (captions, images)
+    queried, others = (images, captions) if to_text else (captions, images)
     picked = chosen(items.hits)
-    questions = asked.take(np.array(picked, dtype=np.int64)).T
+    questions = queried.take(np.array(picked, dtype=np.int64)).T
     products = np.concatenate(
         [
             others.rows(start, min(start + BLOCK_ROWS, others.count)) @ questions

@@ -73,12 +73,7 @@ def effective_robustness(main: Mapping[str, Mapping[str, Any]]) -> list[Robustne
 
 
 def expected_accuracy(imagenet: float, curve: Mapping[str, float]) -> float:
-    """Return the expected accuracy of a model trained on ImageNet alone.
-
-    Args:
-        imagenet: Its accuracy on ImageNet, above 0 and below 1.
-        curve: Slope and intercept of the test set, in logits.
-    """
+    """Return the expected accuracy of a model trained on ImageNet alone, from the curve's slope and intercept."""
     return 1 / (1 + math.exp(-(curve["slope"] * math.log(imagenet / (1 - imagenet)) + curve["intercept"])))
 
 

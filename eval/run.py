@@ -16,16 +16,13 @@ from open_diht.eval import protocol
 from open_diht.eval.data import DataSet, open_support
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.examples import Example
-from open_diht.eval.hashes import sha256_of
-from open_diht.eval.linear_probe import LINEAR_PROBE_RULES, evaluate_linear_probe
-from open_diht.eval.probing import FEW_SHOT_RULES, evaluate_few_shot
-from open_diht.eval.records import read_record, read_written
+from open_diht.eval.probing import FEW_SHOT_RULES, LINEAR_PROBE_RULES, evaluate_few_shot, evaluate_linear_probe
+from open_diht.eval.records import read_record, read_written, sha256_of, software
 from open_diht.eval.report.data import checked
 from open_diht.eval.results import Result, broken_data, cautions, is_broken, missing, read_items
 from open_diht.eval.session import Session, open_task
 from open_diht.eval.task import Suite, Task
 from open_diht.eval.tasks.kinds import KINDS
-from open_diht.eval.versions import software
 
 Say = Callable[[str], None]
 TOLD = ("paper", "get", "fetch")
@@ -214,11 +211,8 @@ def collect_examples(tasks: Sequence[Task], results: Sequence[Result], session: 
 
     All ranks must call this, since they share features; the first one reads the items.
     """
-    main: dict[str, Result] = {}
-    for result in results:
-        if result.kind != "few_shot":
-            # The first row of a task is its main number.
-            main.setdefault(result.task, result)
+    # The first row of a task is its main number, so it overwrites the others.
+    main = {result.task: result for result in reversed(results) if result.kind != "few_shot"}
     group, examples = session.cache.group, {}
     for task in tasks:
         path = session.output / "items" / f"{task.name}.npz"

@@ -34,7 +34,7 @@ from open_diht.eval.templates import fill
 BLOCK = 4096
 """Maximum number of questions of caption selection whose features a rank has in memory at once."""
 CATEGORIES = 20
-"""Number of categories above which none gets a number of its own."""
+"""Number of categories above which none gets a number of its own, so that the main numbers stay in sight."""
 
 
 def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
@@ -253,9 +253,7 @@ def evaluate_association(task: Task, data: DataSet, cache: FeatureCache) -> Task
 def prompt(template: str, cue: str) -> str:
     """Return the template with the cue, in lower case, in its slot.
 
-    Args:
-        template: A template; "{a}" becomes "a" or "an" by the cue's first letter, "{A}" the same
-            capitalized.
+    "{a}" in the template becomes "a" or "an" by the cue's first letter, "{A}" the same capitalized.
     """
     lower = cue.lower()
     article = "an" if lower[:1] in set("aeiou") else "a"

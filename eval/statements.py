@@ -10,11 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-ENTAILED = {
-    "entailment": "{}",
-    "neutral": "it is unclear whether {}",
-    "contradiction": "it is not true that {}",
-}
+ENTAILED = {"entailment": "{}", "neutral": "it is unclear whether {}", "contradiction": "it is not true that {}"}
 _AUX = "is|are|was|were|can|could|will|would|should|do|does|did|has|have|had"
 _SUBJECT = r"(?:this|that|it|these|those|he|she|they|(?:the|a|an|his|her|their|this|that|these|those|any|all)\s+\w+)"
 _THERE = re.compile(r"(is|are|was|were) there (?:(an? )|any |some )?(.+)")

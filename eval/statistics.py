@@ -1,20 +1,18 @@
 """Uncertainty of numbers: intervals for one model, paired tests between two.
 
-A number comes with the part of every image in it: about its influence, divided by the number of
-images, scaled so that the squares of independent images sum to the variance. Parts of one image in several
-tasks are added before squaring, and those of two models on the same image are subtracted. The five
-captions of one image are not five independent observations, so images are counted.
+A number comes with the part of every image in it: about its influence, divided by the number of images, scaled so that
+the squares of independent images sum to the variance. Parts of one image in several tasks are added before squaring,
+and those of two models on the same image are subtracted. The five captions of one image are not five independent
+observations, so images are counted.
 
-A proportion gets the exact interval of Clopper and Pearson (1934) for the number of independent
-items with the same variance, reduced where the variance is poorly known (Korn and Graubard 1998).
-It holds for few items and near 0 and 1, where Wilson's interval may hold in only about 84 % of cases. A
-mean over classes is split into strata of classes of similar size, whose intervals are combined by
-the squares of their distances (Zou and Donner 2008), so that a small class with all items right
-still counts as uncertain. benchmarks/coverage.md has how often each interval holds.
+A proportion gets the exact interval of Clopper and Pearson (1934) for the number of independent items with the same
+variance, reduced where the variance is poorly known (Korn and Graubard 1998). It holds for few items and near 0 and 1,
+where Wilson's interval may hold in only about 84 % of cases. A mean over classes is split into strata of classes of
+similar size, whose intervals are combined by the squares of their distances (Zou and Donner 2008), so that a small
+class with all items right still counts as uncertain. benchmarks/coverage.md has how often each interval holds.
 
-All of this is sampling noise, of the test set and of the shots. Two trainings of one recipe differ
-beyond it (by about 0.2 points on ImageNet, according to the DataComp authors). No test set can show
-that; it takes several seeds.
+All of this is sampling noise, of the test set and of the shots. Two trainings of one recipe differ beyond it (by about
+0.2 points on ImageNet, according to the DataComp authors). No test set can show that; it takes several seeds.
 """
 
 from __future__ import annotations
@@ -80,11 +78,10 @@ class Lowest(Estimate):
     def interval(self, level: float = 0.95) -> Interval | None:
         """Return the interval for images resampled within each group.
 
-        The lower end is the lowest of the groups' lower ends: that of the worst group holds with
-        the given level. The upper end is the lowest of upper ends that hold jointly (Sidak),
-        because the worst group is not known. Bootstrapping the minimum would repeat its bias: it is
-        too low where groups are alike. A group with too few images has the ends 0 and 1; if all have
-        too few, there is no interval.
+        The lower end is the lowest of the groups' lower ends: that of the worst group holds with the given level. The
+        upper end is the lowest of upper ends that hold jointly (Sidak), because the worst group is not known.
+        Bootstrapping the minimum would repeat its bias: it is too low where groups are alike. A group with too few
+        images has the ends 0 and 1; if all have too few, there is no interval.
         """
         # Sidak: upper ends at this level hold jointly at the one-sided level of a single one.
         together = 2 * (0.5 + level / 2) ** (1 / len(self.of)) - 1
@@ -163,10 +160,9 @@ class Paired:
 def share_interval(value: float, variance: float, df: float, most: float, level: float = 0.95) -> Interval | None:
     """Return Clopper and Pearson's interval of a proportion for the number of items that would give its variance.
 
-    Where few items are right, or few wrong, the variance is itself poorly known, so a number of items
-    above `most` is averaged with `most`, which gets the weight of one item. If the variance has fewer
-    degrees of freedom than `most` independent items would give, the number of items is reduced by
-    the squared ratio of Student's quantiles.
+    Where few items are right, or few wrong, the variance is itself poorly known, so a number of items above `most` is
+    averaged with `most`, which gets the weight of one item. If the variance has fewer degrees of freedom than `most`
+    independent items would give, the number of items is reduced by the squared ratio of Student's quantiles.
 
     Args:
         value: The proportion, between 0 and 1.
@@ -200,8 +196,7 @@ def share_interval(value: float, variance: float, df: float, most: float, level:
 def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Averaged:
     """Return the plain average of estimates, each given with a name for its set of images.
 
-    Parts of one image of one set are added; different sets are independent. Raises ValueError for
-    no estimates.
+    Parts of one image of one set are added; different sets are independent. Raises ValueError for no estimates.
     """
     if not estimates:
         raise ValueError("no numbers to average over")
@@ -436,9 +431,8 @@ def _summed(parts: Sequence[Floats], units: Sequence[NDArray[Any]]) -> tuple[Flo
 def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
     """Return the exact two-sided p value of two models on the same independent items.
 
-    Only items where the models disagree count: without a difference, each is a fair coin. Integer
-    arithmetic keeps it exact even at 1e-200. Being exact, the test is conservative where few items
-    differ.
+    Only items where the models disagree count: without a difference, each is a fair coin. Integer arithmetic keeps it
+    exact even at 1e-200. Being exact, the test is conservative where few items differ.
 
     Args:
         hits_a: (n,) 0 or 1 for A.

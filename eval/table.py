@@ -88,7 +88,7 @@ def lines_of(folders: Sequence[Path]) -> list[Line]:
 
 
 def _differ(first: Mapping[str, Mapping[str, Any]], other: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> bool:
-    return any(_asked(first[task]) != _asked(other[task]) for task in tasks)
+    return any(_measure(first[task]) != _measure(other[task]) for task in tasks)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -107,10 +107,11 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _cell(row: Mapping[str, Any] | None, first: Mapping[str, Any]) -> Cell | None:
     if row is None or row["value"] is None:
         return None
-    return Cell(row["value"], row["low"], row["high"], _asked(row) != _asked(first))
+    return Cell(row["value"], row["low"], row["high"], _measure(row) != _measure(first))
 
 
-def _asked(row: Mapping[str, Any]) -> list[Any]:
+def _measure(row: Mapping[str, Any]) -> list[Any]:
+    """Return what two numbers of a task must have in common to be compared."""
     data = row["protocol"].get("data", {})
     return [
         row["metric"],
@@ -183,11 +184,7 @@ def _escaped(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.table") -> int:
-    """Run the command line and return the exit status.
-
-    Args:
-        arguments: Command-line arguments; None reads `sys.argv`.
-    """
+    """Run the command line and return the exit status."""
     # The description is the second paragraph of the module's docstring.
     parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument(

@@ -63,9 +63,8 @@ class Task:
     paper: str = ""
     """The publication of the data set, or of the task made of it."""
     items: Positive | None = None
-    """Number of items of the published split: images for most kinds, questions of caption selection,
-    pairs of pair selection, cues of association. Without a sample, a different number is noted next to
-    the result."""
+    """Number of items of the published split: images for most kinds, questions of caption selection, pairs of pair
+    selection, cues of association. Without a sample, a different number is noted next to the result."""
     classes: Positive | None = None
     """Number of classes (classification)."""
     class_names: str | tuple[str, ...] = "dataset"

@@ -7,6 +7,7 @@ scores chance in any order of the candidates.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,14 +18,17 @@ from open_diht.eval.data import DataSet, Question
 from open_diht.eval.data.questions import DEFAULT_CANDIDATES, SNLI_VE
 from open_diht.eval.examples import Answered, chosen
 from open_diht.eval.features import FeatureCache, Features
-from open_diht.eval.hashes import sha256_texts
-from open_diht.eval.metrics.answers import soft_accuracy
+from open_diht.eval.records import sha256_texts
 from open_diht.eval.results import INTERVAL, Items, TaskOutcome, measured
 from open_diht.eval.statements import judgment, statement
 from open_diht.eval.task import Task
 
 BLOCK = 1024
 """Maximum number of questions whose features are in memory at once."""
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {word: str(value) for value, word in enumerate(_WORDS)} | {"none": "0"}
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_ARTICLES = {"a", "an", "the"}
 
 
 def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
@@ -58,8 +62,8 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
     kinds = sorted({question.kind for question in questions})
     parts = [(task.metric, np.ones(len(questions), dtype=bool))]
     if len(kinds) > 1:
-        asked = np.array([question.kind for question in questions])
-        parts += [(f"{task.metric} ({kind})", asked == kind) for kind in kinds]
+        kind_of = np.array([question.kind for question in questions])
+        parts += [(f"{task.metric} ({kind})", kind_of == kind) for kind in kinds]
     results = []
     for metric, part in parts:
         detail = {**record, "metric": metric, "chance": float(chance[part].mean())}
@@ -94,12 +98,12 @@ def _answered(
 
     `choices` has the rows of the candidates' statements for each question.
     """
-    asked = images.take(np.array([question.image for question in questions]))
+    shown = images.take(np.array([question.image for question in questions]))
     statements = texts.take(np.array([row for own in choices for row in own]))
     found, reached = np.empty((len(questions), 3)), 0
     for index, (question, own) in enumerate(zip(questions, choices, strict=True)):
         # BLAS can give equal statements unequal scores.
-        scores = np.einsum("cd,d->c", statements[reached : reached + len(own)], asked[index])
+        scores = np.einsum("cd,d->c", statements[reached : reached + len(own)], shown[index])
         reached += len(own)
         gains = np.array([soft_accuracy(answer, question.answers) for answer in question.candidates])
         # Several candidates may be equally near; their mean accuracy counts.
@@ -126,3 +130,42 @@ def answers(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> lis
             )
         )
     return found
+
+
+def normalized(answer: str) -> str:
+    """Return an answer in the form that is compared.
+
+    It is in lower case, without articles and most punctuation, with digits for "none" and words up to ten. The
+    rules are those of the VQA evaluation (vqaEval.py), which leaves answers as they are where all annotators agree. A
+    punctuation mark becomes a space. It is dropped instead if it is next to a space anywhere in the answer, or if the
+    answer has a number such as 1,000. A period is dropped unless a digit follows, so "U.S." is "us". Instead of its
+    table of contractions, apostrophes are dropped.
+    """
+    given = answer.lower().replace("'", "")
+    text, thousands = given, re.search(r"\d,\d", given)
+    for mark in _PUNCTUATION:
+        # Test the unmodified answer: replacing one mark must not affect another.
+        apart = f"{mark} " in given or f" {mark}" in given
+        text = text.replace(mark, "" if apart or thousands else " ")
+    text = re.sub(r"\.(?!\d)", "", text)
+    words = [_NUMBERS.get(word, word) for word in text.split() if word not in _ARTICLES]
+    return " ".join(words)
+
+
+def soft_accuracy(answer: str, annotators: Sequence[str]) -> float:
+    """Return the VQA accuracy of one answer (Antol et al. 2015, as computed by their evaluation).
+
+    It is min(matches among the other annotators / 3, 1), averaged over leaving out each annotator once. With ten
+    annotators, 1, 2, 3, 4 matches give 0.3, 0.6, 0.9, 1. With fewer than four, 3 is replaced by the number of others; a
+    single annotator is compared directly.
+    """
+    if not annotators:
+        raise ValueError("a question without annotators cannot be scored")
+    wanted = normalized(answer)
+    n, matching = len(annotators), sum(normalized(given) == wanted for given in annotators)
+    if n == 1:
+        return float(matching)
+    # The left-out annotator either matches or does not; weight both cases by their numbers.
+    enough = min(3, n - 1)
+    with_match_left_out, with_other_left_out = min((matching - 1) / enough, 1), min(matching / enough, 1)
+    return (matching * with_match_left_out + (n - matching) * with_other_left_out) / n

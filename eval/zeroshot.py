@@ -1,8 +1,7 @@
 """Zero-shot classification: class names in prompt templates, one vector per class, cosine.
 
-Every prompt is encoded and normalized, a class is the normalized mean over its templates (as in
-the code of Radenovic et al. and other public code), and an image is assigned to the class with the largest
-product.
+Every prompt is encoded and normalized, a class is the normalized mean over its templates (as in the code of Radenovic
+et al. and other public code), and an image is assigned to the class with the largest product.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from open_diht.eval.data import DataSet, class_names, templates
 from open_diht.eval.errors import DataBroken
 from open_diht.eval.examples import MOST, Confusion
 from open_diht.eval.features import FeatureCache, Features
+from open_diht.eval.metrics import tiles
 from open_diht.eval.metrics.classification import label_ranks, logits_in_tiles
-from open_diht.eval.metrics.rows import tiles
 from open_diht.eval.results import INTERVAL, OVER_CLASSES, Items, Result, TaskOutcome, measured, missing
 from open_diht.eval.statistics import Estimate
 from open_diht.eval.task import Task
@@ -29,9 +28,9 @@ from open_diht.eval.templates import fill
 F1_INTERVAL = f"{OVER_CLASSES}; for sets with as many images of each class"
 WORST = "worst_group_"
 LARGE = 30
-"""Number of images from which a group counts as large."""
+"""Number of images from which a group counts as large: its accuracy then has a standard error below ten points."""
 GROUPS = 20
-"""Maximum number of groups that get numbers of their own."""
+"""Maximum number of groups that get numbers of their own; more would fill the report with intervals that say little."""
 GROUP_INTERVAL = (
     "images redrawn within each group, 95 %: from the lowest of the groups' lower ends to the lowest of upper ends "
     "that hold together"
@@ -56,11 +55,7 @@ def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Seq
 
 
 def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the numbers of a classification task.
-
-    Raises:
-        DataBroken: The task's metric does not fit its labels, classes or groups.
-    """
+    """Return the numbers of a classification task. Raises `DataBroken` where its metric does not fit its labels."""
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
     assert data.labels is not None  # guaranteed by `open_task`
@@ -152,11 +147,7 @@ def _single_label(
 
 
 def _group_results(
-    task: Task,
-    groups: np.ndarray,
-    hits: Mapping[str, np.ndarray],
-    bursts: np.ndarray | None,
-    record: Mapping[str, Any],
+    task: Task, groups: np.ndarray, hits: Mapping[str, np.ndarray], bursts: np.ndarray | None, record: Mapping[str, Any]
 ) -> list[Result]:
     """Return the accuracies `hits` of the worst group, and each group's value of a task about worst groups.
 

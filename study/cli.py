@@ -15,12 +15,7 @@ CLAIMS_OF = {CPU: CLAIMS, GPU: tuple(name for name in CLAIMS if name not in ("ri
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") -> int:
-    """Run the command line and return the exit status.
-
-    Args:
-        arguments: Command-line arguments; None reads `sys.argv`.
-        prog: The command's name in its help.
-    """
+    """Run the command line and return the exit status."""
     parser = Parser(prog=prog, description="The paper's claims and their rivals in miniature.")
     parser.add_argument("--study", choices=SCALES, default="full", help="how much: full (default), quick or tiny")
     parser.add_argument(

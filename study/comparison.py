@@ -1,14 +1,12 @@
 """Compare two arms over their common seeds and items.
 
-Seeds and test images are both random samples, so both contribute to the error: two-way random
-effects with Student's t (`open_diht.eval.statistics.crossed_difference`; benchmarks/coverage.md
-has the coverage of such intervals). With many seeds a bootstrap crossed over seeds and images
-gives about the same (tests/study/test_comparison.py). With five seeds it underestimates their variation,
-and where the interaction of seeds and images dominates it counts that three times.
+Seeds and test images are both random samples, so both contribute to the error: two-way random effects with Student's t
+(`open_diht.eval.statistics.crossed_difference`; benchmarks/coverage.md has the coverage of such intervals). With many
+seeds a bootstrap crossed over seeds and images gives about the same (tests/study/test_comparison.py). With five seeds
+it underestimates their variation, and where the interaction of seeds and images dominates it counts that three times.
 
-The captions of a photograph are not independent, so their mean counts once. Ranks are compared by
-their geometric mean, which is far more sensitive than recall at k: the difference is that of mean
-logarithms, reported in percent.
+The captions of a photograph are not independent, so their mean counts once. Ranks are compared by their geometric mean,
+which is far more sensitive than recall at k: the difference is that of mean logarithms, reported in percent.
 """
 
 from __future__ import annotations
@@ -93,13 +91,9 @@ class Compared:
 
 
 def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compared | None:
-    """Compare B with A on the same items.
+    """Compare B with A on the same items, or return None with fewer than FEWEST common seeds, or too few images.
 
-    Returns:
-        The comparison; None with fewer than FEWEST common seeds, or too few images.
-
-    Raises:
-        BrokenRows: Items are missing or cannot be read, or A and B have another number of them.
+    Raises `BrokenRows` where items are missing or cannot be read, or A and B have another number of them.
     """
     seeds = sorted(a.keys() & b.keys())
     if len(seeds) < FEWEST:

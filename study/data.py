@@ -6,11 +6,9 @@
     laion-captions.parquet             alt texts of LAION (column TEXT), used as noise with images of the web
     grocery-{train,test}.tar, grocery-classes.txt    photographs of 81 kinds of groceries (webdataset: jpg, cls)
 
-CIFAR-10, Fashion-MNIST and the reference encoder are read from the evaluation's data folder (`make
-study-data`).
+CIFAR-10, Fashion-MNIST and the reference encoder are read from the evaluation's data folder (`make study-data`).
 
-Image features are those of the product's own teacher at 128 pixels, computed once. Nothing here
-downloads.
+Image features are those of the product's own teacher at 128 pixels, computed once. Nothing here downloads.
 """
 
 from __future__ import annotations
@@ -164,14 +162,9 @@ class Data:
         return self._web_images[side]
 
     def flickr8k(self, split: str, side: int | None = None) -> Captioned:
-        """Return Flickr8k's photographs with captions.
+        """Return Flickr8k's photographs with captions, as pixels, or features standardized by the web's training pairs.
 
-        Args:
-            split: train, dev or test.
-            side: Side of the pixels; None: features, standardized by the web's training pairs.
-
-        Raises:
-            SetMissing: The set is not available, or for features the web's.
+        Raises `SetMissing`, for features also where the web pairs are missing.
         """
         return self._captioned(split, self._stored(self._tar(f"flickr8k-{split}"), side))
 
@@ -197,8 +190,7 @@ class Data:
     def drawn(self, side: int | None = None) -> Web:
         """Return captions of web training pairs, each drawn into an image, with CAT's decisions.
 
-        Images are features, standardized by the web's training pairs, or pixels. Raises
-        `SetMissing` or `FilterFailed`.
+        Images are features, standardized by the web's training pairs, or pixels. Raises `SetMissing` or `FilterFailed`.
         """
         web = self.web(side)
         train = np.flatnonzero(web.split == "train")

@@ -29,8 +29,8 @@ from open_diht.common.spelling import spelled
 from open_diht.eval.errors import FetchFailed
 from open_diht.eval.fetch.__main__ import fetch_torchvision
 from open_diht.eval.fetch.__main__ import main as fetch_for_evaluation
+from open_diht.eval.fetch.archives import Sample, jpeg, write_tar
 from open_diht.eval.fetch.download import download
-from open_diht.eval.fetch.writing import Sample, jpeg, write_tar
 from open_diht.eval.tasks import choose_tasks
 from study.images import opened
 from study.verdicts import FilterFailed
@@ -72,12 +72,7 @@ ABOUT = {
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m study.fetch") -> int:
-    """Run the command line and return the exit status: 0, 1 where a set failed, 2 for wrong use, 130 for Ctrl-C.
-
-    Args:
-        arguments: Command-line arguments; None reads `sys.argv`.
-        prog: The command's name in its help.
-    """
+    """Run the command line. Return 0, 1 where a set failed, 2 for wrong use, 130 for Ctrl-C."""
     listing = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
     parser = Parser(prog=prog, description="Fetch the data of the study.", epilog=listing)
     parser.add_argument(
@@ -93,9 +88,6 @@ def fetch(options: argparse.Namespace, places: Places) -> int:
     """Fetch the requested sets and return the exit status.
 
     A failed download or filter is printed and the other sets are still fetched.
-
-    Raises:
-        WrongUse: A set is unknown, or `web` has no manifest.
     """
     wanted = options.sets or [name for name in ABOUT if name != "web" or options.manifest]
     for name in wanted:
@@ -131,11 +123,7 @@ def fetch_fashion() -> int:
 
 
 def fetch_laion(folder: Path, url: str) -> int:
-    """Fetch `folder`/laion-captions.parquet and return its number of rows.
-
-    Raises:
-        FetchFailed: It cannot be downloaded, or has changed.
-    """
+    """Fetch `folder`/laion-captions.parquet and return its number of rows. Raises `FetchFailed`."""
     path = folder / "laion-captions.parquet"
     download(url, path)
     if sha256_file(path) != LAION_SHA256:
@@ -147,11 +135,7 @@ def fetch_laion(folder: Path, url: str) -> int:
 
 
 def fetch_grocery(folder: Path, url: str, counts: dict[str, int] = GROCERY_COUNTS) -> int:
-    """Write `folder`/grocery-{train,test}.tar and the names of the classes; return the number of images.
-
-    Raises:
-        FetchFailed: It cannot be downloaded, lacks a file, or has another number of images.
-    """
+    """Write `folder`/grocery-{train,test}.tar and the names of the classes; return the number of images."""
     archive = folder / "archives" / "grocery.tar.gz"
     download(url, archive)
     texts, images = dict[str, str](), dict[str, bytes]()
@@ -175,11 +159,7 @@ def fetch_grocery(folder: Path, url: str, counts: dict[str, int] = GROCERY_COUNT
 
 
 def fetch_flickr8k(folder: Path, url: str, counts: dict[str, int] = FLICKR8K_COUNTS) -> int:
-    """Write `folder`/flickr8k-{train,dev,test}.tar and return the number of images.
-
-    Raises:
-        FetchFailed: An archive cannot be downloaded, lacks an image, or has another number of them.
-    """
+    """Write `folder`/flickr8k-{train,dev,test}.tar and return the number of images."""
     archives = folder / "archives"
     for name in ("Flickr8k_text.zip", "Flickr8k_Dataset.zip"):
         download(f"{url}/{name}", archives / name)

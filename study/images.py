@@ -18,7 +18,7 @@ from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.images import ImageLimits, open_image
 from open_diht.common.progress import ProgressBar
 from open_diht.common.tar_stream import TarStream
-from open_diht.eval.hashes import sha256_of
+from open_diht.eval.records import sha256_of
 from open_diht.pipelines.concepts.teacher import DEFAULT, Teacher, find_teacher
 
 Floats = NDArray[np.float32]
@@ -59,11 +59,7 @@ def opened(content: bytes) -> Image.Image:
 
 
 def pixels(images: Sequence[bytes], side: int) -> NDArray[np.uint8]:
-    """Return (n, 3, side, side) pixels: each image scaled and cropped to a centered square.
-
-    Raises:
-        BadImage: An image cannot be decoded.
-    """
+    """Return (n, 3, side, side) pixels: each image scaled and cropped to a centered square. Raises `BadImage`."""
     small = [ImageOps.fit(opened(image), (side, side), Image.Resampling.BICUBIC) for image in images]
     return np.stack([np.asarray(one) for one in small]).transpose(0, 3, 1, 2).copy()
 
@@ -74,16 +70,9 @@ def tar_pixels(tar: Path, side: int) -> NDArray[np.uint8]:
 
 
 def tar_features(tar: Path, cache: Path) -> Floats:
-    """Return (n, d) features of the images of a webdataset tar, in its order.
+    """Return (n, d) features of the images of a webdataset tar, in its order, cached by its file and the teacher.
 
-    Args:
-        tar: The tar.
-        cache: Folder of stored features, which are reused for the same file and teacher.
-
-    Raises:
-        WrongUse: The teacher is missing.
-        BrokenTar: The tar is damaged.
-        BadImage: An image cannot be decoded.
+    Raises `WrongUse` where the teacher is missing, `BrokenTar` and `BadImage`.
     """
     teacher = small_teacher()
     path = cache / f"{tar.stem}-{sha256_of([sha256_file(tar), teacher.identity()])[:16]}.npy"
@@ -102,13 +91,7 @@ def small_teacher() -> Teacher:
 
 
 def standardised(rows: Floats, mean: Floats, deviation: Floats) -> Floats:
-    """Return rows minus the mean in units of the deviation; a deviation of 0 counts as 1.
-
-    Args:
-        rows: (n, d).
-        mean: (d,).
-        deviation: (d,).
-    """
+    """Return rows (n, d) minus the mean in units of the deviation; a deviation of 0 counts as 1."""
     return np.asarray((rows - mean) / np.where(deviation > 0, deviation, 1), dtype=np.float32)
 
 

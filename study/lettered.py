@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from open_diht.common.files import published
 from open_diht.common.progress import ProgressBar
-from open_diht.eval.fetch.writing import jpeg
-from open_diht.eval.hashes import sha256_of
+from open_diht.eval.fetch.archives import jpeg
+from open_diht.eval.records import sha256_of
 from open_diht.filters.presets import load_preset
 from open_diht.filters.spotting.masking import mask_text, text_area
 from open_diht.filters.spotting.overlap import SpottedText, overlap_lengths
@@ -80,9 +80,8 @@ class Plan:
     def pairs(self, own: float, other: float) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.int64]]:
         """Return kind, image, and index of the given caption of each pair, (m,) each.
 
-        Args:
-            own: Fraction of the pairs whose own caption is written in.
-            other: Fraction with the caption of another pair, in the image and as the caption.
+        `own` is the fraction of the pairs whose own caption is written in. `other` is that of pairs with the caption of
+        another pair, in the image and as the caption.
         """
         kind = np.where(self.position < own, OWN, np.where(self.position >= 1 - other, OTHER, PLAIN))
         image = np.array([self.image[name][pair] for pair, name in enumerate(kind.tolist())])
@@ -90,14 +89,7 @@ class Plan:
 
 
 def plan(captions: Sequence[Sequence[str]], most_own: float, other: float, seed: int) -> Plan:
-    """Return the images that pools of up to these fractions need.
-
-    Args:
-        captions: The captions of each photograph; each is a pair.
-        most_own: The largest fraction of pairs with their own caption.
-        other: The fraction of pairs with another one's.
-        seed: Draws the kinds of the pairs.
-    """
+    """Return the images that pools of up to these fractions need; each caption of a photograph is a pair."""
     generator = np.random.default_rng(seed)
     owner = np.repeat(np.arange(len(captions)), [len(each) for each in captions])
     flat = [text for each in captions for text in each]
@@ -131,10 +123,7 @@ def drawn(
 ) -> Iterator[Image.Image]:
     """Yield squares of SIDE pixels with text written in, white with a black edge; a long one may exceed them.
 
-    Args:
-        photographs: Encoded images; None: a plain color.
-        text: What is written in each; None: nothing.
-        seed: Draws size and height of the text, and colors.
+    Without a photograph the square has a plain color. The seed draws size and height of the text, and colors.
     """
     for number, (content, words) in enumerate(zip(photographs, text, strict=True)):
         generator = np.random.default_rng([*seed, number])
@@ -155,14 +144,7 @@ def drawn(
 
 
 def features_of(photographs: Sequence[bytes | None], text: Sequence[str], cache: Path, seed: int) -> Floats:
-    """Return (n, d) features of `drawn` images, not standardized, computed once.
-
-    Args:
-        photographs: See `drawn`.
-        text: See `drawn`.
-        cache: Folder of stored features.
-        seed: See `drawn`.
-    """
+    """Return (n, d) features of `drawn` images, not standardized, computed once."""
     teacher = small_teacher()
     path = _stored(cache, "drawn", "npy", [teacher.identity(), seed, list(text), _lengths(photographs)])
     if not path.exists():
@@ -179,15 +161,7 @@ def features_of(photographs: Sequence[bytes | None], text: Sequence[str], cache:
 def seen(photographs: Sequence[bytes], text: Sequence[str | None], cache: Path, seed: int) -> Seen:
     """Write on photographs, read them by OCR, and compute all features; finished parts are read from the cache.
 
-    Args:
-        photographs: (n,) encoded images.
-        text: (n,) what is written in each; None: nothing.
-        cache: Folder of stored results.
-        seed: See `drawn`; each part has a draw of its own.
-
-    Raises:
-        WrongUse: The teacher is missing.
-        SpotterError: OCR does not work.
+    Each part has a draw of its own. Raises `WrongUse` where the teacher is missing, and `SpotterError`.
     """
     teacher, spotter = small_teacher(), TextSpotter()
     paths = []
@@ -234,12 +208,7 @@ def _looked_at(images: Iterator[Image.Image], teacher: LoadedTeacher, spotter: T
 
 
 def spotted_by_filter(captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]]) -> NDArray[np.bool_]:
-    """Return which pairs the text-spotting filter of the preset `paper` rejects.
-
-    Args:
-        captions: (m,) given captions.
-        spotted: (m,) what OCR read in each image.
-    """
+    """Return which of the (m,) pairs the text-spotting filter of the preset `paper` rejects."""
     rule = load_preset("paper").text_spotting
     return np.array(overlap_lengths(captions, spotted, rule)) >= rule.min_chars
 

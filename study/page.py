@@ -46,11 +46,7 @@ GUESS = math.exp(math.lgamma(1001) / 1000)
 
 
 def write_pages(rows: Rows, docs: Path) -> list[Path]:
-    """Write the pages and their plots, and return their paths.
-
-    Raises:
-        BrokenRows: Results cannot be read or compared.
-    """
+    """Write the pages and their plots, and return their paths. Raises `BrokenRows`."""
     made = render(rows)
     for name, content in made.items():
         publish_bytes(docs / name, content.encode())

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from open_diht.common.files import publish_json, published
 from open_diht.eval.errors import EvalError
-from open_diht.eval.versions import software
+from open_diht.eval.records import software
 
 CLAIMS = ("cat", "rivals", "concepts", "negatives", "fewshot", "select")
 """Names of the claims, in the order of the page."""
@@ -176,15 +176,8 @@ class Rows:
     ) -> None:
         """Publish the result of an arm: first its items, then its line.
 
-        Args:
-            arm: The arm.
-            metrics: Values by `SET/DIRECTION/METRIC`.
-            items: Ranks or hits by set: whole numbers from 0 on.
-            seconds: The time it took.
-            notes: Further information, as JSON.
-
-        Raises:
-            ValueError: Items are not whole numbers from 0 on, or a number is NaN or infinite.
+        Metrics are named `SET/DIRECTION/METRIC`. Items are ranks or hits by set. Raises ValueError where they are not
+        whole numbers from 0 on, or a number is not finite.
         """
         record = {
             "key": arm.key,

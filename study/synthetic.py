@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from open_diht.common.files import publish_bytes, published
-from open_diht.eval.fetch.writing import Sample, jpeg, write_tar
+from open_diht.eval.fetch.archives import Sample, jpeg, write_tar
 from study.images import samples
 from study.verdicts import KEPT
 from study.web import SHARDS, VERDICTS, write_web

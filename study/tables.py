@@ -1,9 +1,8 @@
 """The tables, for each track: the arms that are compared, and the result of each line.
 
-Every line is one comparison, at one pool and one budget, on one test set. All p values of a table
-are corrected for their number. A line with a corrected p value below 0.05 is called. `worse` is a
-reversal of the claim and is stated in words. So are the lines that could not be called, with the
-difference that would have been detected, if known.
+Every line is one comparison, at one pool and one budget, on one test set. All p values of a table are corrected for
+their number. A line with a corrected p value below 0.05 is called. `worse` is a reversal of the claim and is stated in
+words. So are the lines that could not be called, with the difference that would have been detected, if known.
 """
 
 from __future__ import annotations
@@ -100,11 +99,7 @@ TABLES = {
 
 
 def lines(rows: Rows, table: Table, track: str) -> list[Line]:
-    """Return all comparisons of a table that have enough rows on the track, with corrected p values.
-
-    Raises:
-        BrokenRows: Results cannot be read or compared.
-    """
+    """Return all comparisons of a table that have enough rows on the track, with corrected p values."""
     of_track = (row for row in rows.read(table.claim) if row.arm.track == track)
     found = [row for row in of_track if row.arm.settings.get("stage") != TUNING]
     made = [
@@ -125,14 +120,7 @@ def lines(rows: Rows, table: Table, track: str) -> list[Line]:
 
 
 def side(found: Sequence[Row], pool: str, budget: int, arm: str) -> Side:
-    """Return the rows of an arm at a pool and budget, by seed.
-
-    Args:
-        found: Rows of the claim.
-        pool: The pool.
-        budget: The budget.
-        arm: The arm; the one row of ZERO_SHOT is used for every seed and budget.
-    """
+    """Return the rows of an arm at a pool and budget, by seed; the row of ZERO_SHOT serves every seed and budget."""
     if arm == ZERO_SHOT:
         # One row, which is used for every seed of the others.
         row = next((row for row in found if (row.arm.pool, row.arm.arm) == (pool, arm)), None)

@@ -103,13 +103,7 @@ class _Photographs(ConceptStore):
 
 
 def concept_heads(keys: Sequence[str], features: NDArray[np.float32], known: Named) -> dict[str, Head]:
-    """Train the teacher's heads for objects and attributes.
-
-    Args:
-        keys: (n,) names of the photographs.
-        features: (n, d) the teacher's features.
-        known: Their concepts.
-    """
+    """Train the teacher's heads for objects and attributes on its features (n, d)."""
     return HeadTrainer(_Photographs(keys, features, known), HeadSettings(), say=_quiet).train()
 
 
@@ -124,15 +118,7 @@ def imagenet_head() -> dict[str, Head]:
 def write_targets(
     folder: Path, name: str, heads: Mapping[str, Head], features: NDArray[np.float32], pairs: Pairs
 ) -> None:
-    """Write the predictions for photographs in the form of `concepts.path`; pairs get those of their photograph.
-
-    Args:
-        folder: The folder to write.
-        name: The file of the pairs.
-        heads: The heads.
-        features: (n, d) the teacher's features of the photographs.
-        pairs: m captions of the n photographs.
-    """
+    """Write the predictions for photographs in the form of `concepts.path`; pairs get those of their photograph."""
     kept = {head: top_k(classifier, features.astype(np.float16), K) for head, classifier in heads.items()}
     targets = ShardTargets(
         shard=name,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from open_diht.eval.metrics import ArrayRows
 from open_diht.eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
-from open_diht.eval.metrics.rows import ArrayRows
 from open_diht.trainer.architecture import DualEncoder, architecture, input_shape
 from open_diht.trainer.assembly import device_type
 from open_diht.trainer.config import Config
@@ -46,12 +46,7 @@ class Pairs:
 
     @staticmethod
     def of_each(images: NDArray[Any], captions: Sequence[Sequence[str]]) -> Pairs:
-        """Return the pairs of several captions per image.
-
-        Args:
-            images: (n, ...) images.
-            captions: The captions of each.
-        """
+        """Return the pairs of several captions per image."""
         image = np.repeat(np.arange(len(captions)), [len(each) for each in captions])
         return Pairs(images, [text for each in captions for text in each], image)
 
@@ -147,19 +142,11 @@ def trained(
     changed: Mapping[str, Any],
     concepts: Path | None = None,
 ) -> Trained:
-    """Train a model on pairs and return it.
+    """Train a model on pairs, which are saved as `FILE`, and return it.
 
-    Args:
-        config: A configuration file of the trainer.
-        pairs: The pairs, saved as `FILE`.
-        words: The vocabulary of a small text tower.
-        budget: Samples to see.
-        seed: The seed of the run.
-        changed: Settings that override the configuration.
-        concepts: A folder of targets for `FILE`; None: no heads.
-
-    Raises:
-        KeyboardInterrupt: A signal stopped the training.
+    `budget` counts samples seen, `words` is the vocabulary of a small text tower, and `changed` overrides the
+    configuration. Without a folder of concept targets for `FILE` there are no heads. Raises KeyboardInterrupt where a
+    signal stopped the training.
     """
     with tempfile.TemporaryDirectory(prefix="study-") as temporary:
         folder = Path(temporary)

@@ -1,9 +1,8 @@
 """CAT's decisions on pairs: runs of the product's own filter, read back as one word per pair.
 
-Also pairs that occur in a crawl and not in a curated set: alt texts of LAION, of which
-img2dataset's tests have ten thousand, with images that are not theirs; and captions drawn into
-images, which a model that reads text could match without looking at anything else. CAT decides on
-the latter like on any other pair, and on LAION's captions without T.
+Also pairs that occur in a crawl and not in a curated set: alt texts of LAION, of which img2dataset's tests have ten
+thousand, with images that are not theirs; and captions drawn into images, which a model that reads text could match
+without looking at anything else. CAT decides on the latter like on any other pair, and on LAION's captions without T.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from open_diht.common.files import published
 from open_diht.eval.errors import EvalError
-from open_diht.eval.fetch.writing import jpeg, write_tar
+from open_diht.eval.fetch.archives import jpeg, write_tar
 
 WIDTH, HEIGHT = 320, 240
 _SIZES = (18, 22, 26)
@@ -77,11 +76,7 @@ def decided(output: Path, name: str) -> dict[str, Decided]:
 
 
 def laion_captions(manifest: Path, output: Path) -> list[Decided]:
-    """Return the captions of a manifest with the decisions of C and A; equal rows count once.
-
-    Raises:
-        FilterFailed: The run failed.
-    """
+    """Return the captions of a manifest with the decisions of C and A; equal rows count once. Raises `FilterFailed`."""
     run_filter("--dataset", "custom", "--input", str(manifest), "--output", str(output), "--stages", "captions")
     return [one for _, one in sorted(decided(output, "uid").items())]
 
@@ -115,10 +110,6 @@ def write_drawn(path: Path, captions: Sequence[str], seed: int) -> None:
 
 
 def drawn_verdicts(tar: Path, output: Path) -> dict[str, Decided]:
-    """Return CAT's decisions on the pairs of a tar of `write_drawn`, by their keys.
-
-    Raises:
-        FilterFailed: The run failed.
-    """
+    """Return CAT's decisions on the pairs of a tar of `write_drawn`, by their keys. Raises `FilterFailed`."""
     run_filter("--dataset", "custom", "--input", str(tar), "--output", str(output), "--stages", "captions,spotting")
     return decided(output, "__key__")

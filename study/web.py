@@ -43,15 +43,7 @@ class WebPairs:
 def make_web(manifest: Path, rows: int, folder: Path, say: Callable[[str], None], download: Sequence[str] = ()) -> int:
     """Write `folder`/web-features.npz and return its number of pairs. Downloads stay in `folder`/web.
 
-    Args:
-        manifest: A TSV like CC3M's: caption, URL.
-        rows: How many of its first rows are used.
-        folder: The folder of the sets.
-        say: Prints a line.
-        download: Further options of the download.
-
-    Raises:
-        FilterFailed: A run failed.
+    The manifest is a TSV like CC3M's: caption, URL. Raises `FilterFailed`.
     """
     first = folder / "web" / "manifest.tsv"
     with open(manifest, encoding="utf-8") as lines, published(first) as temporary:

@@ -64,11 +64,7 @@ def table_in_markdown(table: Table, lines: Sequence[Line], measure: int = 0) -> 
 
 
 def matrix(lines: Sequence[Line]) -> str:
-    """Return the change of each arm in each pool as a Markdown table, a row for each arm.
-
-    Args:
-        lines: Comparisons with one other arm, at one budget, on one test set.
-    """
+    """Return the change of each arm in each pool as a Markdown table with a row for each arm."""
     pools = {line.pool: f"{line.pool}, {line.repeats or 0:.1f} times" for line in lines}
     cells = {(line.b, line.pool): difference(line.found[0]) for line in lines}
     rows = [
@@ -95,11 +91,7 @@ def means_in_markdown(found: Sequence[Row]) -> str:
 
 
 def separations_in_markdown(found: Sequence[Row]) -> str:
-    """Return how well scores separate true from injected pairs, a row for each pool that has them, as a Markdown table.
-
-    Args:
-        found: Rows of the claim `rivals`.
-    """
+    """Return how well scores separate true from injected pairs, a row for each pool, as a Markdown table."""
     # Every arm of a pool and a seed has the same scores, and seeds 0 to 2 have one scorer each.
     of_pool: dict[str, dict[int, dict[str, float]]] = {}
     for row in found:

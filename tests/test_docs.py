@@ -31,7 +31,7 @@ import pytest
 import yaml
 
 from open_diht import cli
-from open_diht.eval.tasks import load_suite
+from open_diht.eval.tasks import load_suite, suite_names
 from open_diht.filters.presets import load_preset, preset_names
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.runners.beam_options import check_beam_options
@@ -386,3 +386,26 @@ def test_the_table_of_presets_has_every_setting_and_every_other_value() -> None:
         for section, values in load_preset(name).as_content().items():
             for setting in values if isinstance(values, dict) else ():
                 assert f"{section}.{setting}" in table
+
+
+def test_every_task_has_a_page_that_its_suite_links() -> None:
+    hooks = pytest.importorskip("docs.hooks", reason="mkdocs is not installed: pip install '.[dev]'")
+    pages, tables = hooks.task_pages(), "\n".join(hooks.tasks())
+    for name in suite_names():
+        assert f"## {name}" in tables
+        for task in load_suite(name).tasks:
+            assert f"[{task.name}]({task.name}.md)" in tables
+            page = pages[task.name]
+            assert task.title in page and f"`{task.metric}`" in page and f"TASKS={task.name}" in page
+            assert " ".join(task.note.split()).replace("<", "&lt;") in page
+
+
+def test_a_page_says_whose_the_data_is_where_it_lies_and_what_goes_wrong() -> None:
+    hooks = pytest.importorskip("docs.hooks", reason="mkdocs is not installed: pip install '.[dev]'")
+    pages = hooks.task_pages()
+    page = pages["sugarcrepe"]
+    for said in ("arXiv 2306.14610", "7,511 questions", "`sugarcrepe` (selection, val2017)", "## Traps", "blind"):
+        assert said in page, said
+    assert "bench-data TASK=sugarcrepe" in page and "bench-data" not in pages["hateful_memes"]  # a form
+    assert "854 cues" in pages["winogavil"] and "webdataset with its own" in pages["fmow"]
+    assert "in the suites | `datacomp38`, `diht29`" in pages["cifar10"]

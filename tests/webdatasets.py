@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.files import published_folder
-from open_diht.eval.fetch.writing import Sample, write_tar
+from open_diht.eval.fetch.archives import Sample, write_tar
 
 
 def questions_member(questions: Sequence[Mapping[str, Any]]) -> str:

@@ -12,15 +12,24 @@ from typing import NamedTuple
 import numpy as np
 
 from open_diht.common.data_root import data_root
-from open_diht.eval.data.annotations import Association, Choice, Pair, Question
-from open_diht.eval.data.dataset import Annotation, DataSet, Images, sample_indices, shared_images
+from open_diht.eval.data.dataset import (
+    Annotation,
+    Association,
+    Choice,
+    DataSet,
+    Images,
+    Pair,
+    Question,
+    sample_indices,
+    shared_images,
+)
 from open_diht.eval.data.files import read_folder, read_lines, read_manifest
-from open_diht.eval.data.memo import Memo
 from open_diht.eval.data.questions import read_snli_ve, read_vqav2
 from open_diht.eval.data.selections import read_associations, read_pairs, read_selection
 from open_diht.eval.data.torchvision_sets import read_torchvision
 from open_diht.eval.data.webdataset_layout import read_webdataset
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.records import Memo
 from open_diht.eval.task import Source, Task
 from open_diht.eval.templates import Texts, check_templates, named
 
@@ -93,14 +102,7 @@ def check_options(tasks: Sequence[Task]) -> None:
 def open_support(task: Task, test: DataSet, root: Path, memo: Memo) -> DataSet:
     """Read the training images that shots are drawn from, labeled with the classes of `test`.
 
-    Args:
-        task: The task; its `support` lists the sources.
-
-    Raises:
-        DataMissing: The task has no training split, or it is not available.
-        DataBroken: The split is invalid, or its classes differ from those of `test`. Names are compared only for class
-            folders and between equal layouts.
-        WrongUse: The options of a source do not fit its layout.
+    Names of classes are compared only for class folders and between equal layouts. Raises as `read_task`.
     """
     if not task.support:
         raise DataMissing(f"{task.title} has no training split to draw shots from")
@@ -193,14 +195,7 @@ def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
 
 
 def class_names(task: Task, data: DataSet) -> TextList:
-    """Return the class names of a task in order of label.
-
-    Args:
-        data: Its data, which may have class names of its own.
-
-    Raises:
-        DataBroken: There are no class names, or not as many as the task has classes.
-    """
+    """Return the class names of a task in order of label. Raises `DataBroken` for none, or a wrong number of them."""
     listed = _listed("class_names", task.class_names, data.class_names, data)
     if not listed.texts:
         raise DataBroken(_lacking(task, data) or _no_lists(data.place, ["class_names"]))
@@ -210,14 +205,7 @@ def class_names(task: Task, data: DataSet) -> TextList:
 
 
 def templates(task: Task, data: DataSet) -> TextList:
-    """Return the templates of a task.
-
-    Args:
-        data: Its data, which may have templates of its own.
-
-    Raises:
-        DataBroken: There are no templates, or one does not have exactly one slot.
-    """
+    """Return the templates of a task. Raises `DataBroken` for none, or for one that does not have exactly one slot."""
     listed = _listed("templates", task.templates, data.templates, data)
     if not listed.texts:
         raise DataBroken(_no_lists(data.place, ["templates"]))
@@ -231,8 +219,7 @@ def templates(task: Task, data: DataSet) -> TextList:
 def _lacking(task: Task, data: DataSet | None) -> str:
     """Return which lists a classification lacks for its prompts, and how to give them; empty where it has them.
 
-    Args:
-        data: Its data; None where it could not be read, so that only its layouts are known.
+    Data is None where it could not be read, so that only its layouts are known.
     """
     if task.kind != "classification":
         return ""

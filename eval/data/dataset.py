@@ -11,16 +11,91 @@ import numpy as np
 from PIL import Image
 
 from open_diht.common.images import FORMATS, BadImage, ImageLimits, decoding, open_image
-from open_diht.eval.data.annotations import Association, Choice, Pair, Question
 from open_diht.eval.errors import DataBroken
-from open_diht.eval.hashes import sha256_of, sha256_texts
+from open_diht.eval.records import sha256_of, sha256_texts
 
 Annotation = Literal["labels", "captions", "questions", "choices", "pairs", "associations"]
 """Kinds of annotation: fields of a `DataSet`."""
-
-A = TypeVar("A", Question, Choice, Pair, Association)
 _LIMITS = ImageLimits()
 _FORMATS = (*FORMATS, "PPM")  # older sets use PPM; the format is simple enough to be safe
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about an image with its answers.
+
+    Raises ValueError without answers or candidates, or where a text is not a string.
+    """
+
+    key: str
+    """Unique name."""
+    image: int
+    """Index of the image."""
+    question: str
+    """The question's text; for SNLI-VE the hypothesis."""
+    kind: str
+    """yes/no, number, other or snli_ve; a webdataset may have others. The first three are derived from people's
+    answers, so numbers are reported by them but no statement may depend on them."""
+    answers: tuple[str, ...]
+    """Each annotator's answer; for SNLI-VE the gold label alone."""
+    candidates: tuple[str, ...]
+    """The answers to choose from."""
+
+    def __post_init__(self) -> None:
+        texts = (self.question, self.kind, *self.answers, *self.candidates)
+        if not self.answers or not self.candidates or not all(isinstance(text, str) for text in texts):
+            raise ValueError("a question has a text, a kind, answers and candidates, all of them texts")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An image with right and wrong captions: hard negatives in text."""
+
+    key: str
+    """Unique name."""
+    image: int
+    """Index of the image."""
+    captions: tuple[str, ...]
+    """Captions, the right ones first."""
+    right: int
+    """Number of right captions, at least one; at least one is wrong."""
+    category: str
+    """The error in the wrong captions, or another name to report numbers by."""
+    cluster: int
+    """Number shared by questions about the same photograph or parts of it; they are one observation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two images with one caption each, easily confused."""
+
+    key: str
+    """Unique name."""
+    images: tuple[int, int]
+    """Indices of the images."""
+    captions: tuple[str, str]
+    """Caption of the first image, caption of the second."""
+    category: str
+    """The difference between the two, or another name to report numbers by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Association:
+    """A cue and images, some of which people associate with it."""
+
+    key: str
+    """Unique name."""
+    cue: str
+    """A word or two."""
+    images: tuple[int, ...]
+    """Indices of the images to choose from, those that go with the cue first."""
+    right: int
+    """Number of images that go with the cue, at least one; at least one does not."""
+    cluster: int
+    """Number shared by cues for the same images; they are one observation."""
+
+
+A = TypeVar("A", Question, Choice, Pair, Association)
 
 
 class Images(Protocol):
@@ -170,9 +245,7 @@ class _Taken:
 def shared_images(images: Images, others: Images) -> list[str] | None:
     """Return the keys of `images` whose stored bytes also occur among `others`.
 
-    Returns:
-        The keys, or None where this is unknown: an image has no hash, or one set stores files and
-            the other an array of pixels.
+    None means unknown: an image has no hash, or one set stores files and the other an array of pixels.
     """
     own, theirs = ([one.stored_hash(index) for index in range(len(one.keys))] for one in (images, others))
     # Hashes of files and of pixel arrays cannot match, so a mix of both says nothing.
@@ -184,12 +257,7 @@ def shared_images(images: Images, others: Images) -> list[str] | None:
 
 
 def sample_indices(keys: Sequence[str], count: int) -> list[int]:
-    """Return indices of `count` keys in the order of the set; all where there are not more.
-
-    Args:
-        keys: The keys. The draw depends on them alone, not on their order.
-        count: How many are drawn, by a generator with seed 0.
-    """
+    """Return indices of at most `count` keys in the order of the set, drawn by seed 0 from the sorted keys."""
     if count >= len(keys):
         return list(range(len(keys)))
     # Draw from the sorted keys, so that the order of the set does not matter.
@@ -201,11 +269,7 @@ def sample_indices(keys: Sequence[str], count: int) -> list[int]:
 def decode(content: bytes | Path, place: str) -> Image.Image:
     """Return an image in RGB in the usual way: first frame, no transparency, no EXIF rotation.
 
-    Args:
-        content: The image's bytes or its file.
-
-    Raises:
-        DataBroken: It is not a readable image, or exceeds a limit of `ImageLimits`.
+    Raises `DataBroken` for one that is unreadable or exceeds a limit of `ImageLimits`.
     """
     try:
         image = open_image(_bytes(content), _LIMITS, _FORMATS).decode()

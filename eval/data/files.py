@@ -8,7 +8,7 @@ import gzip
 import json
 import string
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,10 @@ from PIL import Image
 from open_diht.common.files import sha256_file
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.eval.data.dataset import DataSet, decode
-from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.records import Memo
 
-csv.field_size_limit(1 << 24)
+csv.field_size_limit(1 << 24)  # the module's own 128 KiB would refuse a row that lists many captions
 _MOST = 2**28
 """Largest text in bytes, decompressed; published lists of captions have a few megabytes."""
 
@@ -50,17 +50,9 @@ class FileImages:
 def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mapping[str, Any] | None = None) -> DataSet:
     """Read images from one folder per class, and folders in it: <folder>/<split>/<class>/.../<image>.
 
-    Labels follow the sorted class folders. Their names, with underscores replaced by spaces, are
-    the class names.
-
-    Args:
-        options: `groups`: a file of rows in `folder`, see `read_rows`, with a row per image: `image`,
-            its path below the split, and `group`, its group's name.
-
-    Raises:
-        DataMissing: The split or the file of groups does not exist.
-        DataBroken: There are no images, or the file of groups is invalid or lacks an image.
-        WrongUse: There is another option, or the file of groups has another suffix.
+    Labels follow the sorted class folders. Their names, with underscores replaced by spaces, are the class names. The
+    option `groups` is a file of rows in `folder`, see `read_rows`, with a row per image: `image`, its path below the
+    split, and `group`, its group's name.
     """
     options = options or {}
     if set(options) - {"groups"}:
@@ -103,15 +95,10 @@ def _groups(path: Path, names: Sequence[str], place: str) -> tuple[str, ...]:
 def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
     """Read images listed in the rows of a file: .tsv or .csv with a header, .jsonl or .json.
 
-    Options: `image`, a pattern over the row's columns that gives the image's path relative to the
-    file (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, images to
-    skip; `skip_empty`, whether to skip rows without either; `below`, a folder between the file's
-    and the images. Rows of one image are combined, in order of appearance.
-
-    Raises:
-        DataMissing: The file or all images do not exist.
-        DataBroken: The file or a row is unusable, or an image is missing.
-        WrongUse: The options or the file's suffix do not fit.
+    Options: `image`, a pattern over the row's columns that gives the image's path relative to the file
+    (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, images to skip; `skip_empty`, whether
+    to skip rows without either; `below`, a folder between the file's and the images. Rows of one image are combined, in
+    order of appearance.
     """
     unknown = set(options) - {"image", "caption", "label", "leave_out", "skip_empty", "below"}
     if unknown or "image" not in options or ("caption" in options) == ("label" in options):
@@ -132,12 +119,8 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
             found.setdefault(name, []).append(value)
     if not found:
         raise DataBroken(f"{place} has no usable rows")
-    # Images that are all absent were not downloaded; a single absent one means a broken set.
-    if not any((root / name).is_file() for name in found):
-        raise DataMissing(f"the images of {place} are not in {root}")
+    check_images(root, found, place)
     for name, values in found.items():
-        if not (root / name).is_file():
-            raise DataBroken(f"{place}: image {name} is not there")
         if not all(_text(value).strip() for value in values):
             raise DataBroken(f"{place}: image {name} has an empty {column}")
     images = FileImages(root, list(found), memo, place)
@@ -145,6 +128,15 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
         captions = tuple(tuple(str(value) for value in values) for values in found.values())
         return DataSet(images=images, layout="manifest", place=place, captions=captions)
     return DataSet(images=images, layout="manifest", place=place, labels=_labels(found, place))
+
+
+def check_images(root: Path, names: Collection[str], place: str) -> None:
+    """Raise `DataMissing` where no image exists, so none was downloaded, and `DataBroken` where one is missing."""
+    lacking = [name for name in names if not (root / name).is_file()]
+    if len(lacking) == len(names):
+        raise DataMissing(f"the images of {place} are not in {root}")
+    if lacking:
+        raise DataBroken(f"{place}: image {lacking[0]} is not there")
 
 
 def _text(value: Any) -> str:
@@ -164,15 +156,8 @@ class Columns(string.Formatter):
 def read_lines(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
     """Read images and captions from two text files of `folder`, line by line, as translations are published.
 
-    Options: `images`, the file with the names of the images; `captions`, the file with the
-    captions, .gz or not; `image`, the pattern of an image's path over {name} and its words {0},
-    {1}, ... (`"images/{name}"`).
-
-    Raises:
-        DataMissing: A file or all images do not exist.
-        DataBroken: The files differ in length, or one is damaged or not UTF-8; or a line does not fit the
-            pattern, or lacks its image or caption.
-        WrongUse: The options do not fit.
+    Options: `images`, the file with the names of the images; `captions`, the file with the captions, .gz or not;
+    `image`, the pattern of an image's path over {name} and its words {0}, {1}, ... (`"images/{name}"`).
     """
     if set(options) != {"images", "captions", "image"}:
         raise WrongUse(f"{place}: lines takes the options images, captions and image; got {dict(options)}")
@@ -207,11 +192,7 @@ def _text_lines(path: Path, place: str) -> list[str]:
 
 
 def text_of(path: Path, place: str) -> str:
-    """Return the text of a UTF-8 file, decompressed if its name ends in `.gz`.
-
-    Raises:
-        DataBroken: It is damaged, not UTF-8, or larger than `_MOST` bytes.
-    """
+    """Return the text of a UTF-8 file, decompressed if its name ends in .gz. Raises `DataBroken` for other content."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(_MOST + 1)
@@ -235,11 +216,7 @@ def _labels(found: Mapping[str, Sequence[Any]], place: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def usable(place: str, row: Any) -> Iterator[None]:
-    """Turn an error about a row's columns, where one is missing or has an unusable value, into `DataBroken`.
-
-    Args:
-        row: The row; the message names the columns of an object.
-    """
+    """Turn an error about a row's columns, where one is missing or has an unusable value, into `DataBroken`."""
     try:
         yield
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -248,16 +225,10 @@ def usable(place: str, row: Any) -> Iterator[None]:
 
 
 def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> Iterator[Any]:
-    """Yield the rows of a file, objects or lists.
+    """Yield the rows, objects or lists, of a .tsv, .csv or .jsonl, or of a .json with a list or an object of rows.
 
-    Args:
-        path: A .tsv, .csv or .jsonl, or a .json with a list or an object of rows.
-        quoting: How a .tsv quotes, as the csv module names it; a .csv has values with commas in quotes.
-
-    Raises:
-        DataMissing: The file does not exist.
-        DataBroken: It holds something else, or a row of a .tsv or .csv has more fields than the header.
-        WrongUse: It has another suffix.
+    `quoting` is how a .tsv quotes; a .csv has values with commas in quotes. Raises `DataMissing` where there is no
+    file, `DataBroken` for other content or a row with more fields than the header, and `WrongUse` for another suffix.
     """
     if path.suffix not in (".tsv", ".csv", ".jsonl", ".json"):
         raise WrongUse(f"{place}: a file of rows ends in .tsv, .csv, .jsonl or .json")

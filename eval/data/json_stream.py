@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 CHUNK = 1 << 20
+"""Characters read at once: far more than an entry of VQAv2, so most entries are decoded once."""
 _DECODER = json.JSONDecoder()
 _BLANKS = re.compile(r"[ \t\n\r]*")
 
@@ -16,12 +17,9 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 def elements(path: Path, name: str) -> Iterator[Any]:
     """Yield the elements of the list `name` of the JSON object in `path`.
 
-    Other values are decoded and dropped, also those behind the list, which shows whether the file is
-    complete. At most one value or element is decoded at once.
-
-    Raises:
-        json.JSONDecodeError: The file is not such an object, or is truncated.
-        UnicodeDecodeError: It is not UTF-8.
+    Other values are decoded and dropped, also those behind the list, which shows whether the file is complete. At most
+    one value or element is decoded at once. Raises ValueError for a file that is truncated, not UTF-8 or not such an
+    object.
     """
     with path.open(encoding="utf-8") as file:
         text = _Text(file)

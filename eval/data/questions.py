@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from open_diht.eval.data.annotations import Question
-from open_diht.eval.data.dataset import DataSet
-from open_diht.eval.data.files import FileImages, read_rows, usable
+from open_diht.eval.data.dataset import DataSet, Question
+from open_diht.eval.data.files import FileImages, check_images, read_rows, usable
 from open_diht.eval.data.json_stream import elements
-from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.records import Memo
 
 SNLI_VE = "snli_ve"
 ENTAILMENT = ("entailment", "neutral", "contradiction")
@@ -23,18 +22,9 @@ DEFAULT_CANDIDATES = 10
 def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None, memo: Memo, place: str) -> DataSet:
     """Read VQAv2 from its official files in `folder`.
 
-    Each question offers its own `multiple_choices` where the file has them (VQA v1), else the most
-    frequent training answers to questions of its type, or to all questions if the type is unknown.
-
-    Args:
-        options: `questions`, `annotations` and `train_annotations`, file names, and `image`, the
-            pattern of an image's path over {image_id}.
-        candidates: Number of answers to offer; None or 0: 10.
-
-    Raises:
-        DataMissing: A file or all images do not exist.
-        DataBroken: A file or the pattern `image` is not what it should be, or an image is missing.
-        WrongUse: An option is missing or unknown.
+    Options: `questions`, `annotations` and `train_annotations`, file names, and `image`, the pattern of an image's path
+    over {image_id}. Each question offers its own `multiple_choices` where the file has them (VQA v1). Otherwise it
+    offers the most frequent training answers to questions of its type, or to all questions if the type is unknown.
     """
     wanted = ("questions", "annotations", "train_annotations", "image")
     if set(options) != set(wanted):
@@ -51,19 +41,19 @@ def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None,
             lambda path: _frequent(path, count, place),
         ).items()
     }
-    asked: dict[Any, tuple[Any, Any]] = {}
+    texts: dict[Any, tuple[Any, Any]] = {}
     for where, entry in _entries(folder / options["questions"], "questions", place):
         with usable(where, entry):
-            asked[entry["question_id"]] = entry["question"], entry.get("multiple_choices")
+            texts[entry["question_id"]] = entry["question"], entry.get("multiple_choices")
     images: dict[str, int] = {}
     questions = []
     for where, entry in _entries(folder / options["annotations"], "annotations", place):
         with usable(where, entry):
             number = entry["question_id"]
-            if number not in asked:
+            if number not in texts:
                 raise DataBroken(f"{place}: question {number} has annotations and no text")
             name = str(options["image"]).format(image_id=int(entry["image_id"]))
-            text, own = asked[number]
+            text, own = texts[number]
             questions.append(
                 Question(
                     key=str(number),
@@ -78,10 +68,7 @@ def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None,
 
 
 def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
-    """Return the most frequent answers of each question type, and of all questions under "".
-
-    Ties are broken by the answer's text.
-    """
+    """Return the most frequent answers of each question type, and of all questions under ""."""
     answers: dict[str, Counter[str]] = {"": Counter()}
     for where, entry in _entries(path, "annotations", place):
         with usable(where, entry):
@@ -107,17 +94,9 @@ def _entries(path: Path, name: str, place: str) -> Iterator[tuple[str, Any]]:
 
 
 def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read SNLI-VE from its official file.
+    """Read SNLI-VE from its official file, without rows that have no gold label ("-"), following its authors.
 
-    Rows without a gold label ("-") are left out, following its authors.
-
-    Args:
-        options: `file`, a .jsonl, and `image`, a pattern over its columns.
-
-    Raises:
-        DataMissing: The file or all images do not exist.
-        DataBroken: A row or the pattern `image` is unusable, or an image is missing.
-        WrongUse: An option is missing or unknown, or `file` has no suffix of a file of rows.
+    Options: `file`, a .jsonl, and `image`, a pattern over its columns.
     """
     if set(options) != {"file", "image"}:
         raise WrongUse(f"{place}: snli_ve takes the options file and image; got {dict(options)}")
@@ -147,14 +126,6 @@ def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: st
 def _with_images(
     folder: Path, images: Mapping[str, int], questions: Sequence[Question], layout: str, memo: Memo, place: str
 ) -> DataSet:
-    if not any((folder / name).is_file() for name in images):
-        raise DataMissing(f"the images of {place} are not in {folder}")
-    for name in images:
-        if not (folder / name).is_file():
-            raise DataBroken(f"{place}: image {name} is not there")
-    return DataSet(
-        images=FileImages(folder, list(images), memo, place),
-        layout=layout,
-        place=place,
-        questions=tuple(questions),
-    )
+    check_images(folder, images, place)
+    shown = FileImages(folder, list(images), memo, place)
+    return DataSet(images=shown, layout=layout, place=place, questions=tuple(questions))

@@ -1,8 +1,7 @@
 """Captions to choose from, pairs to keep apart, and images that go with a cue, as published.
 
-A set is files of rows (JSON, JSONL, CSV or TSV), and images next to them. Patterns such as
-`"val2017/{filename}"` define what a row's columns mean; `{0}`, `{1}`, ... are the columns by
-position.
+A set is files of rows (JSON, JSONL, CSV or TSV), and images next to them. Patterns such as `"val2017/{filename}"`
+define what a row's columns mean; `{0}`, `{1}`, ... are the columns by position.
 """
 
 from __future__ import annotations
@@ -15,12 +14,10 @@ from typing import Any
 
 from PIL import Image
 
-from open_diht.eval.data.annotations import Association, Choice, Pair
-from open_diht.eval.data.dataset import DataSet
+from open_diht.eval.data.dataset import Association, Choice, DataSet, Pair
 from open_diht.eval.data.files import Columns, FileImages, read_rows, usable
-from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
-from open_diht.eval.hashes import sha256_of
+from open_diht.eval.records import Memo, sha256_of
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels."""
@@ -29,16 +26,10 @@ Box = tuple[int, int, int, int]
 def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
     """Read captions to choose from for images of `folder`.
 
-    Options: `files`, names of .json (a list, or an object of rows), .jsonl, .csv or .tsv files;
-    patterns over their columns: `image`, the path of the image, `right` and `wrong`, lists of
-    patterns that give the captions, and `category` (default: the file's name without suffix);
-    `crop`, four patterns for left, top, width and height, in pixels, of the relevant part of the image;
-    `at_least`, the number of questions below which a category is dropped.
-
-    Raises:
-        DataMissing: A file or all images do not exist.
-        DataBroken: A row is unusable, there is none, or an image is missing.
-        WrongUse: The options do not fit.
+    Options: `files`, names of .json (a list, or an object of rows), .jsonl, .csv or .tsv files; patterns over their
+    columns: `image`, the path of the image, `right` and `wrong`, lists of patterns that give the captions, and
+    `category` (default: the file's name without suffix); `crop`, four patterns for left, top, width and height, in
+    pixels, of the relevant part of the image; `at_least`, the number of questions below which a category is dropped.
     """
     _check(options, place, needed={"files", "image", "right", "wrong"}, known={"category", "crop", "at_least"})
     if len(options.get("crop", range(4))) != 4:
@@ -75,14 +66,8 @@ def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: 
 def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
     """Read pairs of images of `folder` with a caption each.
 
-    Options: `files` and `category` as in `read_selection`; `images` and `captions`, two patterns
-    each for the first and the second image and caption, or one each where two successive rows are a
-    pair.
-
-    Raises:
-        DataMissing: A file or all images do not exist.
-        DataBroken: A row is unusable, there is none, rows form no pairs, or an image is missing.
-        WrongUse: The options do not fit.
+    Options: `files` and `category` as in `read_selection`; `images` and `captions`, two patterns each for the first and
+    the second image and caption, or one each where two successive rows are a pair.
     """
     _check(options, place, needed={"files", "images", "captions"}, known={"category"})
     patterns, said = list(options["images"]), list(options["captions"])
@@ -109,15 +94,9 @@ def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
 def read_associations(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
     """Read cues, and the images of `folder` to choose from for each.
 
-    Options: `files` as in `read_selection`; `cue`, a pattern; `candidates` and `right`, the columns
-    with the names of all images and of those that go with the cue, a list or its JSON; `image`, the
-    pattern of an image's path over {name}; `at_least`, the number of candidates below which a cue
-    is dropped.
-
-    Raises:
-        DataMissing: A file or all images do not exist.
-        DataBroken: A row is unusable, no cue is left, or an image is missing.
-        WrongUse: The options do not fit.
+    Options: `files` as in `read_selection`; `cue`, a pattern; `candidates` and `right`, the columns with the names of
+    all images and of those that go with the cue, a list or its JSON; `image`, the pattern of an image's path over
+    {name}; `at_least`, the number of candidates below which a cue is dropped.
     """
     _check(options, place, needed={"files", "cue", "candidates", "right", "image"}, known={"at_least"})
     images = _Listed(folder, place)

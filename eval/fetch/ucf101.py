@@ -1,9 +1,8 @@
 """UCF101 as images: the middle frame, as in CLIP and CoOp, of every video of its first split.
 
-`ucf101/test/<Class>/<video>.jpg` holds test list 1, and `ucf101/train/...` train list 1 for
-few-shot and linear probes. Frames are counted by decoding, because the number in a video's header is not reliable.
-PyAV (extra `eval`) decodes; the videos are a RAR archive, which bsdtar (libarchive), unrar or 7z
-unpacks.
+`ucf101/test/<Class>/<video>.jpg` holds test list 1, and `ucf101/train/...` train list 1 for few-shot and linear probes.
+Frames are counted by decoding, because the number in a video's header is not reliable. PyAV (extra `eval`) decodes; the
+videos are a RAR archive, which bsdtar (libarchive), unrar or 7z unpacks.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ from PIL import Image
 from open_diht.common.files import published_folder
 from open_diht.common.installation import remedy
 from open_diht.eval.errors import FetchFailed
-from open_diht.eval.fetch.archives import unpack
+from open_diht.eval.fetch.archives import jpeg, unpack
 from open_diht.eval.fetch.download import Fetcher, Remote
 from open_diht.eval.fetch.files import ARCHIVES
-from open_diht.eval.fetch.writing import jpeg
 
 VIDEOS = "https://www.crcv.ucf.edu/data/UCF101/UCF101.rar"
 LISTS = "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip"
@@ -40,11 +38,7 @@ UNPACKERS: Mapping[str, tuple[str, ...]] = {
 def fetch_ucf101(folder: Path, fetcher: Fetcher, videos: Path | None = None) -> None:
     """Write the frames of splits without a folder: test, and train unless only zero-shot is wanted.
 
-    Args:
-        videos: A folder with unpacked videos and lists; then nothing is downloaded.
-
-    Raises:
-        FetchFailed: A download failed, PyAV or a program is missing, or a list or video is missing or unusable.
+    With a folder of unpacked videos and lists, nothing is downloaded.
     """
     splits = [split for split in LIST_OF if split == "test" or not fetcher.zero_shot]
     missing = [split for split in splits if not (folder / split).is_dir()]
@@ -71,11 +65,7 @@ def fetch_ucf101(folder: Path, fetcher: Fetcher, videos: Path | None = None) -> 
 
 
 def unpack_rar(archive: Path, folder: Path) -> None:
-    """Unpack a RAR archive with the first of UNPACKERS that is installed and succeeds.
-
-    Raises:
-        FetchFailed: None succeeded.
-    """
+    """Unpack a RAR archive with the first of UNPACKERS that is installed and succeeds."""
     troubles = []
     for name, arguments in UNPACKERS.items():
         if program := shutil.which(name):
@@ -107,11 +97,7 @@ def _write(av: Any, videos: Path, splits: list[str], folder: Path, fetcher: Fetc
 
 
 def middle_frame(av: Any, path: Path) -> Image.Image:
-    """Return frame n // 2 of the n frames of a video, in RGB.
-
-    Raises:
-        FetchFailed: The file is not a video, or has no frames.
-    """
+    """Return frame n // 2 of the n frames of a video, in RGB."""
     try:
         # Decode twice, to count and to reach the middle, instead of keeping all frames in memory.
         with av.open(str(path)) as video:

@@ -4,21 +4,8 @@ result = run(Encoded(train=..., test=..., ...), test_labels)
 result.point("probe", 5).value
 """
 
-from open_diht.eval.fewshot.curves import CurvePoint, Encoded, FewShotResult, FewShotSettings, Hyperparameters, run
+from open_diht.eval.fewshot.curves import Encoded, FewShotResult, FewShotSettings, run
 from open_diht.eval.fewshot.methods import METHODS
-from open_diht.eval.fewshot.probe import Probe, fit_probe
 from open_diht.eval.fewshot.shots import ShotsMissing, draw_shots
 
-__all__ = [
-    "METHODS",
-    "CurvePoint",
-    "Encoded",
-    "FewShotResult",
-    "FewShotSettings",
-    "Hyperparameters",
-    "Probe",
-    "ShotsMissing",
-    "draw_shots",
-    "fit_probe",
-    "run",
-]
+__all__ = ["METHODS", "Encoded", "FewShotResult", "FewShotSettings", "ShotsMissing", "draw_shots", "run"]

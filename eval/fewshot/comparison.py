@@ -1,9 +1,8 @@
 """Compare few-shot numbers of two models on the same shots and test images.
 
-Only seeds that drew the same shots for both models are used, so their numbers are paired over images
-and over seeds. Images and shots are both random samples, so both contribute to the error (two-way random
-effects). Three seeds tell little about the variation between shots; Student's t with few degrees of
-freedom accounts for that.
+Only seeds that drew the same shots for both models are used, so their numbers are paired over images and over seeds.
+Images and shots are both random samples, so both contribute to the error (two-way random effects). Three seeds tell
+little about the variation between shots; Student's t with few degrees of freedom accounts for that.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from open_diht.eval.errors import DataBroken
 from open_diht.eval.fewshot.curves import estimate
 from open_diht.eval.fewshot.predictions import Predictions, read_predictions
 from open_diht.eval.records import read_written
-from open_diht.eval.results import AGAIN, Compared, note_of, why_not_comparable
+from open_diht.eval.results import AGAIN, Compared, note_of, numbers, why_not_comparable
 from open_diht.eval.statistics import FEWEST, crossed_difference
 
 TEXT_ALONE = "zero-shot"
@@ -43,14 +42,8 @@ def compare_few_shot(
 ) -> list[FewShotComparison]:
     """Compare every method but zero-shot at every k that both result folders have for a task.
 
-    Args:
-        b: Folder of the second model's results.
-
-    Returns:
-        One entry per method and k; or a single entry with a note where they cannot be paired.
-
-    Raises:
-        DataBroken: A file in few_shot/ is corrupt.
+    There is one entry per method and k, or a single entry with a note where they cannot be paired. Raises `DataBroken`
+    for a corrupt file in few_shot/.
     """
     try:
         return _paired(task, a, b, rows_a, rows_b)
@@ -82,7 +75,7 @@ def _paired(
         records.append(record)
     if reason := why_not_comparable(rows_a[0]["protocol"], rows_b[0]["protocol"]):
         raise _NotPaired(reason)
-    metrics = [metric for metric, _ in records]
+    metrics, shots = zip(*records, strict=True)
     if metrics[0] != metrics[1]:
         raise _NotPaired(f"A has {metrics[0]}, B has {metrics[1]}")
     first, second = kept
@@ -94,7 +87,12 @@ def _paired(
         raise _NotPaired("the same images have other labels in A and B")
     found = []
     for k in sorted(set(first.shots.tolist()) & set(second.shots.tolist())):
-        seeds = _common_seeds(records[0][1], records[1][1], k)
+        # The seeds whose k shots of every class are the same in both records.
+        seeds = [
+            seed
+            for seed in sorted(set(shots[0]) & set(shots[1]))
+            if [keys[:k] for keys in shots[0][seed]] == [keys[:k] for keys in shots[1][seed]]
+        ]
         if not seeds:
             raise _NotPaired(f"no seed drew the same shots in A and B, at {k} per class")
         for method in first.methods.tolist():
@@ -124,13 +122,6 @@ def _record(path: Path) -> tuple[str, _Shots] | None:
         raise DataBroken(f"{path} is corrupt ({error!r}); {AGAIN}") from None
 
 
-def _common_seeds(a: _Shots, b: _Shots, k: int) -> list[int]:
-    """Return the seeds whose k shots of every class are the same in both records."""
-    return [
-        seed for seed in sorted(set(a) & set(b)) if [keys[:k] for keys in a[seed]] == [keys[:k] for keys in b[seed]]
-    ]
-
-
 def _tested(
     task: str, metric: str, method: str, k: int, seeds: list[int], a: Predictions, b: Predictions
 ) -> FewShotComparison:
@@ -147,11 +138,7 @@ def _tested(
         shots=k,
         a=float(np.mean([one.value for one in of_a])),
         b=float(np.mean([one.value for one in of_b])),
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
-        p=found.p,
-        detectable=found.detectable,
+        **numbers(found),
         n=len(a.label),
         seeds=tuple(seeds),
         per_seed=tuple(two.value - one.value for one, two in zip(of_a, of_b, strict=True)),

@@ -1,13 +1,12 @@
 """Few-shot curves: every method at every k and seed on one test set.
 
-Prediction and scoring are separate: `predict_curves` never sees a test label, so labels cannot
-influence a choice.
+Prediction and scoring are separate: `predict_curves` never sees a test label, so labels cannot influence a choice.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from open_diht.common.ranks import Ranks
 from open_diht.eval import estimates
-from open_diht.eval.fewshot.methods import METHODS, Fitted, fitted_together
+from open_diht.eval.fewshot.methods import METHODS, fitted_together
 from open_diht.eval.fewshot.predictions import Predictions
 from open_diht.eval.fewshot.selection import Support
 from open_diht.eval.fewshot.shots import DrawnShots, draw_shots
@@ -27,7 +26,7 @@ from open_diht.eval.results import TOO_FEW as TOO_FEW_ITEMS
 from open_diht.eval.statistics import FEWEST, Estimate, crossed_interval
 
 ROWS = 8192
-"""Maximum number of test images whose scores are in memory at once."""
+"""Maximum number of test images whose scores are in memory at once: 32 MB for the 1,000 classes of ImageNet."""
 Cell = tuple[str, int, int]
 """Method, k, seed."""
 INTERVAL = "over test images and draws of the shots (two-way random effects, Student's t), 95 %"
@@ -133,26 +132,16 @@ class FewShotResult:
     """(n,) predicted classes of each method, k and seed."""
 
     def point(self, method: str, shots: int) -> CurvePoint:
-        """Return the point of a method at k.
-
-        Args:
-            method: A key of `METHODS`.
-
-        Raises:
-            KeyError: It was not measured.
-        """
+        """Return the point of a method at k. Raises KeyError if it was not measured."""
         for point in self.points:
             if (point.method, point.shots) == (method, shots):
                 return point
         raise KeyError(f"no point of {method!r} at {shots} shots")
 
     def rows(self, task: str, protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the rows of results.json, one per point.
+        """Return the rows of results.json, one per point, which adds its own choices to the task's protocol record.
 
         The keys of the shots are long and equal in all rows, so only `record` has them, by seed.
-
-        Args:
-            protocol: The task's protocol record, to which each row adds its own choices.
         """
         rows = []
         none = TOO_FEW_ITEMS if len(self.settings.seeds) >= FEWEST else TOO_FEW
@@ -185,12 +174,7 @@ class FewShotResult:
         return rows
 
     def predictions(self, keys: Sequence[str], labels: ArrayLike) -> Predictions:
-        """Return the predictions of every probe, for storage.
-
-        Args:
-            keys: (n,) names of the test images.
-            labels: (n,) their classes.
-        """
+        """Return the predictions of every probe, for storage, with keys and labels (n,) of the test images."""
         settings = self.settings
         cells = [
             self.predicted[method, k, seed]
@@ -221,22 +205,12 @@ class FewShotResult:
 
 
 def run(
-    encoded: Encoded,
-    test_labels: ArrayLike,
-    settings: FewShotSettings | None = None,
-    group: Ranks | None = None,
+    encoded: Encoded, test_labels: ArrayLike, settings: FewShotSettings | None = None, group: Ranks | None = None
 ) -> FewShotResult:
     """Compute few-shot curves from cached features.
 
-    Args:
-        encoded: The training samples that shots are drawn from, the test images and the zero-shot
-            classifier.
-        group: The ranks that divide the work. All call this with the same arguments and get the
-            same result.
-
-    Raises:
-        ValueError: Shapes or labels do not fit, features are not normalized, or a key is repeated.
-        ShotsMissing: A class has no training sample (a ValueError).
+    All ranks of the group call this with the same arguments, divide the work, and get the same result. Raises
+    ValueError for features, labels or keys that do not fit, and `ShotsMissing` for a class without a training sample.
     """
     settings = settings or FewShotSettings()
     labels = np.asarray(test_labels)
@@ -266,13 +240,7 @@ def predict_curves(
 ) -> tuple[dict[int, DrawnShots], tuple[Hyperparameters, ...], dict[Cell, NDArray[np.int64]]]:
     """Return shots by seed, choices, and test predictions of every cell, all without test labels.
 
-    Args:
-        group: The ranks that divide support sets and independent methods; all get everything. None:
-            this process.
-
-    Raises:
-        ValueError: Shapes or labels do not fit, features are not normalized, a key is repeated, or a
-            class has no training sample.
+    The ranks divide support sets and independent methods; all get everything. Raises as `run`.
     """
     group = group or Ranks()
     test = _tensor(encoded.test, settings.device)
@@ -306,28 +274,20 @@ def predict_curves(
         )
         for method in methods:
             fitted = METHODS[method](support)
-            found[method, k, seed] = _choice(method, k, seed, fitted), _predict(fitted.scores, test)
+            choice = Hyperparameters(
+                method=method,
+                shots=k,
+                seed=seed,
+                chosen={name: one if np.isfinite(one) else str(one) for name, one in fitted.chosen.items()},
+                selected_on=fitted.selected_on,
+                converged=fitted.converged,
+            )
+            blocks = [lowest_best(fitted.scores(test[at : at + ROWS])) for at in range(0, len(test), ROWS)]
+            found[method, k, seed] = choice, np.concatenate([block.cpu().numpy() for block in blocks])
     found = {cell: one for part in group.collect(found) for cell, one in part.items()}
     # A fixed order, whatever rank computed a cell.
     cells = list(itertools.product(settings.methods, settings.shots, settings.seeds))
     return draws, tuple(found[cell][0] for cell in cells), {cell: found[cell][1] for cell in cells}
-
-
-def _choice(method: str, k: int, seed: int, fitted: Fitted) -> Hyperparameters:
-    chosen = {name: value if np.isfinite(value) else str(value) for name, value in fitted.chosen.items()}
-    return Hyperparameters(
-        method=method,
-        shots=k,
-        seed=seed,
-        chosen=chosen,
-        selected_on=fitted.selected_on,
-        converged=fitted.converged,
-    )
-
-
-def _predict(scores: Callable[[Tensor], Tensor], test: Tensor) -> NDArray[np.int64]:
-    parts = [lowest_best(scores(test[start : start + ROWS])).cpu().numpy() for start in range(0, len(test), ROWS)]
-    return np.concatenate(parts)
 
 
 def _point(
@@ -343,13 +303,7 @@ def _point(
 
 
 def estimate(hits: NDArray[np.float64], labels: NDArray[Any], metric: str) -> Estimate:
-    """Return a metric of hits on test images.
-
-    Args:
-        hits: (n,) 1 for right, 0 for wrong.
-        labels: (n,) classes of the images.
-        metric: top1 or mean_per_class.
-    """
+    """Return top1 or mean_per_class of hits (n,) on test images, 1 for right and 0 for wrong."""
     return estimates.mean(hits) if metric == "top1" else estimates.mean_per_class(hits, labels)
 
 

@@ -75,8 +75,7 @@ def random_init(support: Support) -> Fitted:
 def text_or_zero(support: Support) -> Fitted:
     """Fit the probe or the one without text, whichever has the lower held-out cross-entropy.
 
-    Meant for weak text priors. A single shot per class gives no held-out loss; then the probe is
-    used.
+    Meant for weak text priors. A single shot per class gives no held-out loss; then the probe is used.
     """
     with_text, blind = probe(support), random_init(support)
     if with_text.loss is None or blind.loss is None or with_text.loss <= blind.loss:

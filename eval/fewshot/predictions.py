@@ -37,11 +37,7 @@ class Predictions:
             np.savez_compressed(file, **arrays)
 
     def of(self, method: str, shots: int, seeds: list[int]) -> NDArray[np.int32]:
-        """Return the (seeds, n) predictions of one method.
-
-        Raises:
-            KeyError: They were not measured.
-        """
+        """Return the (seeds, n) predictions of one method. Raises KeyError if they were not measured."""
         places = [
             _place(values, wanted)
             for values, wanted in ((self.methods, method), (self.shots, shots), *((self.seeds, one) for one in seeds))

@@ -2,10 +2,9 @@
 
     min over ||W||_F <= delta, ||b|| <= delta_b   of   mean_i CE(y_i, scale * (x_i . (w_0 + W) + b))
 
-delta = 0 is the zero-shot classifier, bit for bit; delta = inf is the ordinary linear probe. In
-between, delta limits how far the probe moves from the text (DiHT, CVPR 2023, few-shot section;
-norm, solver and scaling are ours). The model's logit scale stays outside, so delta is in units of
-the classifier's unit rows and comparable between models.
+delta = 0 is the zero-shot classifier, bit for bit; delta = inf is the ordinary linear probe. In between, delta limits
+how far the probe moves from the text (DiHT, CVPR 2023, few-shot section; norm, solver and scaling are ours). The
+model's logit scale stays outside, so delta is in units of the classifier's unit rows and comparable between models.
 """
 
 from __future__ import annotations
@@ -43,16 +42,11 @@ class Probe:
 def fit_probe(
     loss: SoftmaxLoss, radius: float, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
 ) -> Probe:
-    """Fit the probe of a loss on a ball; the bias has a tenth of the radius, in units of the cosine.
+    """Fit the probe of a loss on a ball of radius delta, an absolute Frobenius norm; the bias has a tenth of it.
 
-    Args:
-        radius: delta, an absolute Frobenius norm.
-        start: (C, d + 1) initial offsets. With a finite radius the loss depends on them by at most `tolerance`,
-            if the solver converges.
-        tolerance: The gap to reach, in nats: for a finite radius, a bound of the mean loss's distance to its optimum.
-
-    Raises:
-        ValueError: The radius is negative.
+    `start` are initial offsets (C, d + 1), and `tolerance` is the gap to reach, in nats. For a finite radius the gap
+    bounds the mean loss's distance to its optimum, so the loss depends on the start by no more, if the solver
+    converges.
     """
     if not radius >= 0:
         raise ValueError(f"radius {radius}: norms are not negative")
@@ -64,11 +58,7 @@ def fit_probe(
 def fit_around(
     loss: SoftmaxLoss, term: Term, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
 ) -> Probe:
-    """Fit the probe under any term, a ball or an L2 penalty.
-
-    Args:
-        start: (C, d + 1) initial offsets.
-    """
+    """Fit the probe under any term, a ball or an L2 penalty, from the offsets `start` (C, d + 1)."""
     solution = solve(loss, term, start=start, tolerance=tolerance, max_steps=max_steps)
     return Probe(loss.classifier + solution.offsets[:, :-1], solution.offsets[:, -1], loss.scale, solution)
 
@@ -79,10 +69,5 @@ def zero_shot_probe(classifier: Tensor, logit_scale: float) -> Probe:
 
 
 def absolute_radius(relative: float, classifier: Tensor) -> float:
-    """Return delta for a relative radius, which is comparable between tasks of 10 and of 1000 classes.
-
-    Args:
-        relative: The radius relative to ||W_0||_F; may be inf.
-        classifier: (C, d) W_0.
-    """
+    """Return delta for a radius relative to ||W_0||_F, which is comparable between tasks of 10 and of 1000 classes."""
     return math.inf if math.isinf(relative) else relative * classifier.norm().item()

@@ -1,15 +1,13 @@
-"""Choose a radius, a penalty or the numbers of Tip-Adapter on the support set alone.
+"""Choose a radius or a penalty on the support set alone.
 
-Few-shot results are often tuned on the test set, or on a validation set far larger than the
-support. Here the shots are divided into at most four folds, each fold is predicted from the others,
-and the candidate with the lowest cross-entropy wins; among equal ones the most cautious. A single
-shot per class leaves nothing to validate on, so its value is fixed in advance.
+Few-shot results are often tuned on the test set, or on a validation set far larger than the support. Here the shots are
+divided into at most four folds, each fold is predicted from the others, and the candidate with the lowest cross-entropy
+wins; among equal ones the most cautious. A single shot per class leaves nothing to validate on, so its value is fixed
+in advance.
 
-A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side.
-There is therefore no one-standard-error rule by default: it would stay too near the text, above all
-with few shots. And several shots get at least the freedom of one (`floor`; not in
-Tip-Adapter).
-benchmarks/RESULTS.md has the figures.
+A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side. There is therefore no
+one-standard-error rule by default: it would stay too near the text, above all with few shots. And several shots get at
+least the freedom of one (`floor`). benchmarks/RESULTS.md has the figures.
 
 Hits are not used: with 20 held-out shots they are too coarse, and the choice jumps between draws.
 """
@@ -27,6 +25,7 @@ from torch.nn.functional import cross_entropy
 SUPPORT_CV = "support_cv"
 FIXED = "fixed"
 FOLDS = 4
+"""Most folds: each is a fit of every candidate, and a fold of sixteen shots already leaves twelve to fit on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,11 +77,8 @@ class Selection:
 def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Tensor]], fixed: int) -> Selection:
     """Choose among candidates, which are ordered from the most cautious on.
 
-    Args:
-        scores_of: Called with (part, features); fits the candidates on the part and yields the
-            logits (m, C) of each for the features (m, d).
-        fixed: The candidate for a single shot per class. Several shots take none more cautious, unless the
-            support's `floor` is off.
+    `scores_of` fits the candidates on a part and yields the logits (m, C) of each for features (m, d). `fixed` is the
+    candidate for a single shot per class. Several shots take none more cautious, unless the support's `floor` is off.
     """
     folds = min(support.shots, FOLDS)
     if folds < 2:
@@ -106,13 +102,9 @@ def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Ten
 
 
 def most_cautious(losses: NDArray[np.float64], standard_errors: float = 0.0) -> int:
-    """Return the first candidate that is not significantly worse than the best.
+    """Return the first candidate whose mean loss is at most `standard_errors` above that of the best.
 
-    The standard error is of the difference on the same samples, which is usually far smaller than that
-    of either loss.
-
-    Args:
-        standard_errors: How many standard errors the mean difference may be.
+    The standard error is of the difference on the same samples, which is usually far smaller than that of either loss.
     """
     behind = losses - losses[np.argmin(losses.mean(axis=1))]
     error = behind.std(axis=1, ddof=1) / np.sqrt(losses.shape[1]) if losses.shape[1] > 1 else np.zeros(len(losses))

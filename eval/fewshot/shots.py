@@ -49,17 +49,9 @@ class DrawnShots:
 
 
 def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, seed: int) -> DrawnShots:
-    """Draw up to k shots of each class.
+    """Draw up to k shots of each class, in an order that the seed decides.
 
-    Args:
-        keys: (n,) unique names of the training samples.
-        labels: (n,) their classes.
-        k: Shots per class, at least 1.
-        seed: Seed of the draw; it decides the order of a class's samples, and so which are drawn.
-
-    Raises:
-        ShotsMissing: A class has no sample.
-        ValueError: Keys are repeated, labels are out of range or not as many as keys, or k is below 1.
+    Raises `ShotsMissing` where a class has no sample, and ValueError for repeated keys or labels that do not fit.
     """
     classes = np.asarray(labels)
     if classes.shape != (len(keys),):

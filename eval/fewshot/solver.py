@@ -1,9 +1,8 @@
 """Accelerated proximal gradient descent (FISTA) for softmax regression with a constraint or a penalty.
 
-The problem is convex, so in a finite ball or with a penalty the objective must not depend on the path to
-it. The step size comes from the curvature of the cross-entropy; there is no learning rate to tune. In a
-finite ball the Frank-Wolfe gap bounds the distance of the objective from its optimum, so "converged"
-describes the answer and not the last step.
+The problem is convex, so in a finite ball or with a penalty the objective must not depend on the path to it. The step
+size comes from the curvature of the cross-entropy; there is no learning rate to tune. In a finite ball the Frank-Wolfe
+gap bounds the distance of the objective from its optimum, so "converged" describes the answer and not the last step.
 """
 
 from __future__ import annotations
@@ -24,22 +23,13 @@ class Term(Protocol):
     """A constraint or penalty on the offsets (C, d + 1); their last column is the bias."""
 
     def step(self, offsets: Tensor, step: float) -> Tensor:
-        """Return the proximal step: a projection, or a shrinkage by `step`.
-
-        Args:
-            offsets: (C, d + 1).
-        """
+        """Return the proximal step on offsets (C, d + 1): a projection, or a shrinkage by `step`."""
 
     def value(self, offsets: Tensor) -> float:
         """Return the term's contribution to the objective."""
 
     def gap(self, offsets: Tensor, gradient: Tensor) -> float:
-        """Return a bound on the distance of the objective from its optimum, which may hold only near the optimum.
-
-        Args:
-            offsets: (C, d + 1).
-            gradient: (C, d + 1) gradient of the loss at the offsets.
-        """
+        """Return a bound on the distance of the objective from its optimum, which may hold only near the optimum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +49,8 @@ class Ball:
     def gap(self, offsets: Tensor, gradient: Tensor) -> float:
         """Return the Frank-Wolfe gap: the sum of <G, D> + radius ||G|| over weights and bias.
 
-        For an infinite radius a part is ||G||, a bound for offsets that are off by 1.
-
-        Args:
-            offsets: (C, d + 1) D.
-            gradient: (C, d + 1) G.
+        D are the offsets and G is the gradient, both (C, d + 1). For an infinite radius a part is ||G||, a bound for
+        offsets that are off by 1.
         """
         gradient = gradient.double()  # the two terms almost cancel
         weight_norm = gradient[:, :-1].norm().item()
@@ -93,9 +80,7 @@ class Ridge:
     def gap(self, offsets: Tensor, gradient: Tensor) -> float:
         """Return ||G_W||^2 / (2 weight), by strong convexity, plus ||G_b||, a bound for a bias that is off by 1.
 
-        Args:
-            offsets: (C, d + 1).
-            gradient: (C, d + 1) gradient of the loss; G adds the penalty's.
+        G is the gradient of the loss and of the penalty.
         """
         weight_norm = (gradient[:, :-1] + self.weight * offsets[:, :-1]).norm().item()
         return weight_norm**2 / (2 * self.weight) + gradient[:, -1].norm().item()
@@ -158,15 +143,12 @@ class SoftmaxLoss:
 def solve(
     loss: SoftmaxLoss, term: Term, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
 ) -> Solution:
-    """Minimize loss + term until the term's gap is at most `tolerance`, or for `max_steps`.
+    """Minimize loss + term, from the offsets `start` (C, d + 1) or 0, until the term's gap is at most `tolerance`.
 
-    The curvature bound can be a hundred times the curvature near the answer. The step is
-    therefore longer than the bound's inverse wherever the descent inequality still holds, and falls
-    back to it otherwise. Momentum restarts where it points uphill (O'Donoghue and Candes 2015).
-
-    Args:
-        start: (C, d + 1) initial offsets; None: 0.
-        max_steps: Steps after which the last offsets are returned, even if the gap is larger.
+    After `max_steps` the last offsets are returned, even if the gap is larger. The curvature bound can be a hundred
+    times the curvature near the answer. The step is therefore longer than the bound's inverse wherever the descent
+    inequality still holds, and falls back to it otherwise. Momentum restarts where it points uphill (O'Donoghue and
+    Candes 2015).
     """
     bound = loss.curvature()
     curvature = bound * _FIRST_GUESS

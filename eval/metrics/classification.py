@@ -7,18 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from open_diht.eval.metrics.rows import Rows, tiles
+from open_diht.eval.metrics import Rows, tiles
 
 
 def logits_in_tiles(
     features: Rows, classifier: np.ndarray, scale: float, part: Sequence[range] | None = None
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield slices of rows and their logits scale * x @ classifier, (block, c), block by block.
-
-    Args:
-        features: (n, d) float32.
-        part: Blocks to compute, such as a rank's; None: all.
-    """
+    """Yield slices of rows and their logits scale * x @ classifier, (block, c), for the blocks in `part`, or all."""
     weights = torch.from_numpy(np.ascontiguousarray(classifier, dtype=np.float32))
     for block in tiles(features.count, weights.shape[1]) if part is None else part:
         rows = torch.from_numpy(features.rows(block.start, block.stop))
@@ -26,13 +21,9 @@ def logits_in_tiles(
 
 
 def label_ranks(logits: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 0-based rank of each row's label, and the predicted class; both (n,).
+    """Return the 0-based rank of each row's label in logits (n, c), and the predicted class; both (n,).
 
     The prediction is right exactly where the rank is 0.
-
-    Args:
-        logits: (n, c).
-        labels: (n,) class indices.
     """
     right = torch.from_numpy(labels).long()
     own = logits.gather(1, right[:, None])
@@ -62,30 +53,11 @@ def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(sums[present] / counts[present]))
 
 
-def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return (c,) average precision: the mean of the precision at every positive, ties counted against it.
-
-    Args:
-        scores: (n, c).
-        labels: (n, c) bool. A class without positives gets 0, as in CLIP_benchmark.
-    """
-    found = np.zeros(scores.shape[1])
-    for column in range(scores.shape[1]):
-        _, truth = sorted_truth(scores[:, column], labels[:, column])
-        precision = np.cumsum(truth) / np.arange(1, len(truth) + 1)
-        found[column] = precision[truth].sum() / max(int(truth.sum()), 1)
-    return found
-
-
 def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return (c,) 11-point interpolated average precision of PASCAL VOC 2007.
+    """Return (c,) 11-point interpolated average precision of PASCAL VOC 2007, from scores and bool labels (n, c).
 
-    It is the mean over recall levels 0, 0.1, ..., 1 of the highest precision at that recall or
-    beyond.
-
-    Args:
-        scores: (n, c).
-        labels: (n, c) bool. A class without positives gets 0.
+    It is the mean over recall levels 0, 0.1, ..., 1 of the highest precision at that recall or beyond. A class without
+    positives gets 0.
     """
     found = np.zeros(scores.shape[1])
     for column in range(scores.shape[1]):
@@ -94,11 +66,9 @@ def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndar
         if hits[-1] == 0:
             continue
         precision = hits / np.arange(1, len(truth) + 1)
-        recall = hits / hits[-1]
         # Use integers: 0.1 * 3 > 0.3 in binary, and a level would be missed.
         reached = [precision[10 * hits >= level * hits[-1]] for level in range(11)]
         found[column] = float(np.mean([part.max() if len(part) else 0.0 for part in reached]))
-        assert recall[-1] == 1.0
     return found
 
 
@@ -106,10 +76,6 @@ def sorted_truth(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np
     """Return (n,) the items by falling score, and their labels in that order.
 
     Among equal scores negatives come first, so ties gain nothing.
-
-    Args:
-        scores: (n,).
-        labels: (n,) bool.
     """
     order = np.lexsort((labels, -scores))
     return order, labels[order].astype(bool)

@@ -1,13 +1,12 @@
 """Ranks of the right result in cross-modal retrieval, tile by tile, with a fixed rule for ties.
 
-The rank of a positive is the number of items with a higher score plus the number of equal-score
-items with a lower index; for image to text it is the minimum over the image's captions. A model
-that maps everything to one vector thus gets an R@1 of chance, up to rounding of the scores, if all images
-have equally many captions, where `topk` gives anything up to 100 %. `strict` counts every equal-score
-item that is not right as ahead.
+The rank of a positive is the number of items with a higher score plus the number of equal-score items with a lower
+index; for image to text it is the minimum over the image's captions. A model that maps everything to one vector thus
+gets an R@1 of chance, up to rounding of the scores, if all images have equally many captions, where `topk` gives
+anything up to 100 %. `strict` counts every equal-score item that is not right as ahead.
 
-A positive's score is read from the same tile of scores as its competitors'. Computed separately,
-the same dot product can differ in the last bits, and the comparison would be noise.
+A positive's score is read from the same tile of scores as its competitors'. Computed separately, the same dot product
+can differ in the last bits, and the comparison would be noise.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from open_diht.eval.metrics.rows import BLOCK_ROWS, Rows, tiles
+from open_diht.eval.metrics import BLOCK_ROWS, Rows, tiles
 
 PART = 1 << 18
-"""Maximum number of scores compared at once, or those of one query if they are more."""
+"""Most scores compared at once (those of one query, if they are more): a few MiB of intermediate results."""
 
 
 def image_to_text_ranks(
@@ -28,14 +27,8 @@ def image_to_text_ranks(
 ) -> np.ndarray:
     """Return the 0-based rank of each image's best caption among all captions.
 
-    Args:
-        images: (n, d) float32.
-        captions: (m, d) float32.
-        strict: Whether all equal scores that are not right are ahead.
-        part: Blocks of images to rank, such as a rank's; None: all.
-
-    Raises:
-        ValueError: An image has no caption.
+    `strict` puts all equal scores that are not right ahead. `part` has the blocks of images to rank, such as a rank's;
+    None is all. Raises ValueError where an image has no caption.
     """
     order = np.argsort(image_of, kind="stable")
     # The start of each image's captions in that order.
@@ -43,7 +36,7 @@ def image_to_text_ranks(
     if bool((np.diff(starts) == 0).any()):
         raise ValueError(f"image {int(np.argmin(np.diff(starts)))} has no caption to find")
     blocks = tiles(images.count, captions.count) if part is None else part
-    tile, found = _Tile(blocks, images, captions), _Ranks(blocks)
+    tile, ranks, filled = _Tile(blocks, images, captions), np.empty(sum(map(len, blocks)), dtype=np.int64), 0
     for block in blocks:
         scores = tile.scores(block)
         # The positives of the block as a flat list, image by image and by index within each.
@@ -56,29 +49,24 @@ def image_to_text_ranks(
         winner = torch.where(own == best[row], flat, captions.count)
         first = torch.full((len(block),), captions.count).scatter_reduce(0, row, winner, "amin")
         right = torch.zeros(len(block), dtype=torch.int64).scatter_add(0, row, (own == best[row]).long())
-        found.append(_ahead(scores, best, right if strict else None, first))
-    return found.ranks
+        ranks[filled : filled + len(block)] = _ahead(scores, best, right if strict else None, first)
+        filled += len(block)
+    return ranks
 
 
 def text_to_image_ranks(
     images: Rows, captions: Rows, image_of: np.ndarray, *, strict: bool = False, part: Sequence[range] | None = None
 ) -> np.ndarray:
-    """Return the 0-based rank of each caption's image among all images.
-
-    Args:
-        images: (n, d) float32.
-        captions: (m, d) float32.
-        strict: Whether all equal scores that are not right are ahead.
-        part: Blocks of captions to rank; None: all.
-    """
+    """Return the 0-based rank of each caption's image among all images, with options as in `image_to_text_ranks`."""
     blocks = tiles(captions.count, images.count) if part is None else part
-    tile, found = _Tile(blocks, captions, images), _Ranks(blocks)
+    tile, ranks, filled = _Tile(blocks, captions, images), np.empty(sum(map(len, blocks)), dtype=np.int64), 0
     for block in blocks:
         scores = tile.scores(block)
         right = torch.from_numpy(image_of[block.start : block.stop]).long()
         own = scores.gather(1, right[:, None])[:, 0]
-        found.append(_ahead(scores, own, torch.ones_like(right) if strict else None, right))
-    return found.ranks
+        ranks[filled : filled + len(block)] = _ahead(scores, own, torch.ones_like(right) if strict else None, right)
+        filled += len(block)
+    return ranks
 
 
 def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, first: torch.Tensor) -> torch.Tensor:
@@ -105,8 +93,7 @@ def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, 
 class _Tile:
     """Reusable memory for one tile of scores and its inputs.
 
-    Allocating it for every block, between results that stay, fragments the heap to many times its
-    size.
+    Allocating it for every block, between results that stay, fragments the heap to many times its size.
     """
 
     def __init__(self, blocks: Sequence[range], queries: Rows, items: Rows):
@@ -132,23 +119,6 @@ class _Tile:
         return scores
 
 
-class _Ranks:
-    """The ranks of all blocks in one array, filled in order."""
-
-    def __init__(self, blocks: Sequence[range]):
-        self.ranks = np.empty(sum(map(len, blocks)), dtype=np.int64)
-        self._filled = 0
-
-    def append(self, ranks: torch.Tensor) -> None:
-        """Store the ranks of the next block."""
-        self.ranks[self._filled : self._filled + len(ranks)] = ranks.numpy()
-        self._filled += len(ranks)
-
-
 def hits(ranks: np.ndarray, k: int) -> np.ndarray:
-    """Return 1.0 where the right result is among the first k, else 0.0; the mean is R@k.
-
-    Args:
-        ranks: (n,) 0-based.
-    """
+    """Return (n,) 1.0 where the right result is among the first k by 0-based ranks, else 0.0; the mean is R@k."""
     return (ranks < k).astype(np.float64)

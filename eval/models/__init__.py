@@ -29,12 +29,7 @@ CONFIG = "open_clip_config.json"
 
 
 def load_model(
-    word: str,
-    *,
-    data: Path,
-    pretrained: str | None = None,
-    device: str = "cpu",
-    precision: Precision = "fp32",
+    word: str, *, data: Path, pretrained: str | None = None, device: str = "cpu", precision: Precision = "fp32"
 ) -> Model:
     """Load the model that `word` names.
 

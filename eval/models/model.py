@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 from open_diht.eval.errors import ModelError
-from open_diht.eval.hashes import sha256_of
-from open_diht.eval.versions import library_versions
+from open_diht.eval.records import library_versions, sha256_of
 
 
 class Model(ABC):

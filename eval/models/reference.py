@@ -11,8 +11,8 @@ import torch
 from open_diht.common.data_root import REFERENCE
 from open_diht.common.reference_encoder import CONTEXT_LENGTH, LOGIT_SCALE, TOP, ReferenceEncoder, ReferenceMissing
 from open_diht.eval.errors import ModelError
-from open_diht.eval.hashes import sha256_of
 from open_diht.eval.models.model import Model, weights_hash
+from open_diht.eval.records import sha256_of
 
 
 class ReferenceModel(Model):

@@ -28,15 +28,9 @@ def write_report(
 ) -> None:
     """Write results.json, results.md and report.html into `folder`, each completely or not at all.
 
-    Args:
-        results: Rows of results.json, including few-shot rows (kind `few_shot`); the first row of a
-            task is its main number.
-        folder: The folder; items in `folder`/items give averages their intervals.
-        suites: Suites of the user's own files; averages.json keeps the averages that they define, see `across`.
-
-    Raises:
-        ValueError: A row lacks a column, or it or its protocol is not an object.
-        DataBroken: Stored items are corrupt.
+    The first row of a task is its main number. Items in `folder`/items give averages their intervals; averages.json
+    keeps the averages that suites of the user's own files define, see `across`. Raises ValueError for a row that lacks
+    a column, and `DataBroken` for corrupt items.
     """
     rows = checked(results)
     tasks = group_tasks(rows)

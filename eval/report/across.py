@@ -1,7 +1,6 @@
 """Numbers over several tasks: averages of a kind, averages defined by suites, effective robustness.
 
-Intervals of averages come from the stored items; the images of one set count once, however many tasks
-use them.
+Intervals of averages come from the stored items; the images of one set count once, however many tasks use them.
 """
 
 from __future__ import annotations
@@ -56,11 +55,7 @@ class Across:
 
 
 def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
-    """Average every kind with at least two measured tasks. Raises as `across`.
-
-    Args:
-        folder: The folder of the results; items are read from `folder`/items.
-    """
+    """Average every kind with at least two measured tasks, with intervals by `folder`/items. Raises as `across`."""
     rows = []
     for kind in dict.fromkeys(task.kind for task in tasks):
         of_kind = [task for task in tasks if task.kind == kind]
@@ -76,12 +71,8 @@ def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
 def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
     """Return effective robustness and the suites' averages.
 
-    Args:
-        folder: The folder of the results; items are read from `folder`/items, and averages of the user's suites from
-            `AVERAGES`. They replace those of built-in suites with the same name.
-
-    Raises:
-        DataBroken: One of these files is corrupt.
+    Items are read from `folder`/items, and averages of the user's suites from `AVERAGES`; they replace those of
+    built-in suites with the same name. Raises `DataBroken` where one of these files is corrupt.
     """
     rows = []
     for one in effective_robustness({task.task: task.main for task in tasks}):

@@ -84,23 +84,25 @@ def checked(results: Sequence[Row]) -> list[Row]:
     return list(results)
 
 
-def group_tasks(results: Sequence[Row]) -> list[TaskRows]:
-    """Return the tasks in the order of their first row, without few-shot."""
+def by_task(results: Sequence[Row], *, few_shot: bool) -> dict[str, list[Row]]:
+    """Return the few-shot rows, or all others, by task. The first of the others has a task's main number."""
     found: dict[str, list[Row]] = {}
     for row in results:
-        if row["kind"] != "few_shot":
+        if (row["kind"] == "few_shot") == few_shot:
             found.setdefault(row["task"], []).append(row)
+    return found
+
+
+def group_tasks(results: Sequence[Row]) -> list[TaskRows]:
+    """Return the tasks in the order of their first row, without few-shot."""
+    found = by_task(results, few_shot=False)
     return [TaskRows(task, rows[0]["kind"], _title(rows[0]), tuple(rows)) for task, rows in found.items()]
 
 
 def group_few_shot(results: Sequence[Row]) -> tuple[list[FewShotTable], list[TaskRows]]:
     """Return tables of few-shot points by task, and the tasks whose few-shot rows have no number."""
-    found: dict[str, list[Row]] = {}
-    for row in results:
-        if row["kind"] == "few_shot":
-            found.setdefault(row["task"], []).append(row)
     tables, missing = [], []
-    for task, rows in found.items():
+    for task, rows in by_task(results, few_shot=True).items():
         points = {_point(row): row for row in rows if row["value"] is not None}
         if points:
             metric = next(iter(points.values()))["protocol"]["few_shot"]["metric"]

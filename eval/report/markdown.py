@@ -28,7 +28,11 @@ def render_markdown(
         if average is not None:
             lines += [AVERAGES, ""]
     if of_several:
-        lines += ["## Across tasks", "", *_across_table(of_several), "", ACROSS, ""]
+        lines += ["## Across tasks", "", "| over | what | % | 95 % interval | |", "|---|---|--:|---|---|"]
+        for one in of_several:
+            number = f"**{percent(one.value)}** | {ends(one.low, one.high)}"
+            lines.append(f"| {cell(one.name)} | {cell(one.metric)} | {number} | {cell(one.how)} |")
+        lines += ["", ACROSS, ""]
     if tables or unshot:
         lines += ["## Few-shot", "", FEW_SHOT, ""]
     for table in tables:
@@ -36,8 +40,18 @@ def render_markdown(
         if said := shots_said(table.protocol, table.short):
             lines += [plain(said, 500), ""]
     lines += [f"- {cell(task.title)}: {cell(task.missing)}" for task in unshot]
-    published = [line for task in tasks for line in _references(task)]
-    published += [line for table in tables for line in _few_shot_references(table)]
+    published = [
+        f"- {cell(task.task)}, {cell(row['metric'])}: {found.model} ({found.data}) {found.value:.1f}, ours "
+        f"{percent(row['value'])}; {found.source}; {found.differs}"
+        for task in tasks
+        for row in task.rows
+        for found in (references(task.task, task.kind, row["metric"]) if row["value"] is not None else ())
+    ]
+    for table in tables:
+        for one in few_shot_references(table.task):
+            points = ", ".join(f"{k}: {value:.1f}" for k, value in one.shots.items())
+            named = f"- {cell(table.task)}, {one.method} ({one.backbone})"
+            published.append(f"{named}, shots {points}; {one.source}; {one.differs}")
     if published:
         lines += ["## Published numbers compared with ours", "", *published, ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -64,21 +78,8 @@ def _kind_table(tasks: Sequence[TaskRows], average: AverageRow | None) -> list[s
     return lines
 
 
-def _across_table(found: Sequence[Across]) -> list[str]:
-    lines = ["| over | what | % | 95 % interval | |", "|---|---|--:|---|---|"]
-    for one in found:
-        between = ends(one.low, one.high)
-        lines.append(
-            f"| {cell(one.name)} | {cell(one.metric)} | **{percent(one.value)}** | {between} | {cell(one.how)} |"
-        )
-    return lines
-
-
 def _few_shot_table(table: FewShotTable) -> list[str]:
-    lines = [
-        f"| method | {' | '.join(f'k = {k}' for k in table.shots)} |",
-        f"|---|{'--:|' * len(table.shots)}",
-    ]
+    lines = [f"| method | {' | '.join(f'k = {k}' for k in table.shots)} |", f"|---|{'--:|' * len(table.shots)}"]
     for method in table.methods:
         cells = [_few_shot_cell(table.of(method, k)) for k in table.shots]
         lines.append(f"| {cell(method)} | {' | '.join(cells)} |")
@@ -90,24 +91,3 @@ def _few_shot_cell(row: Row | None) -> str:
         return "\u2013"
     std = row["protocol"]["few_shot"].get("std_over_seeds")
     return percent(row["value"]) + ("" if std is None else f" \u00b1 {percent(std)}")
-
-
-def _references(task: TaskRows) -> list[str]:
-    lines = []
-    for row in task.rows:
-        for one in references(task.task, task.kind, row["metric"]) if row["value"] is not None else ():
-            lines.append(
-                f"- {cell(task.task)}, {cell(row['metric'])}: {one.model} ({one.data}) {one.value:.1f}, ours "
-                f"{percent(row['value'])}; {one.source}; {one.differs}"
-            )
-    return lines
-
-
-def _few_shot_references(table: FewShotTable) -> list[str]:
-    lines = []
-    for one in few_shot_references(table.task):
-        points = ", ".join(f"{k}: {value:.1f}" for k, value in one.shots.items())
-        lines.append(
-            f"- {cell(table.task)}, {one.method} ({one.backbone}), shots {points}; {one.source}; {one.differs}"
-        )
-    return lines

@@ -33,11 +33,7 @@ def render(
     of_several: Sequence[Across],
     examples: Mapping[str, Sequence[Example]],
 ) -> str:
-    """Return the report as self-contained HTML.
-
-    Args:
-        tasks: The same without few-shot, grouped by task.
-    """
+    """Return the report as self-contained HTML."""
     titles = {task.task: task.title for task in tasks}
     average = {one.kind: one for one in of_kinds}
     names = dict.fromkeys(str(row["protocol"]["model"]["name"]) for row in rows if "model" in row["protocol"])

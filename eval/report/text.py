@@ -34,9 +34,7 @@ FEW_SHOT = (
 def shots_said(record: Mapping[str, Any], short: Mapping[int, int]) -> str:
     """Return the notes on the shots: overlap with test images, classes with too few images, cautions.
 
-    Args:
-        record: The protocol record of a few-shot number. Older results do not have the overlap.
-        short: For each k the number of classes with fewer images.
+    Older results do not have the overlap. `short` has the number of classes with fewer images for each k.
     """
     parts, support = [], record.get("support", {})
     if "also_test" in support:
@@ -60,18 +58,10 @@ def cell(text: str) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Return a fraction in percent, such as "68.0"; a dash for None.
-
-    Args:
-        value: The fraction.
-    """
+    """Return a fraction in percent, such as "68.0", or a dash for None."""
     return "\u2013" if value is None else f"{100 * value:.{digits}f}"
 
 
 def ends(low: float | None, high: float | None) -> str:
-    """Return both ends of an interval in percent; empty where there is none.
-
-    Args:
-        low: The lower end, a fraction.
-    """
+    """Return both ends of an interval in percent, or nothing where there is no interval."""
     return "" if low is None or high is None else f"{percent(low)} \u2013 {percent(high)}"

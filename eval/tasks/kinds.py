@@ -54,13 +54,7 @@ class Shipped(Kind):
     def __init__(
         self, name: str, heading: str, needs: Annotation, metrics: str, measure: str, examples: str, rules: int = 1
     ):
-        """Describe a kind.
-
-        Args:
-            name: Value of a task's `kind`.
-            needs: The `DataSet` field that it needs.
-            measure: A function of `open_diht.eval`, "module.function".
-        """
+        """Describe a kind; `measure` and `examples` name functions of `open_diht.eval`, as "module.function"."""
         self.name, self.heading, self.needs, self.metrics = name, heading, needs, tuple(metrics.split())
         self.rules, self._measure, self._examples = rules, measure, examples
 

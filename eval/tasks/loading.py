@@ -38,14 +38,14 @@ def choose_tasks(words: str) -> Suite:
     Of several tasks of one name the last is returned. Raises `WrongUse` for no word, an unknown word or
     an invalid suite file.
     """
-    asked = [word.strip() for word in words.split(",") if word.strip()]
-    if not asked:
+    listed = [word.strip() for word in words.split(",") if word.strip()]
+    if not listed:
         raise WrongUse(f"no tasks in {words!r}; name a suite ({', '.join(suite_names())}) or tasks")
     suites = {name: load_suite(name) for name in suite_names()}
     by_name = {task.name: task for suite in suites.values() for task in suite.tasks}
     chosen: dict[str, Task] = {}
     about: list[str] = []
-    for word in asked:
+    for word in listed:
         if word in suites or word.endswith((".yaml", ".yml")):
             suite = suites.get(word) or load_suite(word)
             about.append(suite.about)
@@ -54,7 +54,7 @@ def choose_tasks(words: str) -> Suite:
             chosen[word] = by_name[word]
         else:
             raise WrongUse(f"unknown task {word!r}{nearest(word, [*suites, *by_name])}; suites: {', '.join(suites)}")
-    return Suite(name=",".join(asked), about=" ".join(about), tasks=tuple(chosen.values()))
+    return Suite(name=",".join(listed), about=" ".join(about), tasks=tuple(chosen.values()))
 
 
 def suite_files(words: str) -> list[Suite]:

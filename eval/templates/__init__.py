@@ -31,11 +31,7 @@ def known(kind: Texts) -> list[str]:
 
 
 def look_up(kind: Texts, name: str) -> list[str]:
-    """Return the list that `source:set` names.
-
-    Raises:
-        WrongUse: The name is unknown.
-    """
+    """Return the list that `source:set` names. Raises `WrongUse` for an unknown name."""
     source, _, key = name.partition(":")
     if source not in SOURCES or kind not in _table(source).get(key, {}):
         raise WrongUse(f"no {kind.replace('_', ' ')} under the name {name!r}{nearest(name, known(kind))}")
@@ -43,20 +39,12 @@ def look_up(kind: Texts, name: str) -> list[str]:
 
 
 def named(kind: Texts, value: str | Iterable[str]) -> list[str]:
-    """Return the list itself, or the list that a name refers to.
-
-    Raises:
-        WrongUse: The name is unknown.
-    """
+    """Return the list itself, or the list that a name refers to. Raises as `look_up`."""
     return look_up(kind, value) if isinstance(value, str) else list(value)
 
 
 def fill(template: str, name: str) -> str:
-    """Return the template with the name in its slot.
-
-    Args:
-        name: The name, taken literally even if it has braces.
-    """
+    """Return the template with the name in its slot, literally even if the name has braces."""
     slot = slot_of(template)
     # No str.format: the name may contain braces.
     return template.replace(slot, name, 1)

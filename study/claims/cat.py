@@ -1,10 +1,9 @@
 """The claim of CAT: kept pairs teach more than as many random ones, and more than all if there are enough of them.
 
-Pools: the web pairs (`natural`), and these with noise (`injected`): web images with LAION's
-captions, and images that show their caption. The decisions are those of the product's filters,
-preset `paper`, without T on LAION's captions. Every arm of a pool has the same words and, with the
-same seed, the same initial weights. Budgets count samples seen, so a smaller part is repeated more
-often. All arms have the settings of the track's configuration.
+Pools: the web pairs (`natural`), and these with noise (`injected`): web images with LAION's captions, and images that
+show their caption. The decisions are those of the product's filters, preset `paper`, without T on LAION's captions.
+Every arm of a pool has the same words and, with the same seed, the same initial weights. Budgets count samples seen, so
+a smaller part is repeated more often. All arms have the settings of the track's configuration.
 """
 
 from __future__ import annotations
@@ -29,11 +28,7 @@ BY_CAPTION = ("complexity", "action")
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """Return all arms at all budgets: by budget, smallest first, then pool, then seed.
-
-    Raises:
-        SetMissing: The web pairs or Flickr8k are not available.
-    """
+    """Return all arms at all budgets: by budget, smallest first, then pool, then seed."""
     wanted_on_web(track_of(ABOUT, track), data)
     return arms_of_pools(NAME, ABOUT, track, scale)
 
@@ -41,8 +36,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
     """Train on the arm's part of its pool and rank Flickr8k's test photographs and held-out web pairs.
 
-    Returns:
-        Metrics, ranks by test set and direction, and notes.
+    Return metrics, ranks by test set and direction, and notes.
     """
     on = track_of(ABOUT, arm.track)
     pool, words = _pool(arm.pool, data, on.side)
@@ -55,13 +49,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 
 
 def chosen(verdict: NDArray[np.str_], arm: str, seed: int) -> NDArray[np.int64]:
-    """Return the rows of a pool that an arm trains on.
-
-    Args:
-        verdict: (m,) CAT's decision on each pair: `kept` or a reason.
-        arm: kept, kept-ca, random or all.
-        seed: Draws the random part.
-    """
+    """Return the rows of a pool that an arm trains on; each decision is `kept` or a reason."""
     kept = np.flatnonzero(verdict == "kept")
     if arm == "kept":
         return kept

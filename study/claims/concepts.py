@@ -1,11 +1,10 @@
 """The claim of distillation: an image tower learns more when it has heads that predict a teacher's concepts.
 
-The tower is trained from scratch (on track `cpu` a ConvNet at 48 pixels) on Flickr8k's training
-photographs with all their captions. The teacher, an EfficientNet-Lite0 trained on ImageNet-1k, has
-heads for the objects and attributes in captions (`concepts`), or keeps its own classifier
-(`imagenet`). With the same seed all arms have the same initial towers and the same order of pairs.
-Nothing is tuned: loss factors (but for the attributes, which `imagenet` lacks) and the learning rates of heads are
-the trainer's defaults.
+The tower is trained from scratch (on track `cpu` a ConvNet at 48 pixels) on Flickr8k's training photographs with all
+their captions. The teacher, an EfficientNet-Lite0 trained on ImageNet-1k, has heads for the objects and attributes in
+captions (`concepts`), or keeps its own classifier (`imagenet`). With the same seed all arms have the same initial
+towers and the same order of pairs. Nothing is tuned: loss factors (but for the attributes, which `imagenet` lacks) and
+the learning rates of heads are the trainer's defaults.
 """
 
 from __future__ import annotations
@@ -27,11 +26,7 @@ NAME = "concepts"
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """Return all arms at all budgets: by budget, smallest first, then by seed.
-
-    Raises:
-        SetMissing: Flickr8k is not available.
-    """
+    """Return all arms at all budgets: by budget, smallest first, then by seed."""
     data.wanted("flickr8k")
     return [
         Arm(claim=NAME, pool="flickr8k", arm=arm, budget=budget, seed=seed, track=track)
@@ -45,8 +40,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
     """Train with the arm's targets and rank Flickr8k's test photographs.
 
-    Returns:
-        Metrics, ranks by test set and direction, and notes.
+    Return metrics, ranks by test set and direction, and notes.
     """
     on = track_of(ABOUT, arm.track)
     pairs, words, test = _photographs(data, on.side)

@@ -1,15 +1,14 @@
 """Few-shot: the paper's probe, which starts from the text, against a probe without text.
 
-The model is the reference encoder of the evaluation. A budget is the number k of labeled images per
-class; k = 0 is zero-shot. A seed draws the shots, which all methods share, so results are paired
-over images and over draws. Radius and penalty are chosen on the shots alone, or fixed for a single shot
-(`open_diht.eval.fewshot`): except for Fashion-MNIST, see below, test labels only score.
+The model is the reference encoder of the evaluation. A budget is the number k of labeled images per class; k = 0 is
+zero-shot. A seed draws the shots, which all methods share, so results are paired over images and over draws. Radius and
+penalty are chosen on the shots alone, or fixed for a single shot (`open_diht.eval.fewshot`): except for Fashion-MNIST,
+see below, test labels only score.
 
-Sets of photographs of groceries: `grocery-inside`, the kinds that are classes of ImageNet, on which
-the image encoder was trained; `grocery-packages`, cartons and bottles, whose names
-tell little about their looks; `grocery-produce`, the other fruit and vegetables (of these, ImageNet
-has one class for all bell peppers). Then CIFAR-10, and Fashion-MNIST, on which the rule for the radius was developed
-(benchmarks/RESULTS.md).
+Sets of photographs of groceries: `grocery-inside`, the kinds that are classes of ImageNet, on which the image encoder
+was trained; `grocery-packages`, cartons and bottles, whose names tell little about their looks; `grocery-produce`, the
+other fruit and vegetables (of these, ImageNet has one class for all bell peppers). Then CIFAR-10, and Fashion-MNIST, on
+which the rule for the radius was developed (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -74,15 +73,8 @@ class Pool:
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return zero-shot once per set, and every method at every k and draw, fewest shots first, on the available sets.
 
-    At scale `tiny` these are only the groceries.
-
-    Args:
-        track: The name of the rows' track. No towers are trained, so nothing else depends on it.
-        scale: full, quick or tiny.
-        data: The sets.
-
-    Raises:
-        SetMissing: The reference encoder is not available.
+    At scale `tiny` these are only the groceries. No towers are trained, so the track is but a name. Raises
+    `SetMissing`.
     """
     data.wanted("reference")
     pools = list(GROCERIES) if data.has("grocery") else []
@@ -100,12 +92,8 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
     """Score the test images by zero-shot, or by a method fitted on one draw.
 
-    Args:
-        arm: The arm. The time of a draw's probes is recorded for the first one that a process runs.
-        data: The sets.
-
-    Returns:
-        Metrics, whether each test image is right, and notes.
+    Return metrics, whether each test image is right, and notes. The time of a draw's probes is recorded for the first
+    one that a process runs.
     """
     pool = open_pool(arm.pool, data)
     # Zero-shot has the budget 0, but curves need at least one shot.
@@ -137,11 +125,7 @@ def _curves(pool: str, data: Data, k: int, seed: int, methods: tuple[str, ...]) 
 
 @lru_cache
 def open_pool(name: str, data: Data) -> Pool:
-    """Return a pool with its features.
-
-    Raises:
-        SetMissing: The reference encoder or the pool's grocery set is not available.
-    """
+    """Return a pool with its features. Raises `SetMissing`."""
     model = _model(data)
     cache = FeatureCache(data.cache / "encoded", model, progress=True)
     train, test, names, prompts = _grocery(name, data) if name not in TASKS else _task(TASKS[name], data)

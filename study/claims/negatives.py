@@ -30,11 +30,7 @@ CHOSEN_BY = "web-chosen/t2i/gm_rank"
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """Return the arms of the grid (only on a CPU at full scale), then the reported ones.
-
-    Raises:
-        SetMissing: A set is not available.
-    """
+    """Return the arms of the grid (only on a CPU at full scale), then the reported ones."""
     about, on = described(ABOUT), track_of(ABOUT, track)
     wanted_on_web(on, data)
     grid = [
@@ -69,15 +65,9 @@ def _arm(track: str, pool: str, beta: float, budget: int, seed: int, start: floa
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train with a beta and an initial scale, and rank the test pairs.
+    """Train with a beta and an initial scale, and return metrics, ranks by test set and direction, and notes.
 
-    Args:
-        arm: The arm. Arms of the grid rank the half of the held-out pairs that selects the scale,
-            others the other half and Flickr8k.
-        data: The sets.
-
-    Returns:
-        Metrics, ranks by test set and direction, and notes.
+    Arms of the grid rank the half of the held-out pairs that selects the scale, others the other half and Flickr8k.
     """
     on = track_of(ABOUT, arm.track)
     pairs, words = _pairs(data, on.side)

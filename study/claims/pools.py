@@ -30,17 +30,10 @@ class Pool:
 
 
 def open_pool(data: Data, side: int | None, noise: bool = False) -> Pool:
-    """Return the web's training pairs, with noise if wanted.
+    """Return the web's training pairs as pixels of `side` or features; noise adds pairs as in a crawl.
 
-    Args:
-        data: The sets.
-        side: Side of the images in pixels; None: features.
-        noise: Whether to add pairs as in a crawl: LAION's captions with images that are not theirs,
-            and images that show their caption.
-
-    Raises:
-        SetMissing: A set is not available.
-        FilterFailed: The filter failed on the noise.
+    These are LAION's captions with images that are not theirs, and images that show their caption. Raises `SetMissing`,
+    and `FilterFailed` for the noise.
     """
     web = data.web(side)
     parts = [_web(web, np.flatnonzero(web.split == "train"), "web")]
@@ -56,12 +49,7 @@ def open_pool(data: Data, side: int | None, noise: bool = False) -> Pool:
 
 
 def web_held(web: Web, half: int | None = None) -> Pairs:
-    """Return the held-out web pairs.
-
-    Args:
-        web: The web pairs.
-        half: 0 or 1 for every other pair; None: all.
-    """
+    """Return the held-out web pairs: all, or every other one from 0 or 1."""
     held = np.flatnonzero(web.split == "held")
     return _web(web, held if half is None else held[half::2], "web").pairs
 

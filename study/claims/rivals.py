@@ -1,9 +1,8 @@
 """CAT and its rivals: which choice of pairs teaches most, all of one size.
 
-Written before the first run. An arm learns from 30 % of its pool, or from as many pairs as the
-strictest filter of the pool keeps if that is less. A filter that keeps more is cut to that size at
-random, a score keeps its best. Only `all`, `t-whole` and `masked-whole` have a size of their own;
-all see as many samples. Arms of `rivals.yaml`:
+Written before the first run. An arm learns from 30 % of its pool, or from as many pairs as the strictest filter of the
+pool keeps if that is less. A filter that keeps more is cut to that size at random, a score keeps its best. Only `all`,
+`t-whole` and `masked-whole` have a size of their own; all see as many samples. Arms of `rivals.yaml`:
 
     random, random-2          two draws
     rules                     English, more than two words and more than five characters
@@ -16,17 +15,17 @@ all see as many samples. Arms of `rivals.yaml`:
     mix                       a logistic regression of all annotations, fitted on pairs of the same kind
     t-whole, masked-whole     what T keeps; all but the fraction of wrong captions by the masked cosine
 
-Scorers are trained as Data Filtering Networks are (arXiv 2309.17425), with the model of the study,
-on pairs that no arm sees, with three seeds; seed s of an arm uses scorer s mod 3. Notes on pools with
-injected pairs have the probability that a true pair scores higher than an injected one.
+Scorers are trained as Data Filtering Networks are (arXiv 2309.17425), with the model of the study, on pairs that no arm
+sees, with three seeds; seed s of an arm uses scorer s mod 3. Notes on pools with injected pairs have the probability
+that a true pair scores higher than an injected one.
 
-Pools: `natural` and `injected` are those of the claim cat without the parts for scorers and mix.
-`lettered-N` are photographs: 20 % have the caption of another one written in and given, N % have
-their own written in, the others are as they are. T and masks are decided by the filter's own OCR.
+Pools: `natural` and `injected` are those of the claim cat without the parts for scorers and mix. `lettered-N` are
+photographs: 20 % have the caption of another one written in and given, N % have their own written in, the others are as
+they are. T and masks are decided by the filter's own OCR.
 
-Tests: Flickr8k's test photographs and held-out web pairs; `lettered-test`, test photographs with
-another caption written in, which a model that reads gets wrong; and `rendered`, captions on plain
-color, which only a model that reads can find (a guess has a geometric-mean rank of about 370 of 1,000).
+Tests: Flickr8k's test photographs and held-out web pairs; `lettered-test`, test photographs with another caption
+written in, which a model that reads gets wrong; and `rendered`, captions on plain color, which only a model that reads
+can find (a guess has a geometric-mean rank of about 370 of 1,000).
 
 Questions, each a table with Holm's correction for all of its lines:
 
@@ -35,8 +34,8 @@ Questions, each a table with Holm's correction for all of its lines:
 3. `masking`: T or masking, as the fraction of useful text grows, of equal and of own size?
 4. `reading`: do models of arms that keep text read it?
 
-An answer is a corrected p value below 0.05 at the smaller budget (five seeds); the larger one
-(three seeds) says whether the sign stays.
+An answer is a corrected p value below 0.05 at the smaller budget (five seeds); the larger one (three seeds) says
+whether the sign stays.
 """
 
 from __future__ import annotations
@@ -104,11 +103,7 @@ class Choice:
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """Return all arms at all budgets: by budget, smallest first, then FEWEST seeds of all pools, then the others.
-
-    Raises:
-        SetMissing: A set is not available.
-    """
+    """Return all arms at all budgets: by budget, smallest first, then FEWEST seeds of all pools, then the others."""
     for name in ("web", "flickr8k", "laion"):
         data.wanted(name)
     return planned(track, scale)
@@ -130,11 +125,7 @@ def planned(track: str, scale: str) -> list[Arm]:
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train on the arm's choice of its pool and rank all test sets.
-
-    Returns:
-        Metrics, ranks by test set and direction, and notes.
-    """
+    """Train on the arm's choice of its pool, and return metrics, ranks by test set and direction, and notes."""
     choice, words = _pool(arm.pool, data)
     scores = choice.scores[arm.seed % len(choice.scores)]
     rows = chosen(choice, arm.arm, arm.seed, described(ABOUT)["share"])
@@ -151,14 +142,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 
 
 def chosen(choice: Choice, arm: str, seed: int, share: float) -> NDArray[np.int64]:
-    """Return the rows of a pool that an arm learns from.
-
-    Args:
-        choice: The pool.
-        arm: The name of the arm.
-        seed: Draws what is random, and selects the scorer.
-        share: Fraction of the pool that arms of equal size have at most.
-    """
+    """Return the rows of a pool that an arm learns from: of arms of equal size, at most the fraction `share` of it."""
     everything, scores = len(choice.origin), choice.scores[seed % len(choice.scores)]
     if arm == "all":
         return np.arange(everything)
@@ -184,25 +168,14 @@ def chosen(choice: Choice, arm: str, seed: int, share: float) -> NDArray[np.int6
 
 
 def separation(key: NDArray[np.float64], injected: Bools) -> float:
-    """Return the probability that a true pair has a higher score than an injected one; ties count half.
-
-    Args:
-        key: (m,) scores.
-        injected: (m,) which pairs are injected.
-    """
+    """Return the probability that a true pair has a higher score (m,) than an injected one; ties count half."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(~injected, key))
 
 
 def scored(model: Trained, views: Mapping[str, Floats], captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Return the cosines of a scorer, and the one of the image itself corrected by other pairs.
-
-    Args:
-        model: The scorer.
-        views: Maps the name of a score to (m, d) standardized features; `score` is the image itself.
-        captions: (m,) captions.
-    """
+    """Return the cosines (m,) of a scorer by view, and that of the image itself, `score`, corrected by other pairs."""
     texts = model.texts(captions).numpy()
     images = {name: model.images(rows).numpy() for name, rows in views.items()}
     cosines = {name: (rows * texts).sum(axis=1).astype(np.float64) for name, rows in images.items()}
@@ -230,13 +203,7 @@ def facts(captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
 
 
 def mixed(fit: Keys, injected: Bools, wanted: Keys) -> NDArray[np.float64]:
-    """Return a logistic regression's log odds that a pair is true.
-
-    Args:
-        fit: Annotations of other pairs, by name.
-        injected: Which of these are injected.
-        wanted: The same annotations of the pairs (m,).
-    """
+    """Return the log odds that a pair is true, (m,), of a logistic regression fitted on annotations of other pairs."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

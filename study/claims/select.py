@@ -1,8 +1,7 @@
 """Selection: rows and repeats by `make select` against the kept pairs alone, and against all pairs read equally often.
 
-The rule is the product's own (`open_diht.pipelines.select.repeats`). Its constants, the delay of rejected
-pairs and the readings that halve a pair's worth, were fitted on one half of each pool; the results
-reported are of the other.
+The rule is the product's own (`open_diht.pipelines.select.repeats`). Its constants, the delay of rejected pairs and the
+readings that halve a pair's worth, were fitted on one half of each pool; the results reported are of the other.
 """
 
 from __future__ import annotations
@@ -31,11 +30,7 @@ _SEED = 7  # draws the halves
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """Return the arms that tune the delay (only at full scale on a CPU), then those reported, smallest budgets first.
-
-    Raises:
-        SetMissing: The web pairs or Flickr8k are not available.
-    """
+    """Return the arms that tune the delay (at full scale on a CPU), then those reported, smallest budgets first."""
     about = described(ABOUT)
     wanted_on_web(track_of(ABOUT, track), data)
     tuning = [
@@ -51,8 +46,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
     """Train on the arm's pairs, each as often as it says, and rank the test pairs.
 
-    Returns:
-        Metrics, ranks by test set and direction, and notes.
+    Return metrics, ranks by test set and direction, and notes.
     """
     on, tuning = track_of(ABOUT, arm.track), arm.settings.get("stage") == TUNING
     pairs, verdict, words = _half(arm.pool, data, on.side, 0 if tuning else 1)
@@ -74,11 +68,8 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 def chosen(verdict: NDArray[np.str_], arm: str, budget: int, seed: int) -> NDArray[np.int64]:
     """Return how often an epoch of an arm holds each pair of a pool, (m,).
 
-    Args:
-        verdict: (m,) CAT's decision on each pair: `kept` or a reason.
-        arm: all, kept, selected by the product's delays, or `delay-N` for one delay of all rejected pairs.
-        budget: Samples seen.
-        seed: Draws the pairs of a group that are read once more than others.
+    An arm is all, kept, selected by the product's delays, or `delay-N` for one delay of all rejected pairs. The seed
+    draws the pairs of a group that are read once more than others.
     """
     if arm in ("all", "delay-0"):
         return np.ones(len(verdict), np.int64)
@@ -101,13 +92,10 @@ def _half(name: str, data: Data, side: int | None, half: int) -> tuple[Pairs, ND
 
 
 def fitted(rows: Sequence[Row]) -> tuple[float, float]:
-    """Fit the constants of the law to the rows that tune it.
+    """Return the delay of rejected pairs and the readings that halve a pair's worth, by least squares on a grid.
 
     The logarithm of the rank is taken to fall linearly with that of the worth of the samples, with a line of its own
     for each pool and test set.
-
-    Returns:
-        The delay of rejected pairs, and the readings that halve the worth of a pair, both of least squares on a grid.
     """
     tuning = [row for row in rows if row.arm.settings.get("stage") == TUNING]
     count: dict[str, tuple[float, float]] = {}

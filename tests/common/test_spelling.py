@@ -61,8 +61,8 @@ def printed() -> dict[str, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]]:
     }
 
 
-SPELLING = {"common/spelling.py", "open_diht/cli.py", "eval/tasks/pages.py"}
-"""Files that spell commands: the helper, the command itself, and what writes pages of the documentation."""
+SPELLING = {"common/spelling.py", "open_diht/cli.py"}
+"""Files that spell commands: the helper, and the command itself."""
 PRINTED = printed()
 ASKED = sorted({known for known in PRINTED.values() if len(known[0]) > 1 or known[1]})
 """Commands with arguments; the others name a command."""

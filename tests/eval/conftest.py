@@ -39,7 +39,7 @@ from PIL import Image  # noqa: E402
 
 from open_diht.eval.data import Memo  # noqa: E402
 from open_diht.eval.features import FeatureCache  # noqa: E402
-from open_diht.eval.fetch.writing import jpeg  # noqa: E402
+from open_diht.eval.fetch.archives import jpeg  # noqa: E402
 from open_diht.eval.models import load_model  # noqa: E402
 from open_diht.eval.models.model import Model  # noqa: E402
 from open_diht.eval.tasks import Source, Task  # noqa: E402
@@ -73,10 +73,7 @@ def a_task(name: str, kind: str, metric: str, **more: Any) -> Task:
     """A task on the set of that name, in the webdataset layout."""
     given = {"title": name.capitalize(), "license": "CC0-1.0", "get": "paint some"}
     return Task(
-        name=name,
-        kind=kind,
-        metric=metric,
-        **{**given, "sources": (Source(layout="webdataset", path=name),), **more},
+        name=name, kind=kind, metric=metric, **{**given, "sources": (Source(layout="webdataset", path=name),), **more}
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from open_diht.eval import cli, compare
 from open_diht.eval.data import check_options
-from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.fetch.archives import jpeg
 from open_diht.eval.fewshot import METHODS
 from open_diht.eval.tasks import load_suite, suite_names
 from tests.eval.conftest import COLOURS, image

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from open_diht.eval import estimates
-from open_diht.eval.metrics.classification import average_precision, average_precision_11point, mean_per_class
+from open_diht.eval.metrics.classification import average_precision_11point, mean_per_class
 from open_diht.eval.statistics import Estimate, average_difference, crossed_interval, difference
 
 Draw = Callable[[np.random.Generator], Estimate]
@@ -127,7 +127,10 @@ def test_leaving_out_an_image_in_closed_form_is_leaving_it_out() -> None:
     scores, labels = tagged(np.random.default_rng(3))
     scores, labels = np.round(scores[:40], 1), labels[:40]  # with ties
     parts = estimates.mean_average_precision(scores, labels).parts
-    without = [average_precision(*(np.delete(one, i, axis=0) for one in (scores, labels))).mean() for i in range(40)]
+    without = [
+        estimates.mean_average_precision(*(np.delete(one, i, axis=0) for one in (scores, labels))).value
+        for i in range(40)
+    ]
     assert parts == pytest.approx((np.mean(without) - without) * np.sqrt(39 / 40))
 
 

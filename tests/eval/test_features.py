@@ -17,7 +17,7 @@ from open_diht.eval.data import Memo
 from open_diht.eval.data.webdataset_layout import read_webdataset
 from open_diht.eval.errors import DataBroken, ModelError
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.fetch.archives import jpeg
 from open_diht.eval.models import load_model
 from tests.eval.conftest import image
 from tests.forks import Forks

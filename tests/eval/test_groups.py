@@ -16,7 +16,7 @@ from open_diht.eval.comparison import compare
 from open_diht.eval.data import DataSet, Memo
 from open_diht.eval.errors import DataBroken, DataMissing
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.fetch.archives import jpeg
 from open_diht.eval.results import INTERVAL, estimate_of, read_items
 from open_diht.eval.session import open_task
 from open_diht.eval.tasks import Source, Task, load_suite

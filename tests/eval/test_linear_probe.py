@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 
 from open_diht.common.ranks import Ranks
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import jpeg
-from open_diht.eval.linear_probe import (
+from open_diht.eval.fetch.archives import jpeg
+from open_diht.eval.probing import (
     COARSE,
     DECADE,
     HELD_OUT,

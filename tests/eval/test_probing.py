@@ -10,7 +10,7 @@ import pytest
 
 from open_diht.eval.data import open_support
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.fetch.archives import jpeg
 from open_diht.eval.fewshot import METHODS, draw_shots
 from open_diht.eval.probing import evaluate_few_shot
 from open_diht.eval.results import cautions, is_broken

@@ -12,7 +12,7 @@ import pytest
 
 from open_diht.common.ranks import Ranks
 from open_diht.eval.cli import main
-from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.fetch.archives import jpeg
 from tests.eval.conftest import COLOURS, image
 from tests.forks import Forks
 from tests.webdatasets import questions_member, write_webdataset

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.fetch.archives import jpeg
 from open_diht.eval.retrieval import evaluate_retrieval
 from open_diht.eval.session import open_task
 from tests.eval.conftest import a_task, image

@@ -10,10 +10,10 @@ import pytest
 
 from open_diht.eval.data import Question
 from open_diht.eval.features import FeatureCache, Features
-from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.fetch.archives import jpeg
 from open_diht.eval.session import open_task
 from open_diht.eval.statements import judgment, statement
-from open_diht.eval.vqa import _answered, evaluate_vqa
+from open_diht.eval.vqa import _answered, evaluate_vqa, normalized, soft_accuracy
 from tests.eval.conftest import a_task, image
 from tests.eval.data.test_open_task import vqa
 from tests.eval.test_zeroshot import collapsed
@@ -51,6 +51,46 @@ def test_a_hypothesis_is_judged() -> None:
 def test_the_two_answers_to_a_question_never_make_the_same_statement() -> None:
     for question in ("Is it?", "Does the dog bark?", "Can you see?", "Why?", "Is there?"):
         assert statement(question, "yes") != statement(question, "no")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("Two", "2"),
+        ("a red  Bus.", "red bus"),
+        ("the 1,000", "1000"),
+        ("2.5", "2.5"),
+        ("Yes!", "yes"),
+        ("man's", "mans"),
+        ("U.S.", "us"),
+        ("u.s.a", "usa"),
+        ("no.", "no"),
+        (".5", ".5"),
+        ("5.", "5"),
+        ("black-white", "black white"),
+        ("black - white", "black white"),
+        ("red, t-shirt", "red t shirt"),
+        ("1,000 t-shirts", "1000 tshirts"),
+        ("10:30", "10:30"),
+        ("zero", "0"),
+        ("none", "0"),
+    ],
+)
+def test_answers_are_compared_without_case_articles_and_punctuation(given: Any, expected: Any) -> None:
+    assert normalized(given) == expected
+
+
+@pytest.mark.parametrize(("matching", "value"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
+def test_of_ten_people_each_is_left_out_once(matching: Any, value: Any) -> None:
+    assert soft_accuracy("yes", ["yes"] * matching + ["no"] * (10 - matching)) == pytest.approx(value)
+
+
+def test_with_few_people_all_of_the_others_are_enough() -> None:
+    assert soft_accuracy("2", ["two"]) == 1.0 and soft_accuracy("3", ["two"]) == 0.0
+    assert soft_accuracy("2", ["two", "2"]) == 1.0 and soft_accuracy("2", ["two", "3"]) == 0.5
+    assert soft_accuracy("2", ["two", "2", "3"]) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="without annotators"):
+        soft_accuracy("2", [])
 
 
 TASK = a_task("asked", "vqa", "soft_accuracy")

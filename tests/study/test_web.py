@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from open_diht.eval.fetch.writing import jpeg, write_tar
+from open_diht.eval.fetch.archives import jpeg, write_tar
 from study import web
 from study.data import Data
 from study.web import VERDICTS, make_web, pairs_of, shards_of

@@ -14,7 +14,7 @@ import pytest
 from open_diht.eval import cli
 from open_diht.eval.data import class_names, open_support, sample_indices, shared_images, templates
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
-from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.fetch.archives import jpeg
 from open_diht.eval.protocol import data_record
 from open_diht.eval.session import open_task
 from open_diht.eval.tasks import Source, Task

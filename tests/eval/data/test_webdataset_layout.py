@@ -13,7 +13,7 @@ import pytest
 
 from open_diht.eval.data.webdataset_layout import read_webdataset
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
-from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.fetch.archives import jpeg
 from tests.eval.conftest import image, needed
 from tests.webdatasets import questions_member, write_webdataset
 

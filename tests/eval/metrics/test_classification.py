@@ -15,14 +15,13 @@ from tests.eval.conftest import needed
 sklearn = needed("sklearn.metrics")
 
 from open_diht.eval import estimates  # noqa: E402
+from open_diht.eval.metrics import ArrayRows, tiles  # noqa: E402
 from open_diht.eval.metrics.classification import (  # noqa: E402
-    average_precision,
     average_precision_11point,
     label_ranks,
     logits_in_tiles,
     mean_per_class,
 )
-from open_diht.eval.metrics.rows import ArrayRows, tiles  # noqa: E402
 
 SEEDS = st.integers(0, 10_000)
 
@@ -77,7 +76,9 @@ def test_average_precision_equals_that_of_clip_benchmark_and_sklearn(seed: Any, 
     generator = np.random.default_rng(seed)
     scores, labels = generator.normal(size=(n, classes)), generator.integers(2, size=(n, classes)).astype(bool)
     labels[0] = True
-    ours = average_precision(scores, labels)
+    ours = [
+        estimates.mean_average_precision(scores[:, [column]], labels[:, [column]]).value for column in range(classes)
+    ]
     theirs = oracle.average_precision_per_class(torch.from_numpy(scores), torch.from_numpy(labels).int())
     assert ours == pytest.approx(theirs.numpy(), abs=1e-6)
     assert ours == pytest.approx(sklearn.average_precision_score(labels, scores, average=None), abs=1e-9)
@@ -113,7 +114,7 @@ def test_equal_logits_go_to_the_lowest_class_index_so_a_collapsed_model_scores_c
 @pytest.mark.parametrize("order", [1, -1])
 def test_equal_scores_gain_nothing_in_average_precision(order: Any) -> None:
     labels = np.array([1, 0, 0, 0])[::order].reshape(4, 1).astype(bool)
-    assert average_precision(np.zeros((4, 1)), labels) == pytest.approx([1 / 4])
+    assert estimates.mean_average_precision(np.zeros((4, 1)), labels).value == pytest.approx(1 / 4)
 
 
 @pytest.mark.parametrize("tile_bytes", [1, 64, 1 << 20])

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from open_diht.eval.metrics import BLOCK_ROWS, ArrayRows, tiles
 from open_diht.eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
-from open_diht.eval.metrics.rows import BLOCK_ROWS, ArrayRows, tiles
 from tests.eval.conftest import needed
 
 

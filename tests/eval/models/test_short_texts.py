@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from open_diht.eval.models.short_texts import can_shorten, encode_short
+from open_diht.eval.models.open_clip_model import can_shorten, encode_short
 
 TEXTS = ["a cat", "a photo of a dog in the snow", "x", "word " * 100]
 

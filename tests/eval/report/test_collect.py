@@ -11,7 +11,7 @@ import pytest
 from open_diht.eval.data import Memo
 from open_diht.eval.examples import MOST, Answered, Confusion, FoundImages, FoundTexts, chosen
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.fetch.archives import jpeg
 from open_diht.eval.results import Items
 from open_diht.eval.retrieval import NEAREST, evaluate_retrieval
 from open_diht.eval.run import collect_examples

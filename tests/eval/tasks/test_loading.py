@@ -211,3 +211,9 @@ def test_the_sample_is_no_test_of_who_was_trained_on_it() -> None:
 def test_an_unknown_task_is_wrong_use(words: Any, message: Any) -> None:
     with pytest.raises(WrongUse, match=message):
         choose_tasks(words)
+
+
+def test_tasks_of_the_newer_suites_say_where_they_were_published() -> None:
+    for name in ("compositional", "robustness", "multilingual", "datacomp38"):
+        for task in load_suite(name).tasks:
+            assert task.paper or task in load_suite("diht29").tasks, task.name

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from open_diht.eval.hashes import sha256_of, sha256_texts
+from open_diht.eval.records import sha256_of, sha256_texts
 
 
 @pytest.mark.parametrize(
