@@ -131,7 +131,7 @@ def test_leaving_out_an_image_in_closed_form_is_leaving_it_out() -> None:
         estimates.mean_average_precision(*(np.delete(one, i, axis=0) for one in (scores, labels))).value
         for i in range(40)
     ]
-    assert parts == pytest.approx((np.mean(without) - without) * np.sqrt(39 / 40))
+    assert parts == pytest.approx((np.mean(without) - np.array(without)) * np.sqrt(39 / 40))
 
 
 def test_perfect_classes_are_not_certain() -> None:
