@@ -19,8 +19,8 @@ import pytest
 
 from open_diht import cli
 from open_diht.common.spelling import spelled
-from open_diht.pipelines.driver import select
 from open_diht.pipelines.manifests.formats import lines
+from open_diht.pipelines.select import command as select
 from open_diht.pipelines.select.command import main
 from open_diht.pipelines.settings import INDEX
 from tests.pipelines.conftest import tar_of
