@@ -20,7 +20,7 @@ import pytest
 from open_diht import cli
 from open_diht.common.spelling import spelled
 from open_diht.pipelines.manifests.formats import lines
-from open_diht.pipelines.select import command as module
+from open_diht.pipelines.select import command as select
 from open_diht.pipelines.select.command import main
 from open_diht.pipelines.settings import INDEX
 from tests.pipelines.conftest import tar_of
@@ -209,9 +209,9 @@ def test_rows_that_all_share_a_uid_are_one_line(
 
 
 def test_only_reasons_are_offered_for_a_delay(indexed: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    candidates = module._candidates
-    left_out = {module.NOT_INDEXED: 3, module.SEVERAL_ROWS: 2, "overlap": 1}
-    monkeypatch.setattr(module, "_candidates", lambda *about: replace(candidates(*about), left_out=left_out))
+    candidates = select._candidates
+    left_out = {select.NOT_INDEXED: 3, select.SEVERAL_ROWS: 2, "overlap": 1}
+    monkeypatch.setattr(select, "_candidates", lambda *about: replace(candidates(*about), left_out=left_out))
     assert main(["--output", str(indexed.output), "--samples", "90", "--delay", "luck=2"]) == 2
     assert re.search(r"\(OUTPUT has: action, (\w+, )*overlap(, \w+)*\)", capsys.readouterr().err)
 
