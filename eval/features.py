@@ -41,11 +41,8 @@ class Features:
     """(n, d) float32 vectors of length 1 or zero, in the order of `keys`, read from disk."""
 
     folder: Path
-    """Folder of the batches."""
     count: int
-    """n."""
     width: int
-    """d."""
     keys: Sequence[str]
     """Names of the rows; for texts, the texts."""
     truncated: int
@@ -103,10 +100,7 @@ class FeatureCache:
         workers: int = 0,
         progress: bool = False,
     ):
-        """Open the folder, which all ranks of the group must see.
-
-        An interruption loses at most one batch. With 0 workers, this process reads and preprocesses the images.
-        """
+        """Open the folder, which all ranks of the group must see. With 0 workers, this process reads the images."""
         self._folder, self.model, self.group = folder, model, group or Ranks()
         self._batch, self._text_batch, self._workers = batch, text_batch, workers
         self._progress = progress

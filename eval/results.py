@@ -29,7 +29,6 @@ class Result:
     """A number with its interval and protocol; a row of results.json."""
 
     task: str
-    """The task's name."""
     kind: str
     """The task's kind, or few_shot."""
     metric: str
@@ -39,9 +38,7 @@ class Result:
     low: float | None
     """Lower end of the 95 % interval; None where there is no number, or too few items or draws."""
     high: float | None
-    """Upper end of the 95 % interval."""
     n: int
-    """Number of items."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """The record of how it was measured."""
 

@@ -140,10 +140,7 @@ def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> 
 
 
 def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return text, image and group score over all pairs, and the task's own metric of each category.
-
-    With a single category, or more than CATEGORIES, none gets a number of its own.
-    """
+    """Return text, image and group score over all pairs, and the task's metric of 2 to CATEGORIES categories."""
     pairs = data.pairs
     assert pairs is not None  # guaranteed by `open_task`
     clusters, category = clusters_of(pairs), np.array([pair.category for pair in pairs])

@@ -15,8 +15,6 @@ Layout = Literal[
 Direction = Literal["image_to_text", "text_to_image"]
 
 DIRECTIONS = get_args(Direction)
-
-
 FETCH = "{fetch}"
 """Placeholder in `Task.get`."""
 

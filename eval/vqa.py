@@ -94,10 +94,7 @@ def _said(question: Question, answer: str) -> str:
 def _answered(
     questions: Sequence[Question], choices: Sequence[Sequence[int]], images: Features, texts: Features
 ) -> np.ndarray:
-    """Return (q, 3): accuracy and index of the nearest candidate, and the mean accuracy of all candidates.
-
-    `choices` has the rows of the candidates' statements for each question.
-    """
+    """Return (q, 3): accuracy and index of the nearest candidate, and the mean accuracy of all candidates."""
     shown = images.take(np.array([question.image for question in questions]))
     statements = texts.take(np.array([row for own in choices for row in own]))
     found, reached = np.empty((len(questions), 3)), 0

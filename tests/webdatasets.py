@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from open_diht.common.files import published_folder
 from open_diht.eval.fetch.archives import Sample, write_tar
@@ -15,6 +18,13 @@ from open_diht.eval.fetch.archives import Sample, write_tar
 def questions_member(questions: Sequence[Mapping[str, Any]]) -> str:
     """The .json member of a vqa set."""
     return json.dumps({"questions": list(questions)}, ensure_ascii=False)
+
+
+def numbers_member(*values: Any) -> bytes:
+    """The .npy member of an image with several labels, or with groups and bursts."""
+    out = io.BytesIO()
+    np.save(out, np.array(values))
+    return out.getvalue()
 
 
 def write_webdataset(

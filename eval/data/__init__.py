@@ -177,10 +177,7 @@ def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None 
 
 
 def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
-    """Renumber class folders as in `names`. A split numbers its own folders, and another split may lack some.
-
-    Raises `DataBroken` for a folder that does not name exactly one of the classes.
-    """
+    """Renumber class folders as in `names`. Raises `DataBroken` for a folder that does not name exactly one of them."""
     assert data.labels is not None and data.class_names is not None  # set by the reader of the folder layout
     squeezed = [_squeezed(name) for name in names]
     numbers = []
@@ -217,10 +214,7 @@ def templates(task: Task, data: DataSet) -> TextList:
 
 
 def _lacking(task: Task, data: DataSet | None) -> str:
-    """Return which lists a classification lacks for its prompts, and how to give them; empty where it has them.
-
-    Data is None where it could not be read, so that only its layouts are known.
-    """
+    """Return which lists a classification lacks for its prompts, and how to give them. Unread data is None."""
     if task.kind != "classification":
         return ""
     lacking: list[Texts] = []

@@ -28,9 +28,8 @@ class Question:
     """
 
     key: str
-    """Unique name."""
+    """Unique name, as that of the annotations below; `image` and `images` are indices of images."""
     image: int
-    """Index of the image."""
     question: str
     """The question's text; for SNLI-VE the hypothesis."""
     kind: str
@@ -52,9 +51,7 @@ class Choice:
     """An image with right and wrong captions: hard negatives in text."""
 
     key: str
-    """Unique name."""
     image: int
-    """Index of the image."""
     captions: tuple[str, ...]
     """Captions, the right ones first."""
     right: int
@@ -70,9 +67,7 @@ class Pair:
     """Two images with one caption each, easily confused."""
 
     key: str
-    """Unique name."""
     images: tuple[int, int]
-    """Indices of the images."""
     captions: tuple[str, str]
     """Caption of the first image, caption of the second."""
     category: str
@@ -84,7 +79,6 @@ class Association:
     """A cue and images, some of which people associate with it."""
 
     key: str
-    """Unique name."""
     cue: str
     """A word or two."""
     images: tuple[int, ...]
@@ -124,7 +118,6 @@ class DataSet:
     """Images and their annotations; the kind of task decides which annotations are read."""
 
     images: Images
-    """The images."""
     layout: str
     """The layout it was read from."""
     place: str
@@ -134,13 +127,9 @@ class DataSet:
     captions: tuple[tuple[str, ...], ...] | None = None
     """The captions of each image, at least one."""
     questions: tuple[Question, ...] | None = None
-    """Questions about the images."""
     choices: tuple[Choice, ...] | None = None
-    """Captions to choose from."""
     pairs: tuple[Pair, ...] | None = None
-    """Pairs of images and captions."""
     associations: tuple[Association, ...] | None = None
-    """Cues and the images to choose from."""
     groups: tuple[str, ...] | None = None
     """Next to labels: the group of each image, such as a region of the world."""
     bursts: np.ndarray | None = None
@@ -149,7 +138,6 @@ class DataSet:
     class_names: tuple[str, ...] | None = None
     """The data's own class names in order of label."""
     templates: tuple[str, ...] | None = None
-    """The data's own templates."""
 
     def __len__(self) -> int:
         return len(self.images.keys)
@@ -179,10 +167,7 @@ class DataSet:
         return sha256_of(content)
 
     def take(self, indices: Sequence[int]) -> DataSet:
-        """Return the images at `indices` with their annotations.
-
-        Questions, choices, pairs and associations are kept where all their images are.
-        """
+        """Return the images at `indices` with their annotations; those of several images are kept where all are."""
         position = {index: place for place, index in enumerate(indices)}
 
         def kept(annotations: tuple[A, ...] | None) -> tuple[A, ...] | None:
@@ -267,10 +252,7 @@ def sample_indices(keys: Sequence[str], count: int) -> list[int]:
 
 
 def decode(content: bytes | Path, place: str) -> Image.Image:
-    """Return an image in RGB in the usual way: first frame, no transparency, no EXIF rotation.
-
-    Raises `DataBroken` for one that is unreadable or exceeds a limit of `ImageLimits`.
-    """
+    """Return the first frame of an image in RGB, without transparency and EXIF rotation. Raises `DataBroken`."""
     try:
         image = open_image(_bytes(content), _LIMITS, _FORMATS).decode()
         with decoding(f"pixels of mode {image.mode}"):

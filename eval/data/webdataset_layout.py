@@ -40,8 +40,6 @@ TYPES: dict[str, tuple[Annotation, str]] = {
     "retrieval": ("captions", "txt"),
     "vqa": ("questions", "json"),
 }
-
-
 METADATA = "npy"
 """Extension of the member with DataComp's numbers of an image."""
 

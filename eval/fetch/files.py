@@ -97,10 +97,7 @@ def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
 
 
 def _fetch_folder(name: str, entry: FileEntry, hubs: Mapping[str, HubSet], fetcher: Fetcher) -> None:
-    """Download all files of an entry that is a folder.
-
-    Files are collected below ARCHIVES; the folder appears when it is complete.
-    """
+    """Download all files of an entry that is a folder: they are collected below ARCHIVES until all are there."""
     target = fetcher.root / (entry.to or entry.rows)
     building = fetcher.root / ARCHIVES / (entry.to or entry.rows)
     if entry.hub:

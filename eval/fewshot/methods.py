@@ -89,19 +89,14 @@ METHODS: dict[str, Callable[[Support], Fitted]] = {
     "random-init": random_init,
     "text-or-zero": text_or_zero,
 }
-
-
-ASKED = {"text-or-zero": ("probe", "random-init")}
+USES = {"text-or-zero": ("probe", "random-init")}
 """Methods that use the fits of others on the same support set, which are cached for them."""
 
 
 def fitted_together(methods: Sequence[str]) -> list[tuple[str, ...]]:
-    """Group the methods into parts that can be fitted independently, the largest first.
-
-    A method is in one part with those that it uses.
-    """
+    """Group the methods, each with those that it uses, into parts to be fitted independently, the largest first."""
     # Maps the users and the used methods to the user, which names their part.
-    joined = {one: name for name, others in ASKED.items() if name in methods for one in (*others, name)}
+    joined = {one: name for name, others in USES.items() if name in methods for one in (*others, name)}
     parts: dict[str, list[str]] = {}
     for method in methods:
         parts.setdefault(joined.get(method, method), []).append(method)

@@ -78,10 +78,7 @@ class Ridge:
         return self.weight / 2 * offsets[:, :-1].double().square().sum().item()
 
     def gap(self, offsets: Tensor, gradient: Tensor) -> float:
-        """Return ||G_W||^2 / (2 weight), by strong convexity, plus ||G_b||, a bound for a bias that is off by 1.
-
-        G is the gradient of the loss and of the penalty.
-        """
+        """Return ||G_W||^2 / (2 weight), by strong convexity, plus ||G_b||, a bound for a bias that is off by 1."""
         weight_norm = (gradient[:, :-1] + self.weight * offsets[:, :-1]).norm().item()
         return weight_norm**2 / (2 * self.weight) + gradient[:, -1].norm().item()
 
@@ -114,10 +111,7 @@ class SoftmaxLoss:
         self.shape = (classifier.shape[0], classifier.shape[1] + 1)
 
     def scores(self, offsets: Tensor) -> Tensor:
-        """Return logits (n, C).
-
-        They are affine in the offsets, so `solve` combines logits instead of recomputing them.
-        """
+        """Return logits (n, C); being affine in the offsets, they are combined in `solve` instead of recomputed."""
         return torch.addmm(self.base, self.features, offsets.T, alpha=self.scale)
 
     def value(self, scores: Tensor) -> float:

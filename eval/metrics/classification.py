@@ -73,9 +73,6 @@ def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndar
 
 
 def sorted_truth(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (n,) the items by falling score, and their labels in that order.
-
-    Among equal scores negatives come first, so ties gain nothing.
-    """
+    """Return (n,) the items by falling score, negatives first among equal scores, and their labels in that order."""
     order = np.lexsort((labels, -scores))
     return order, labels[order].astype(bool)

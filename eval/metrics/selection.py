@@ -22,10 +22,7 @@ def chance(captions: int, right: int) -> float:
 
 
 def alike(texts: np.ndarray, right: int) -> bool:
-    """Return whether the right captions are nearer to each other than to any wrong one, by the text encoder alone.
-
-    After SugarCrepe++ (Dumpala et al. 2024).
-    """
+    """Return whether the right captions are nearer to each other than to any wrong one (Dumpala et al. 2024)."""
     products = texts[:right] @ texts.T
     # Without the diagonal: a caption's similarity to itself.
     among = products[:, :right][~np.eye(right, dtype=bool)]

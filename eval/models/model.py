@@ -20,7 +20,6 @@ class Model(ABC):
     """A dual encoder, ready to use."""
 
     name: str
-    """Name to show."""
     width: int
     """Width d of the common space."""
     logit_scale: float
@@ -91,10 +90,7 @@ def _unit(features: torch.Tensor, what: str) -> np.ndarray:
 
 
 def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
-    """Return the sha256, in hex, over names, shapes, types and values of a state dict.
-
-    Equal weights have equal hashes, whatever file they came in.
-    """
+    """Return the sha256, in hex, of a state dict; equal weights have equal hashes, whatever file they came in."""
     digest = hashlib.sha256()
     # Sorted, so that the order in a file does not matter.
     for name in sorted(state):

@@ -48,10 +48,10 @@ def render_markdown(
         for found in (references(task.task, task.kind, row["metric"]) if row["value"] is not None else ())
     ]
     for table in tables:
-        for known in few_shot_references(table.task):
-            points = ", ".join(f"{k}: {value:.1f}" for k, value in known.shots.items())
-            named = f"- {cell(table.task)}, {known.method} ({known.backbone})"
-            published.append(f"{named}, shots {points}; {known.source}; {known.differs}")
+        for curve in few_shot_references(table.task):
+            points = ", ".join(f"{k}: {value:.1f}" for k, value in curve.shots.items())
+            named = f"- {cell(table.task)}, {curve.method} ({curve.backbone})"
+            published.append(f"{named}, shots {points}; {curve.source}; {curve.differs}")
     if published:
         lines += ["## Published numbers compared with ours", "", *published, ""]
     return "\n".join(lines).rstrip() + "\n"

@@ -83,6 +83,12 @@ def image(colour: str = "red", number: int = 0, size: tuple[int, int] = (40, 36)
     return Image.fromarray(np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8))
 
 
+def paint(path: Path, colour: str, number: int) -> None:
+    """Write such an image, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image(colour, number).save(path)
+
+
 @pytest.fixture
 def colour_set(tmp_path: Path) -> Callable[..., Path]:
     """Writes `n` coloured images of three classes as a webdataset; returns the data root."""

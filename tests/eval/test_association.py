@@ -20,7 +20,7 @@ from open_diht.eval.results import estimate_of
 from open_diht.eval.selection import evaluate_association, prompt
 from open_diht.eval.session import open_task
 from open_diht.eval.tasks import KINDS, Source, load_suite
-from tests.eval.conftest import COLOURS, a_task, image
+from tests.eval.conftest import COLOURS, a_task, paint
 from tests.eval.test_zeroshot import collapsed
 
 (WINOGAVIL,) = [task for task in load_suite("datacomp38").tasks if task.name == "winogavil"]
@@ -36,8 +36,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Rows as the authors publish them: lists as JSON in a CSV file."""
     for number, name in enumerate(NAMES):
         path = folder / "winogavil_images" / f"{name}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image(name.split()[0], number).save(path)
+        paint(path, name.split()[0], number)
     with (folder / "winogavil_dataset.csv").open("w", encoding="utf-8", newline="") as out:
         table = csv.DictWriter(out, ["candidates", "cue", "associations"])
         table.writeheader()

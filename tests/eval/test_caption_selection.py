@@ -23,17 +23,13 @@ from open_diht.eval.results import estimate_of, read_items
 from open_diht.eval.selection import evaluate_caption_selection
 from open_diht.eval.session import open_task
 from open_diht.eval.tasks import KINDS, Source, load_suite
-from tests.eval.conftest import COLOURS, a_task, image
+from tests.eval.conftest import COLOURS, a_task, paint
 from tests.eval.test_zeroshot import collapsed
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "samples"
 OPTIONS = {
-    "files": ["items.jsonl"],
-    "image": "{image}",
-    "right": ["{right}"],
-    "wrong": ["{wrong}"],
-    "category": "{kind}",
-}
+    "files": ["items.jsonl"], "image": "{image}", "right": ["{right}"], "wrong": ["{wrong}"], "category": "{kind}",
+}  # fmt: skip
 TASK = a_task(
     "chosen", "caption_selection", "accuracy",
     sources=(Source(layout="selection", path="chosen", options=OPTIONS),),
@@ -47,8 +43,7 @@ def data(tmp_path: Path, memo: Memo) -> DataSet:
     for index in range(12):
         colour, other = (list(COLOURS)[(index + step) % 3] for step in (0, 1))
         path = tmp_path / "data" / "chosen" / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image(colour, index).save(path)
+        paint(path, colour, index)
         rows.append({"image": path.name, "right": f"a {colour} {index}", "wrong": f"a {other} {index}", "kind": "hue"})
         rows.append({"image": path.name, "right": f"{index} left", "wrong": f"{index} right", "kind": "place"})
     (tmp_path / "data" / "chosen" / "items.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -191,15 +186,8 @@ def sugarcrepe() -> list[Choice]:
     return choices
 
 
-COUNTS = {
-    "add_att": 692,
-    "add_obj": 2062,
-    "replace_att": 788,
-    "replace_obj": 1652,
-    "replace_rel": 1406,
-    "swap_att": 666,
-    "swap_obj": 245,
-}
+COUNTS = {"add_att": 692, "add_obj": 2062, "replace_att": 788, "replace_obj": 1652, "replace_rel": 1406}
+COUNTS |= {"swap_att": 666, "swap_obj": 245}
 
 
 class TestPublished:

@@ -78,28 +78,9 @@ def world(tmp_path: Path, tiny_folder: Path) -> dict[str, Any]:
     write_webdataset(data / "asked", asked, kind="vqa")
     suite = tmp_path / "mine.yaml"
     suite.write_text(SUITE, encoding="utf-8")
-    command = [
-        "--model",
-        str(tiny_folder),
-        "--tasks",
-        str(suite),
-        "--data",
-        str(data),
-        "--output",
-        str(tmp_path / "out"),
-    ]
-    command += [
-        "--cache",
-        str(tmp_path / "features"),
-        "--workers",
-        "0",
-        "--device",
-        "cpu",
-        "--shots",
-        "1,2",
-        "--seeds",
-        "1",
-    ]
+    command = ["--model", str(tiny_folder), "--tasks", str(suite), "--data", str(data)]
+    command += ["--output", str(tmp_path / "out"), "--cache", str(tmp_path / "features")]
+    command += ["--workers", "0", "--device", "cpu", "--shots", "1,2", "--seeds", "1"]
     return {"command": command, "data": data, "out": tmp_path / "out", "suite": suite}
 
 
@@ -204,14 +185,7 @@ def test_results_that_leave_the_table_are_named_and_come_back(world: Any, capsys
 RECORD = {
     "data": ("title", "split", "items", "images_sha256", "labels_sha256", "license"),
     "model": (
-        "name",
-        "weights_sha256",
-        "activation",
-        "tokenizer",
-        "context_length",
-        "logit_scale",
-        "precision",
-        "device",
+        *("name", "weights_sha256", "activation", "tokenizer", "context_length", "logit_scale", "precision", "device"),
     ),
     "preprocessing": ("size", "interpolation", "crop", "mean", "std"),
     "software": ("python", "torch", "open_clip_torch", "numpy", "commit"),

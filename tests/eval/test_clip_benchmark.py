@@ -25,7 +25,7 @@ from open_diht.eval.session import open_task
 from open_diht.eval.task import Task
 from open_diht.eval.zeroshot import evaluate_classification
 from tests.eval.conftest import a_task, image, needed
-from tests.webdatasets import write_webdataset
+from tests.webdatasets import numbers_member, write_webdataset
 
 NAMES = ("cat", "dog", "fire truck", "tea cup", "green field", "old map", "violin")
 TEMPLATES = ("a photo of a {c}.", "{c}!")
@@ -134,18 +134,12 @@ def test_classification(tmp_path: Path, theirs: Any, ours: Any) -> None:
 def test_several_classes_an_image(tmp_path: Path, theirs: Any, ours: Any) -> None:
     flags = np.random.default_rng(0).random((3 * len(STORED), len(NAMES))) < 0.4
     samples = [
-        (key, {extension: content, "npy": as_npy(row)})
+        (key, {extension: content, "npy": numbers_member(*row.astype(np.int64))})
         for (key, extension, content), row in zip(shots(), flags, strict=True)
     ]
     write_webdataset(tmp_path / "many", samples, kind="multilabel", class_names=NAMES, templates=TEMPLATES)
     own = ours(a_task("many", "classification", "map"))
     assert own["map"] == close(theirs("many", "classification")["mean_average_precision"])
-
-
-def as_npy(row: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    np.save(out, row.astype(np.int64))
-    return out.getvalue()
 
 
 def told(copies: int = 1) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,6 +7,7 @@ import json
 import re
 import struct
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from open_diht.eval.compare import main
 from open_diht.eval.comparison import NOT_SEED_NOISE, compare
 from open_diht.eval.errors import DataBroken, WrongUse
 from open_diht.eval.metrics.classification import mean_per_class
-from open_diht.eval.results import Items, estimate_of, read_items
+from open_diht.eval.results import Items, Result, estimate_of, read_items
 from open_diht.eval.statistics import mcnemar
 
 Rows = list[dict[str, Any]]
@@ -38,16 +39,11 @@ def items(hits: Any, clusters: Any = None, keys: Any = None, label: Any = None, 
 
 def row(task: str, metric: str, value: float | None, kind: str = "classification", **protocol: Any) -> dict[str, Any]:
     base = {"data": {"images_sha256": "p", "labels_sha256": "l"}, "model": {"name": "x"}}
-    return {
-        "task": task,
-        "kind": kind,
-        "metric": metric,
-        "value": value,
-        "low": None,
-        "high": None,
-        "n": 0,
-        "protocol": {**base, **protocol},
-    }
+    return asdict(
+        Result(
+            task=task, kind=kind, metric=metric, value=value, low=None, high=None, n=0, protocol={**base, **protocol}
+        )
+    )
 
 
 def write(folder: Path, rows: Rows, kept: dict[str, Items]) -> Path:
@@ -151,54 +147,38 @@ def test_tasks_on_the_same_images_share_their_luck_in_the_average(
     assert widths["shared"] == pytest.approx(np.sqrt(2) * widths["apart"], rel=0.01)
 
 
-class TestNotCompared:
-    def of(self, tmp_path: Path, row_b: dict[str, Any] | None, items_b: Items | None) -> str:
-        hits = np.tile([0, 1], 10)
-        one = write(tmp_path / "a", [top1(hits)], {"cats": items(hits)})
-        other = write(tmp_path / "b", [row_b] if row_b else [], {"cats": items_b} if items_b else {})
-        (found,) = compare(one, other).tasks
-        assert found.p is None and found.difference is None
-        return found.note
+ONES, HALF = np.ones(20), np.tile([0, 1], 10)
+OTHER = {"images_sha256": "q", "labels_sha256": "l"}
 
-    def test_other_items(self, tmp_path: Path) -> None:
-        hits = np.ones(19)
-        assert self.of(tmp_path, top1(hits), items(hits)) == "not the same items: 1 only in A, 0 only in B"
 
-    def test_other_images_under_the_same_keys(self, tmp_path: Path) -> None:
-        hits = np.ones(20)
-        other = top1(hits, data={"images_sha256": "q", "labels_sha256": "l"})
-        assert "images_sha256" in self.of(tmp_path, other, items(hits))
-
-    def test_other_labels(self, tmp_path: Path) -> None:
-        hits = np.ones(20)
-        assert "other labels" in self.of(tmp_path, top1(hits), items(hits, label=np.ones(20, dtype=int)))
-
-    def test_numbers_of_older_rules(self, tmp_path: Path) -> None:
-        hits = np.tile([0, 1], 10)
-        note = self.of(tmp_path, top1(hits, rules=3), items(hits))
-        assert note == "measured by other rules (A: 1, B: 3); run `open-diht bench` for A again"
-
-    def test_items_of_another_run_than_the_number(self, tmp_path: Path) -> None:
-        hits = np.tile([0, 1], 10)
-        note = self.of(tmp_path, row("cats", "top1", 0.95), items(hits))
-        assert note.startswith(
-            "the items of B are of another run than its number (0.5000, 0.9500); run `open-diht bench`"
-        )
-
-    def test_another_metric(self, tmp_path: Path) -> None:
-        assert self.of(tmp_path, row("cats", "top5", 1.0), items(np.ones(20))) == "A has top1, B has top5"
-
-    def test_data_not_at_hand(self, tmp_path: Path) -> None:
-        missing = row("cats", "top1", None, missing="data not found: open-diht bench-data --task cats")
-        assert "data not found" in self.of(tmp_path, missing, None)
-
-    def test_no_items_or_no_task(self, tmp_path: Path) -> None:
-        assert "B has no items" in self.of(tmp_path, top1(np.ones(20)), None)
-        assert self.of(tmp_path, None, None) == "not evaluated by B"
-
-    def test_keys_that_repeat(self, tmp_path: Path) -> None:
-        hits = np.ones(20)
-        assert "repeated" in self.of(tmp_path, top1(hits), items(hits, keys=["k"] * 20))
+@pytest.mark.parametrize(
+    ("row_b", "items_b", "note"),
+    [
+        (top1(np.ones(19)), items(np.ones(19)), "^not the same items: 1 only in A, 0 only in B$"),
+        (top1(ONES, data=OTHER), items(ONES), "images_sha256"),
+        (top1(ONES), items(ONES, label=np.ones(20, dtype=int)), "other labels"),
+        (
+            top1(HALF, rules=3),
+            items(HALF),
+            r"^measured by other rules \(A: 1, B: 3\); run `open-diht bench` for A again$",
+        ),
+        (
+            row("cats", "top1", 0.95),
+            items(HALF),
+            r"^the items of B are of another run than its number \(0.5000, 0.9500\); run `open-diht bench`",
+        ),
+        (row("cats", "top5", 1.0), items(ONES), "^A has top1, B has top5$"),
+        (row("cats", "top1", None, missing="data not found: open-diht bench-data --task cats"), None, "data not found"),
+        (top1(ONES), None, "B has no items"),
+        (None, None, "^not evaluated by B$"),
+        (top1(ONES), items(ONES, keys=["k"] * 20), "repeated"),
+    ],
+)
+def test_what_cannot_be_compared_says_why(tmp_path: Path, row_b: Any, items_b: Any, note: str) -> None:
+    one = write(tmp_path / "a", [top1(HALF)], {"cats": items(HALF)})
+    other = write(tmp_path / "b", [row_b] if row_b else [], {"cats": items_b} if items_b else {})
+    (found,) = compare(one, other).tasks
+    assert found.p is None and found.difference is None and re.search(note, found.note)
 
 
 def test_protocols_that_differ_are_named(tmp_path: Path) -> None:

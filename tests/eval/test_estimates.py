@@ -127,11 +127,9 @@ def test_leaving_out_an_image_in_closed_form_is_leaving_it_out() -> None:
     scores, labels = tagged(np.random.default_rng(3))
     scores, labels = np.round(scores[:40], 1), labels[:40]  # with ties
     parts = estimates.mean_average_precision(scores, labels).parts
-    without = [
-        estimates.mean_average_precision(*(np.delete(one, i, axis=0) for one in (scores, labels))).value
-        for i in range(40)
-    ]
-    assert parts == pytest.approx((np.mean(without) - np.array(without)) * np.sqrt(39 / 40))
+    fewer = [[np.delete(one, place, axis=0) for one in (scores, labels)] for place in range(40)]
+    without = np.array([estimates.mean_average_precision(*both).value for both in fewer])
+    assert parts == pytest.approx((np.mean(without) - without) * np.sqrt(39 / 40))
 
 
 def test_perfect_classes_are_not_certain() -> None:

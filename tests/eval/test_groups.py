@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from open_diht.eval.results import INTERVAL, estimate_of, read_items
 from open_diht.eval.session import open_task
 from open_diht.eval.tasks import Source, Task, load_suite
 from open_diht.eval.zeroshot import evaluate_classification
-from tests.eval.conftest import COLOURS, a_task, image
-from tests.webdatasets import write_webdataset
+from tests.eval.conftest import COLOURS, a_task, image, paint
+from tests.webdatasets import numbers_member, write_webdataset
 
 REGIONS = ("region 0", "region 1", "region 2")
 
@@ -41,12 +40,9 @@ def root(tmp_path: Path) -> Path:
     """Eighty images of three classes: 40 and 36 of two regions, four of a third; always four of a burst."""
     samples = []
     for index in range(80):
-        beside = io.BytesIO()
-        np.save(beside, np.array([0 if index < 40 else 1 if index < 76 else 2, index // 4]))
+        beside = numbers_member(0 if index < 40 else 1 if index < 76 else 2, index // 4)
         colour = tuple(COLOURS)[index % 3]
-        samples.append(
-            (f"s{index:03d}", {"jpg": jpeg(image(colour, index)), "cls": str(index % 3), "npy": beside.getvalue()})
-        )
+        samples.append((f"s{index:03d}", {"jpg": jpeg(image(colour, index)), "cls": str(index % 3), "npy": beside}))
     write_webdataset(tmp_path / "data" / "grouped", samples, class_names=tuple(COLOURS), templates=["a {c} thing."])
     return tmp_path / "data"
 
@@ -85,9 +81,8 @@ def test_the_shipped_tasks_measure_sets_in_datacomp_s_layout(
     (task,) = [one for one in load_suite("datacomp38").tasks if one.name == name]
     samples, classes = [], task.classes or 0
     for index in range(24):
-        beside = io.BytesIO()
-        np.save(beside, np.array([index % 4, index // 2, 2016, index % classes]))
-        members = {"jpg": jpeg(image("red", index)), "cls": str(index % classes), "npy": beside.getvalue()}
+        beside = numbers_member(index % 4, index // 2, 2016, index % classes)
+        members = {"jpg": jpeg(image("red", index)), "cls": str(index % classes), "npy": beside}
         samples.append((f"s{index:03d}", members))
     names = [f"thing {number}" for number in range(classes)]
     write_webdataset(tmp_path / task.sources[0].path, samples, class_names=names, templates=["a {c}."])
@@ -138,8 +133,7 @@ def test_items_give_the_number_again_and_two_models_are_tested(
 def test_a_folder_says_its_groups_in_a_table(tmp_path: Path, memo: Memo, cache: FeatureCache) -> None:
     for number, colour in enumerate(tuple(COLOURS) * 2):
         path = tmp_path / "mine" / "test" / colour / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image(colour, number).save(path)
+        paint(path, colour, number)
     task = a_task(
         "mine", "classification", "worst_group_top1", templates=("a {} thing",),
         sources=(Source(layout="folder", path="mine", options={"groups": "groups.tsv"}),),

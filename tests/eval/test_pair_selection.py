@@ -17,7 +17,7 @@ from open_diht.eval.report import write_report
 from open_diht.eval.selection import clusters_of, evaluate_pair_selection
 from open_diht.eval.session import open_task
 from open_diht.eval.tasks import KINDS, Source
-from tests.eval.conftest import COLOURS, a_task, image
+from tests.eval.conftest import COLOURS, a_task, paint
 from tests.eval.test_zeroshot import collapsed
 
 OPTIONS = {
@@ -37,8 +37,7 @@ def data(tmp_path: Path, memo: Memo) -> DataSet:
         row = {"kind": "even" if number % 2 == 0 else "odd"}
         for side, colour in enumerate((list(COLOURS) * 5)[number : number + 2]):
             path = tmp_path / "data" / "paired" / f"{number}_{side}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image(colour, 2 * number + side).save(path)
+            paint(path, colour, 2 * number + side)
             row |= {f"image_{side}": path.name, f"caption_{side}": f"thing {number} in {colour}"}
         rows.append(row)
     (tmp_path / "data" / "paired" / "p.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

@@ -18,7 +18,7 @@ from open_diht.eval.fetch.archives import jpeg
 from open_diht.eval.protocol import data_record
 from open_diht.eval.session import open_task
 from open_diht.eval.tasks import Source, Task
-from tests.eval.conftest import a_task, image
+from tests.eval.conftest import a_task, image, paint
 
 TASK = a_task(
     "colours", "classification", "top1",
@@ -140,8 +140,7 @@ def test_the_lists_of_the_data_go_before_those_of_the_task_and_the_source_is_tol
 
 def images_in(folder: Path, names: dict[str, str]) -> Path:
     for number, (name, colour) in enumerate(names.items()):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        image(colour, number).save(folder / name)
+        paint(folder / name, colour, number)
     return folder
 
 
@@ -171,21 +170,23 @@ def test_folders_of_two_splits_have_their_classes_in_common_by_name(tmp_path: An
     assert labels is not None and labels.tolist() == [1]  # a cat, as in the test split
 
 
+def listed(file: str, options: Any = None) -> Task:
+    source = Source(layout="manifest", path=f"m/{file}", options=options or {"image": "{image}", "caption": "caption"})
+    return task(kind="retrieval", direction="image_to_text", metric="recall@1", sources=(source,))
+
+
 def test_lists_of_images_put_the_captions_of_one_together(tmp_path: Any, memo: Any) -> None:
     images_in(tmp_path / "m" / "p", {"1.png": "red", "2.png": "blue"})
     rows = "image\tcaption\tby\n1.png\ta red one\tx\n2.png\tblue\ty\n1.png\tred\tz\n9.png\tgone\t-\n2.png\t\tw\n"
     (tmp_path / "m" / "list.tsv").write_text(rows, encoding="utf-8")
     options = {"image": "{image}", "caption": "caption", "below": "p", "leave_out": ["9.png"], "skip_empty": True}
-    source = Source(layout="manifest", path="m/list.tsv", options=options)
-    listed = task(kind="retrieval", direction="image_to_text", metric="recall@1", sources=(source,))
-    assert open_task(listed, tmp_path, memo).captions == (("a red one", "red"), ("blue",))
+    assert open_task(listed("list.tsv", options), tmp_path, memo).captions == (("a red one", "red"), ("blue",))
     for change, message in (
         ({"leave_out": []}, "image 9.png is not there"),
         ({"skip_empty": False}, "an empty caption"),
     ):
-        broken = dataclasses.replace(source, options={**options, **change})
         with pytest.raises(DataBroken, match=message):
-            open_task(dataclasses.replace(listed, sources=(broken,)), tmp_path, memo)
+            open_task(listed("list.tsv", {**options, **change}), tmp_path, memo)
 
 
 @pytest.mark.parametrize(
@@ -199,9 +200,7 @@ def test_a_column_without_a_value_is_empty(tmp_path: Any, memo: Any, file: str, 
     (images_in(tmp_path / "m", {"1.png": "red", "2.png": "blue"}) / file).write_text(rows, encoding="utf-8")
 
     def captions(**options: Any) -> Any:
-        source = Source(layout="manifest", path=f"m/{file}", options={"caption": "caption", **options})
-        listed = task(kind="retrieval", direction="image_to_text", metric="recall@1", sources=(source,))
-        return open_task(listed, tmp_path, memo).captions
+        return open_task(listed(file, {"caption": "caption", **options}), tmp_path, memo).captions
 
     assert captions(image="{image}", skip_empty=True) == (("red",),)
     with pytest.raises(DataBroken, match=r"image 2\.png has an empty caption"):
@@ -218,9 +217,7 @@ def test_a_csv_has_quotes_and_a_tsv_has_none(tmp_path: Any, memo: Any) -> None:
     (folder / "list.tsv").write_text('image\tcaption\n1.png\t"Red, he said\n2.png\t7" blue\n', encoding="utf-8")
     expected = {"list.csv": (('A "red" dog, running',), ("blue",)), "list.tsv": (('"Red, he said',), ('7" blue',))}
     for file, captions in expected.items():
-        source = Source(layout="manifest", path=f"m/{file}", options={"image": "{image}", "caption": "caption"})
-        listed = task(kind="retrieval", direction="image_to_text", metric="recall@1", sources=(source,))
-        assert open_task(listed, tmp_path, memo).captions == captions
+        assert open_task(listed(file), tmp_path, memo).captions == captions
 
 
 def test_groups_in_a_csv_have_quotes_too(tmp_path: Any, memo: Any) -> None:
@@ -236,10 +233,8 @@ def test_a_row_with_more_fields_than_the_header_is_named(tmp_path: Any, memo: An
     rows = ["image,caption", "1.png,red", "2.png,blue, and cold"]
     folder = images_in(tmp_path / "m", {"1.png": "red", "2.png": "blue"})
     (folder / file).write_text("\n".join(rows).replace(",", separator), encoding="utf-8")
-    source = Source(layout="manifest", path=f"m/{file}", options={"image": "{image}", "caption": "caption"})
-    listed = task(kind="retrieval", direction="image_to_text", metric="recall@1", sources=(source,))
     with pytest.raises(DataBroken, match=rf"m/{file} .*\(row 2: ' and cold' is in no column of the header; "):
-        open_task(listed, tmp_path, memo)
+        open_task(listed(file), tmp_path, memo)
 
 
 def test_torchvision_sets_are_read_and_never_downloaded(tmp_path: Any, memo: Any) -> None:

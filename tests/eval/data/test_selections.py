@@ -17,7 +17,7 @@ from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.features import FeatureCache
 from open_diht.eval.session import open_task
 from open_diht.eval.tasks import Source, load_suite
-from tests.eval.conftest import a_task, image
+from tests.eval.conftest import a_task, image, paint
 
 SUGARCREPE = {"files": ["swap_att.json"], "image": "val2017/{filename}", "right": ["{caption}"]}
 ROWS = [
@@ -31,8 +31,7 @@ ROWS = [
 def folder(tmp_path: Path) -> Path:
     for number, colour in enumerate(("red", "blue", "green")):
         path = tmp_path / "set" / "val2017" / f"{number + 1}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image(colour, number).save(path)
+        paint(path, colour, number)
     return tmp_path / "set"
 
 

@@ -15,6 +15,7 @@ from open_diht.eval.data.webdataset_layout import read_webdataset
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.fetch.archives import jpeg
 from tests.eval.conftest import image, needed
+from tests.webdatasets import numbers_member as numbers
 from tests.webdatasets import questions_member, write_webdataset
 
 
@@ -42,10 +43,8 @@ def test_images_can_be_opened_in_any_order(colour_set: Any, memo: Any) -> None:
 def test_retrieval_multilabel_and_vqa_sets(tmp_path: Any, memo: Any) -> None:
     shot = jpeg(image())
     asked = [{"question": "Is it red?", "kind": "yes/no", "answers": ["yes"], "candidates": ["yes", "no"]}]
-    flags = io.BytesIO()
-    np.save(flags, np.array([1, 0, 1]))
     write_webdataset(tmp_path / "texts", [("a", {"jpg": shot, "txt": "one\ntwo\n"})], kind="retrieval")
-    write_webdataset(tmp_path / "flags", [("a", {"jpg": shot, "npy": flags.getvalue()})], kind="multilabel")
+    write_webdataset(tmp_path / "flags", [("a", {"jpg": shot, "npy": numbers(1, 0, 1)})], kind="multilabel")
     write_webdataset(tmp_path / "asked", [("a", {"jpg": shot, "json": questions_member(asked)})], kind="vqa")
     assert read(tmp_path / "texts", memo, "captions").captions == (("one", "two"),)
     labels = read(tmp_path / "flags", memo).labels
@@ -70,12 +69,6 @@ def test_questions_that_lack_something_are_named(tmp_path: Any, memo: Any, conte
     write_webdataset(tmp_path / "odd", [("a", {"jpg": jpeg(image()), "json": content})], kind="vqa")
     with pytest.raises(DataBroken, match=r"odd, sample 'a', json member: a column is missing or unusable"):
         read(tmp_path / "odd", memo, "questions")
-
-
-def numbers(*values: Any) -> bytes:
-    out = io.BytesIO()
-    np.save(out, np.array(values))
-    return out.getvalue()
 
 
 def test_numbers_beside_a_label_are_groups_and_bursts(tmp_path: Any, memo: Any) -> None:

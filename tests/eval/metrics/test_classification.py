@@ -76,9 +76,9 @@ def test_average_precision_equals_that_of_clip_benchmark_and_sklearn(seed: Any, 
     generator = np.random.default_rng(seed)
     scores, labels = generator.normal(size=(n, classes)), generator.integers(2, size=(n, classes)).astype(bool)
     labels[0] = True
-    ours = [
-        estimates.mean_average_precision(scores[:, [column]], labels[:, [column]]).value for column in range(classes)
-    ]
+    ours = np.array(
+        [estimates.mean_average_precision(scores[:, [one]], labels[:, [one]]).value for one in range(classes)]
+    )
     theirs = oracle.average_precision_per_class(torch.from_numpy(scores), torch.from_numpy(labels).int())
     assert ours == pytest.approx(theirs.numpy(), abs=1e-6)
     assert ours == pytest.approx(sklearn.average_precision_score(labels, scores, average=None), abs=1e-9)

@@ -49,13 +49,8 @@ def test_confusions_are_the_frequent_ones(cache: FeatureCache, colour_set: Calla
 
 @pytest.fixture
 def captioned(tmp_path: Path) -> Path:
-    samples = (
-        (
-            f"s{index:02d}",
-            {"jpg": jpeg(image(list(COLOURS)[index % 3], index)), "txt": f"thing {index}\nobject {index}"},
-        )
-        for index in range(9)
-    )
+    shots = [jpeg(image(list(COLOURS)[index % 3], index)) for index in range(9)]
+    samples = ((f"s{n:02d}", {"jpg": shot, "txt": f"thing {n}\nobject {n}"}) for n, shot in enumerate(shots))
     write_webdataset(tmp_path / "data" / "things", samples, kind="retrieval")
     return tmp_path / "data"
 
@@ -79,17 +74,8 @@ def test_retrieval_shows_what_was_nearest(cache: FeatureCache, captioned: Path, 
 
 
 def test_answers_stand_beside_those_of_people(cache: FeatureCache, tmp_path: Path, memo: Memo) -> None:
-    asked = [
-        {
-            "key": f"q{n}",
-            "question": "Is it red?",
-            "kind": "yes/no",
-            "answers": ["yes"] * 10,
-            "candidates": ["yes", "no"],
-        }
-        for n in range(4)
-    ]
-    samples = ((f"s{n}", {"jpg": jpeg(image("red", n)), "json": questions_member([asked[n]])}) for n in range(4))
+    question = {"question": "Is it red?", "kind": "yes/no", "answers": ["yes"] * 10, "candidates": ["yes", "no"]}
+    samples = ((f"s{n}", {"jpg": jpeg(image("red", n)), "json": questions_member([question])}) for n in range(4))
     write_webdataset(tmp_path / "data" / "asked", samples, kind="vqa")
     questions = a_task("asked", "vqa", "soft_accuracy")
     data = open_task(questions, tmp_path / "data", memo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from open_diht.eval.report.data import group_few_shot, group_tasks
 from open_diht.eval.report.page import draw_curves
 from open_diht.eval.report.references import few_shot_references, references
 from open_diht.eval.report.text import cell, percent
-from open_diht.eval.results import Items
+from open_diht.eval.results import Items, Result
 from open_diht.eval.tasks import load_suite
 from tests.common.html_tags import HOSTILE, Tags
 
@@ -25,45 +26,20 @@ from tests.common.html_tags import HOSTILE, Tags
 def row(
     task: str, metric: str = "top1", value: float | None = 0.5, kind: str = "classification", **protocol: Any
 ) -> dict[str, Any]:
-    return {
-        "task": task,
-        "kind": kind,
-        "metric": metric,
-        "value": value,
-        "low": None if value is None else max(0.0, value - 0.05),
-        "high": None if value is None else min(1.0, value + 0.05),
-        "n": 0 if value is None else 400,
-        "protocol": {
-            "data": {"title": f"The {task} set"},
-            "model": {"name": "tiny"},
-            "software": {"numpy": "2"},
-            "metric": metric,
-            "chance": 0.1,
-            **protocol,
-        },
-    }
+    record = {"data": {"title": f"The {task} set"}, "model": {"name": "tiny"}, "software": {"numpy": "2"}}
+    record |= {"metric": metric, "chance": 0.1, **protocol}
+    low, high, n = (None, None, 0) if value is None else (max(0.0, value - 0.05), min(1.0, value + 0.05), 400)
+    return asdict(Result(task=task, kind=kind, metric=metric, value=value, low=low, high=high, n=n, protocol=record))
 
 
 def few_shot_rows(task: str = "cats", methods: tuple[str, ...] = ("zero-shot", "probe")) -> list[dict[str, Any]]:
     rows = []
     for number, method in enumerate(methods):
         for k in (1, 4, 16):
-            choice = {
-                "method": method,
-                "shots": k,
-                "seed": 0,
-                "chosen": {"delta": 0.25 * number},
-                "selected_on": "support_cv",
-                "converged": True,
-            }
-            own = {
-                "method": method,
-                "shots": k,
-                "metric": "top1",
-                "std_over_seeds": 0.02,
-                "choices": [choice],
-                "seeds": [0, 1, 2],
-            }
+            cell = {"method": method, "shots": k}
+            choice = {**cell, "seed": 0, "chosen": {"delta": 0.25 * number}, "converged": True}
+            choice["selected_on"] = "support_cv"
+            own = {**cell, "metric": "top1", "std_over_seeds": 0.02, "choices": [choice], "seeds": [0, 1, 2]}
             rows.append(row(task, f"top1, {method}, {k} shots", 0.4 + 0.02 * k * number, "few_shot", few_shot=own))
     return rows
 
