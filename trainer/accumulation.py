@@ -55,20 +55,11 @@ def backward(
     ranks: Ranks | None = None,
     scaler: torch.amp.GradScaler | None = None,
 ) -> BatchLoss:
-    """Add the gradient of the batch's loss to the parameters.
+    """Add the gradient of the loss of the batch, this rank's pairs, to the parameters, and return the losses, detached.
 
-    Args:
-        batch: this rank's pairs, on the student's device; every rank has the same number.
-        parts: number of parts in which the batch is computed, at most one per pair.
-        seeds: seed of torch's random numbers for each part; None: they are not seeded.
-        ranks: the ranks of the run; None: this process alone.
-        scaler: scales the losses before the backward pass, if given.
-
-    Returns:
-        The losses of this rank, detached.
-
-    Raises:
-        ValueError: the batch cannot be cut into so many parts, or has no targets for a head.
+    Every rank has the same number of pairs, and computes them in at most as many `parts`. `seeds` are those of torch's
+    random numbers for each part; with None they are not seeded. Raises ValueError if the batch cannot be cut into so
+    many parts, or has no targets for a head.
     """
     ranks = ranks or Ranks()
     if not 1 <= parts <= len(batch):

@@ -65,15 +65,10 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
 
 
 def build(model: dict[str, Any], temperature: float) -> DualEncoder:
-    """Build a dual encoder with random weights, a function of torch's seed.
+    """Build a dual encoder with random weights, a function of torch's seed. Raises `BadArchitecture`.
 
-    No weights are downloaded, and a text model of the hub runs no code of its own.
-
-    Args:
-        temperature: initial temperature; the learned scale starts at 1 / temperature.
-
-    Raises:
-        BadArchitecture: open_clip or a tower does not take the settings, or a Hugging Face text model cannot be loaded.
+    No weights are downloaded, and a text model of the hub runs no code of its own. The learned scale starts at 1 /
+    `temperature`.
     """
     model = deepcopy(model)
     model["vision_cfg"].pop("timm_model_pretrained", None)  # if true, open_clip would download weights
@@ -111,14 +106,7 @@ def _pair(model: dict[str, Any], temperature: float) -> TowerPair:
 
 
 def input_shape(clip: DualEncoder, model: dict[str, Any]) -> tuple[int, ...]:
-    """Return the shape of the image tower's input.
-
-    Returns:
-        (3, side, side) for images, (d,) for features.
-
-    Raises:
-        BadArchitecture: an open_clip tower's image is not square.
-    """
+    """Return the shape of the image tower's input: (3, side, side), or (d,) for features. Raises `BadArchitecture`."""
     if is_own(model["vision_cfg"]):
         shape: tuple[int, ...] = clip.visual.input_shape
         return shape

@@ -25,19 +25,11 @@ from open_diht.trainer.utilisation import flops_per_pair, peak_flops
 
 
 class Parts:
-    """The parts of a run, on every rank with the same weights.
+    """The parts of a run, on every rank with the same weights. `concepts.path` of the configuration must be resolved.
 
-    Args:
-        config: the configuration, with `concepts.path` resolved.
-        begun: for a resumed run, the shards of each source that it began with. Its checkpoint holds all weights, so
-            it reads no files of a warm start.
-
-    Raises:
-        WrongUse: settings contradict each other, the data or the memory.
-        BadArchitecture, BadWeights: the model cannot be built or its weights cannot be loaded.
-        DataError, BadZeroShotFolder: the data cannot be used.
-        StoreError: concept targets at a URL cannot be read.
-        OutOfMemory: with several ranks, a batch is too large.
+    For a resumed run, `begun` are the shards of each source that it began with. Its checkpoint holds all weights, so it
+    reads no files of a warm start. Raises `WrongUse` if settings contradict each other, the data or the memory, and
+    what the model, the data and their stores raise; `OutOfMemory` if a batch is too large for several ranks.
     """
 
     def __init__(

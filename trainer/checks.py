@@ -44,14 +44,7 @@ class Share:
 
 
 def measure(parts: Parts, say: Callable[[str], None]) -> dict[str, Share]:
-    """Measure held-out retrieval (`retrieval/...`) and zero-shot accuracy (`zero_shot/...`), if configured.
-
-    Args:
-        say: receives a line if held-out pairs could not be read.
-
-    Returns:
-        The measures by name.
-    """
+    """Measure held-out retrieval (`retrieval/...`) and zero-shot accuracy (`zero_shot/...`), if configured."""
     found: dict[str, Share] = {}
     settings, split = parts.config.check, parts.config.data.split
     if settings.retrieval_samples and split.holdout and split.part == "train":
@@ -136,16 +129,10 @@ def _holdout(parts: Parts) -> Loader:
 
 @torch.no_grad()
 def retrieval(student: Student, batches: Iterable[Batch], ranks: Ranks, device: torch.device) -> dict[str, Share]:
-    """Measure recall at 1, 5 and 10 among pairs, in both directions.
+    """Measure recall at 1, 5 and 10 among pairs, of this rank possibly none: `image_to_text_r1` and so on.
 
-    A query counts as found at k if a pair with its own caption is among the k most similar. Among ties
-    in similarity the wrong pairs come first.
-
-    Args:
-        batches: the pairs of this rank, possibly none.
-
-    Returns:
-        Recalls by name, `image_to_text_r1` and so on.
+    A query counts as found at k if a pair with its own caption is among the k most similar. Among ties in similarity
+    the wrong pairs come first.
     """
     student.eval()
     encoded: list[tuple[Tensor, Tensor, Tensor]] = []

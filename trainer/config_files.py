@@ -77,11 +77,7 @@ def load_config(
 
 
 def parse_value(text: str, where: str) -> Any:
-    """Return the value of a command-line word, parsed as YAML.
-
-    Raises:
-        BadConfig: it is not YAML.
-    """
+    """Return the value of a command-line word, parsed as YAML. Raises `BadConfig`."""
     try:
         return parse_yaml(text, f"{where}={text}")
     except BadYaml as error:
@@ -109,11 +105,8 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two configurations, section by section and key by key.
-
-    Args:
-        below: values that are used unless `above` has the same key, or one that excludes it.
-    """
+    """Merge two configurations by section and key. Values above replace equal keys below, and those that they
+    exclude."""
     return _joined(
         {section: _compatible(section, values, above.get(section)) for section, values in below.items()}, above
     )

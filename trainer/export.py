@@ -42,14 +42,9 @@ def export(
     preprocessing: Mapping[str, Any],
     card: str,
 ) -> Path:
-    """Publish a model as a folder, which replaces an earlier one as a whole.
+    """Publish a model as a folder, which replaces an earlier one as a whole. Raises `CannotExport`.
 
-    Args:
-        architecture: open_clip's `model_cfg`.
-        preprocessing: open_clip's `preprocess_cfg`; empty for a tower of features.
-
-    Raises:
-        CannotExport: the folder could not be written; an earlier one stays.
+    `architecture` is open_clip's `model_cfg`, and `preprocessing` its `preprocess_cfg`, empty for a tower of features.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     description = {"model_cfg": _for_inference(architecture), "preprocess_cfg": dict(preprocessing)}
@@ -66,12 +61,7 @@ def export(
 
 
 def loaded_by(architecture: Mapping[str, Any], folder: Path | None) -> str:
-    """Return the Python call that loads an exported model.
-
-    Args:
-        architecture: open_clip's `model_cfg`.
-        folder: the exported folder; None: the call has a placeholder for the path of a copy.
-    """
+    """Return the Python call that loads an exported model. A folder of None stands for the path of a copy."""
     place = str(folder or "PATH_OF_A_COPY")
     if has_own_tower(dict(architecture)):
         return f"open_diht.trainer.export.{_load_call(architecture, place)}"
@@ -133,13 +123,7 @@ def model_card(
     parent: str | None,
     architecture: Mapping[str, Any],
 ) -> str:
-    """Return the model card: data, training, and quality on held-out pairs.
-
-    Args:
-        skipped: number of steps skipped as not finite.
-        parent: the checkpoint from which the run branched, if any.
-        architecture: open_clip's `model_cfg`.
-    """
+    """Return the model card: data, training, and quality on held-out pairs."""
     losses = config.loss.describe()
     if config.concepts.path:
         losses += (

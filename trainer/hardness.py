@@ -21,11 +21,7 @@ def fitting_scale(beta: float) -> float:
 
 
 def about_scale(config: Config, steps: int) -> str | None:
-    """Return a warning if the initial scale is too high for the loss and a run is too short to lower it.
-
-    Returns:
-        A line with the remedy, or None.
-    """
+    """Return a warning if the initial scale is too high for the loss and a run is too short to lower it, or None."""
     if not isinstance(config.loss, HnNce) or config.model.warm_start:
         return None  # a warm start brings a scale that was learned
     beta, scale = config.loss.constants[1], 1 / config.model.temperature

@@ -45,20 +45,12 @@ class HeadSettings:
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer.concepts") -> None:
-    """End the process if the arguments ask for help or are wrong; see `run_command`.
-
-    Args:
-        arguments: the words after the command; None: the arguments of the process.
-    """
+    """End the process if the arguments ask for help or are wrong; see `run_command`."""
     refuse_wrong(lambda: head_options(prog, arguments))
 
 
 def head_options(prog: str, arguments: Sequence[str] | None) -> tuple[argparse.Namespace, HeadSettings]:
-    """Return the parsed options, and the settings among them. Raises `WrongUse`.
-
-    Args:
-        arguments: the words after the command; None: the arguments of the process.
-    """
+    """Return the parsed options (of the process for None), and the settings among them. Raises `WrongUse`."""
     options = _parser(prog).parse_args(arguments)
     if options.k < 1:
         raise WrongUse(f"--k {options.k}: it must be at least 1")

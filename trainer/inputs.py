@@ -35,21 +35,10 @@ def open_pairs(
     opened: Sequence[OpenSource] = (),
     **options: Any,
 ) -> Loader:
-    """Open the loader of `data.sources`, or the one that `data.loader` names.
+    """Open the loader of `data.sources`, or the one that `data.loader` names. Images are augmented for `training`.
 
-    Args:
-        data: the section `data`.
-        transforms: the section `transform`.
-        shape: shape of the image tower's input.
-        training: whether to augment the images.
-        begun: see `ShardLoader`.
-        opened: see `ShardLoader`.
-        options: passed to the loader: batch_size, rank, world, seed, tokenizer, device.
-
-    Raises:
-        DataError, WrongUse: the data cannot be used as configured.
-        StoreError: concept targets at a URL cannot be read.
-        ValueError: an option is out of range.
+    The options batch_size, rank, world, seed, tokenizer and device go to the loader; see `ShardLoader`, also for
+    `begun` and `opened`. Raises `DataError`, `WrongUse`, and `StoreError` if concept targets at a URL cannot be read.
     """
     if data.loader:
         try:

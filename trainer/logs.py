@@ -29,17 +29,9 @@ class MissingTracker(WrongUse):
 class RunLog:
     """A log of values by step.
 
-    Whole lines are never removed. After a resume, which is a line of kind `event`, steps may appear
-    again; the last value of a step counts.
-
-    Args:
-        settings, config: the section `log`, and the whole configuration as plain values.
-        resumed_at: the step at which the run resumes or branches; 0: it is new.
-        grown: called when files have grown, with `now=True` before a checkpoint.
-
-    Raises:
-        WrongUse: the log cannot be written.
-        MissingTracker: the configured tracker is not installed, or cannot be reported to.
+    Whole lines are never removed. After a resume, which is a line of kind `event`, steps may appear again; the last
+    value of a step counts. `resumed_at` is 0 for a new run. `grown` is called when files have grown, with `now=True`
+    before a checkpoint. Raises `WrongUse` if the log cannot be written, `MissingTracker` if the tracker cannot be used.
     """
 
     def __init__(
@@ -61,11 +53,7 @@ class RunLog:
         self._wandb = _wandb(workdir, settings.wandb, config) if settings.wandb else None
 
     def write(self, kind: str, step: int, samples: int, values: Mapping[str, Any]) -> None:
-        """Record the values of a step.
-
-        Args:
-            values: name to value; only numbers go to TensorBoard and Weights & Biases.
-        """
+        """Record the values of a step. Only numbers go to TensorBoard and Weights & Biases."""
         self._file.write(json.dumps({"kind": kind, "step": step, "samples": samples, **values}) + "\n")
         self._file.flush()
         numbers = {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
@@ -130,13 +118,7 @@ def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
 
 
 class TrainingProgress:
-    """A meter of the speed in consecutive windows of steps.
-
-    Args:
-        total_steps, batch_size: length of the run in steps, and samples per step.
-        clock: returns seconds.
-        full_speed: images/s of all devices at an MFU of 1, if known.
-    """
+    """A meter of the speed in consecutive windows of steps; `full_speed` is images/s of all devices at an MFU of 1."""
 
     def __init__(
         self,
@@ -152,14 +134,10 @@ class TrainingProgress:
         self._first, self._aside = step, 0.0
 
     def speed(self, step: int, waited_s: float) -> dict[str, float]:
-        """Return the speed since the last call.
+        """Return the speed since the last call, after `waited_s` seconds of waiting for batches since the start.
 
-        Args:
-            waited_s: seconds waited for batches since the start.
-
-        Returns:
-            `samples_per_s` over all ranks; `data_wait`, the fraction of time that this rank waited for batches;
-            `eta_s`, seconds left including checks and checkpoints; `mfu` if the full speed is known.
+        `samples_per_s` is over all ranks; `data_wait` the fraction of time that this rank waited for batches; `eta_s`
+        the seconds left including checks and checkpoints; `mfu` is there if the full speed is known.
         """
         now = self._clock()
         spent = max(now - self._began, 1e-9)
@@ -194,11 +172,7 @@ class TrainingProgress:
 
 
 class Pulse:
-    """Says a line whenever nothing was said for a while, so that a slow training is not silent.
-
-    Args:
-        every_s: seconds of silence.
-    """
+    """Says a line whenever nothing was said for `every_s` seconds, so that a slow training is not silent."""
 
     def __init__(self, say: Callable[[str], None], every_s: float = EVERY_ON_A_PIPE_S):
         self._say, self._every = say, every_s
@@ -236,12 +210,7 @@ class Pulse:
 
 
 def line(step: int, total: int, result: StepResult, speed: dict[str, float], rate: float, skipped: int) -> str:
-    """Return the progress line.
-
-    Args:
-        speed: values of `TrainingProgress.speed`, and `peak_memory_gib`.
-        skipped: number of steps skipped as not finite.
-    """
+    """Return the progress line; `speed` is that of `TrainingProgress.speed`, with `peak_memory_gib`."""
     values = result.values
     heads = [f"{name} {value:.3f}" for name, value in values.items() if name not in _COMMON]
     parts = [

@@ -46,14 +46,7 @@ class Need:
     """Bytes kept from the forward to the backward pass, for each pair of a part."""
 
     def parts(self, pairs: int, free: int) -> int:
-        """Return the smallest number of parts in which the pairs fit.
-
-        Args:
-            free: bytes of free memory.
-
-        Raises:
-            DoesNotFit: not even one pair fits.
-        """
+        """Return the smallest number of parts in which the pairs fit into `free` bytes. Raises `DoesNotFit`."""
         at_once = min(pairs, int(USED * free - self.fixed) // max(self.per_pair, 1))
         if at_once < 1:
             raise DoesNotFit(
@@ -65,12 +58,7 @@ class Need:
 
 
 def need(student: Student, shape: tuple[int, ...], tokens: Tensor, pairs: int, world: int) -> Need:
-    """Estimate the memory that a rank needs. Random numbers and gradients are not changed.
-
-    Args:
-        shape: shape of the image tower's input.
-        tokens: (1, context) ids of any caption.
-    """
+    """Estimate the memory that a rank needs. Random numbers and gradients are not changed."""
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     d = clip_width(student.clip)
     # This batch, and the next one, which is copied meanwhile: one byte per pixel value, or float32 features.
@@ -107,9 +95,7 @@ def without_checkpointing(student: Student) -> Iterator[bool]:
 def probe(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images and texts for a probe, on the student's device. Restore random numbers and batch norms on leaving.
 
-    Args:
-        shape: shape of the image tower's input.
-        tokens: (1, context) ids of any caption.
+    `tokens` are (1, context) ids of any caption.
     """
     device = student.clip.logit_scale.device
     before = [(buffer, buffer.clone()) for buffer in student.statistics()]

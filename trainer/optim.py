@@ -15,12 +15,8 @@ from open_diht.trainer.model import Student
 def build_optimizer(student: Student, settings: OptimizerSettings, concepts: ConceptSettings) -> torch.optim.AdamW:
     """Build AdamW, in torch's fused form, for the trained parameters.
 
-    Parameters of two or more dimensions are decayed; vectors and scalars (biases, norms, temperature) are
-    not. Concept heads have their own learning rate and weight decay.
-
-    Args:
-        settings: the section `optimizer`.
-        concepts: the section `concepts`, for the factors of the heads.
+    Parameters of two or more dimensions are decayed; vectors and scalars (biases, norms, temperature) are not. Concept
+    heads have their own learning rate and weight decay.
     """
     heads = {id(parameter) for parameter in student.heads.parameters()}
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
@@ -40,11 +36,8 @@ def build_optimizer(student: Student, settings: OptimizerSettings, concepts: Con
 def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
     """Return the learning rate of a step as a fraction of the peak.
 
-    It rises linearly in the warm-up. Then it follows a cosine down to `final_learning_rate`, or
-    stays at the peak and falls to it linearly in the cooldown.
-
-    Args:
-        settings: the section `schedule`.
+    It rises linearly in the warm-up. Then it follows a cosine down to `final_learning_rate`, or stays at the peak and
+    falls to it linearly in the cooldown.
     """
     warmup = min(settings.warmup_samples, total)
     if seen < warmup:
@@ -58,22 +51,13 @@ def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set the learning rate of every group to a fraction of its peak.
-
-    Args:
-        optimizer: an optimizer of `build_optimizer`.
-        factor: the fraction.
-    """
+    """Set the learning rate of every group to a fraction of its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
 
 
 def gradient_norm(parameters: list[nn.Parameter], clip_at: float | None) -> torch.Tensor:
-    """Clip the gradients, and return their norm before clipping, a scalar.
-
-    Args:
-        clip_at: norm to which larger gradients are scaled down; None: no clipping.
-    """
+    """Clip the gradients to a norm (None: no clipping), and return their norm before clipping, a scalar."""
     return torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip_at is None else clip_at)
 
 

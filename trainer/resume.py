@@ -71,13 +71,7 @@ class Parent:
 def training_state(
     parts: Parts, data: str, read: Mapping[str, int], lost: int, parent: Parent | None
 ) -> dict[str, Any]:
-    """Return everything that the next step depends on, except the encoders.
-
-    Args:
-        read: number of samples read so far by kind, over all ranks.
-        lost: number of bad samples of this epoch, over all ranks.
-        parent: the checkpoint from which the run branched, if any.
-    """
+    """Return everything that the next step depends on, except the encoders; `read` and `lost` are over all ranks."""
     return {
         "config": plain(parts.config),
         "data": data,
@@ -97,11 +91,7 @@ def training_state(
 def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir: str) -> Config:
     """Return the configuration of a resumed run, with the choices that the program made when it began.
 
-    Args:
-        same_ranks: whether the number of ranks is the same as in the checkpoint.
-
-    Raises:
-        WrongUse: settings outside `MAY_CHANGE` differ from the checkpoint's.
+    Raises `WrongUse` if settings outside `MAY_CHANGE` differ from the checkpoint's.
     """
     if config.data.streams is None:
         config = replace(config, data=replace(config.data, streams=begun["data"]["streams"]))
@@ -124,13 +114,9 @@ def _with_defaults(begun: Mapping[str, Any]) -> Any:
 
 
 def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[str]:
-    """Load the checkpoint of a resumed run into its parts.
+    """Load the checkpoint of a resumed run into its parts, and return lines to report.
 
-    Args:
-        parts: the parts of the run, in the state before the first step.
-
-    Raises:
-        WrongUse: the data or the concept targets differ from those that the run began with.
+    Raises `WrongUse` if the data or the concept targets differ from those that the run began with.
     """
     state = found.training
     if state["data"] != data:
@@ -169,17 +155,11 @@ def left_out(parts: Parts) -> list[str]:
 
 
 def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
-    """Load a checkpoint of another run into the parts, on all ranks.
+    """Load the checkpoint at `branch.path`, of another run, into the parts, on all ranks.
 
-    Args:
-        path: `branch.path`, a checkpoint or a WORKDIR.
-        parts: the parts of the run, in the state before the first step.
-
-    Raises:
-        WrongUse: there is no checkpoint, it is of another model or text_cfg or trained other weights, its samples
-            are not a whole number of batches, or no samples are left to see.
-        CheckpointError: it is damaged.
-        StoreError: it cannot be downloaded.
+    Raises `WrongUse` if there is none, it is of another model or text_cfg or trained other weights, its samples are not
+    a whole number of batches, or no samples are left to see; `CheckpointError` if it is damaged; `StoreError` if it
+    cannot be downloaded.
     """
     with _opened(path, parts.config.data.cache_folder, ranks) as (checkpoints, step):
         try:

@@ -35,12 +35,7 @@ class Purpose(IntEnum):
 
 
 def seed_for(seed: int, purpose: Purpose, *position: int) -> int:
-    """Return a 63-bit seed.
-
-    Args:
-        seed: `run.seed`.
-        position: where they are used, such as (epoch, batch, rank, part).
-    """
+    """Return a 63-bit seed for random numbers at a position, such as (epoch, batch, rank, part)."""
     low, high = np.random.SeedSequence((seed, int(purpose), *position)).generate_state(2)
     return (int(high) << 32 | int(low)) & (2**63 - 1)
 
@@ -73,9 +68,7 @@ class Skipped:
 class Stepper:
     """The optimizer, the loss and the state that steps change.
 
-    Args:
-        config: the configuration, with `concepts.path` resolved. A `schedule.micro_batches` of auto
-            must be replaced in `Stepper.config` before `settle`.
+    A `schedule.micro_batches` of auto must be replaced in `Stepper.config` before `settle`.
     """
 
     def __init__(self, student: Student, config: Config, ranks: Ranks, device: torch.device):
@@ -91,18 +84,11 @@ class Stepper:
         self.skipped = Skipped()
 
     def settle(self, pairs: int, shape: Sequence[int], tokens: Tensor) -> None:
-        """Wrap the student in DDP if there are several ranks, and make DDP arrange its buckets.
+        """Wrap the student in DDP if there are several ranks, and make DDP arrange its buckets. Raises `OutOfMemory`.
 
-        From its second backward pass on, DDP fills buckets in the order in which gradients arrived
-        in the first one, and the order in which ranks are summed depends on the position in a
-        bucket. After this call all steps use the same order, including the first one after a resume.
-
-        Args:
-            shape: shape of the image tower's input.
-            tokens: (1, context) ids of any caption.
-
-        Raises:
-            OutOfMemory: the batch is too large.
+        From its second backward pass on, DDP fills buckets in the order in which gradients arrived in the first one,
+        and the order in which ranks are summed depends on the position in a bucket. After this call all steps use the
+        same order, including the first one after a resume. `tokens` are (1, context) ids of any caption.
         """
         if self.ranks.world == 1:
             return
@@ -123,18 +109,11 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
 
     def step(self, batch: Batch, epoch: int, number: int, rate: float) -> StepResult:
-        """Take one step.
+        """Take a step on this rank's part of batch `number` of the epoch, at a fraction `rate` of the peak learning
+        rate.
 
-        Args:
-            batch: this rank's part of batch `number` of the epoch.
-            rate: learning rate as a fraction of the peak.
-
-        Returns:
-            Losses and statistics of the step.
-
-        Raises:
-            Diverged: `run.max_nonfinite` steps in a row had a loss or gradient that was not finite.
-            OutOfMemory: the batch is too large.
+        Raises `Diverged` if `run.max_nonfinite` steps in a row were not finite, `OutOfMemory` if the batch is too
+        large.
         """
         with remedy(lambda: self._too_large(len(batch))):
             return self._step(batch, epoch, number, rate)

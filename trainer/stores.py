@@ -80,12 +80,8 @@ class LocalStore:
         return _made(temporary_beside(self.folder / name))
 
     def put(self, staged: Path, name: str, last: str) -> None:
-        """Publish a folder: flush its files to the disk and rename it.
-
-        Args:
-            staged: a folder of `stage`, which is removed.
-            last: unused here; see `FsspecStore.put`.
-        """
+        """Publish a folder of `stage`, which is removed: flush its files to the disk and rename it. `last` is
+        unused."""
         try:
             with published_folder(self.folder / name) as temporary:
                 for path in staged.iterdir():
@@ -108,11 +104,7 @@ class LocalStore:
         shutil.rmtree(gone)
 
     def sweep(self, ours: Callable[[str], bool], last: str) -> None:
-        """Delete temporary folders of killed runs, and temporary files in folders of the store.
-
-        Args:
-            ours: returns whether files in a folder of this name may be deleted.
-        """
+        """Delete temporary folders of killed runs, and temporary files in folders whose names are `ours`."""
         for folder in (self.folder, *(self.folder / name for name in self.names(last) if ours(name))):
             remove_temporaries(folder)
 
@@ -120,14 +112,8 @@ class LocalStore:
 class FsspecStore:
     """A store in a folder behind an fsspec URL. Its methods raise `StoreError` if the store fails.
 
-    FileNotFoundError passes through.
-
-    Args:
-        disk: folder on this machine in which `stage` and `get` make folders, one at a time. All
-            ranks of the machine share it.
-
-    Raises:
-        WrongUse: the protocol is unknown, or its client is not installed or does not accept the URL.
+    FileNotFoundError passes through. On `disk`, which all ranks of a machine share, `stage` and `get` make folders, one
+    at a time. Raises `WrongUse` if the protocol is unknown, or its client is not installed or does not accept the URL.
     """
 
     def __init__(self, url: str, disk: Path = Path(os.devnull)):
@@ -179,11 +165,7 @@ class FsspecStore:
         raise AssertionError("the last try returns or raises")
 
     def write(self, content: bytes, path: str) -> None:
-        """Create or replace a file.
-
-        Args:
-            content: its bytes.
-        """
+        """Create or replace a file with bytes."""
         with self._asking(path) as inside:
             self.fs.pipe_file(inside, content)
 
@@ -193,11 +175,7 @@ class FsspecStore:
             self.fs.put_file(str(file), inside)
 
     def download(self, name: str, folder: Path) -> None:
-        """Copy all files of a folder to the disk.
-
-        Args:
-            name: the folder in the store; "" for all of it.
-        """
+        """Copy all files of a folder, "" for the whole store, to the disk."""
         for path in self.files(name):
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -220,22 +198,14 @@ class FsspecStore:
         return _made(temporary_beside(self._disk / name))
 
     def put(self, staged: Path, name: str, last: str) -> None:
-        """Upload a folder. Its last file is deleted first, so it never marks a mixture as complete.
-
-        Args:
-            last: path in the folder of the file that is uploaded last.
-        """
+        """Upload a folder, its last file last. That is deleted first, so it never marks a mixture as complete."""
         self.delete(f"{name}/{last}")
         paths = sorted(path for path in staged.rglob("*") if path.is_file())
         for path in sorted(paths, key=lambda path: path == staged / last):
             self.upload(path, f"{name}/{path.relative_to(staged)}")
 
     def get(self, name: str, last: str) -> Path:
-        """Download a folder, once for all ranks of a machine, and return its path on the disk.
-
-        Args:
-            last: path in the folder of its last file, by which an earlier download is recognized.
-        """
+        """Download a folder, once for all ranks of a machine. An earlier download is recognized by the last file."""
         folder, content = self._disk / name, self.read(f"{name}/{last}")
         self._disk.mkdir(parents=True, exist_ok=True)
         with open(self._disk / "lock", "w") as lock:
@@ -260,11 +230,7 @@ class FsspecStore:
             self.delete(f"{name}/{path}")
 
     def sweep(self, ours: Callable[[str], bool], last: str) -> None:
-        """Delete folders without their last file, which killed runs left.
-
-        Args:
-            ours: returns whether a folder of this name may be deleted.
-        """
+        """Delete folders without their last file, which killed runs left, if their names are `ours`."""
         whole = self.names(last)
         for name in {path.partition("/")[0] for path in self.files()}.difference(whole):
             if ours(name):

@@ -38,17 +38,10 @@ class BadWeights(WrongUse):
 
 
 def warm_start(model: DualEncoder, settings: ModelSettings, text: Mapping[str, Any]) -> list[str]:
-    """Load initial weights into a model.
+    """Load the initial weights that the section `model` names, and return a line about each file.
 
-    Args:
-        settings: the section `model`, for its `warm_start...` keys.
-
-    Returns:
-        A line per file about what was loaded.
-
-    Raises:
-        BadWeights: weights are missing, do not fit or were trained with other tokens, or batch norms would start
-            without statistics.
+    Raises `BadWeights` if they are missing, do not fit or were trained with other tokens, or if batch norms would start
+    without statistics.
     """
     said = []
     if settings.warm_start:
@@ -72,13 +65,10 @@ def warm_start(model: DualEncoder, settings: ModelSettings, text: Mapping[str, A
 
 
 def find_weights(place: str, key: str) -> Path:
-    """Return the path of a weight file.
+    """Return the path of a weight file: `place`, the only one in that folder, or that of `package:NAME`.
 
-    Args:
-        place: a file, a folder that holds exactly one (or exactly one `open_clip*`), or `package:NAME`.
-
-    Raises:
-        BadWeights: there is no such file, or several, or one in a folder or package has another SHA-256 than is known.
+    Of several in a folder, the only one called `open_clip*` is taken. Raises `BadWeights` if there is none, there are
+    several, or one has another SHA-256 than is known.
     """
     path = _package_folder(place.removeprefix("package:"), key) if place.startswith("package:") else Path(place)
     if path.is_file():

@@ -30,12 +30,7 @@ _EVERY_S = 10.0  # the pause between uploads of log and curves, except before a 
 
 
 class Workdir:
-    """The folder that a run writes to, and the store of its copies if WORKDIR is a URL.
-
-    Args:
-        store: the store at the URL; None if `folder` is the WORKDIR.
-        clock: returns seconds.
-    """
+    """The folder that a run writes to, and the store of its copies if WORKDIR is a URL, else None."""
 
     def __init__(self, folder: Path, store: FsspecStore | None = None, clock: Callable[[], float] = time.monotonic):
         self.folder, self.store, self.uploads = folder, store, Uploads()
@@ -83,11 +78,8 @@ class Workdir:
             self.uploads.submit(self._upload_grown)
 
     def publish(self, name: str, last: str) -> None:
-        """Upload a folder in the background, if WORKDIR is a URL.
-
-        Args:
-            last: its file that is uploaded last, by which readers recognize a complete folder.
-        """
+        """Upload a folder in the background, if WORKDIR is a URL. Readers know by its file `last` that it is
+        complete."""
         store = self.store
         if store is not None:
             self.uploads.submit(lambda: store.put(self.folder / name, name, last))
@@ -115,23 +107,13 @@ class Workdir:
 
 
 def spool(url: str, cache_folder: str | None, reader: str = "") -> Path:
-    """Return the folder on this machine's disk for files on their way to or from a URL.
-
-    Args:
-        cache_folder: `data.cache_folder`; None: the default cache.
-        reader: name of a run that only reads the URL. Each name has a folder of its own.
-    """
+    """Return the folder on this machine's disk for files on their way to or from a URL, one for each `reader` of it."""
     name = hashlib.sha256(f"{url} {reader}".rstrip().encode()).hexdigest()[:16]
     return Path(cache_folder or default_cache()) / "workdirs" / f"{name}-{socket.gethostname()}"
 
 
 def checkpoints_at(folder: str, cache_folder: str | None, reader: str = "") -> Checkpoints:
-    """Return the checkpoints of another run, for reading.
-
-    Args:
-        cache_folder: `data.cache_folder`, for downloads; None: the default cache.
-        reader: name of the run that reads them; see `spool`.
-    """
+    """Return the checkpoints of another run, for reading; see `spool`."""
     if is_remote(folder):
         return Checkpoints(FsspecStore(folder, spool(folder, cache_folder, reader)))
     return Checkpoints(LocalStore(Path(folder)))
@@ -143,12 +125,8 @@ def opened(
 ) -> Iterator[Workdir]:
     """Yield the WORKDIR of a run, locked against other runs, and finish its uploads on leaving, except after Ctrl-C.
 
-    Args:
-        cache_folder: folder on the disk for the files of a URL; None: the default cache.
-
-    Raises:
-        WrongUse: another run uses it, it cannot be written, or it is no place for results, such as the home folder.
-        StoreError, CheckpointError, LeaseLost: the store failed, or another run took over the store.
+    Raises `WrongUse` if another run uses it, it cannot be written or is no place for results, such as the home folder;
+    `StoreError`, `CheckpointError` or `LeaseLost` if the store failed or another run took it over.
     """
     url = str(workdir)
     if not is_remote(url):

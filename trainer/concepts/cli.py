@@ -58,13 +58,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str, Any]:
     """Train the heads and store the targets. Those that are up to date are kept, and an interrupted training resumes.
 
-    Args:
-        folder: path or URL that `python -m open_diht.pipelines.concepts` wrote.
-
-    Raises:
-        BadConcepts: the folder cannot be used.
-        AtWork: another process makes targets in this local folder; a URL is not locked.
-        WrongUse, StoreError: a URL cannot be used, or its store failed.
+    Raises `BadConcepts`, `AtWork` (a URL is not locked), and `WrongUse` or `StoreError` for the store of a URL.
     """
     store = ConceptStore(folder)
     with _alone(store.folder):

@@ -53,11 +53,8 @@ class Head:
 class HeadProgress:
     """A store of the states of heads in training, from which an interrupted run resumes.
 
-    `work/heads/<head>.pt` is written at most every `EVERY_S` seconds, between pools of samples, and
-    when a head is done. Unreadable files, and those of other data or settings, are ignored.
-
-    Args:
-        folder: the output folder of `make concepts`.
+    `work/heads/<head>.pt` is written at most every `EVERY_S` seconds, between pools of samples, and when a head is
+    done. Unreadable files, and those of other data or settings, are ignored.
     """
 
     def __init__(self, folder: Store, fingerprint: str):
@@ -106,13 +103,7 @@ class HeadTrainer:
         self._said = time.monotonic()
 
     def train(self) -> dict[str, Head]:
-        """Train all heads.
-
-        Raises:
-            BadConcepts: files of a shard cannot be used, a head has no sample for training, validation or test, or
-                its loss was never finite.
-            StoreError: the store of a URL failed.
-        """
+        """Train all heads. Raises `BadConcepts` if a head has no samples for a part, or its loss was never finite."""
         return {head: self._train(self.samples(head)) for head in self._store.heads}
 
     def samples(self, head: str) -> HeadSamples:

@@ -17,13 +17,7 @@ _ROWS_AT_ONCE = 1024
 
 
 def soft_cross_entropy(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean over rows of logsumexp(v) - sum_k w_k v[id_k], a scalar.
-
-    Args:
-        logits: (n, concepts) v.
-        ids: (n, k) concept ids.
-        weights: (n, k) weights, whose rows sum to 1.
-    """
+    """Return the mean over rows of logsumexp(v) - sum_k w_k v[id_k], a scalar; logits v are (n, concepts)."""
     return (logits.logsumexp(1) - (weights * logits.gather(1, ids)).sum(1)).mean()
 
 
@@ -37,15 +31,11 @@ def mean_loss(weight: Tensor, bias: Tensor, samples: Samples) -> float:
 
 
 def metrics(weight: Tensor, bias: Tensor, counts: npt.NDArray[np.int64], samples: Samples) -> dict[str, float]:
-    """Return loss and hits of a head on samples.
+    """Return loss and hits of a head on samples; `prior_...` metrics guess by the training `counts` (concepts,) alone.
 
-    Args:
-        counts: (concepts,) training samples with each concept; `prior_...` metrics guess by them alone.
-
-    Returns:
-        Metrics by name. top1: fraction of samples whose first prediction is one of their concepts, with
-        its 95 % Wilson interval. recall_at_10: fraction of the samples' concepts among their first ten
-        predictions, over all concepts together, and as the mean over the concepts that occur (`macro_`).
+    top1: fraction of samples whose first prediction is one of their concepts, with its 95 % Wilson interval.
+    recall_at_10: fraction of the samples' concepts among their first ten predictions, over all concepts together, and
+    as the mean over the concepts that occur (`macro_`).
     """
     prior = torch.from_numpy(np.log((counts + 1) / (counts + 1).sum()).astype(np.float32)).to(weight.device)
     nothing = torch.zeros_like(weight)  # a head that ignores the features

@@ -74,12 +74,8 @@ class ShardConcepts:
 
 
 class ConceptStore:
-    """An output folder of `make concepts`.
-
-    Raises:
-        BadConcepts: the folder is not one, is unfinished, or is of another version.
-        WrongUse, StoreError: a URL cannot be used, or its store failed.
-    """
+    """An output folder of `make concepts`. Raises `BadConcepts`, for the store of a URL also `WrongUse` or
+    `StoreError`."""
 
     def __init__(self, folder: str | Path):
         self.folder = store_at(folder)
@@ -111,12 +107,8 @@ class ConceptStore:
         return int(self.about["width"])
 
     def load(self, entry: dict[str, Any]) -> ShardConcepts:
-        """Load the shard of an entry of `shards`.
-
-        Raises:
-            BadConcepts: labels and features are of different samples, or files are missing or damaged.
-            StoreError: the store of a URL failed.
-        """
+        """Load the shard of an entry of `shards`. Raises `BadConcepts` if its files are missing or damaged, or
+        disagree."""
         unit = entry["unit"]
         try:
             with np.load(io.BytesIO(self._data("features", f"{unit}.npz"))) as status:

@@ -15,17 +15,9 @@ class UndecodableImage(ValueError):
 
 
 def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> Image.Image:
-    """Decode an image, upright and in RGB.
+    """Decode an image, upright, in RGB and cropped to `MAX_ASPECT`. Raises `UndecodableImage`.
 
-    Args:
-        content: the bytes of a file.
-        decode_side: smallest side, in pixels, to which a JPEG may be reduced by a half, a quarter or an eighth.
-
-    Returns:
-        The image, cropped to `MAX_ASPECT`.
-
-    Raises:
-        UndecodableImage: the bytes are not an image of an accepted format, or it is too large, too complex or damaged.
+    `decode_side` is the smallest side, in pixels, to which a JPEG may be reduced by a half, a quarter or an eighth.
     """
     try:
         opened = open_image(content, ImageLimits(max_pixels=max_pixels))

@@ -129,12 +129,7 @@ def _end_all() -> None:
 
 
 class Feed:
-    """A source of batches, each with the bad samples met while making it.
-
-    Args:
-        maker: makes a batch, or a tensor, from its epoch and number.
-        settings: the section `data`, for `workers`, `prefetch` and `stall_s`.
-    """
+    """A source of batches, each with the bad samples met while making it."""
 
     def __init__(self, maker: Makes, settings: DataSettings, device: torch.device = CPU):
         self._maker, self._settings, self._pin = maker, settings, device.type == "cuda"
@@ -213,11 +208,7 @@ class Feed:
 
 
 def one_ahead(items: Iterable[Item], begin: Callable[[Item], Item], wait: Callable[[Item], None]) -> Iterator[Item]:
-    """Yield items so that the next one has begun before the current one is yielded.
-
-    Args:
-        items: the items, none of them None.
-    """
+    """Yield items, none of them None, so that the next one has begun before the current one is yielded."""
     begun = map(begin, items)
     ahead = next(begun, None)
     while ahead is not None:

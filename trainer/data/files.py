@@ -58,12 +58,7 @@ def read_zero_shot(folder: Path) -> ZeroShotData:
 
 
 class ImageFiles:
-    """A maker of batches of the images in files, in the order of the files.
-
-    Args:
-        batch_size: images per batch; the last one may have fewer.
-        transform: function from an image (PIL, RGB) to a (3, h, w) tensor.
-    """
+    """A maker of batches of the images in files, in the order of the files; the last batch may be smaller."""
 
     def __init__(self, paths: Sequence[Path], batch_size: int, transform: Transform, max_pixels: int):
         self._paths, self._size, self._transform, self._max_pixels = paths, batch_size, transform, max_pixels
@@ -72,11 +67,7 @@ class ImageFiles:
         self.state: Callable[[str], None] = _say_nothing
 
     def batch(self, epoch: int, number: int) -> tuple[Tensor, tuple[()]]:
-        """Return a batch of images (b, 3, h, w), and no bad samples.
-
-        Raises:
-            DataError: a file cannot be read or decoded.
-        """
+        """Return a batch of images (b, 3, h, w), and no bad samples. Raises `DataError` if a file cannot be decoded."""
         paths = self._paths[number * self._size : (number + 1) * self._size]
         images = Images(len(paths))
         for path in paths:

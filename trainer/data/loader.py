@@ -97,19 +97,12 @@ class Loader(ABC):
         return dict(self.read + self.indexed) | {"ok": self.read["ok"]}  # the sum of counters drops zeros
 
     def take_over(self, read: Mapping[str, int], epoch: int, lost: int) -> None:
-        """Continue the counts of an earlier loader.
-
-        Args:
-            read: its `read`.
-        """
+        """Continue the counts of an earlier loader: its `read`, and `lost` in that epoch."""
         self.read, self.lost, self._resumed = Counter(read), lost, (epoch, lost)
 
     def check_lost(self, epoch: int, lost: int) -> None:
-        """Raise `TooManyBad` if an epoch has more bad samples than `max_bad_share` allows.
-
-        Args:
-            lost: number of its bad samples, over all ranks or on this one.
-        """
+        """Raise `TooManyBad` if an epoch has more bad samples (over all ranks or on this one) than `max_bad_share`
+        allows."""
         if lost > self._settings.max_bad_share * self.samples_per_epoch:
             last = f"; last: {self.problems[-1]}" if self.problems else ""
             raise TooManyBad(

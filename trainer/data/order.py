@@ -44,11 +44,7 @@ def mixed(value: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class RankBatches:
-    """The part of each global batch that a rank reads.
-
-    Raises:
-        ValueError: the batch size, rank or seed is out of range.
-    """
+    """The part of each global batch that a rank reads. Raises ValueError if the batch size, rank or seed is wrong."""
 
     batch_size: int
     """Samples per batch on each rank."""
@@ -96,13 +92,9 @@ class _Recent:
 class SourceOrder:
     """An infinite sequence of draws from one source: pass after pass, with every row once in each.
 
-    A shard with several sizes has its rows grouped by rounds: a pass takes the first group of all shards, then the
-    second of all, and so on.
-
-    Args:
-        sizes: number of samples of each shard, or (shards, rounds) numbers.
-        window: samples of a shuffle window; 0: shards and samples in their order.
-        streams: number of ranges of a pass that are read in parallel; unused without a window.
+    `sizes` are (shards,) or (shards, rounds). A shard with several sizes has its rows grouped by rounds: a pass takes
+    the first group of all shards, then the second of all, and so on. With `window` 0 shards and samples keep their
+    order.
     """
 
     def __init__(self, sizes: Sequence[int | Sequence[int]], *, seed: int, source: int, window: int, streams: int):
@@ -158,13 +150,9 @@ class SourceOrder:
 
 
 def apportion(sizes: Sequence[int], weights: Sequence[float] | None, total: int | None) -> list[int]:
-    """Return the number of samples that an epoch takes from each source.
+    """Return the number of samples that an epoch takes from each source, by weights or, if None, by sizes.
 
-    Numbers are rounded by largest remainder, so that their sum is exact.
-
-    Args:
-        weights: weights to which the numbers are proportional; None: the sizes.
-        total: samples of the epoch; None: the sum of the sizes.
+    Numbers are rounded by largest remainder, so that their sum is `total` (None: the sum of the sizes).
     """
     if weights is None and total is None:
         return list(sizes)
@@ -180,11 +168,8 @@ def apportion(sizes: Sequence[int], weights: Sequence[float] | None, total: int 
 def interleave(counts: Sequence[int], positions: Integers) -> tuple[Integers, Integers]:
     """Return the source of each position of an epoch, and its index among the samples of that source.
 
-    Of the first p positions, source 0 has floor(p counts[0] / sum), for every p; the rest is divided among
-    the other sources in the same way. So every source gets exactly its count, spread evenly over the epoch.
-
-    Args:
-        counts: number of samples that the epoch takes from each source.
+    Of the first p positions, source 0 has floor(p counts[0] / sum), for every p; the rest is divided among the other
+    sources in the same way. So every source gets exactly its count, spread evenly over the epoch.
     """
     left = sum(counts)
     source, index = np.full_like(positions, -1), np.zeros_like(positions)

@@ -79,11 +79,7 @@ def _room(n: int, like: Tensor) -> Tensor:
 
 
 def drawn_caption(content: bytes, field: str, seed: int) -> tuple[str, int] | None:
-    """Return one of several captions of an image.
-
-    Returns:
-        The text and its hash; None if there is no such list, or it has no text that is not blank.
-    """
+    """Return one of several captions of an image and its hash, or None if the JSON has no list with a text in it."""
     try:
         found = json.loads(content)[field]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -169,13 +165,8 @@ class Reader:
         self.state: Callable[[str], None] = lambda text: None
 
     def batch(self, epoch: int, number: int) -> tuple[Batch, list[Bad]]:
-        """Return this rank's part of a batch, and the bad samples met while making it.
-
-        Raises:
-            TooManyBad, ShardLost: no sample could replace a bad one.
-            ShardUnavailable, ShardMismatch, ConceptMismatch, StoreError: a shard or its targets cannot be used.
-            OSError: the cache folder cannot be written.
-        """
+        """Return this rank's part of a batch, and the bad samples met while making it. See `Loader.epoch` for
+        errors."""
         bad: list[Bad] = []
         sources, shards, rows, positions = (each.tolist() for each in self._slice(epoch, number))
         samples, images = [], Images(len(positions))

@@ -110,20 +110,9 @@ def open_source(
 ) -> OpenSource:
     """Find the shards of a source, and index those without a current index.
 
-    Args:
-        settings: the section `data`.
-        begun: for a resumed run, the shards that it began with, in their order then.
-        subset: the uids of `settings.subset` or `settings.selection`; None: all samples.
-        found: records which uids of the subset are in the shards.
-
-    Raises:
-        BadSource: there are no shards or samples to read, the store or the folder of indexes cannot be used, or the
-            shards or their samples are not those of `begun`.
-        WrongUse: the path of the source is not an address that fsspec can use.
-        ShardMismatch: shards differ from their manifest, or it or an index cannot be read.
-        ShardUnavailable: a shard without an index cannot be opened or fetched.
-        TooManyBad: more than `max_bad_share` of the samples is unusable.
-        OSError: the cache folder cannot be written.
+    For a resumed run, `begun` are the shards that it began with, in their order then. `found` records which uids of the
+    subset are in the shards. Raises `DataError` of several kinds if the data cannot be used as configured, `WrongUse`
+    if the path is not an address that fsspec can use, OSError if the cache folder cannot be written.
     """
     there = find_shards(source.path)
     urls, manifest = there.urls, there.entries
@@ -225,14 +214,10 @@ def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], sk
 
 
 def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int) -> int:
-    """Choose the number of ranges of a source that are read in parallel.
+    """Choose the number of ranges of a source that are read in parallel, 1 without a window.
 
-    Args:
-        window: samples of a window; 0: the shards are read in their order.
-
-    Returns:
-        A power of two, at most `MOST_STREAMS` and the number of shards of the source that has most,
-        and, if above 1, so small that the cache holds two windows of every stream; 1 without a window.
+    It is a power of two, at most `MOST_STREAMS` and the number of shards of the source that has most, and, if above 1,
+    so small that the cache holds two windows of every stream.
     """
     if not window:
         return 1  # the order of the shards
@@ -244,15 +229,8 @@ def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int
 
 
 def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
-    """Estimate the number of shards that the windows read at a time touch.
-
-    Args:
-        streams: number of ranges of a source that are read in parallel.
-        share: fraction of the streams that the caller reads.
-
-    Returns:
-        The number for all sources together.
-    """
+    """Estimate how many shards of all sources the windows read at a time touch; `share` is a fraction of the
+    streams."""
     total, streams = 0, streams if window else 1
     for source in sources:
         sizes = [shard.samples for shard in source.shards if shard.samples]
@@ -293,16 +271,10 @@ def selected(index: ShardIndex, split: Split) -> npt.NDArray[np.bool_]:
 def rows_to_read(
     index: ShardIndex, split: Split, subset: Subset | None
 ) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
-    """Return the rows of a shard's index that a pass reads, by round.
+    """Return the rows of a shard's index that a pass reads, ascending in each round, and their number in each round.
 
     A row that is read r times in a pass of R rounds is in r of them, evenly spaced, beginning with one that depends on
     its image. So a row is never twice in a round, and rounds are about equally large.
-
-    Args:
-        subset: the uids to read; None: all.
-
-    Returns:
-        (samples,) rows of the index, ascending in each round, and the number of them in each round.
     """
     repeats = selected(index, split).astype(np.int64)
     if subset is not None:
@@ -319,11 +291,7 @@ def rows_to_read(
 
 
 def on_side(split: Split, image_hash: npt.NDArray[Any], keys: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return the mask (n,) of the samples in the part of the split that is read.
-
-    Args:
-        image_hash: (n,) 64-bit hashes of the images' bytes.
-    """
+    """Return the mask (n,) of the samples in the part of the split that is read."""
     if split.part == "all" or not split.holdout:
         return np.ones(len(keys), np.bool_)
     if split.by == "image":
@@ -401,9 +369,7 @@ def _indices(
 ) -> Iterator[tuple[str, Path, ShardIndex | None]]:
     """Yield URL, path of the index, and index of every shard, in order; the index is None for a missing shard.
 
-    Args:
-        indexes: see `FoundShards.indexes`.
-        folder: the folder for indexes, in which missing ones are written.
+    Missing indexes are written to `folder`; those in `indexes` (see `FoundShards.indexes`) are checked first.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # its parent holds the lock and waits for it
         raise BadSource(_NO_GUARD)

@@ -67,14 +67,9 @@ class ShardStore:
 
     @contextlib.contextmanager
     def open(self, shard: ShardFile) -> Iterator[int]:
-        """Yield a file descriptor of a shard, for `os.pread`.
+        """Yield a file descriptor of a shard, for `os.pread`. Raises `ShardUnavailable` or `ShardMismatch`.
 
         Close that of a remote shard soon: the cache may drop the file, but its bytes stay on the disk until then.
-
-        Raises:
-            ShardLost: the shard is missing.
-            ShardUnavailable: it cannot be opened or fetched, or the cache folder cannot be written.
-            ShardMismatch: the fetched shard has another size.
         """
         descriptor = self.descriptor(shard)
         try:

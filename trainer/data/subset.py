@@ -27,10 +27,9 @@ SELECTION = "selection.npy"
 
 
 class Subset:
-    """A set of uids, of which a selection's may repeat. A pickled copy of a sorted set opens the file again.
+    """A set of uids. With `repeats`, as in a selection, a uid is read as often as it occurs, instead of once.
 
-    Args:
-        repeats: whether a uid is read as often as it occurs, as in a selection, instead of once.
+    A pickled copy of a sorted set opens the file again.
     """
 
     def __init__(self, path: Path, repeats: bool = False):
@@ -126,15 +125,7 @@ class Found:
 
 
 def open_subset(path: str, repeats: bool = False) -> Subset:
-    """Open the subset or selection in a file.
-
-    Args:
-        path: the file; a folder of `make select` for its `selection.npy`.
-        repeats: see `Subset`.
-
-    Raises:
-        BadSource: it cannot be read.
-    """
+    """Open the subset or selection in a file, or in a folder of `make select`. Raises `BadSource`."""
     file = Path(path).absolute()
     if repeats and file.is_dir():
         file /= SELECTION

@@ -52,25 +52,17 @@ class Passes(Protocol):
 
     @staticmethod
     def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the largest s_ij of each row's negatives, S(1 + beta) and S(beta), each (c,).
+        """Return the largest s_ij of each row's negatives, S(1 + beta) and S(beta), each (c,). Logits may be
+        overwritten.
 
         All are -inf for a row without negatives. The caller does not use S(beta) if beta is 0.
-
-        Args:
-            tile: the tile, whose logits may be overwritten.
         """
 
     @staticmethod
     def gradient(
         tile: Tile, beta: float, constant: bool, omega: Tensor, sum_hard: Tensor, sum_weights: Tensor
     ) -> Tensor:
-        """Return the gradient dL/ds (c, n).
-
-        Args:
-            tile: the tile, whose logits may be overwritten.
-            constant: whether the weights w are held constant.
-            sum_hard: (c,) S(1 + beta) of the rows.
-        """
+        """Return the gradient dL/ds (c, n), with the weights held constant if `constant`. Logits may be overwritten."""
 
 
 class _Options(NamedTuple):
@@ -83,11 +75,7 @@ class _Options(NamedTuple):
 
 
 def tile_rows(b: int, n: int, elements: int | None = None) -> int:
-    """Return the number of rows of a tile, at least 1.
-
-    Args:
-        elements: largest number of similarities in a tile of several rows; None: `TILE_ELEMENTS`.
-    """
+    """Return the number of rows of a tile, at least 1; several rows have at most `elements` similarities."""
     return max(1, min(b, (elements or TILE_ELEMENTS) // max(n, 1)))
 
 

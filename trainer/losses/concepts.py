@@ -23,8 +23,8 @@ def concept_loss(logits_bc: Tensor, ids_bk: Tensor, probabilities_bk: Tensor, co
         logits_bc: logits of the head; the loss is computed in float32 (or float64).
         ids_bk: int64 concept ids.
         probabilities_bk: probabilities of the concepts, whose rows sum to 1 or to 0.
-        count: samples with concepts in the whole batch (over all micro-batches), divided by the number
-            of ranks, so that gradients averaged over ranks are those of the global mean.
+        count: samples with concepts in the whole batch (over all micro-batches), divided by the number of ranks, so
+            that gradients averaged over ranks are those of the global mean.
 
     Returns:
         The loss, a scalar.

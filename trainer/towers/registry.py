@@ -44,14 +44,7 @@ def is_own(settings: Mapping[str, Any]) -> bool:
 
 
 def build_tower(settings: Mapping[str, Any], embed_dim: int, **given: Any) -> nn.Module:
-    """Build the tower that a vision_cfg or text_cfg names.
-
-    Args:
-        settings: the vision_cfg or text_cfg; all keys except `tower` go to the constructor.
-
-    Raises:
-        BadTower: the tower is unknown, cannot be imported, is not a module of torch or does not take its settings.
-    """
+    """Build the tower that a vision_cfg or text_cfg names; the other keys are its settings. Raises `BadTower`."""
     name = str(settings["tower"])
     try:
         return _found(name)(embed_dim, **{key: value for key, value in settings.items() if key != "tower"}, **given)
