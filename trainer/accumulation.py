@@ -1,11 +1,10 @@
 """The gradient of one batch, computed in parts (GradCache, Gao et al. 2021).
 
-The contrastive loss couples all pairs of a batch, so averaging the gradients of parts is not its
-gradient. Instead: (1) encode every part without gradient and keep the features; (2) compute one loss
-over the features of all ranks, and its gradient with respect to them; (3) encode each part again,
-with the same random numbers, and backpropagate its feature gradients. Losses that are sums over
-samples, such as the concept loss, are added in (3). Ranks average the gradients of the parameters
-once, in the last part.
+The contrastive loss couples all pairs of a batch, so averaging the gradients of parts is not its gradient. Instead: (1)
+encode every part without gradient and keep the features; (2) compute one loss over the features of all ranks, and its
+gradient with respect to them; (3) encode each part again, with the same random numbers, and backpropagate its feature
+gradients. Losses that are sums over samples, such as the concept loss, are added in (3). Ranks average the gradients of
+the parameters once, in the last part.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from open_diht.common.ranks import Ranks
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.losses import Loss, Statistics, concept_loss
-from open_diht.trainer.losses.concepts import has_concepts
+from open_diht.trainer.losses.loss import has_concepts
 from open_diht.trainer.model import Encoded
 
 

@@ -34,7 +34,7 @@ MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
 CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
 """Errors that Python, torch and safetensors raise, for example if the disk is full; `StoreError` is a RuntimeError."""
 _PREFIX, _DAMAGED = "step-", "damaged-"
-_WORTH_A_LINE_S = 1.0
+_WORTH_A_LINE_S = 1.0  # shorter waits for an upload are not worth a line
 
 
 class CheckpointError(TrainingError):
@@ -73,10 +73,8 @@ def step_of(name: str) -> int | None:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Only the first rank saves; every rank may load.
-
-    `uploads` is None if the store is on a disk or only read.
-    """
+    """The checkpoints of one run. Only the first rank saves; every rank may load. `uploads` is None if the store is on
+    a disk or only read."""
 
     def __init__(
         self,
@@ -218,15 +216,13 @@ class Checkpoints:
 
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint that verifies, or None if there are none. Damaged ones are renamed and reported.
-
-        Raises `CheckpointError` if all of them are damaged, including those renamed at an earlier start.
-        """
+        Raises `CheckpointError` if all of them are damaged, including those renamed at an earlier start."""
         self.store.sweep(lambda name: step_of(name) is not None, MANIFEST)
         for step in reversed(self.steps()):  # newest first
             try:
                 return self.load(step)
             except Damaged as error:
-                self._set_aside(step, error)
+                self._rename_damaged(step, error)
         damaged = [name for name in self.store.names(MANIFEST) if name.startswith(_DAMAGED)]
         if damaged:
             raise CheckpointError(
@@ -236,7 +232,7 @@ class Checkpoints:
             )
         return None
 
-    def _set_aside(self, step: int, error: Damaged) -> None:
+    def _rename_damaged(self, step: int, error: Damaged) -> None:
         renamed = f"{_DAMAGED}{name_of(step)}-{uuid.uuid4().hex[:8]}"
         self.store.rename(name_of(step), renamed, MANIFEST)
         self._say(f"checkpoint of step {step} is damaged, now {renamed}: {error}")
@@ -282,7 +278,7 @@ class Checkpoints:
             kept.add(max(measured)[1])  # the newest one on ties
         gone = set(there) - kept
         for step in gone & damaged.keys():  # one among the newest stays: `newest` reports it
-            self._set_aside(step, damaged[step])
+            self._rename_damaged(step, damaged[step])
         for step in gone - damaged.keys():
             self.store.remove(name_of(step), MANIFEST)
         return bool(gone - damaged.keys())

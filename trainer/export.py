@@ -21,7 +21,7 @@ from open_diht.trainer.checkpoint import CANNOT_WRITE
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import plain
 from open_diht.trainer.errors import TrainingError
-from open_diht.trainer.towers.registry import TOWERS
+from open_diht.trainer.towers import TOWERS
 
 WEIGHTS, DESCRIPTION, CARD = "open_clip_model.safetensors", "open_clip_config.json", "README.md"
 _OPEN_CLIP = """import open_clip
@@ -42,12 +42,12 @@ def export(
     preprocessing: Mapping[str, Any],
     card: str,
 ) -> Path:
-    """Publish a model as a folder, which replaces an earlier one as a whole. Raises `CannotExport`.
-
-    `architecture` is open_clip's `model_cfg`, and `preprocessing` its `preprocess_cfg`, empty for a tower of features.
-    """
+    """Publish a model as a folder, which replaces an earlier one as a whole. Raises `CannotExport`. `architecture` is
+    open_clip's `model_cfg`, and `preprocessing` its `preprocess_cfg`, empty for a tower of features."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    description = {"model_cfg": _for_inference(architecture), "preprocess_cfg": dict(preprocessing)}
+    model = json.loads(json.dumps(architecture))  # a copy, of plain values
+    model["vision_cfg"].pop("patch_dropout", None)  # it is for training only
+    description = {"model_cfg": model, "preprocess_cfg": dict(preprocessing)}
     try:
         with published_folder(folder) as temporary:
             save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
@@ -103,12 +103,6 @@ def _imported(architecture: Mapping[str, Any]) -> set[str]:
     """Return the towers of an architecture that are named by import path."""
     named = (architecture[part].get("tower") for part in ("vision_cfg", "text_cfg"))
     return {str(name) for name in named if name is not None} - set(TOWERS)
-
-
-def _for_inference(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    model = json.loads(json.dumps(architecture))  # a copy, of plain values
-    model["vision_cfg"].pop("patch_dropout", None)  # it is for training only
-    return dict(model)
 
 
 def model_card(

@@ -43,13 +43,18 @@ class RunLog:
         grown: Callable[..., None] = lambda now=False: None,
     ):
         self._grown = grown
-        self._path = workdir / "log.jsonl"
+        path = workdir / "log.jsonl"
         try:
-            _drop_partial_line(self._path)
-            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
+            if path.exists():  # a killed run may have left part of a line; the resumed run takes its step again
+                os.truncate(path, path.read_bytes().rfind(b"\n") + 1)  # to nothing if there is no whole line
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
         except OSError as error:
             raise WrongUse(f"the log cannot be written ({error}): move it away, or take another WORKDIR") from error
-        self._board = _tensorboard(workdir, resumed_at) if settings.tensorboard else None
+        self._board: Any = None
+        if settings.tensorboard and importlib.util.find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
         self._wandb = _wandb(workdir, settings.wandb, config) if settings.wandb else None
 
     def write(self, kind: str, step: int, samples: int, values: Mapping[str, Any]) -> None:
@@ -79,21 +84,6 @@ class RunLog:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
-
-
-def _drop_partial_line(path: Path) -> None:
-    """Remove a partial last line that a killed run left; the resumed run takes its step again."""
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)  # to nothing if there is no whole line
-
-
-def _tensorboard(workdir: Path, resumed_at: int) -> Any:
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
 
 
 def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
@@ -135,10 +125,8 @@ class TrainingProgress:
 
     def speed(self, step: int, waited_s: float) -> dict[str, float]:
         """Return the speed since the last call, after `waited_s` seconds of waiting for batches since the start.
-
         `samples_per_s` is over all ranks; `data_wait` the fraction of time that this rank waited for batches; `eta_s`
-        the seconds left including checks and checkpoints; `mfu` is there if the full speed is known.
-        """
+        the seconds left including checks and checkpoints; `mfu` is there if the full speed is known."""
         now = self._clock()
         spent = max(now - self._began, 1e-9)
         steps = step - self._from

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from open_diht.trainer.architecture import BadArchitecture, DualEncoder, architecture, build, is_batch_norm
 from open_diht.trainer.config import ConceptSettings, ModelSettings, TransformSettings
-from open_diht.trainer.towers.pair import TowerPair
+from open_diht.trainer.towers import TowerPair
 from open_diht.trainer.transforms import Pixels
 from open_diht.trainer.warm_start import warm_start
 

@@ -53,11 +53,9 @@ def require_tasks(tasks: str) -> None:
 def evaluate(
     tasks: str, model: Path, output: Path, *, device: torch.device, ranks: Ranks, asked_to_stop: Callable[[], bool]
 ) -> Evaluated | None:
-    """Evaluate an exported model, without few-shot, on the first rank while the others wait.
-
-    All ranks call this. A stop request on any of them ends the evaluation. Cached features of the model are deleted
-    afterwards. Return None on other ranks than the first, and after a stop request.
-    """
+    """Evaluate an exported model, without few-shot, on the first rank while the others wait. All ranks call this. A
+    stop request on any of them ends the evaluation. Cached features of the model are deleted afterwards. Return None on
+    other ranks than the first, and after a stop request."""
     process = _start(tasks, model, output, device) if ranks.first else None
     try:
         while True:

@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from open_diht.common.command_line import WrongUse, check_folder
@@ -26,7 +26,9 @@ from open_diht.trainer.data.store import default_cache, is_remote, local_path
 from open_diht.trainer.stores import FsspecStore, LocalStore, StoreError, Uploads
 
 CHECKPOINTS, EXPORT, LOG, CURVES, CONFIG = "checkpoints", "export", "log.jsonl", "tensorboard", "config.yaml"
-_EVERY_S = 10.0  # the pause between uploads of log and curves, except before a checkpoint
+# The pause between uploads of log and curves, except before a checkpoint. Objects cannot be appended to, so each upload
+# sends whole files again; a reader of the URL sees a run with this delay.
+_EVERY_S = 10.0
 
 
 class Workdir:
@@ -48,10 +50,8 @@ class Workdir:
         return Checkpoints(store, settings, self.uploads, say)
 
     def require_unused(self) -> None:
-        """Raise `WrongUse` if a new run would overwrite a configuration or an export that has no log next to it.
-
-        Files next to a log belong to a run without checkpoints, and are overwritten.
-        """
+        """Raise `WrongUse` if a new run would overwrite a configuration or an export that has no log next to it. Files
+        next to a log belong to a run without checkpoints, and are overwritten."""
         paths = self.store.files() if self.store else [path.name for path in self.folder.glob("*")]
         names = {path.partition("/")[0] for path in paths}
         foreign = sorted(names & {CONFIG, EXPORT})
@@ -124,15 +124,13 @@ def opened(
     workdir: Path | str, cache_folder: str | None, ranks: Ranks, say: Callable[[str], None]
 ) -> Iterator[Workdir]:
     """Yield the WORKDIR of a run, locked against other runs, and finish its uploads on leaving, except after Ctrl-C.
-
     Raises `WrongUse` if another run uses it, it cannot be written or is no place for results, such as the home folder;
-    `StoreError`, `CheckpointError` or `LeaseLost` if the store failed or another run took it over.
-    """
+    `StoreError`, `CheckpointError` or `LeaseLost` if the store failed or another run took it over."""
     url = str(workdir)
     if not is_remote(url):
         folder = Path(local_path(url))
         check_folder("WORKDIR", folder)
-        with _locked(folder, ranks):
+        with _locked(folder) if ranks.first else nullcontext():
             yield Workdir(folder)
         return
     if url.startswith("memory://"):
@@ -163,15 +161,10 @@ def opened(
 
 
 @contextmanager
-def _locked(workdir: Path, ranks: Ranks) -> Iterator[None]:
-    """Refuse a folder that another run writes to.
-
-    The lock belongs to the process (POSIX), not to the open file (flock), which the loader's
-    workers would inherit: they would then block a restart for seconds after the run was killed.
-    """
-    if not ranks.first:
-        yield
-        return
+def _locked(workdir: Path) -> Iterator[None]:
+    """Refuse a folder that another run writes to. The lock belongs to the process (POSIX), not to the open file
+    (flock), which the loader's workers would inherit: they would then block a restart for seconds after the run was
+    killed."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = open(workdir / "lock", "w")  # noqa: SIM115 closed below

@@ -11,22 +11,18 @@ import numpy.typing as npt
 import torch
 
 from open_diht.common.progress import ProgressBar
-from open_diht.trainer.concepts.heads import Head
+from open_diht.trainer.concepts.heads import ROWS_AT_ONCE, Head
 from open_diht.trainer.concepts.store import ConceptStore
 from open_diht.trainer.concepts.targets import MANIFEST, VERSION, ShardTargets, about, packed
 from open_diht.trainer.stores import store_at
-
-ROWS_AT_ONCE = 1024
 
 
 def top_k(
     head: Head, features: npt.NDArray[np.float16], k: int, device: str = "cpu"
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float16]]:
-    """Return the k most probable concepts of images with features (n, d).
-
-    Ids are (n, k) uint32, the most probable first; probabilities (n, k) float16, renormalized to sum to 1 before
-    rounding. If a head has fewer than k concepts, the rest is id 0 with probability 0.
-    """
+    """Return the k most probable concepts of images with features (n, d). Ids are (n, k) uint32, the most probable
+    first; probabilities (n, k) float16, renormalized to sum to 1 before rounding. If a head has fewer than k concepts,
+    the rest is id 0 with probability 0."""
     n, kept = len(features), min(k, len(head.bias))
     ids, probabilities = np.zeros((n, k), np.uint32), np.zeros((n, k), np.float16)
     weight, bias = head.weight.to(device), head.bias.to(device)

@@ -19,8 +19,11 @@ from open_diht.common.shard_index import hash64
 from open_diht.trainer.concepts.store import ConceptStore, Labels, ShardConcepts, concatenated
 from open_diht.trainer.data.order import permutation
 
-POOL_ROWS = 100_000  # fewest samples in whole shards that are shuffled together, in memory; the last may be fewer
-MOST_MEASURED = 50_000  # validation or test samples after which no shard is added
+# Fewest samples in whole shards that are shuffled together; the last pool may be smaller. Features of 768 numbers take
+# 150 MB of memory then.
+POOL_ROWS = 100_000
+# Validation or test samples after which no shard is added: the interval of a fraction is below one point by then.
+MOST_MEASURED = 50_000
 
 
 class Part(StrEnum):
@@ -139,11 +142,8 @@ class HeadSamples:
     def pools(
         self, epoch: int, batch_size: int, frequencies: npt.NDArray[np.float64], first: int = 0
     ) -> Iterator[tuple[int, Iterator[tuple[npt.NDArray[np.float16], npt.NDArray[np.int64], npt.NDArray[np.float32]]]]]:
-        """Yield from the pool `first` on: its number, and batches of features (n, d), ids and weights (n, m).
-
-        They are a function of the seed. The last batch of a pool may be smaller. Features of earlier pools are not
-        read.
-        """
+        """Yield from the pool `first` on: its number, and batches of features (n, d), ids and weights (n, m). They are
+        a function of the seed. The last batch of a pool may be smaller. Features of earlier pools are not read."""
         waiting: list[Usable] = []
         number = 0
         for some in self.usable(Part.TRAIN):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from open_diht.common.shard_index import unpacked_keys
 from open_diht.common.spelling import spelled
 from open_diht.trainer.data.errors import UNREADABLE, DataError
-from open_diht.trainer.stores import store_at
+from open_diht.trainer.stores import LocalStore, store_at
 
 VERSION = 1
 
@@ -133,7 +133,7 @@ class ConceptStore:
         if not good.any():  # without images the first half could not know the width
             return np.zeros((len(good), self.width), np.float16)
         name = f"{entry['unit']}.npy"
-        path = self.folder.local(f"work/features/data/{name}")
+        path = self.folder.folder / f"work/features/data/{name}" if isinstance(self.folder, LocalStore) else None
         try:
             found: npt.NDArray[np.float16] = (
                 np.load(path, mmap_mode="r") if path else np.load(io.BytesIO(self._data("features", name)))

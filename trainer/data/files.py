@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL.Image import Image
 from torch import Tensor
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.image_formats import EXTENSIONS
-from open_diht.trainer.data.decode import UndecodableImage, decode
 from open_diht.trainer.data.errors import DataError
-from open_diht.trainer.data.reader import Images, Transform
+from open_diht.trainer.data.reader import Images, Transform, UndecodableImage, decode
 
 
 class BadZeroShotFolder(WrongUse):
@@ -30,11 +28,9 @@ class ZeroShotData:
 
 
 def read_zero_shot(folder: Path) -> ZeroShotData:
-    """List the images in a folder with one folder of images per class. Raises `BadZeroShotFolder`.
-
-    Class names are the names of the folders with blanks for underscores, or the lines of `classnames.txt` that are
-    not blank, if it exists.
-    """
+    """List the images in a folder with one folder of images per class. Raises `BadZeroShotFolder`. Class names are the
+    names of the folders with blanks for underscores, or the lines of `classnames.txt` that are not blank, if it
+    exists."""
     classes = sorted(path for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
     if len(classes) < 2:
         raise BadZeroShotFolder(
@@ -72,16 +68,13 @@ class ImageFiles:
         images = Images(len(paths))
         for path in paths:
             self.state(str(path))
-            images.add(self._transform(_image(path, self._max_pixels)))
+            try:
+                image = decode(path.read_bytes(), self._max_pixels)
+            except (OSError, UndecodableImage) as error:
+                raise DataError(f"{path} cannot be read as an image; take it out of the folder: {error}") from error
+            images.add(self._transform(image))
         assert images.tensor is not None
         return images.tensor, ()
-
-
-def _image(path: Path, max_pixels: int) -> Image:
-    try:
-        return decode(path.read_bytes(), max_pixels)
-    except (OSError, UndecodableImage) as error:
-        raise DataError(f"{path} cannot be read as an image; take it out of the folder: {error}") from error
 
 
 def _say_nothing(text: str) -> None:

@@ -21,16 +21,14 @@ from open_diht.common.spelling import spelled
 from open_diht.trainer.data.errors import BadSource
 
 _PAIR = np.dtype("<u8,<u8")
-_CHUNK = 2**20  # uids read at a time
+_CHUNK = 2**20  # uids read at a time, 16 MiB of a file that may be larger than memory
 SELECTION = "selection.npy"
 """The file of uids in a folder of `make select`."""
 
 
 class Subset:
-    """A set of uids. With `repeats`, as in a selection, a uid is read as often as it occurs, instead of once.
-
-    A pickled copy of a sorted set opens the file again.
-    """
+    """A set of uids. With `repeats`, as in a selection, a uid is read as often as it occurs, instead of once. A pickled
+    copy of a sorted set opens the file again."""
 
     def __init__(self, path: Path, repeats: bool = False):
         self._path, self._repeats, sorted_, strictly = path, repeats, True, True

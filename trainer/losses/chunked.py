@@ -31,7 +31,8 @@ from open_diht.trainer.losses.rows import (
 )
 
 TILE_ELEMENTS = 8 * 2**20
-"""Default size of a tile in elements: 32 MiB of float32."""
+"""Default size of a tile in elements: 32 MiB of float32. Smaller ones need less memory, and more and smaller
+matrix products."""
 
 
 class Tile(NamedTuple):
@@ -53,10 +54,7 @@ class Passes(Protocol):
     @staticmethod
     def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return the largest s_ij of each row's negatives, S(1 + beta) and S(beta), each (c,). Logits may be
-        overwritten.
-
-        All are -inf for a row without negatives. The caller does not use S(beta) if beta is 0.
-        """
+        overwritten. All are -inf for a row without negatives. The caller does not use S(beta) if beta is 0."""
 
     @staticmethod
     def gradient(
@@ -132,11 +130,9 @@ def hn_nce_rows_chunked(
     chunk: int | None = None,
     passes: type[Passes] = TorchPasses,
 ) -> RowLosses:
-    """Compute `hn_nce_rows` in tiles, with the same arguments and result, in memory O((b + n) d) and about two tiles.
-
-    A tile has at most `chunk` rows (None: as many as `tile_rows` returns), and `passes` computes on it. Also raises
-    ValueError for a `chunk` below 1.
-    """
+    """Compute `hn_nce_rows` in tiles, with the same arguments and result, in memory O((b + n) d) and about two tiles. A
+    tile has at most `chunk` rows (None: as many as `tile_rows` returns), and `passes` computes on it. Also raises
+    ValueError for a `chunk` below 1."""
     check_constants(alpha, beta)
     chunk = tile_rows(len(x_bd), len(y_nd)) if chunk is None else chunk
     if chunk < 1:

@@ -9,9 +9,8 @@ With S_i(c) = log sum_{j != i} e^{c s_ij} the weighted sum is N_i = log(n-1) + S
 
     L_i = log alpha + softplus(N_i - s_ii - log alpha)        (alpha = 0: L_i = N_i - s_ii)
 
-With two masked log-sum-exps and one softplus no exponential overflows, and easy pairs keep their
-precision, while logaddexp(log alpha + s_ii, N_i) - s_ii, or cross_entropy, would cancel to 0. alpha = 1, beta
-= 0 is InfoNCE.
+With two masked log-sum-exps and one softplus no exponential overflows, and easy pairs keep their precision, while
+logaddexp(log alpha + s_ii, N_i) - s_ii, or cross_entropy, would cancel to 0. alpha = 1, beta = 0 is InfoNCE.
 """
 
 from __future__ import annotations
@@ -63,10 +62,8 @@ def duplicates(mine: Tensor, all_of: Tensor) -> Tensor:
 
 
 def negatives_per_row(b: int, n: int, mine: Tensor | None, all_of: Tensor | None, device: torch.device) -> Tensor:
-    """Count the negatives of each row, (b,): n - 1, minus the duplicates of the row's own sample.
-
-    Duplicates by several hashes are counted by inclusion and exclusion, in memory O(n). Without hashes there are none.
-    """
+    """Count the negatives of each row, (b,): n - 1, minus the duplicates of the row's own sample. Duplicates by several
+    hashes are counted by inclusion and exclusion, in memory O(n). Without hashes there are none."""
     if mine is None or all_of is None:
         return torch.full((b,), n - 1, device=device)
     left = torch.full((b,), n, device=device)
