@@ -35,7 +35,7 @@ from open_diht.trainer.config import Config
 from open_diht.trainer.loop import TrainingOutcome, train
 from open_diht.trainer.losses import HnNce
 from open_diht.trainer.memory import need
-from open_diht.trainer.utilisation import flops_per_pair, peak_flops
+from open_diht.trainer.utilization import flops_per_pair, peak_flops
 
 Row = dict[str, Any]
 

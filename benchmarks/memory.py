@@ -16,9 +16,10 @@ from collections.abc import Sequence
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from open_diht.common.command_line import WrongUse
 from open_diht.trainer.architecture import input_shape, tokenizer
 from open_diht.trainer.config_files import load_config
-from open_diht.trainer.memory import DoesNotFit, need
+from open_diht.trainer.memory import need
 from open_diht.trainer.model import build_student
 
 CONFIGS = ("vit-b-32", "vit-b-16", "vit-l-14", "vit-l-14-336")
@@ -43,7 +44,7 @@ def row(name: str) -> str:
         try:
             parts = needed.parts(pairs, gib * 2**30 - weights)
             cells.append(str(parts))
-        except DoesNotFit:
+        except WrongUse:
             cells.append("no")
     sizes = f"{weights / 2**30:.1f} | {needed.fixed / 2**30:.1f} | {needed.per_pair / 2**20:.0f}"
     return f"| `{name}` | {sizes} | {' | '.join(cells)} |"

@@ -1,11 +1,10 @@
 """The gradient of one batch, computed in parts (GradCache, Gao et al. 2021).
 
-The contrastive loss couples all pairs of a batch, so averaging the gradients of parts is not its
-gradient. Instead: (1) encode every part without gradient and keep the features; (2) compute one loss
-over the features of all ranks, and its gradient with respect to them; (3) encode each part again,
-with the same random numbers, and backpropagate its feature gradients. Losses that are sums over
-samples, such as the concept loss, are added in (3). Ranks average the gradients of the parameters
-once, in the last part.
+The contrastive loss couples all pairs of a batch, so averaging the gradients of parts is not its gradient. Instead: (1)
+encode every part without gradient and keep the features; (2) compute one loss over the features of all ranks, and its
+gradient with respect to them; (3) encode each part again, with the same random numbers, and backpropagate its feature
+gradients. Losses that are sums over samples, such as the concept loss, are added in (3). Ranks average the gradients of
+the parameters once, in the last part.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from open_diht.common.ranks import Ranks
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.losses import Loss, Statistics, concept_loss
-from open_diht.trainer.losses.concepts import has_concepts
+from open_diht.trainer.losses.loss import has_concepts
 from open_diht.trainer.model import Encoded
 
 
@@ -55,20 +54,11 @@ def backward(
     ranks: Ranks | None = None,
     scaler: torch.amp.GradScaler | None = None,
 ) -> BatchLoss:
-    """Add the gradient of the batch's loss to the parameters.
+    """Add the gradient of the loss of the batch, this rank's pairs, to the parameters, and return the losses, detached.
 
-    Args:
-        batch: this rank's pairs, on the student's device; every rank has the same number.
-        parts: number of parts in which the batch is computed, at most one per pair.
-        seeds: seed of torch's random numbers for each part; None: they are not seeded.
-        ranks: the ranks of the run; None: this process alone.
-        scaler: scales the losses before the backward pass, if given.
-
-    Returns:
-        The losses of this rank, detached.
-
-    Raises:
-        ValueError: the batch cannot be cut into so many parts, or has no targets for a head.
+    Every rank has the same number of pairs, and computes them in at most as many `parts`. `seeds` are those of torch's
+    random numbers for each part; with None they are not seeded. Raises ValueError if the batch cannot be cut into so
+    many parts, or has no targets for a head.
     """
     ranks = ranks or Ranks()
     if not 1 <= parts <= len(batch):

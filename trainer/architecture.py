@@ -18,8 +18,7 @@ from torch import nn
 from open_diht.common.command_line import WrongUse
 from open_diht.common.open_clip_models import no_code
 from open_diht.trainer.config import ModelSettings
-from open_diht.trainer.towers import is_own, own_tokenizer
-from open_diht.trainer.towers.pair import TowerPair
+from open_diht.trainer.towers import TowerPair, is_own, own_tokenizer
 
 DualEncoder: TypeAlias = "CLIP | CustomTextCLIP | TowerPair"
 _REFUSALS = (TypeError, AssertionError, RuntimeError, ValueError)
@@ -65,16 +64,8 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
 
 
 def build(model: dict[str, Any], temperature: float) -> DualEncoder:
-    """Build a dual encoder with random weights, a function of torch's seed.
-
-    No weights are downloaded, and a text model of the hub runs no code of its own.
-
-    Args:
-        temperature: initial temperature; the learned scale starts at 1 / temperature.
-
-    Raises:
-        BadArchitecture: open_clip or a tower does not take the settings, or a Hugging Face text model cannot be loaded.
-    """
+    """Build a dual encoder with random weights, a function of torch's seed. Raises `BadArchitecture`. No weights are
+    downloaded, and a text model of the hub runs no code of its own. The learned scale starts at 1 / `temperature`."""
     model = deepcopy(model)
     model["vision_cfg"].pop("timm_model_pretrained", None)  # if true, open_clip would download weights
     if has_own_tower(model):
@@ -111,14 +102,7 @@ def _pair(model: dict[str, Any], temperature: float) -> TowerPair:
 
 
 def input_shape(clip: DualEncoder, model: dict[str, Any]) -> tuple[int, ...]:
-    """Return the shape of the image tower's input.
-
-    Returns:
-        (3, side, side) for images, (d,) for features.
-
-    Raises:
-        BadArchitecture: an open_clip tower's image is not square.
-    """
+    """Return the shape of the image tower's input: (3, side, side), or (d,) for features. Raises `BadArchitecture`."""
     if is_own(model["vision_cfg"]):
         shape: tuple[int, ...] = clip.visual.input_shape
         return shape
@@ -137,10 +121,8 @@ def image_size(model: dict[str, Any]) -> int:
 
 
 def tokenizer(model: dict[str, Any]) -> Any:
-    """Return a function from a list of captions to (b, context) int64 ids.
-
-    Raises `BadArchitecture` if a tokenizer of Hugging Face cannot be loaded, or needs code of its own.
-    """
+    """Return a function from a list of captions to (b, context) int64 ids. Raises `BadArchitecture` if a tokenizer of
+    Hugging Face cannot be loaded, or needs code of its own."""
     text = model["text_cfg"]
     context = text.get("context_length", 77)
     if made := own_tokenizer(text):
@@ -162,8 +144,3 @@ def same_tokens(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def is_batch_norm(layer: nn.Module) -> bool:
     """Return whether a layer is a batch norm."""
     return isinstance(layer, nn.modules.batchnorm._BatchNorm)
-
-
-def has_batch_norm(module: nn.Module) -> bool:
-    """Return whether a module contains a batch norm."""
-    return any(is_batch_norm(layer) for layer in module.modules())

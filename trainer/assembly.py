@@ -16,28 +16,20 @@ from open_diht.trainer.architecture import input_shape, tokenizer
 from open_diht.trainer.config import Config
 from open_diht.trainer.data import Loader, ShardFacts
 from open_diht.trainer.data.files import read_zero_shot
-from open_diht.trainer.hardness import about_scale
 from open_diht.trainer.inputs import concept_targets, open_pairs
-from open_diht.trainer.memory import DoesNotFit, Need, free_bytes, need
+from open_diht.trainer.losses.hn_nce import HnNce, fitting_scale
+from open_diht.trainer.memory import free_bytes, need
 from open_diht.trainer.model import Student, build_student
 from open_diht.trainer.step import Purpose, Stepper, seed_for
-from open_diht.trainer.utilisation import flops_per_pair, peak_flops
+from open_diht.trainer.utilization import flops_per_pair, peak_flops
 
 
 class Parts:
-    """The parts of a run, on every rank with the same weights.
+    """The parts of a run, on every rank with the same weights. `concepts.path` of the configuration must be resolved.
 
-    Args:
-        config: the configuration, with `concepts.path` resolved.
-        begun: for a resumed run, the shards of each source that it began with. Its checkpoint holds all weights, so
-            it reads no files of a warm start.
-
-    Raises:
-        WrongUse: settings contradict each other, the data or the memory.
-        BadArchitecture, BadWeights: the model cannot be built or its weights cannot be loaded.
-        DataError, BadZeroShotFolder: the data cannot be used.
-        StoreError: concept targets at a URL cannot be read.
-        OutOfMemory: with several ranks, a batch is too large.
+    For a resumed run, `begun` are the shards of each source that it began with. Its checkpoint holds all weights, so it
+    reads no files of a warm start. Raises `WrongUse` if settings contradict each other, the data or the memory, and
+    what the model, the data and their stores raise; `OutOfMemory` if a batch is too large for several ranks.
     """
 
     def __init__(
@@ -86,9 +78,13 @@ class Parts:
         tokens, remarks = self.tokenize(["a caption"]), []
         if config.schedule.micro_batches == "auto":
             needed = need(self.student.train(), self.shape, tokens, pairs, ranks.world)
-            parts, text = _fitting(needed, pairs, min(ranks.collect(free_bytes(device))))
+            free = min(ranks.collect(free_bytes(device)))
+            parts = needed.parts(pairs, free)
             config = replace(config, schedule=replace(config.schedule, micro_batches=parts))
-            remarks.append(text)
+            remarks.append(
+                f"schedule.micro_batches auto: {parts} of {-(-pairs // parts):,} pairs on each rank; a pair keeps "
+                f"{needed.per_pair / 2**20:.3g} MiB, {free / 2**30:.3g} GiB are free"
+            )
         self.config = self.stepper.config = config
         """The configuration, with the numbers of streams and micro-batches if it left them to the program."""
         schedule = config.schedule
@@ -96,7 +92,7 @@ class Parts:
         self.total_samples, self.total_steps = samples, math.ceil(samples / schedule.batch_size)
         remarks += [
             _about_rounding(config, self.total_samples, self.total_steps),
-            about_scale(config, self.total_steps) or "",
+            about_scale(config, self.total_steps),
             _about_precision(config, device),
             config.loss.remark(device),
         ]
@@ -113,7 +109,7 @@ class Parts:
         """Lines to report before the first step."""
 
     @property
-    def judged(self) -> Student:
+    def evaluated(self) -> Student:
         """The student to measure and export: the weight average if there is one."""
         return self.student if self.stepper.average is None else self.stepper.average.student
 
@@ -138,6 +134,23 @@ def prepare_torch(config: Config) -> None:
     torch.backends.cudnn.benchmark = not run.deterministic
     torch.backends.cuda.matmul.allow_tf32 = run.tf32
     torch.backends.cudnn.allow_tf32 = run.tf32  # torch rounds in convolutions by default
+
+
+def about_scale(config: Config, steps: int) -> str:
+    """Return a line if the initial scale is too high for the loss and a run too short to lower it, or an empty string.
+    A long run learns the scale that it needs. In a short one it stays about where it starts: a step of AdamW changes
+    its logarithm by about the learning rate, which a cosine schedule halves on average."""
+    if not isinstance(config.loss, HnNce) or config.model.warm_start:
+        return ""  # a warm start brings a scale that was learned
+    beta, scale = config.loss.constants[1], 1 / config.model.temperature
+    fitting, reach = fitting_scale(beta), config.optimizer.learning_rate * steps / 2
+    if not beta or math.log(scale / fitting) <= reach + 0.01:  # 1 % of tolerance, for rounded settings
+        return ""
+    return (
+        f"loss.beta {beta:g} at model.temperature {config.model.temperature:g}, a scale of {scale:.3g}: {steps:,} "
+        f"steps can change it by a factor of about {math.exp(reach):.3g}, and hard negatives would weigh too much; "
+        f"model.temperature={1 / fitting:.2g} (a scale of {fitting:.3g}) starts lower, or loss.beta=0 does without"
+    )
 
 
 def _about_precision(config: Config, device: torch.device) -> str:
@@ -190,21 +203,6 @@ def _check_holdout(config: Config, loader: Loader) -> None:
             f"data.split.holdout {split.holdout:g} holds out no pair of {without[0]}: raise it, or set it, or "
             "check.retrieval_samples, to 0"
         )
-
-
-def _fitting(needed: Need, pairs: int, free: int) -> tuple[int, str]:
-    """Return the number of micro-batches in which a rank's pairs fit into `free` bytes, and a line about it.
-
-    Raises `WrongUse` if not even one pair fits.
-    """
-    try:
-        parts = needed.parts(pairs, free)
-    except DoesNotFit as error:
-        raise WrongUse(f"schedule.micro_batches auto: {error}") from error
-    return parts, (
-        f"schedule.micro_batches auto: {parts} of {-(-pairs // parts):,} pairs on each rank; a pair keeps "
-        f"{needed.per_pair / 2**20:.3g} MiB, {free / 2**30:.3g} GiB are free"
-    )
 
 
 def introduction(parts: Parts) -> str:

@@ -34,7 +34,7 @@ MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
 CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
 """Errors that Python, torch and safetensors raise, for example if the disk is full; `StoreError` is a RuntimeError."""
 _PREFIX, _DAMAGED = "step-", "damaged-"
-_WORTH_A_LINE_S = 1.0
+_WORTH_A_LINE_S = 1.0  # shorter waits for an upload are not worth a line
 
 
 class CheckpointError(TrainingError):
@@ -73,12 +73,8 @@ def step_of(name: str) -> int | None:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Only the first rank saves; every rank may load.
-
-    Args:
-        uploads: uploads saved checkpoints to a store behind a URL; None if the store is on a disk or only read.
-        say: receives lines about damaged checkpoints and about waiting for uploads.
-    """
+    """The checkpoints of one run. Only the first rank saves; every rank may load. `uploads` is None if the store is on
+    a disk or only read."""
 
     def __init__(
         self,
@@ -108,13 +104,9 @@ class Checkpoints:
     def save(self, checkpoint: Checkpoint) -> None:
         """Publish a checkpoint, and remove those that need not be kept.
 
-        For a store behind a URL it is uploaded in the background: when this returns, its files are
-        on this machine's disk, and the checkpoint that was saved before it is in the store.
-
-        Raises:
-            CheckpointError: this one, or the one before it, could not be written. The newest
-                checkpoint in the store stays.
-            StoreError, LeaseLost: another upload failed, or another run took over the store.
+        For a store behind a URL it is uploaded in the background: when this returns, its files are on this machine's
+        disk, and the checkpoint that was saved before it is in the store. Raises `CheckpointError` if this one, or the
+        one before it, could not be written (the newest one in the store stays), or the error of another upload.
         """
         about = replace(checkpoint, model={}, training={})
         if self._uploads is None:
@@ -136,14 +128,9 @@ class Checkpoints:
     def record_check(self, step: int, metric: float | None) -> None:
         """Record the check of a saved step in its manifest, and remove the checkpoints that need not be kept.
 
-        For a store behind a URL this happens in the background, after the upload of the checkpoint.
-
-        Args:
-            metric: see `Checkpoint`.
-
-        Raises:
-            CheckpointError: the manifest could not be read or written. The checkpoint stays as it was.
-            StoreError, LeaseLost: an earlier upload failed, or another run took over the store.
+        For a store behind a URL this happens in the background, after the upload of the checkpoint. Raises
+        `CheckpointError` if the manifest cannot be read or written (the checkpoint stays as it was), or the error of an
+        earlier upload.
         """
         if self._uploads is None:
             self._record_check(step, metric)
@@ -228,20 +215,14 @@ class Checkpoints:
         )
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest checkpoint that verifies, or None if there are none.
-
-        Damaged ones that are newer are renamed and reported.
-
-        Raises:
-            CheckpointError: all of them are damaged, including those renamed at an earlier start.
-            StoreError: the store of a URL failed.
-        """
+        """Return the newest checkpoint that verifies, or None if there are none. Damaged ones are renamed and reported.
+        Raises `CheckpointError` if all of them are damaged, including those renamed at an earlier start."""
         self.store.sweep(lambda name: step_of(name) is not None, MANIFEST)
         for step in reversed(self.steps()):  # newest first
             try:
                 return self.load(step)
             except Damaged as error:
-                self._set_aside(step, error)
+                self._rename_damaged(step, error)
         damaged = [name for name in self.store.names(MANIFEST) if name.startswith(_DAMAGED)]
         if damaged:
             raise CheckpointError(
@@ -251,7 +232,7 @@ class Checkpoints:
             )
         return None
 
-    def _set_aside(self, step: int, error: Damaged) -> None:
+    def _rename_damaged(self, step: int, error: Damaged) -> None:
         renamed = f"{_DAMAGED}{name_of(step)}-{uuid.uuid4().hex[:8]}"
         self.store.rename(name_of(step), renamed, MANIFEST)
         self._say(f"checkpoint of step {step} is damaged, now {renamed}: {error}")
@@ -297,7 +278,7 @@ class Checkpoints:
             kept.add(max(measured)[1])  # the newest one on ties
         gone = set(there) - kept
         for step in gone & damaged.keys():  # one among the newest stays: `newest` reports it
-            self._set_aside(step, damaged[step])
+            self._rename_damaged(step, damaged[step])
         for step in gone - damaged.keys():
             self.store.remove(name_of(step), MANIFEST)
         return bool(gone - damaged.keys())

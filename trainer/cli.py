@@ -41,12 +41,7 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer", **defaults: str) -> None:
-    """End the process if the arguments ask for help or have an unknown option; see `run_command`.
-
-    Args:
-        arguments: the words after the command; None: the arguments of the process.
-        defaults: defaults of options, by name.
-    """
+    """End the process if the arguments ask for help or have an unknown option; see `run_command`."""
     refuse_wrong(lambda: _parser(prog, defaults).parse_args(arguments))
 
 
@@ -56,12 +51,7 @@ def _sources(data: str | None) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer", **defaults: str) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: the words after the command; None: the arguments of the process.
-        defaults: defaults of options, by name.
-    """
+    """Run the command line; `defaults` are defaults of options, by name."""
 
     def run() -> int:
         options = _parser(prog, defaults).parse_args(arguments)

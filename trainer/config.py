@@ -265,7 +265,7 @@ class LogSettings:
     peak_tflops: Above0 | None = None
     """Peak of one device on dense matrices in the precision of the encoders, in 1e12 FLOP/s, from which the MFU of
     the progress line is computed. None: the data sheet's value for known devices and precisions
-    (`trainer/utilisation.py`); others have no MFU."""
+    (`trainer/utilization.py`); others have no MFU."""
     tensorboard: bool = True
     """Write curves to `tensorboard/`, if the tensorboard package is installed."""
     wandb: str = ""

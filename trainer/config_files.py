@@ -68,23 +68,17 @@ def load_config(
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise BadConfig(f"{word!r} is not key=value, for example loss.beta=0.5")
-        given = _joined(given, _nested(key.split("."), parse_value(text, key)))
+        try:
+            value = parse_yaml(text, word)
+        except BadYaml as error:
+            raise BadConfig(str(error)) from None
+        for name_of_part in reversed(key.split(".")):
+            value = {name_of_part: value}
+        given = _joined(given, value)
     file = _read(Path(name) if "/" in name else SHELF.path(name))
     try:
         return build(Config, merged(merged(defaults or {}, file), given))
     except BadValue as error:
-        raise BadConfig(str(error)) from None
-
-
-def parse_value(text: str, where: str) -> Any:
-    """Return the value of a command-line word, parsed as YAML.
-
-    Raises:
-        BadConfig: it is not YAML.
-    """
-    try:
-        return parse_yaml(text, f"{where}={text}")
-    except BadYaml as error:
         raise BadConfig(str(error)) from None
 
 
@@ -109,25 +103,19 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two configurations, section by section and key by key.
-
-    Args:
-        below: values that are used unless `above` has the same key, or one that excludes it.
-    """
-    return _joined(
-        {section: _compatible(section, values, above.get(section)) for section, values in below.items()}, above
-    )
-
-
-def _compatible(section: str, values: Any, above: Any) -> Any:
-    """Return the values of a section that can stand next to those above."""
-    if not isinstance(values, Mapping) or not isinstance(above, Mapping):
-        return values
-    loss = values.get("name", HnNce.name)
-    if section == "loss" and above.get("name", loss) != loss:
-        return {}  # settings of another loss
-    gone = {other for key, value in above.items() if value for other in _EXCLUDES.get(f"{section}.{key}", ())}
-    return {key: value for key, value in values.items() if key not in gone}
+    """Merge two configurations by section and key. Values above replace equal keys below, and those that they
+    exclude."""
+    left = {}
+    for section, values in below.items():
+        new = above.get(section)
+        if isinstance(values, Mapping) and isinstance(new, Mapping):
+            loss = values.get("name", HnNce.name)
+            if section == "loss" and new.get("name", loss) != loss:
+                values = {}  # settings of another loss
+            gone = {other for key, value in new.items() if value for other in _EXCLUDES.get(f"{section}.{key}", ())}
+            values = {key: value for key, value in values.items() if key not in gone}
+        left[section] = values
+    return _joined(left, above)
 
 
 def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,12 +125,6 @@ def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
         both = isinstance(old, Mapping) and isinstance(value, Mapping)  # two sections
         result[key] = _joined(old, value) if both else value  # type: ignore[arg-type]
     return result
-
-
-def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
-    for key in reversed(keys):
-        value = {key: value}
-    return value
 
 
 def plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ from open_diht.trainer.checkpoint import CANNOT_WRITE
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import plain
 from open_diht.trainer.errors import TrainingError
-from open_diht.trainer.towers.registry import TOWERS
+from open_diht.trainer.towers import TOWERS
 
 WEIGHTS, DESCRIPTION, CARD = "open_clip_model.safetensors", "open_clip_config.json", "README.md"
 _OPEN_CLIP = """import open_clip
@@ -42,17 +42,12 @@ def export(
     preprocessing: Mapping[str, Any],
     card: str,
 ) -> Path:
-    """Publish a model as a folder, which replaces an earlier one as a whole.
-
-    Args:
-        architecture: open_clip's `model_cfg`.
-        preprocessing: open_clip's `preprocess_cfg`; empty for a tower of features.
-
-    Raises:
-        CannotExport: the folder could not be written; an earlier one stays.
-    """
+    """Publish a model as a folder, which replaces an earlier one as a whole. Raises `CannotExport`. `architecture` is
+    open_clip's `model_cfg`, and `preprocessing` its `preprocess_cfg`, empty for a tower of features."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    description = {"model_cfg": _for_inference(architecture), "preprocess_cfg": dict(preprocessing)}
+    model = json.loads(json.dumps(architecture))  # a copy, of plain values
+    model["vision_cfg"].pop("patch_dropout", None)  # it is for training only
+    description = {"model_cfg": model, "preprocess_cfg": dict(preprocessing)}
     try:
         with published_folder(folder) as temporary:
             save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
@@ -66,12 +61,7 @@ def export(
 
 
 def loaded_by(architecture: Mapping[str, Any], folder: Path | None) -> str:
-    """Return the Python call that loads an exported model.
-
-    Args:
-        architecture: open_clip's `model_cfg`.
-        folder: the exported folder; None: the call has a placeholder for the path of a copy.
-    """
+    """Return the Python call that loads an exported model. A folder of None stands for the path of a copy."""
     place = str(folder or "PATH_OF_A_COPY")
     if has_own_tower(dict(architecture)):
         return f"open_diht.trainer.export.{_load_call(architecture, place)}"
@@ -115,12 +105,6 @@ def _imported(architecture: Mapping[str, Any]) -> set[str]:
     return {str(name) for name in named if name is not None} - set(TOWERS)
 
 
-def _for_inference(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    model = json.loads(json.dumps(architecture))  # a copy, of plain values
-    model["vision_cfg"].pop("patch_dropout", None)  # it is for training only
-    return dict(model)
-
-
 def model_card(
     config: Config,
     *,
@@ -133,13 +117,7 @@ def model_card(
     parent: str | None,
     architecture: Mapping[str, Any],
 ) -> str:
-    """Return the model card: data, training, and quality on held-out pairs.
-
-    Args:
-        skipped: number of steps skipped as not finite.
-        parent: the checkpoint from which the run branched, if any.
-        architecture: open_clip's `model_cfg`.
-    """
+    """Return the model card: data, training, and quality on held-out pairs."""
     losses = config.loss.describe()
     if config.concepts.path:
         losses += (

@@ -45,30 +45,12 @@ class HeadSettings:
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer.concepts") -> None:
-    """End the process if the arguments ask for help or are wrong; see `run_command`.
-
-    Args:
-        arguments: the words after the command; None: the arguments of the process.
-    """
+    """End the process if the arguments ask for help or are wrong; see `run_command`."""
     refuse_wrong(lambda: head_options(prog, arguments))
 
 
 def head_options(prog: str, arguments: Sequence[str] | None) -> tuple[argparse.Namespace, HeadSettings]:
-    """Return the parsed options, and the settings among them. Raises `WrongUse`.
-
-    Args:
-        arguments: the words after the command; None: the arguments of the process.
-    """
-    options = _parser(prog).parse_args(arguments)
-    if options.k < 1:
-        raise WrongUse(f"--k {options.k}: it must be at least 1")
-    try:
-        return options, HeadSettings(**{field.name: getattr(options, field.name) for field in fields(HeadSettings)})
-    except ValueError as error:
-        raise WrongUse(str(error)) from error
-
-
-def _parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parsed options (of the process for None), and the settings among them. Raises `WrongUse`."""
     parser = Parser(prog=prog, description="Train teacher heads and make concept targets from stored features.")
     parser.add_argument("--concepts", required=True, help=f"folder or URL of `{spelled('concepts')}`")
     parser.add_argument(
@@ -78,4 +60,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--k", type=int, default=10, help="concepts kept per image and head (10)")
     for field in fields(HeadSettings):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
-    return parser
+    options = parser.parse_args(arguments)
+    if options.k < 1:
+        raise WrongUse(f"--k {options.k}: it must be at least 1")
+    try:
+        return options, HeadSettings(**{field.name: getattr(options, field.name) for field in fields(HeadSettings)})
+    except ValueError as error:
+        raise WrongUse(str(error)) from error

@@ -23,18 +23,9 @@ class CannotPush(TrainingError):
 
 
 def push(folder: Path | str, target: str, *, private: bool = False) -> str:
-    """Publish an exported model.
-
-    Args:
-        folder: path or URL of `WORKDIR/export`.
-        target: `hf://owner/name`, a repository that is created if needed.
-        private: whether a repository that is created is private.
-
-    Raises:
-        WrongUse: the folder is not an exported model, the target is not a repository, or there is no token.
-        CannotPush: the hub was not reached or did not accept the model.
-        StoreError: the folder's URL could not be read.
-    """
+    """Publish an exported model, a path or URL of `WORKDIR/export`, as `hf://owner/name`, which is created if needed.
+    Raises `WrongUse` if the folder is not an exported model, the target is not a repository, or there is no token;
+    `CannotPush` if the hub was not reached or did not accept the model; `StoreError` if the URL cannot be read."""
     address = parse_address(target)
     if address is None or address.kind != "model" or address.revision or address.path:
         raise WrongUse(f"{target!r} is not hf://owner/name")

@@ -10,17 +10,10 @@ from typing import Any
 from open_diht.common.spelling import spelled
 from open_diht.trainer.concepts import ConceptTargets, open_targets
 from open_diht.trainer.config import Config, TransformSettings
-from open_diht.trainer.data import (
-    BadSource,
-    ConceptMismatch,
-    DataSettings,
-    Loader,
-    ShardFacts,
-    ShardLoader,
-)
+from open_diht.trainer.data import BadSource, ConceptMismatch, DataSettings, Loader, ShardFacts, ShardLoader
 from open_diht.trainer.data.shards import OpenSource
 from open_diht.trainer.stores import StoreError, store_at
-from open_diht.trainer.towers.registry import imported_class
+from open_diht.trainer.towers import imported_class
 from open_diht.trainer.transforms import transform
 
 
@@ -35,22 +28,9 @@ def open_pairs(
     opened: Sequence[OpenSource] = (),
     **options: Any,
 ) -> Loader:
-    """Open the loader of `data.sources`, or the one that `data.loader` names.
-
-    Args:
-        data: the section `data`.
-        transforms: the section `transform`.
-        shape: shape of the image tower's input.
-        training: whether to augment the images.
-        begun: see `ShardLoader`.
-        opened: see `ShardLoader`.
-        options: passed to the loader: batch_size, rank, world, seed, tokenizer, device.
-
-    Raises:
-        DataError, WrongUse: the data cannot be used as configured.
-        StoreError: concept targets at a URL cannot be read.
-        ValueError: an option is out of range.
-    """
+    """Open the loader of `data.sources`, or the one that `data.loader` names. Images are augmented for `training`. The
+    options batch_size, rank, world, seed, tokenizer and device go to the loader; see `ShardLoader`, also for `begun`
+    and `opened`. Raises `DataError`, `WrongUse`, and `StoreError` if concept targets at a URL cannot be read."""
     if data.loader:
         try:
             own = imported_class(data.loader, Loader)
@@ -73,10 +53,8 @@ def _reached() -> Iterator[None]:
 
 
 def resolved(config: Config) -> tuple[Config, str]:
-    """Return the configuration with `concepts.path` auto replaced by paths or "", and a line that reports it.
-
-    Raises `BadSource` if the store of the data cannot be reached.
-    """
+    """Return the configuration with `concepts.path` auto replaced by paths or "", and a line that reports it. Raises
+    `BadSource` if the store of the data cannot be reached."""
     path = config.concepts.path
     line = f"concept targets: {path}" if path else "concept distillation is not requested"
     if path == "auto":
@@ -92,11 +70,9 @@ def resolved(config: Config) -> tuple[Config, str]:
 
 
 def concept_targets(config: Config) -> list[ConceptTargets]:
-    """Open the concept targets of each data source; return an empty list without distillation.
-
-    `concepts.path` must be resolved. Raises `ConceptMismatch` if targets are missing or unreadable or lack a head
-    that is trained, or if there are not as many folders as sources; `BadSource` if their store cannot be reached.
-    """
+    """Open the concept targets of each data source; return an empty list without distillation. `concepts.path` must be
+    resolved. Raises `ConceptMismatch` if targets are missing or unreadable or lack a head that is trained, or if there
+    are not as many folders as sources; `BadSource` if their store cannot be reached."""
     paths = [path for path in config.concepts.path.split(",") if path]
     if not paths or not config.concepts.weights:
         return []

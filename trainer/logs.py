@@ -29,17 +29,9 @@ class MissingTracker(WrongUse):
 class RunLog:
     """A log of values by step.
 
-    Whole lines are never removed. After a resume, which is a line of kind `event`, steps may appear
-    again; the last value of a step counts.
-
-    Args:
-        settings, config: the section `log`, and the whole configuration as plain values.
-        resumed_at: the step at which the run resumes or branches; 0: it is new.
-        grown: called when files have grown, with `now=True` before a checkpoint.
-
-    Raises:
-        WrongUse: the log cannot be written.
-        MissingTracker: the configured tracker is not installed, or cannot be reported to.
+    Whole lines are never removed. After a resume, which is a line of kind `event`, steps may appear again; the last
+    value of a step counts. `resumed_at` is 0 for a new run. `grown` is called when files have grown, with `now=True`
+    before a checkpoint. Raises `WrongUse` if the log cannot be written, `MissingTracker` if the tracker cannot be used.
     """
 
     def __init__(
@@ -51,21 +43,22 @@ class RunLog:
         grown: Callable[..., None] = lambda now=False: None,
     ):
         self._grown = grown
-        self._path = workdir / "log.jsonl"
+        path = workdir / "log.jsonl"
         try:
-            _drop_partial_line(self._path)
-            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
+            if path.exists():  # a killed run may have left part of a line; the resumed run takes its step again
+                os.truncate(path, path.read_bytes().rfind(b"\n") + 1)  # to nothing if there is no whole line
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
         except OSError as error:
             raise WrongUse(f"the log cannot be written ({error}): move it away, or take another WORKDIR") from error
-        self._board = _tensorboard(workdir, resumed_at) if settings.tensorboard else None
+        self._board: Any = None
+        if settings.tensorboard and importlib.util.find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
         self._wandb = _wandb(workdir, settings.wandb, config) if settings.wandb else None
 
     def write(self, kind: str, step: int, samples: int, values: Mapping[str, Any]) -> None:
-        """Record the values of a step.
-
-        Args:
-            values: name to value; only numbers go to TensorBoard and Weights & Biases.
-        """
+        """Record the values of a step. Only numbers go to TensorBoard and Weights & Biases."""
         self._file.write(json.dumps({"kind": kind, "step": step, "samples": samples, **values}) + "\n")
         self._file.flush()
         numbers = {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
@@ -93,21 +86,6 @@ class RunLog:
             self._wandb.finish()
 
 
-def _drop_partial_line(path: Path) -> None:
-    """Remove a partial last line that a killed run left; the resumed run takes its step again."""
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)  # to nothing if there is no whole line
-
-
-def _tensorboard(workdir: Path, resumed_at: int) -> Any:
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
-
-
 def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
     if importlib.util.find_spec("wandb") is None:
         raise MissingTracker(
@@ -130,13 +108,7 @@ def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
 
 
 class TrainingProgress:
-    """A meter of the speed in consecutive windows of steps.
-
-    Args:
-        total_steps, batch_size: length of the run in steps, and samples per step.
-        clock: returns seconds.
-        full_speed: images/s of all devices at an MFU of 1, if known.
-    """
+    """A meter of the speed in consecutive windows of steps; `full_speed` is images/s of all devices at an MFU of 1."""
 
     def __init__(
         self,
@@ -152,15 +124,9 @@ class TrainingProgress:
         self._first, self._aside = step, 0.0
 
     def speed(self, step: int, waited_s: float) -> dict[str, float]:
-        """Return the speed since the last call.
-
-        Args:
-            waited_s: seconds waited for batches since the start.
-
-        Returns:
-            `samples_per_s` over all ranks; `data_wait`, the fraction of time that this rank waited for batches;
-            `eta_s`, seconds left including checks and checkpoints; `mfu` if the full speed is known.
-        """
+        """Return the speed since the last call, after `waited_s` seconds of waiting for batches since the start.
+        `samples_per_s` is over all ranks; `data_wait` the fraction of time that this rank waited for batches; `eta_s`
+        the seconds left including checks and checkpoints; `mfu` is there if the full speed is known."""
         now = self._clock()
         spent = max(now - self._began, 1e-9)
         steps = step - self._from
@@ -194,11 +160,7 @@ class TrainingProgress:
 
 
 class Pulse:
-    """Says a line whenever nothing was said for a while, so that a slow training is not silent.
-
-    Args:
-        every_s: seconds of silence.
-    """
+    """Says a line whenever nothing was said for `every_s` seconds, so that a slow training is not silent."""
 
     def __init__(self, say: Callable[[str], None], every_s: float = EVERY_ON_A_PIPE_S):
         self._say, self._every = say, every_s
@@ -236,12 +198,7 @@ class Pulse:
 
 
 def line(step: int, total: int, result: StepResult, speed: dict[str, float], rate: float, skipped: int) -> str:
-    """Return the progress line.
-
-    Args:
-        speed: values of `TrainingProgress.speed`, and `peak_memory_gib`.
-        skipped: number of steps skipped as not finite.
-    """
+    """Return the progress line; `speed` is that of `TrainingProgress.speed`, with `peak_memory_gib`."""
     values = result.values
     heads = [f"{name} {value:.3f}" for name, value in values.items() if name not in _COMMON]
     parts = [

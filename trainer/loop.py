@@ -19,11 +19,16 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import signal
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 
 import torch
 import yaml
@@ -40,13 +45,11 @@ from open_diht.trainer.export import DESCRIPTION, export, loaded_by, model_card
 from open_diht.trainer.inputs import resolved
 from open_diht.trainer.logs import Pulse, RunLog, TrainingProgress, line
 from open_diht.trainer.memory import remedy
-from open_diht.trainer.optim import rate_factor
-from open_diht.trainer.resume import Parent, adopt, as_begun, fingerprint, take_over, training_state
-from open_diht.trainer.step import StepResult
-from open_diht.trainer.stopping import StopWish, stop_wish
+from open_diht.trainer.resume import Parent, adopt, as_begun, fingerprint, restore, training_state
+from open_diht.trainer.step import StepResult, rate_factor
 from open_diht.trainer.tasks import RESULTS, evaluate, require_tasks
 from open_diht.trainer.transforms import preprocessing
-from open_diht.trainer.utilisation import peak_memory
+from open_diht.trainer.utilization import peak_memory
 from open_diht.trainer.workdir import CONFIG, EXPORT, Workdir, opened
 
 _log = logging.getLogger(__name__)
@@ -107,16 +110,58 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
         RuntimeError: configuration or data differ between ranks, or a worker or another rank ended.
     """
     kind = device_type(config)
-    with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish(ranks.first) as wish:
+    with joined_ranks(kind, config.run.timeout_s) as ranks, stop_requests(ranks.first) as stop:
         pulse = Pulse(say if ranks.first else lambda text: None)
         with opened(workdir, config.data.cache_folder, ranks, pulse.say) as place:
             device = torch.device(kind, ranks.local_rank) if kind == "cuda" else torch.device("cpu")
-            run = _Run(config, place, pulse.say, ranks, wish, device)
+            run = _Run(config, place, pulse.say, ranks, stop, device)
             try:
                 with pulse.filling(lambda: run.progress.between(run.step)):
                     return run.go()
             finally:
                 run.close()
+
+
+@dataclass
+class StopRequest:
+    """A stop request that may come: the number of its signal, None before."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def stop_requests(first: bool = True) -> Iterator[StopRequest]:
+    """Turn SIGTERM and SIGINT in the `with` block into a stop request, so that the loop finishes its step and saves.
+
+    A Ctrl-C after that stops at once. A second SIGTERM changes nothing, because `scancel` signals every process and
+    torchrun then forwards the signal to ranks that already have it. The first rank acknowledges the first signal on
+    stderr, because the step may take long to end. Outside the main thread Python cannot handle signals, so there is
+    never a request.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if request.signal is None and first:
+            answer = (
+                f"\n{signal.Signals(number).name}: stop request received; finishing the current step and any check "
+                "that is due, without check.tasks, and saving a checkpoint; Ctrl-C again stops at once without saving\n"
+            )
+            with suppress(OSError):  # stderr is closed
+                os.write(2, answer.encode())  # print may be what the signal interrupted
+        request.signal = request.signal or number
+        signal.signal(signal.SIGINT, before[signal.SIGINT])  # the next Ctrl-C stops at once
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Run:
@@ -128,13 +173,13 @@ class _Run:
         workdir: Workdir,
         say: Callable[[str], None],
         ranks: Ranks,
-        wish: StopWish,
+        stop: StopRequest,
         device: torch.device,
     ):
         if config.check.tasks and ranks.first:
             require_tasks(config.check.tasks)
         self.config, about_concepts = resolved(config)
-        self.workdir, self.say, self.ranks, self.wish = workdir, say, ranks, wish
+        self.workdir, self.say, self.ranks, self.stop = workdir, say, ranks, stop
         self.log: RunLog | None = None
         self.step = 0
         self.saved: int | None = None
@@ -169,7 +214,7 @@ class _Run:
         step = self.ranks.share(checkpoint.step if checkpoint else None)
         if step is not None:
             checkpoint = checkpoint or self.checkpoints.load(step)
-            for text in take_over(checkpoint, self.parts, self.data, str(self.workdir)):
+            for text in restore(checkpoint, self.parts, self.data, str(self.workdir)):
                 self.say(text)
             self.step = self.saved = checkpoint.step
             self.check_due = not checkpoint.checked
@@ -197,7 +242,7 @@ class _Run:
             self._save()  # unless already saved; from here on the run does not need its parent
         if self.check_due:
             with self.progress.not_counted():
-                self._judge()
+                self._check_and_record()
         total, stopped = self.parts.total_steps, False
         while self.step < total and not stopped:
             stopped = self._epoch(self.step // self.batches, self.step % self.batches)
@@ -216,7 +261,7 @@ class _Run:
             if self.step >= self.parts.total_steps:
                 return False
             counted = loader.read.copy(), loader.lost  # to undo the next batch if the run stops
-            batch = None if self.wish.asked else next(batches)
+            batch = None if self.stop.signal else next(batches)
             asked, lost, self.bad = self.ranks.total(
                 batch is None, loader.lost, loader.read.total() - loader.read["ok"]
             )
@@ -243,7 +288,7 @@ class _Run:
             if last or self._passes(self.config.checkpoint.every_samples):
                 self._save(checked=not check)  # before the check, so that one that fails loses no steps
             if check:
-                self._judge()
+                self._check_and_record()
 
     def _samples(self) -> int:
         return self.step * self.config.schedule.batch_size
@@ -265,7 +310,7 @@ class _Run:
         counts = {"skipped": skipped, "bad_samples": loader.indexed.total() + self.bad}
         self.log.write("step", self.step, self._samples(), {**plain_values, **speed, **counts})
 
-    def _judge(self) -> None:
+    def _check_and_record(self) -> None:
         """Check the model of this step, and record that in the checkpoint of this step, if there is one."""
         self.measured = self._check()
         if self.config.check.tasks:
@@ -295,7 +340,7 @@ class _Run:
             folder / name,
             device=self.parts.device,
             ranks=self.ranks,
-            asked_to_stop=lambda: self.wish.asked,
+            asked_to_stop=lambda: self.stop.signal is not None,
         )
         if evaluation is None or self.log is None:
             return
@@ -309,7 +354,7 @@ class _Run:
             self.log.write("check", self.step, self._samples(), evaluation.values)
 
     def _save(self, checked: bool = True) -> None:
-        """Save a checkpoint of this step, unless there is one. `checked` is false if `_judge` follows."""
+        """Save a checkpoint of this step, unless there is one. `checked` is false if `_check_and_record` follows."""
         loader = self.parts.loader
         read, lost = self.ranks.collect(loader.read), self.ranks.total(loader.lost)[0]
         if self.log is not None and self.step != self.saved:
@@ -350,7 +395,7 @@ class _Run:
             parent=None if self.parent is None else str(self.parent),
             architecture=self.parts.architecture,
         )
-        weights, shape = self.parts.judged.clip.state_dict(), self.parts.shape
+        weights, shape = self.parts.evaluated.clip.state_dict(), self.parts.shape
         seen = preprocessing(self.config.transform, shape[1]) if len(shape) == 3 else {}
         return export(folder, self.parts.architecture, weights, seen, card)
 
@@ -359,7 +404,7 @@ class _Run:
             step=self.step,
             samples=self._samples(),
             finished=finished,
-            signal=self.wish.signal,
+            signal=self.stop.signal,
             checks=self.measured if finished else {},
             export=self._exported() if finished else None,
         )

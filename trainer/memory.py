@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from open_diht.common.command_line import WrongUse
 from open_diht.trainer.errors import TrainingError
 from open_diht.trainer.model import Encoded, Student, clip_width
 
@@ -32,10 +33,6 @@ class OutOfMemory(TrainingError):
     """A step or a check needs more memory than there is; the message names the setting."""
 
 
-class DoesNotFit(ValueError):
-    """Not even one pair at a time fits in memory."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Need:
     """The estimated memory that a rank needs, in bytes."""
@@ -46,31 +43,19 @@ class Need:
     """Bytes kept from the forward to the backward pass, for each pair of a part."""
 
     def parts(self, pairs: int, free: int) -> int:
-        """Return the smallest number of parts in which the pairs fit.
-
-        Args:
-            free: bytes of free memory.
-
-        Raises:
-            DoesNotFit: not even one pair fits.
-        """
+        """Return the smallest number of parts in which the pairs fit into `free` bytes; else raise `WrongUse`."""
         at_once = min(pairs, int(USED * free - self.fixed) // max(self.per_pair, 1))
         if at_once < 1:
-            raise DoesNotFit(
-                f"of {free / _GIB:.3g} GiB of free memory {USED:.0%} are used; gradients, optimizer and batch need "
-                f"{self.fixed / _GIB:.3g} GiB, each pair {self.per_pair / _MIB:.3g} MiB: lower schedule.batch_size, "
-                "set model.gradient_checkpointing=true, or use more ranks"
+            raise WrongUse(
+                f"schedule.micro_batches auto: of {free / _GIB:.3g} GiB of free memory {USED:.0%} are used; gradients, "
+                f"optimizer and batch need {self.fixed / _GIB:.3g} GiB, each pair {self.per_pair / _MIB:.3g} MiB: "
+                "lower schedule.batch_size, set model.gradient_checkpointing=true, or use more ranks"
             )
         return -(-pairs // at_once)  # rounded up
 
 
 def need(student: Student, shape: tuple[int, ...], tokens: Tensor, pairs: int, world: int) -> Need:
-    """Estimate the memory that a rank needs. Random numbers and gradients are not changed.
-
-    Args:
-        shape: shape of the image tower's input.
-        tokens: (1, context) ids of any caption.
-    """
+    """Estimate the memory that a rank needs. Random numbers and gradients are not changed."""
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     d = clip_width(student.clip)
     # This batch, and the next one, which is copied meanwhile: one byte per pixel value, or float32 features.
@@ -85,7 +70,8 @@ def need(student: Student, shape: tuple[int, ...], tokens: Tensor, pairs: int, w
     with without_checkpointing(student) as checkpointed:
         if checkpointed:
             # Autograd keeps the inputs of blocks; the backward pass also holds the activations of one block at a time.
-            per_pair += slope() // _blocks(student.clip.visual)
+            lists = (m for m in student.clip.visual.modules() if isinstance(m, nn.ModuleList | nn.Sequential))
+            per_pair += slope() // max(map(len, lists), default=1)  # the longest list is that of the blocks
     return Need(fixed=3 * 4 * trained + batch + features, per_pair=per_pair)
 
 
@@ -106,11 +92,7 @@ def without_checkpointing(student: Student) -> Iterator[bool]:
 @contextmanager
 def probe(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images and texts for a probe, on the student's device. Restore random numbers and batch norms on leaving.
-
-    Args:
-        shape: shape of the image tower's input.
-        tokens: (1, context) ids of any caption.
-    """
+    `tokens` are (1, context) ids of any caption."""
     device = student.clip.logit_scale.device
     before = [(buffer, buffer.clone()) for buffer in student.statistics()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -140,13 +122,6 @@ def _kept(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) 
     return total
 
 
-def _blocks(tower: nn.Module) -> int:
-    """Return the number of blocks of about the same size in a tower: its longest list of modules."""
-    return max(
-        (len(module) for module in tower.modules() if isinstance(module, nn.ModuleList | nn.Sequential)), default=1
-    )
-
-
 def free_bytes(device: torch.device) -> int:
     """Return the free bytes that this rank may use: of its GPU, or its part of this machine's or control group's."""
     if device.type == "cuda":
@@ -157,9 +132,7 @@ def free_bytes(device: torch.device) -> int:
 
 def _available(proc: Path = Path("/proc"), mount: Path = Path("/sys/fs/cgroup")) -> int:
     """Return the least of the bytes left on this machine and in each control group (version 1 or 2) of this process.
-
-    The limit of a group also holds for all groups below it.
-    """
+    The limit of a group also holds for all groups below it."""
     lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
     groups = proc / "self/cgroup"

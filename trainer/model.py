@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from open_diht.trainer.architecture import BadArchitecture, DualEncoder, architecture, build, is_batch_norm
 from open_diht.trainer.config import ConceptSettings, ModelSettings, TransformSettings
-from open_diht.trainer.towers.pair import TowerPair
+from open_diht.trainer.towers import TowerPair
 from open_diht.trainer.transforms import Pixels
 from open_diht.trainer.warm_start import warm_start
 
@@ -39,14 +39,9 @@ class Encoded(NamedTuple):
 class Student(nn.Module):
     """A dual encoder and its concept heads.
 
-    In training mode, frozen modules stay in evaluation mode, and so do batch norms without `batch_statistics`,
-    which would make a step depend on how its batch is spread over ranks and micro-batches.
-
-    Args:
-        features: input of the heads, `concepts.features`.
-        batch_statistics: whether trained batch norms use the statistics of the batch and learn their average.
-        transform: mean and standard deviation for the normalization of pixels.
-        precision: autocast precision of the encoders, `run.precision`.
+    In training mode, frozen modules stay in evaluation mode. So do batch norms, because a step would depend on how its
+    batch is spread over ranks and micro-batches; with `batch_statistics` they use the statistics of the batch and learn
+    their average. `features` is the input of the heads (`concepts.features`).
     """
 
     def __init__(
@@ -95,15 +90,7 @@ class Student(nn.Module):
             return self.clip.encode_text(texts)
 
     def forward(self, images: Tensor, texts: Tensor) -> Encoded:
-        """Encode pairs.
-
-        Args:
-            images: (b, 3, h, w) uint8 pixels, or another input that the image tower takes.
-            texts: (b, context) int64 token ids.
-
-        Returns:
-            Embeddings, scale, the float32 logits of the heads, and the bias.
-        """
+        """Encode images, (b, 3, h, w) uint8 pixels or another input of the image tower, and ids (b, context) int64."""
         with self._autocast(images):
             images = self.pixels(images)
             if self.features == "pre_projection":
@@ -172,19 +159,9 @@ def build_student(
 ) -> tuple[Student, dict[str, Any], list[str]]:
     """Build the student before its first step. Random weights are a function of torch's seed.
 
-    Args:
-        settings: the section `model`.
-        concepts: the section `concepts`.
-        transform: the section `transform`.
-        precision: `run.precision`.
-        resumed: whether a checkpoint will replace all weights, so that the files of a warm start are not needed.
-
-    Returns:
-        The student, its architecture in open_clip's form, and lines about its warm start.
-
-    Raises:
-        BadArchitecture: the model cannot be built with these settings, or nothing of it is trained.
-        BadWeights: weights for the warm start are missing or do not fit, or batch norms would start without statistics.
+    Return the student, its architecture in open_clip's form, and lines about its warm start. If a run is `resumed`, a
+    checkpoint replaces all weights, so the files of a warm start are not read. Raises `BadArchitecture`, also if
+    nothing is trained, and `BadWeights`.
     """
     model = architecture(settings)
     clip = build(model, settings.temperature)

@@ -71,7 +71,9 @@ def load_released(
         raise BadWeights(f"this open_clip has no architecture {known.architecture}")
     if not path.is_file():
         raise BadWeights(f"{path} is not a file; get {name} from the official repository's model zoo")
-    check_name(path)
+    digits = re.search(r"([0-9a-f]{64})$", path.stem)
+    if digits is not None and (found := sha256_file(path)) != digits.group(1):
+        raise BadWeights(f"{path} is damaged or incomplete: its SHA-256 is {found}; download it again")
     clip = build(model, temperature=0.07)
     assert_exact_gelu(clip, model)
     state = read_weights(path)
@@ -90,16 +92,6 @@ def load_released(
     return clip.eval(), model
 
 
-def check_name(path: Path) -> None:
-    """Raise `BadWeights` if a file name ends in a SHA-256 that is not the file's."""
-    digits = re.search(r"([0-9a-f]{64})$", path.stem)
-    if digits is None:
-        return
-    found = sha256_file(path)
-    if found != digits.group(1):
-        raise BadWeights(f"{path} is damaged or incomplete: its SHA-256 is {found}; download it again")
-
-
 def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
     """Check that a model uses the exact GELU, as the authors' models do.
 
@@ -114,15 +106,6 @@ def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
         )
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Raise `WrongUse` if a folder is a file, or holds other files than an exported model, which would be deleted."""
-    if folder.exists() and not folder.is_dir():
-        raise WrongUse(f"--output {folder} is a file; name a new folder")
-    other = sorted({path.name for path in folder.glob("*")} - {WEIGHTS, DESCRIPTION, CARD})
-    if other:
-        raise WrongUse(f"--output {folder} holds {other[0]}, and the folder is replaced as a whole; name a new folder")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Return 0, 1 if the folder could not be written, 2 for wrong use, or 130 after Ctrl-C."""
     parser = Parser(prog="python -m open_diht.trainer.released", description=__doc__ or "")
@@ -134,7 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser.parse_args(arguments)
         output = Path(os.path.abspath(options.output))
         check_folder("--output", output)
-        _check_replaceable(output)
+        if output.exists() and not output.is_dir():
+            raise WrongUse(f"--output {output} is a file; name a new folder")
+        other = sorted({path.name for path in output.glob("*")} - {WEIGHTS, DESCRIPTION, CARD})
+        if other:
+            raise WrongUse(
+                f"--output {output} holds {other[0]}, and the folder is replaced as a whole; name a new folder"
+            )
         clip, model = load_released(options.name, options.file)
         card = (
             f"# {options.name}\n\nThe authors' released checkpoint, {options.file.name}, in open_clip's form; "

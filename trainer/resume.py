@@ -12,12 +12,11 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from open_diht.common.command_line import WrongUse
@@ -71,13 +70,7 @@ class Parent:
 def training_state(
     parts: Parts, data: str, read: Mapping[str, int], lost: int, parent: Parent | None
 ) -> dict[str, Any]:
-    """Return everything that the next step depends on, except the encoders.
-
-    Args:
-        read: number of samples read so far by kind, over all ranks.
-        lost: number of bad samples of this epoch, over all ranks.
-        parent: the checkpoint from which the run branched, if any.
-    """
+    """Return everything that the next step depends on, except the encoders; `read` and `lost` are over all ranks."""
     return {
         "config": plain(parts.config),
         "data": data,
@@ -95,19 +88,15 @@ def training_state(
 
 
 def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir: str) -> Config:
-    """Return the configuration of a resumed run, with the choices that the program made when it began.
-
-    Args:
-        same_ranks: whether the number of ranks is the same as in the checkpoint.
-
-    Raises:
-        WrongUse: settings outside `MAY_CHANGE` differ from the checkpoint's.
-    """
+    """Return the configuration of a resumed run, with the choices that the program made when it began. Raises
+    `WrongUse` if settings outside `MAY_CHANGE` differ from the checkpoint's."""
     if config.data.streams is None:
         config = replace(config, data=replace(config.data, streams=begun["data"]["streams"]))
     if config.schedule.micro_batches == "auto" and same_ranks:
         config = replace(config, schedule=replace(config.schedule, micro_batches=begun["schedule"]["micro_batches"]))
-    changed = [name for name in differences(_with_defaults(begun), plain(config)) if not name.startswith(MAY_CHANGE)]
+    with suppress(BadValue):  # of settings that no longer exist, which then show up as differences
+        begun = plain(build(Config, begun))  # newer settings get their defaults, which are how the run behaved
+    changed = [name for name in differences(begun, plain(config)) if not name.startswith(MAY_CHANGE)]
     if changed:
         raise WrongUse(
             f"{workdir} holds a run with another {', '.join(changed)}; use the same values, or another WORKDIR"
@@ -115,23 +104,9 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
     return config
 
 
-def _with_defaults(begun: Mapping[str, Any]) -> Any:
-    """Add settings that did not exist when the run began, with their defaults, which are how it behaved."""
-    try:
-        return plain(build(Config, begun))
-    except BadValue:
-        return begun  # settings that no longer exist then show up as differences
-
-
-def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[str]:
-    """Load the checkpoint of a resumed run into its parts.
-
-    Args:
-        parts: the parts of the run, in the state before the first step.
-
-    Raises:
-        WrongUse: the data or the concept targets differ from those that the run began with.
-    """
+def restore(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[str]:
+    """Load the checkpoint of a resumed run into its parts, and return lines to report. Raises `WrongUse` if the data or
+    the concept targets differ from those that the run began with."""
     state = found.training
     if state["data"] != data:
         raise WrongUse(
@@ -169,18 +144,9 @@ def left_out(parts: Parts) -> list[str]:
 
 
 def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
-    """Load a checkpoint of another run into the parts, on all ranks.
-
-    Args:
-        path: `branch.path`, a checkpoint or a WORKDIR.
-        parts: the parts of the run, in the state before the first step.
-
-    Raises:
-        WrongUse: there is no checkpoint, it is of another model or text_cfg or trained other weights, its samples
-            are not a whole number of batches, or no samples are left to see.
-        CheckpointError: it is damaged.
-        StoreError: it cannot be downloaded.
-    """
+    """Load the checkpoint at `branch.path`, of another run, into the parts, on all ranks. Raises `WrongUse` if there is
+    none, it is of another model or text_cfg or trained other weights, its samples are not a whole number of batches, or
+    no samples are left to see; `CheckpointError` if it is damaged; `StoreError` if it cannot be downloaded."""
     with _opened(path, parts.config.data.cache_folder, ranks) as (checkpoints, step):
         try:
             found = checkpoints.load(step)
@@ -206,7 +172,13 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         if not same_tokens(begun, parts.architecture["text_cfg"]):
             raise WrongUse(f"the parent {parent.path} was trained with another text_cfg, whose token ids may differ")
         _load(student.heads, state["heads"], "concept heads")
-        _load_moments(parts.stepper.optimizer, state["optimizer"])
+        optimizer, moments = parts.stepper.optimizer, state["optimizer"]
+        groups = optimizer.state_dict()["param_groups"]  # rates, weight decay and other options stay the child's
+        if [len(group["params"]) for group in groups] != [len(group["params"]) for group in moments["param_groups"]]:
+            raise WrongUse(
+                "the parent trained other weights than this run: leave model.freeze_image and freeze_text alike"
+            )
+        optimizer.load_state_dict({"state": moments["state"], "param_groups": groups})
         if parts.stepper.scaler.is_enabled() and state["scaler"]:
             parts.stepper.scaler.load_state_dict(state["scaler"])
         if parts.stepper.average is not None:
@@ -216,10 +188,8 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
 
 @contextmanager
 def _opened(path: str, cache_folder: str | None, ranks: Ranks) -> Iterator[tuple[Checkpoints, int]]:
-    """Yield the checkpoints of the parent and the step to load. On leaving, remove what was downloaded.
-
-    Runs on one machine that branch from one parent download it to folders of their own, so none removes another's.
-    """
+    """Yield the checkpoints of the parent and the step to load. On leaving, remove what was downloaded. Runs on one
+    machine that branch from one parent download it to folders of their own, so none removes another's."""
     named = (*_named(path, cache_folder), uuid.uuid4().hex) if ranks.first else None
     folder, step, reader = ranks.share(named)
     together = False
@@ -257,13 +227,3 @@ def _load(module: nn.Module, found: Mapping[str, Tensor], what: str) -> None:
             "the model alone, and resizes its position embeddings)"
         )
     module.load_state_dict(dict(found))
-
-
-def _load_moments(optimizer: torch.optim.Optimizer, found: Mapping[str, Any]) -> None:
-    """Load the moments of the parent. Learning rates, weight decay and other options stay the child's."""
-    mine = optimizer.state_dict()
-    if [len(group["params"]) for group in mine["param_groups"]] != [
-        len(group["params"]) for group in found["param_groups"]
-    ]:
-        raise WrongUse("the parent trained other weights than this run: leave model.freeze_image and freeze_text alike")
-    optimizer.load_state_dict({"state": found["state"], "param_groups": mine["param_groups"]})

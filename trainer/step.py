@@ -1,4 +1,4 @@
-"""Training steps: gradients, the check that they are finite, and the update.
+"""Training steps: gradients, the check that they are finite, and the update by AdamW.
 
 Random numbers are a function of where they are used, so a run that is resumed with the same numbers of ranks and
 micro-batches draws the same ones as an undisturbed run. No generator state is kept: torch's generators are seeded
@@ -7,6 +7,7 @@ before each use, in a step from (seed, purpose, epoch, batch, rank, part).
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Sequence
@@ -18,13 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from open_diht.common.ranks import Ranks
-from open_diht.trainer.accumulation import BatchLoss, Losses, backward
-from open_diht.trainer.config import Config
+from open_diht.trainer.accumulation import Losses, backward
+from open_diht.trainer.config import ConceptSettings, Config, OptimizerSettings, ScheduleSettings
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.errors import TrainingError
 from open_diht.trainer.memory import remedy
 from open_diht.trainer.model import Encoded, Student
-from open_diht.trainer.optim import WeightAverage, build_optimizer, gradient_norm, set_rate
 
 
 class Purpose(IntEnum):
@@ -35,14 +35,59 @@ class Purpose(IntEnum):
 
 
 def seed_for(seed: int, purpose: Purpose, *position: int) -> int:
-    """Return a 63-bit seed.
-
-    Args:
-        seed: `run.seed`.
-        position: where they are used, such as (epoch, batch, rank, part).
-    """
+    """Return a 63-bit seed for random numbers at a position, such as (epoch, batch, rank, part)."""
     low, high = np.random.SeedSequence((seed, int(purpose), *position)).generate_state(2)
     return (int(high) << 32 | int(low)) & (2**63 - 1)
+
+
+def build_optimizer(student: Student, settings: OptimizerSettings, concepts: ConceptSettings) -> torch.optim.AdamW:
+    """Build AdamW, in torch's fused form, for the trained parameters. Parameters of two or more dimensions are decayed;
+    vectors and scalars (biases, norms, temperature) are not. Concept heads have their own learning rate and weight
+    decay."""
+    heads = {id(parameter) for parameter in student.heads.parameters()}
+    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    groups = []
+    for of_head in (False, True):
+        rate = settings.learning_rate * (concepts.learning_rate_factor if of_head else 1.0)
+        decay = settings.weight_decay * (concepts.weight_decay_factor if of_head else 1.0)
+        for decayed in (True, False):
+            members = [p for p in trained if (id(p) in heads) == of_head and (p.ndim >= 2) == decayed]
+            if members:
+                groups.append(
+                    {"params": members, "lr": rate, "base_lr": rate, "weight_decay": decay if decayed else 0.0}
+                )
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True)
+
+
+def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
+    """Return the learning rate of a step as a fraction of the peak. It rises linearly in the warm-up. Then it follows a
+    cosine down to `final_learning_rate`, or stays at the peak and falls to it linearly in the cooldown."""
+    warmup = min(settings.warmup_samples, total)
+    if seen < warmup:
+        return min(1.0, (seen + settings.batch_size) / warmup)
+    low = settings.final_learning_rate
+    if settings.shape == "constant":
+        cooldown = min(settings.cooldown * total, total - warmup)
+        return low + (1 - low) * min(1.0, (total - seen) / cooldown) if cooldown else 1.0
+    progress = (seen - warmup) / max(1, total - warmup)
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class WeightAverage:
+    """A moving average of a student's weights in float32. Each finite step updates it: a <- decay a + (1 - decay) w."""
+
+    def __init__(self, student: Student, decay: float):
+        self.decay = decay
+        self.student = copy.deepcopy(student).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, student: Student) -> None:
+        """Update the average with the weights after a step."""
+        averages = [p.data for p in self.student.parameters()]
+        weights = [p.detach() for p in student.parameters()]
+        torch._foreach_lerp_(averages, weights, 1 - self.decay)
+        for mine, theirs in zip(self.student.buffers(), student.buffers(), strict=True):
+            mine.copy_(theirs)  # buffers are copied, not averaged
 
 
 class Diverged(TrainingError):
@@ -71,12 +116,8 @@ class Skipped:
 
 
 class Stepper:
-    """The optimizer, the loss and the state that steps change.
-
-    Args:
-        config: the configuration, with `concepts.path` resolved. A `schedule.micro_batches` of auto
-            must be replaced in `Stepper.config` before `settle`.
-    """
+    """The optimizer, the loss and the state that steps change. A `schedule.micro_batches` of auto must be replaced in
+    `Stepper.config` before `settle`."""
 
     def __init__(self, student: Student, config: Config, ranks: Ranks, device: torch.device):
         self.student, self.config, self.ranks, self.device = student, config, ranks, device
@@ -91,18 +132,11 @@ class Stepper:
         self.skipped = Skipped()
 
     def settle(self, pairs: int, shape: Sequence[int], tokens: Tensor) -> None:
-        """Wrap the student in DDP if there are several ranks, and make DDP arrange its buckets.
+        """Wrap the student in DDP if there are several ranks, and make DDP arrange its buckets. Raises `OutOfMemory`.
 
-        From its second backward pass on, DDP fills buckets in the order in which gradients arrived
-        in the first one, and the order in which ranks are summed depends on the position in a
-        bucket. After this call all steps use the same order, including the first one after a resume.
-
-        Args:
-            shape: shape of the image tower's input.
-            tokens: (1, context) ids of any caption.
-
-        Raises:
-            OutOfMemory: the batch is too large.
+        From its second backward pass on, DDP fills buckets in the order in which gradients arrived in the first one,
+        and the order in which ranks are summed depends on the position in a bucket. After this call all steps use the
+        same order, including the first one after a resume. `tokens` are (1, context) ids of any caption.
         """
         if self.ranks.world == 1:
             return
@@ -123,19 +157,9 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
 
     def step(self, batch: Batch, epoch: int, number: int, rate: float) -> StepResult:
-        """Take one step.
-
-        Args:
-            batch: this rank's part of batch `number` of the epoch.
-            rate: learning rate as a fraction of the peak.
-
-        Returns:
-            Losses and statistics of the step.
-
-        Raises:
-            Diverged: `run.max_nonfinite` steps in a row had a loss or gradient that was not finite.
-            OutOfMemory: the batch is too large.
-        """
+        """Take a step on this rank's part of batch `number` of the epoch, at a fraction `rate` of the peak learning
+        rate. Raises `Diverged` if `run.max_nonfinite` steps in a row were not finite, `OutOfMemory` if the batch is too
+        large."""
         with remedy(lambda: self._too_large(len(batch))):
             return self._step(batch, epoch, number, rate)
 
@@ -155,12 +179,18 @@ class Stepper:
             scaler=self.scaler,
         )
         self.scaler.unscale_(self.optimizer)  # so that the norm is that of the true gradient
-        gradient = gradient_norm(self.parameters, self.config.optimizer.max_gradient_norm)
-        norm, factor, values = self._read(loss, gradient, scale)
+        clip_at = self.config.optimizer.max_gradient_norm or math.inf
+        gradient = nn.utils.clip_grad_norm_(self.parameters, clip_at)  # returns the norm before clipping
+        named = {"loss": loss.total, "contrastive": loss.contrastive, **loss.concepts, **loss.statistics}
+        means = self.ranks.sum(torch.stack([value.float() for value in named.values()])) / self.ranks.world
+        # A step waits for its device here, so all values are read in one transfer.
+        norm, factor, *read = torch.cat([torch.stack([gradient.float(), scale.float()]), means]).tolist()
+        values = dict(zip(named, read, strict=True))
         # All ranks decide alike: the loss is summed over them, and gradients were averaged.
         finite = math.isfinite(norm) and math.isfinite(values["loss"])
         if finite:  # else weights, moments and average stay
-            set_rate(self.optimizer, rate)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["base_lr"] * rate
             self.scaler.step(self.optimizer)
             self.student.clamp_scale()
             if self.average is not None:
@@ -189,21 +219,6 @@ class Stepper:
             f"a step needs more memory than available, with {pairs:,} pairs on each rank and schedule.micro_batches "
             f"{self._parts}: {smaller}"
         )
-
-    def _read(self, loss: BatchLoss, gradient: Tensor, scale: Tensor) -> tuple[float, float, dict[str, float]]:
-        """Return gradient norm, scale, and the means of losses and statistics over ranks.
-
-        A step waits for its device here, so all values are read in one transfer.
-        """
-        named: dict[str, Tensor] = {
-            "loss": loss.total,
-            "contrastive": loss.contrastive,
-            **loss.concepts,
-            **loss.statistics,
-        }
-        means = self.ranks.sum(torch.stack([value.float() for value in named.values()])) / self.ranks.world
-        norm, factor, *values = torch.cat([torch.stack([gradient.float(), scale.float()]), means]).tolist()
-        return norm, factor, dict(zip(named, values, strict=True))
 
     def _count(self, finite: bool) -> None:
         self.skipped.in_a_row = 0 if finite else self.skipped.in_a_row + 1

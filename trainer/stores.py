@@ -30,7 +30,7 @@ from open_diht.trainer.errors import TrainingError
 
 PAUSES_S = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 """Pauses before retries of a failed upload, two minutes in total, on top of the retries of the store's client."""
-_READ_PAUSES_S = (1.0, 2.0, 4.0)
+_READ_PAUSES_S = (1.0, 2.0, 4.0)  # shorter, because a step or a worker waits meanwhile
 
 
 class StoreError(TrainingError):
@@ -45,10 +45,6 @@ class LocalStore:
 
     def __str__(self) -> str:
         return str(self.folder)
-
-    def local(self, path: str) -> Path | None:
-        """Return the path of a file on this machine's disk."""
-        return self.folder / path
 
     def exists(self, path: str) -> bool:
         """Return whether there is a file or folder."""
@@ -77,15 +73,12 @@ class LocalStore:
 
     def stage(self, name: str) -> Path:
         """Return an empty folder on the same disk."""
-        return _made(temporary_beside(self.folder / name))
+        (folder := temporary_beside(self.folder / name)).mkdir(parents=True)
+        return folder
 
     def put(self, staged: Path, name: str, last: str) -> None:
-        """Publish a folder: flush its files to the disk and rename it.
-
-        Args:
-            staged: a folder of `stage`, which is removed.
-            last: unused here; see `FsspecStore.put`.
-        """
+        """Publish a folder of `stage`, which is removed: flush its files to the disk and rename it. `last` is
+        unused."""
         try:
             with published_folder(self.folder / name) as temporary:
                 for path in staged.iterdir():
@@ -108,27 +101,15 @@ class LocalStore:
         shutil.rmtree(gone)
 
     def sweep(self, ours: Callable[[str], bool], last: str) -> None:
-        """Delete temporary folders of killed runs, and temporary files in folders of the store.
-
-        Args:
-            ours: returns whether files in a folder of this name may be deleted.
-        """
+        """Delete temporary folders of killed runs, and temporary files in folders whose names are `ours`."""
         for folder in (self.folder, *(self.folder / name for name in self.names(last) if ours(name))):
             remove_temporaries(folder)
 
 
 class FsspecStore:
-    """A store in a folder behind an fsspec URL. Its methods raise `StoreError` if the store fails.
-
-    FileNotFoundError passes through.
-
-    Args:
-        disk: folder on this machine in which `stage` and `get` make folders, one at a time. All
-            ranks of the machine share it.
-
-    Raises:
-        WrongUse: the protocol is unknown, or its client is not installed or does not accept the URL.
-    """
+    """A store in a folder behind an fsspec URL. Its methods raise `StoreError` if the store fails. FileNotFoundError
+    passes through. On `disk`, which all ranks of a machine share, `stage` and `get` make folders, one at a time. Raises
+    `WrongUse` if the protocol is unknown, or its client is not installed or does not accept the URL."""
 
     def __init__(self, url: str, disk: Path = Path(os.devnull)):
         self.url, self._disk = url.rstrip("/"), disk
@@ -148,10 +129,6 @@ class FsspecStore:
         if self._process != os.getpid():
             self._fs, self._process = fsspec.core.url_to_fs(self.url)[0], os.getpid()
         return self._fs
-
-    def local(self, path: str) -> Path | None:
-        """Return None: the files are not on this machine's disk."""
-        return None
 
     def exists(self, path: str) -> bool:
         """Return whether there is a file or folder."""
@@ -179,11 +156,7 @@ class FsspecStore:
         raise AssertionError("the last try returns or raises")
 
     def write(self, content: bytes, path: str) -> None:
-        """Create or replace a file.
-
-        Args:
-            content: its bytes.
-        """
+        """Create or replace a file with bytes."""
         with self._asking(path) as inside:
             self.fs.pipe_file(inside, content)
 
@@ -193,11 +166,7 @@ class FsspecStore:
             self.fs.put_file(str(file), inside)
 
     def download(self, name: str, folder: Path) -> None:
-        """Copy all files of a folder to the disk.
-
-        Args:
-            name: the folder in the store; "" for all of it.
-        """
+        """Copy all files of a folder, "" for the whole store, to the disk."""
         for path in self.files(name):
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -217,25 +186,18 @@ class FsspecStore:
     def stage(self, name: str) -> Path:
         """Return an empty folder on the disk, after removing all others there."""
         self._clear()
-        return _made(temporary_beside(self._disk / name))
+        (folder := temporary_beside(self._disk / name)).mkdir(parents=True)
+        return folder
 
     def put(self, staged: Path, name: str, last: str) -> None:
-        """Upload a folder. Its last file is deleted first, so it never marks a mixture as complete.
-
-        Args:
-            last: path in the folder of the file that is uploaded last.
-        """
+        """Upload a folder, its last file last. That is deleted first, so it never marks a mixture as complete."""
         self.delete(f"{name}/{last}")
         paths = sorted(path for path in staged.rglob("*") if path.is_file())
         for path in sorted(paths, key=lambda path: path == staged / last):
             self.upload(path, f"{name}/{path.relative_to(staged)}")
 
     def get(self, name: str, last: str) -> Path:
-        """Download a folder, once for all ranks of a machine, and return its path on the disk.
-
-        Args:
-            last: path in the folder of its last file, by which an earlier download is recognized.
-        """
+        """Download a folder, once for all ranks of a machine. An earlier download is recognized by the last file."""
         folder, content = self._disk / name, self.read(f"{name}/{last}")
         self._disk.mkdir(parents=True, exist_ok=True)
         with open(self._disk / "lock", "w") as lock:
@@ -260,11 +222,7 @@ class FsspecStore:
             self.delete(f"{name}/{path}")
 
     def sweep(self, ours: Callable[[str], bool], last: str) -> None:
-        """Delete folders without their last file, which killed runs left.
-
-        Args:
-            ours: returns whether a folder of this name may be deleted.
-        """
+        """Delete folders without their last file, which killed runs left, if their names are `ours`."""
         whole = self.names(last)
         for name in {path.partition("/")[0] for path in self.files()}.difference(whole):
             if ours(name):
@@ -297,11 +255,6 @@ def store_at(place: Path | str) -> Store:
     return LocalStore(Path(local_path(url)))
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
-
-
 @contextmanager
 def on_disk(folder: str) -> Iterator[Path]:
     """Yield a folder on this machine's disk: `folder`, or a temporary copy if it is a URL."""
@@ -314,22 +267,10 @@ def on_disk(folder: str) -> Iterator[Path]:
         yield Path(copy)
 
 
-def _check(lease: Lease) -> None:
-    """Raise LeaseLost if another run has taken the store, StoreError if it does not answer."""
-    try:
-        lease.check()
-    except LeaseLost:
-        raise
-    except Exception as error:  # errors of fsspec's clients have no common base class
-        raise StoreError(f"the lease cannot be read: {in_words(error)}") from error
-
-
 class Uploads:
-    """An executor that runs one job at a time and stops at the first permanent failure.
-
-    The next `submit` or `wait` raises that error. Its threads are daemons, unlike those of a ThreadPoolExecutor,
-    for which Python waits when it exits: a second Ctrl-C must end the process in the middle of a job.
-    """
+    """An executor that runs one job at a time and stops at the first permanent failure. The next `submit` or `wait`
+    raises that error. Its threads are daemons, unlike those of a ThreadPoolExecutor, for which Python waits when it
+    exits: a second Ctrl-C must end the process in the middle of a job."""
 
     lease: Lease | None = None
     """Checked before each try of a job: a run must not write to a store that another run took over."""
@@ -361,6 +302,15 @@ class Uploads:
         if self._error is not None:
             raise self._error
 
+    def _check_lease(self) -> None:
+        try:
+            if self.lease is not None:
+                self.lease.check()
+        except LeaseLost:
+            raise
+        except Exception as error:  # errors of fsspec's clients have no common base class
+            raise StoreError(f"the lease cannot be read: {in_words(error)}") from error
+
     def _run(self, job: Callable[[], None], before: threading.Thread | None) -> None:
         if before is not None:
             before.join()  # one job at a time, in order
@@ -368,8 +318,7 @@ class Uploads:
         try:
             while self._error is None:
                 try:
-                    if self.lease is not None:
-                        _check(self.lease)
+                    self._check_lease()
                     return job()
                 except LeaseLost:
                     raise

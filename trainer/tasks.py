@@ -53,18 +53,9 @@ def require_tasks(tasks: str) -> None:
 def evaluate(
     tasks: str, model: Path, output: Path, *, device: torch.device, ranks: Ranks, asked_to_stop: Callable[[], bool]
 ) -> Evaluated | None:
-    """Evaluate an exported model, without few-shot, on the first rank while the others wait.
-
-    Args:
-        tasks: `check.tasks`.
-        output: folder for results and log. Cached features of the model are deleted afterwards.
-        device: the device of the training, which the evaluation uses too.
-        ranks: the ranks of the run; all of them call this.
-        asked_to_stop: returns whether a stop was requested on this rank, which ends the evaluation.
-
-    Returns:
-        The results; None on other ranks than the first, and after a stop request.
-    """
+    """Evaluate an exported model, without few-shot, on the first rank while the others wait. All ranks call this. A
+    stop request on any of them ends the evaluation. Cached features of the model are deleted afterwards. Return None on
+    other ranks than the first, and after a stop request."""
     process = _start(tasks, model, output, device) if ranks.first else None
     try:
         while True:

@@ -26,11 +26,7 @@ from open_diht.trainer.config import TransformSettings
 
 
 def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:
-    """Return open_clip's `preprocess_cfg`: resize the shortest side (bicubic), crop the center, normalize.
-
-    Args:
-        size: side of the square, in pixels.
-    """
+    """Return open_clip's `preprocess_cfg`: resize the shortest side (bicubic), crop the center, normalize."""
     return {
         "size": size,
         "mode": "RGB",
@@ -43,12 +39,7 @@ def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:
 
 
 def transform(settings: TransformSettings, size: int, *, training: bool) -> Callable[[Image.Image], Tensor]:
-    """Return a function from an image (PIL, RGB) to (3, size, size) uint8.
-
-    Args:
-        size: side of the square, in pixels.
-        training: whether to crop and flip at random; otherwise the center is cropped.
-    """
+    """Return a function from an image (PIL, RGB) to (3, size, size) uint8, random if `training`."""
     bicubic = InterpolationMode.BICUBIC
     if not training:
         return Compose([Resize(size, interpolation=bicubic), CenterCrop(size), PILToTensor()])

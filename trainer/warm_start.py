@@ -24,7 +24,7 @@ from open_diht.common.data_root import REFERENCE_IMAGES
 from open_diht.common.encoder_names import NOT_LOADED
 from open_diht.common.installation import install_command
 from open_diht.common.pinned import LITE0_WEIGHTS, check_pinned
-from open_diht.trainer.architecture import DualEncoder, has_batch_norm, same_tokens
+from open_diht.trainer.architecture import DualEncoder, is_batch_norm, same_tokens
 from open_diht.trainer.config import ModelSettings
 from open_diht.trainer.export import DESCRIPTION
 
@@ -38,18 +38,9 @@ class BadWeights(WrongUse):
 
 
 def warm_start(model: DualEncoder, settings: ModelSettings, text: Mapping[str, Any]) -> list[str]:
-    """Load initial weights into a model.
-
-    Args:
-        settings: the section `model`, for its `warm_start...` keys.
-
-    Returns:
-        A line per file about what was loaded.
-
-    Raises:
-        BadWeights: weights are missing, do not fit or were trained with other tokens, or batch norms would start
-            without statistics.
-    """
+    """Load the initial weights that the section `model` names, and return a line about each file. Raises `BadWeights`
+    if they are missing, do not fit or were trained with other tokens, or if batch norms would start without
+    statistics."""
     said = []
     if settings.warm_start:
         path = find_weights(settings.warm_start, "model.warm_start")
@@ -62,7 +53,7 @@ def warm_start(model: DualEncoder, settings: ModelSettings, text: Mapping[str, A
         _check_tokens(path, text)
         said.append(_load_text_tower(model, path))
     started = settings.warm_start or settings.warm_start_image or settings.batch_norm == "batch"
-    if has_batch_norm(model.visual) and not started:
+    if any(map(is_batch_norm, model.visual.modules())) and not started:
         raise BadWeights(
             "the image tower has batch norms, whose statistics are kept as they start (a step would depend on how its "
             "batch is spread over ranks and micro-batches): set model.warm_start_image to its weights, or, for one "
@@ -72,15 +63,16 @@ def warm_start(model: DualEncoder, settings: ModelSettings, text: Mapping[str, A
 
 
 def find_weights(place: str, key: str) -> Path:
-    """Return the path of a weight file.
-
-    Args:
-        place: a file, a folder that holds exactly one (or exactly one `open_clip*`), or `package:NAME`.
-
-    Raises:
-        BadWeights: there is no such file, or several, or one in a folder or package has another SHA-256 than is known.
-    """
-    path = _package_folder(place.removeprefix("package:"), key) if place.startswith("package:") else Path(place)
+    """Return the path of a weight file: `place`, the only one in that folder, or that of `package:NAME`. Of several in
+    a folder, the only one called `open_clip*` is taken. Raises `BadWeights` if there is none, there are several, or one
+    has another SHA-256 than is known."""
+    path = Path(place)
+    if place.startswith("package:"):
+        name = place.removeprefix("package:")
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise BadWeights(f"{key}: the package {name} is not installed: {install_command(name.replace('_', '-'))}")
+        path = Path(next(iter(spec.submodule_search_locations)))
     if path.is_file():
         return path
     if not path.is_dir():
@@ -94,13 +86,6 @@ def find_weights(place: str, key: str) -> Path:
     if found[0].name == REFERENCE_IMAGES:
         check_pinned(found[0], LITE0_WEIGHTS, BadWeights, f"remove {place}, which {key} names, and install it again")
     return found[0]
-
-
-def _package_folder(name: str, key: str) -> Path:
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise BadWeights(f"{key}: the package {name} is not installed: {install_command(name.replace('_', '-'))}")
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -138,7 +123,7 @@ def _load_whole(model: DualEncoder, path: Path) -> str:
         )
     kept = None if biased or initial is None else initial.detach().clone()  # open_clip would make it 0
     _check_text_width(state, model, path)
-    with _fitting(path):
+    with _fit_errors(path):
         load_checkpoint(model, str(path), strict=True, weights_only=True)
     if kept is None:
         return f"all weights from {path}"
@@ -147,7 +132,7 @@ def _load_whole(model: DualEncoder, path: Path) -> str:
 
 
 @contextmanager
-def _fitting(path: Path) -> Iterator[None]:
+def _fit_errors(path: Path) -> Iterator[None]:
     """Turn the errors that open_clip raises for weights of another model into `BadWeights`."""
     try:
         yield
@@ -175,7 +160,7 @@ def _load_image_tower(model: DualEncoder, path: Path) -> str:
     tower = model.visual
     if any(name.startswith("visual.") for name in state):
         state = {name: value for name, value in state.items() if name.startswith("visual.")}
-        with _fitting(path):
+        with _fit_errors(path):
             resize_pos_embed(state, model)  # to the model's image size
         found = {name.removeprefix("visual."): value for name, value in state.items()}
     elif hasattr(tower, "trunk"):
@@ -188,10 +173,8 @@ def _load_image_tower(model: DualEncoder, path: Path) -> str:
 
 
 def _timm_names(state: State, wanted: State, path: Path) -> dict[str, Tensor]:
-    """Return weights under the names of timm's trunk, without a classifier.
-
-    A file with other names is accepted if its weights have the trunk's shapes in the same order.
-    """
+    """Return weights under the names of timm's trunk, without a classifier. A file with other names is accepted if its
+    weights have the trunk's shapes in the same order."""
     if any(name in state for name in wanted):
         return {name: value for name, value in state.items() if name in wanted}
     values = list(state.values())
@@ -204,7 +187,7 @@ def _timm_names(state: State, wanted: State, path: Path) -> dict[str, Tensor]:
 def _load_text_tower(model: DualEncoder, path: Path) -> str:
     state = {name.removeprefix("text."): value for name, value in read_weights(path).items() if _is_text(name)}
     _check_text_width(state, model, path)
-    with _fitting(path):
+    with _fit_errors(path):
         resize_text_pos_embed(state, model)  # to the model's context length
     if hasattr(model, "text"):
         return _load(model.text, state, path, optional=("proj", "text_projection"))

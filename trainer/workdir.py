@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from open_diht.common.command_line import WrongUse, check_folder
@@ -26,16 +26,13 @@ from open_diht.trainer.data.store import default_cache, is_remote, local_path
 from open_diht.trainer.stores import FsspecStore, LocalStore, StoreError, Uploads
 
 CHECKPOINTS, EXPORT, LOG, CURVES, CONFIG = "checkpoints", "export", "log.jsonl", "tensorboard", "config.yaml"
-_EVERY_S = 10.0  # the pause between uploads of log and curves, except before a checkpoint
+# The pause between uploads of log and curves, except before a checkpoint. Objects cannot be appended to, so each upload
+# sends whole files again; a reader of the URL sees a run with this delay.
+_EVERY_S = 10.0
 
 
 class Workdir:
-    """The folder that a run writes to, and the store of its copies if WORKDIR is a URL.
-
-    Args:
-        store: the store at the URL; None if `folder` is the WORKDIR.
-        clock: returns seconds.
-    """
+    """The folder that a run writes to, and the store of its copies if WORKDIR is a URL, else None."""
 
     def __init__(self, folder: Path, store: FsspecStore | None = None, clock: Callable[[], float] = time.monotonic):
         self.folder, self.store, self.uploads = folder, store, Uploads()
@@ -53,10 +50,8 @@ class Workdir:
         return Checkpoints(store, settings, self.uploads, say)
 
     def require_unused(self) -> None:
-        """Raise `WrongUse` if a new run would overwrite a configuration or an export that has no log next to it.
-
-        Files next to a log belong to a run without checkpoints, and are overwritten.
-        """
+        """Raise `WrongUse` if a new run would overwrite a configuration or an export that has no log next to it. Files
+        next to a log belong to a run without checkpoints, and are overwritten."""
         paths = self.store.files() if self.store else [path.name for path in self.folder.glob("*")]
         names = {path.partition("/")[0] for path in paths}
         foreign = sorted(names & {CONFIG, EXPORT})
@@ -83,11 +78,8 @@ class Workdir:
             self.uploads.submit(self._upload_grown)
 
     def publish(self, name: str, last: str) -> None:
-        """Upload a folder in the background, if WORKDIR is a URL.
-
-        Args:
-            last: its file that is uploaded last, by which readers recognize a complete folder.
-        """
+        """Upload a folder in the background, if WORKDIR is a URL. Readers know by its file `last` that it is
+        complete."""
         store = self.store
         if store is not None:
             self.uploads.submit(lambda: store.put(self.folder / name, name, last))
@@ -115,23 +107,13 @@ class Workdir:
 
 
 def spool(url: str, cache_folder: str | None, reader: str = "") -> Path:
-    """Return the folder on this machine's disk for files on their way to or from a URL.
-
-    Args:
-        cache_folder: `data.cache_folder`; None: the default cache.
-        reader: name of a run that only reads the URL. Each name has a folder of its own.
-    """
+    """Return the folder on this machine's disk for files on their way to or from a URL, one for each `reader` of it."""
     name = hashlib.sha256(f"{url} {reader}".rstrip().encode()).hexdigest()[:16]
     return Path(cache_folder or default_cache()) / "workdirs" / f"{name}-{socket.gethostname()}"
 
 
 def checkpoints_at(folder: str, cache_folder: str | None, reader: str = "") -> Checkpoints:
-    """Return the checkpoints of another run, for reading.
-
-    Args:
-        cache_folder: `data.cache_folder`, for downloads; None: the default cache.
-        reader: name of the run that reads them; see `spool`.
-    """
+    """Return the checkpoints of another run, for reading; see `spool`."""
     if is_remote(folder):
         return Checkpoints(FsspecStore(folder, spool(folder, cache_folder, reader)))
     return Checkpoints(LocalStore(Path(folder)))
@@ -142,19 +124,13 @@ def opened(
     workdir: Path | str, cache_folder: str | None, ranks: Ranks, say: Callable[[str], None]
 ) -> Iterator[Workdir]:
     """Yield the WORKDIR of a run, locked against other runs, and finish its uploads on leaving, except after Ctrl-C.
-
-    Args:
-        cache_folder: folder on the disk for the files of a URL; None: the default cache.
-
-    Raises:
-        WrongUse: another run uses it, it cannot be written, or it is no place for results, such as the home folder.
-        StoreError, CheckpointError, LeaseLost: the store failed, or another run took over the store.
-    """
+    Raises `WrongUse` if another run uses it, it cannot be written or is no place for results, such as the home folder;
+    `StoreError`, `CheckpointError` or `LeaseLost` if the store failed or another run took it over."""
     url = str(workdir)
     if not is_remote(url):
         folder = Path(local_path(url))
         check_folder("WORKDIR", folder)
-        with _locked(folder, ranks):
+        with _locked(folder) if ranks.first else nullcontext():
             yield Workdir(folder)
         return
     if url.startswith("memory://"):
@@ -185,15 +161,10 @@ def opened(
 
 
 @contextmanager
-def _locked(workdir: Path, ranks: Ranks) -> Iterator[None]:
-    """Refuse a folder that another run writes to.
-
-    The lock belongs to the process (POSIX), not to the open file (flock), which the loader's
-    workers would inherit: they would then block a restart for seconds after the run was killed.
-    """
-    if not ranks.first:
-        yield
-        return
+def _locked(workdir: Path) -> Iterator[None]:
+    """Refuse a folder that another run writes to. The lock belongs to the process (POSIX), not to the open file
+    (flock), which the loader's workers would inherit: they would then block a restart for seconds after the run was
+    killed."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = open(workdir / "lock", "w")  # noqa: SIM115 closed below

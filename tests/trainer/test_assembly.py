@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from open_diht.common.command_line import WrongUse
-from open_diht.trainer.assembly import _about_precision, _about_rounding, prepare_torch
+from open_diht.trainer.assembly import _about_precision, _about_rounding, about_scale, prepare_torch
+from open_diht.trainer.config_files import load_config
 from open_diht.trainer.loop import train
 from open_diht.trainer.losses import HnNce, hn_nce
+from open_diht.trainer.losses.hn_nce import fitting_scale
 
 GPU = torch.device("cuda", 0)
+DATA = {"data": {"sources": [{"path": "out/sample"}]}}
 
 
 @pytest.fixture
@@ -80,3 +83,20 @@ def test_kernels_that_were_asked_for_and_cannot_run_are_refused(tiny_config, tmp
         kernels.remark(GPU)
     monkeypatch.setattr(hn_nce, "without_kernels", lambda device: "")
     assert kernels.remark(GPU) == ""
+
+
+def test_a_short_run_is_told_that_its_scale_is_too_high_for_beta(tiny_config, tmp_path) -> None:
+    assert [fitting_scale(beta) for beta in (0, 0.5, 1)] == [10, 5, 10 / 3]
+    said = about_scale(load_config("tiny", ["model.temperature=0.07", "loss.beta=0.5"], DATA), 30)
+    assert "loss.beta 0.5 at model.temperature 0.07, a scale of 14.3: 30 steps" in said
+    assert "model.temperature=0.2 (a scale of 5)" in said
+    words = ["loss.beta=0"], ["loss.name=infonce"], ["model.warm_start=weights.pt", "model.warm_start_image=''"]
+    for config in (load_config("tiny", ["model.temperature=0.07", *more], DATA) for more in words):
+        assert not about_scale(config, 30)
+    assert not about_scale(load_config("tiny", base=DATA), 30)
+    long = load_config("vit-b-32", base=DATA)  # learns its scale
+    assert about_scale(long, 200) and not about_scale(long, 970_000)
+    lines: list[str] = []
+    train(tiny_config(schedule={"samples": 16, "warmup_samples": 0}), tmp_path, lines.append)
+    first = next(number for number, line in enumerate(lines) if line.startswith("step 1/1"))
+    assert any("loss.beta 0.25 at model.temperature 0.07" in line for line in lines[:first])

@@ -402,9 +402,7 @@ def test_the_training_goes_on_while_one_is_brought_and_waits_for_it_before_the_n
     assert store().newest() == 2
 
 
-def test_a_staged_checkpoint_that_another_program_cleared_is_no_checkpoint(
-    store: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_staged_checkpoint_that_another_program_cleared_is_no_checkpoint(store, monkeypatch):
     run = store()
     run.save(1)
     stage = Checkpoints._staged

@@ -130,7 +130,7 @@ def ranks_agree(folder: Path) -> None:
             "data": DataSettings(sources=(Source(path="none"),), workers=1),
         }
         parts: Any = SimpleNamespace(
-            judged=told,
+            evaluated=told,
             zero_shot=data,
             config=SimpleNamespace(**sections),
             shape=(3, 2, 2),

@@ -83,7 +83,6 @@ def test_every_field_has_a_docstring() -> None:
         (["schedule.samples=1000", "schedule.epochs=2"], "either schedule.samples or schedule.epochs"),
         (["loss.alpha=0"], "set mask_duplicates to false"),
         (["model.max_scale=5"], "means a scale of 6.667, above model.max_scale"),
-        (["data.sources=[]"], "data.sources is empty"),
         (["check.templates={"], r"check\.templates=\{, line 1, column 2: not YAML"),
     ],
 )
@@ -103,6 +102,8 @@ def test_words_keep_their_types() -> None:
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"unknown configuration 'tinny' \(did you mean 'tiny'\?\)"):
         load_config("tinny")
+    with pytest.raises(BadConfig, match=r"data.sources is empty: name at least one folder of shards, or data.loader"):
+        load_config("tiny")
     with pytest.raises(BadConfig, match=r"configuration file nowhere.yaml: No such file"):
         load_config("nowhere.yaml")
     bad = tmp_path / "bad.yaml"
@@ -133,9 +134,7 @@ def test_unknown_names(tmp_path: Path) -> None:
         ({"loss": {"name": "hn_nce", "beta": 0.5}}, ["loss.name=infonce"], "loss.beta"),
     ],
 )  # fmt: skip
-def test_a_value_that_is_given_replaces_those_of_the_file_that_it_excludes(
-    of_file: dict[str, Any], words: list[str], gone: str, tmp_path: Path
-) -> None:
+def test_a_value_that_is_given_replaces_those_of_the_file_that_it_excludes(of_file, words, gone, tmp_path):
     values = merged(merged(DATA, {"schedule": {"samples": 10}}), of_file)
     mine, other = tmp_path / "mine.yaml", tmp_path / "other.yaml"
     mine.write_text(yaml.safe_dump(values))
@@ -169,11 +168,6 @@ def test_a_wrong_value_is_one_traceback() -> None:
     with pytest.raises(BadConfig) as raised:
         load_config("tiny", ["schedule.micro_batches=99999"], DATA)
     assert "".join(traceback.format_exception(raised.value)).count("Traceback") == 1
-
-
-def test_data_is_needed() -> None:
-    with pytest.raises(BadConfig, match=r"data.sources is empty: name at least one folder of shards, or data.loader"):
-        load_config("tiny")
 
 
 def test_files_extend_files(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import re
@@ -15,6 +14,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from open_diht.common import shard_index
@@ -24,12 +24,11 @@ from open_diht.trainer import checks
 from open_diht.trainer.checkpoint import Checkpoints
 from open_diht.trainer.cli import main
 from open_diht.trainer.config import Config
-from open_diht.trainer.config_files import merged, plain
+from open_diht.trainer.config_files import merged
 from open_diht.trainer.data import BadSource, DataError, TooManyBad
 from open_diht.trainer.data import shards as sources
-from open_diht.trainer.loop import train
+from open_diht.trainer.loop import stop_requests, train
 from open_diht.trainer.step import Stepper
-from open_diht.trainer.stopping import stop_wish
 from open_diht.trainer.stores import LocalStore
 from tests.forks import Forks
 from tests.trainer.conftest import entries, interrupted, losses
@@ -90,14 +89,8 @@ def test_progress_lines(finished: tuple[Path, Any, list[str]]) -> None:
 
 def test_what_lies_in_the_workdir(finished: tuple[Path, Any, list[str]]) -> None:
     workdir = finished[0]
-    assert {path.name for path in workdir.iterdir()} == {
-        "checkpoints",
-        "config.yaml",
-        "export",
-        "lock",
-        "log.jsonl",
-        "tensorboard",
-    }
+    names = {"checkpoints", "config.yaml", "export", "lock", "log.jsonl", "tensorboard"}
+    assert {path.name for path in workdir.iterdir()} == names
     assert list((workdir / "tensorboard").iterdir())
     steps = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert "step-000000000010" in steps and len(steps) in (3, 4)  # the last three, and the best
@@ -121,8 +114,6 @@ def test_the_export_is_the_average_and_has_a_card(finished: tuple[Path, Any, lis
 def test_a_finished_run_trains_no_further(finished: tuple[Path, Any, list[str]], tmp_path: Path) -> None:
     workdir, outcome, _ = finished
     copy = shutil.copytree(workdir, tmp_path / "copy")
-    import yaml
-
     config = build(Config, yaml.safe_load((copy / "config.yaml").read_text()))
     said: list[str] = []
     again = train(config, copy, said.append)
@@ -251,13 +242,13 @@ def test_a_signal_to_all_processes_ends_no_worker_and_loses_no_step(moment, tiny
 def test_a_stop_request_is_answered_at_once_and_once(number: int, capfd: pytest.CaptureFixture[str]) -> None:
     before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with stop_wish() as wish:
+        with stop_requests() as request:
             os.kill(os.getpid(), number)
             (line,) = capfd.readouterr().err.strip().splitlines()
-            assert wish.signal == number and signal.Signals(number).name in line and "checkpoint" in line
+            assert request.signal == number and signal.Signals(number).name in line and "checkpoint" in line
             os.kill(os.getpid(), signal.SIGTERM)  # a launcher passes on what its ranks have already had
             assert capfd.readouterr().err == ""
-        with stop_wish(first=False):
+        with stop_requests(first=False):
             os.kill(os.getpid(), number)
         assert capfd.readouterr().err == ""
     finally:
@@ -477,8 +468,6 @@ def test_wrong_use(sections: dict[str, Any], message: str, tiny_config: Callable
 
 
 def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(tiny_values, shards, tmp_path, capsys):
-    import yaml
-
     values = tiny_values(
         optimizer={"learning_rate": 1e30}, run={"max_nonfinite": 3}, checkpoint={"every_samples": 16},
         schedule={"warmup_samples": 0},
@@ -501,8 +490,6 @@ def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(tiny_values
 
 
 def test_command_line(tiny_values: Values, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import yaml
-
     values = tiny_values()
     del values["data"]["sources"]
     file = tmp_path / "mine.yaml"
@@ -516,17 +503,7 @@ def test_command_line(tiny_values: Values, shards: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_run_that_was_asked_to_stop_says_so_by_its_status(
-    number: int,
-    status: int,
-    tiny_values: Values,
-    shards: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    import yaml
-
+def test_a_stop_request_is_said_by_the_status(number, status, tiny_values, shards, tmp_path, monkeypatch, capsys):
     from open_diht.trainer import cli
 
     def say(text: str) -> None:
@@ -561,7 +538,3 @@ def test_wrong_words_are_one_line_and_status_2(words, message, capsys, tmp_path,
     err = capsys.readouterr().err
     assert re.search(message, err) and err.startswith("error: ") and err.count("\n") == 1
     assert not list(tmp_path.rglob("checkpoints"))
-
-
-def test_configurations_are_plain(tiny_config: Callable[..., Any]) -> None:
-    json.dumps(plain(tiny_config()))

@@ -10,13 +10,15 @@ import pytest
 import torch
 import yaml
 
+from open_diht.common.command_line import WrongUse
 from open_diht.common.ranks import Ranks
 from open_diht.trainer import assembly, memory, step
 from open_diht.trainer.cli import main
 from open_diht.trainer.config import ConceptSettings, ModelSettings
 from open_diht.trainer.loop import train
-from open_diht.trainer.memory import DoesNotFit, Need, OutOfMemory, need, remedy
+from open_diht.trainer.memory import Need, OutOfMemory, need, remedy
 from open_diht.trainer.model import Student, build_student
+from open_diht.trainer.utilization import flops_per_pair
 from tests.trainer.conftest import interrupted, losses
 
 MIB = 2**20
@@ -26,9 +28,7 @@ def test_as_few_parts_as_fit() -> None:
     needed = Need(fixed=100 * MIB, per_pair=10 * MIB)
     assert needed.parts(10, 250 * MIB) == 1  # 0.8 of 250 MiB are 100 and ten pairs
     assert [needed.parts(100, free * MIB) for free in (1375, 1374, 750, 138)] == [1, 2, 2, 100]
-    with pytest.raises(
-        DoesNotFit, match=r"need 0.0977 GiB, each pair 10 MiB: lower schedule.batch_size, set model.grad"
-    ):
+    with pytest.raises(WrongUse, match=r"need 0.0977 GiB, each pair 10 MiB: lower schedule.batch_size, set model.grad"):
         needed.parts(10, 100 * MIB)
 
 
@@ -64,6 +64,7 @@ def test_a_probe_leaves_no_trace() -> None:
     expected = torch.rand(2)
     torch.manual_seed(3)
     per_pair(student)
+    flops_per_pair(student, (3, 32, 32), torch.ones(1, 16, dtype=torch.int64))
     assert torch.equal(torch.rand(2), expected)
     assert all(parameter.grad is None for parameter in student.parameters())
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from open_diht.trainer.architecture import BadArchitecture, architecture, build
 from open_diht.trainer.config import ConceptSettings, ModelSettings, OptimizerSettings, ScheduleSettings
 from open_diht.trainer.model import build_student
-from open_diht.trainer.optim import WeightAverage, build_optimizer, rate_factor
+from open_diht.trainer.step import WeightAverage, build_optimizer, rate_factor
 from open_diht.trainer.warm_start import BadWeights
 
 TINY: dict[str, Any] = {
@@ -178,7 +178,7 @@ def test_an_architecture_with_an_unknown_part(part: dict[str, Any], message: str
     vision = {**TINY["vision_cfg"], **part}
     with pytest.raises(BadArchitecture, match=rf"cannot build this architecture: .*{message}"):
         build({**TINY, "vision_cfg": vision}, 0.07)
-    words = {"tower": "tests.trainer.towers.test_towers:Counts", "context_length": 8}
+    words = {"tower": "tests.trainer.test_towers:Counts", "context_length": 8}
     with pytest.raises(BadArchitecture, match=rf"cannot be built: .*{message}"):
         build({**TINY, "vision_cfg": vision, "text_cfg": words}, 0.07)
 
@@ -325,7 +325,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
 OTHER_TEXTS: dict[str, dict[str, Any]] = {
     "wider": {**TINY, "text_cfg": {**TINY["text_cfg"], "width": 32}},
     "wider, custom": {**TINY, "custom_text": True, "text_cfg": {**TINY["text_cfg"], "width": 32}},
-    "own": {**TINY, "text_cfg": {"tower": "tests.trainer.towers.test_towers:Counts", "context_length": 8}},
+    "own": {**TINY, "text_cfg": {"tower": "tests.trainer.test_towers:Counts", "context_length": 8}},
 }
 
 

@@ -238,16 +238,9 @@ def test_a_branch_of_a_run_in_the_store(there, bucket, settings, calm, tmp_path)
     ],
     ids=["no bucket", "no right", "no credentials"],
 )
-def test_a_store_that_cannot_be_written_is_found_at_the_start(
-    environment: dict[str, str | None],
-    name: str,
-    says: str,
-    bucket: str,
-    shards: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_store_that_cannot_be_written_is_refused(
+    environment, name, says, bucket, shards, tmp_path, monkeypatch, capsys
+):
     import s3fs  # type: ignore[import-untyped, unused-ignore]
 
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -220,9 +220,7 @@ def test_each_address_has_its_own_folder_on_the_disk(tmp_path: Path, monkeypatch
         (errno.ENOLCK, r"cannot be locked \(.*No locks available\): take one on another file system"),
     ],
 )
-def test_a_file_system_without_locks_is_not_another_run(
-    code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_without_locks_is_not_another_run(code, says, tmp_path, monkeypatch):
     def lockf(*arguments: object) -> None:
         raise OSError(code, os.strerror(code))
 

@@ -3,10 +3,9 @@
 The target of a sample is 1/m on each of the m concepts of its caption (Mahajan et al. 2018);
 samples without concepts are not used. See `samples` for the up-sampling of rare concepts.
 
-Some samples are held out: about half of them, validation, select the epoch with the lowest loss; the
-others, test, are used only for reported metrics (of many, only a part: `samples.MOST_MEASURED`). On a
-CPU the result is a function of data, settings and number of threads, even if the training was
-interrupted and resumed.
+Some samples are held out: about half of them, validation, select the epoch with the lowest loss; the others, test, are
+used only for reported metrics (of many, only a part: `samples.MOST_MEASURED`). On a CPU the result is a function of
+data, settings and number of threads, even if the training was interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import math
 import pickle
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from open_diht.trainer.concepts.measure import mean_loss, metrics, soft_cross_entropy
+from open_diht.common.statistics import wilson
 from open_diht.trainer.concepts.samples import HeadSamples, Part, Samples, Statistics
 from open_diht.trainer.concepts.store import BadConcepts, ConceptStore
 from open_diht.trainer.head_options import HeadSettings
@@ -34,7 +33,9 @@ from open_diht.trainer.stores import Store
 
 _log = logging.getLogger(__name__)
 SAY_S = 10.0  # between progress lines
-EVERY_S = 60.0  # between states that are stored
+EVERY_S = 60.0  # between states that are stored: a killed training repeats at most this much
+TOP = 10
+ROWS_AT_ONCE = 1024  # bounds the logits: 40 MB for 10,000 concepts
 _UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 
 
@@ -47,18 +48,13 @@ class Head:
     bias: Tensor
     """(concepts,) float32."""
     metrics: dict[str, float]
-    """Metrics on the test samples, see `measure.metrics`."""
+    """Metrics on the test samples, see `metrics`."""
 
 
 class HeadProgress:
-    """A store of the states of heads in training, from which an interrupted run resumes.
-
-    `work/heads/<head>.pt` is written at most every `EVERY_S` seconds, between pools of samples, and
-    when a head is done. Unreadable files, and those of other data or settings, are ignored.
-
-    Args:
-        folder: the output folder of `make concepts`.
-    """
+    """A store of the states of heads in training, from which an interrupted run resumes. `work/heads/<head>.pt` is
+    written at most every `EVERY_S` seconds, between pools of samples, and when a head is done. Unreadable files, and
+    those of other data or settings, are ignored."""
 
     def __init__(self, folder: Store, fingerprint: str):
         self._folder, self._fingerprint = folder, fingerprint
@@ -106,25 +102,12 @@ class HeadTrainer:
         self._said = time.monotonic()
 
     def train(self) -> dict[str, Head]:
-        """Train all heads.
-
-        Raises:
-            BadConcepts: files of a shard cannot be used, a head has no sample for training, validation or test, or
-                its loss was never finite.
-            StoreError: the store of a URL failed.
-        """
-        return {head: self._train(self.samples(head)) for head in self._store.heads}
-
-    def samples(self, head: str) -> HeadSamples:
-        """Return the samples of a head, split and up-sampled by the settings."""
-        settings, number = self._settings, list(self._store.heads).index(head)
-        return HeadSamples(
-            self._store,
-            head,
-            holdout=settings.holdout,
-            threshold=settings.repeat_threshold,
-            seed=(settings.seed, number),
-        )
+        """Train all heads. Raises `BadConcepts` if a head has no samples for a part, or its loss was never finite."""
+        settings, heads = self._settings, {}
+        for number, head in enumerate(self._store.heads):
+            options: dict[str, Any] = {"holdout": settings.holdout, "threshold": settings.repeat_threshold}
+            heads[head] = self._train(HeadSamples(self._store, head, **options, seed=(settings.seed, number)))
+        return heads
 
     def _train(self, samples: HeadSamples) -> Head:
         settings, known = self._settings, samples.statistics()
@@ -160,16 +143,14 @@ class HeadTrainer:
             for features, ids, weights in batches:
                 fit.step(features, ids, weights)
             fit.pool = number + 1
-            self._between_pools(fit, samples.head, epochs)
+            if self._progress and self._progress.due:
+                self._progress.keep(samples.head, fit.state())
+            if time.monotonic() - self._said >= SAY_S:
+                self._said = time.monotonic()
+                best = f", best validation loss {fit.best_loss:.3f}" if math.isfinite(fit.best_loss) else ""
+                at = f"epoch {fit.epoch + 1} of {epochs}, step {fit.steps_done:,} of {fit.steps:,}"
+                self._say(f"{samples.head}: {at}{best}")
         fit.end_epoch(validation)
-
-    def _between_pools(self, fit: _Fit, head: str, epochs: int) -> None:
-        if self._progress and self._progress.due:
-            self._progress.keep(head, fit.state())
-        if time.monotonic() - self._said >= SAY_S:
-            self._said = time.monotonic()
-            best = f", best validation loss {fit.best_loss:.3f}" if math.isfinite(fit.best_loss) else ""
-            self._say(f"{head}: epoch {fit.epoch + 1} of {epochs}, step {fit.steps_done:,} of {fit.steps:,}{best}")
 
 
 class _Fit:
@@ -177,7 +158,7 @@ class _Fit:
 
     def __init__(self, known: Statistics, settings: HeadSettings, steps: int):
         self._settings, self.steps = settings, steps
-        self._centre, self._scale = self._tensor(known.mean), self._tensor(1 / known.std)
+        self._center, self._scale = self._tensor(known.mean), self._tensor(1 / known.std)
         self.model = torch.nn.Linear(len(known.mean), len(known.counts)).to(settings.device)
         torch.nn.init.zeros_(self.model.weight)  # the problem is convex, so any start will do
         with torch.no_grad():  # start from the frequencies of the concepts
@@ -198,7 +179,7 @@ class _Fit:
         rate = 0.5 * (1 + math.cos(math.pi * min(1, self.steps_done / self.steps)))
         for group in self.optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * rate
-        inputs = (self._tensor(features).float() - self._centre) * self._scale
+        inputs = (self._tensor(features).float() - self._center) * self._scale
         loss = soft_cross_entropy(self.model(inputs), self._tensor(ids), self._tensor(weights))
         self.optimizer.zero_grad()
         loss.backward()
@@ -235,7 +216,69 @@ class _Fit:
     def _folded(self) -> tuple[Tensor, Tensor]:
         """Return weight and bias for features that are not standardized."""
         weight = self.model.weight.detach() * self._scale
-        return weight, self.model.bias.detach() - weight @ self._centre
+        return weight, self.model.bias.detach() - weight @ self._center
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._settings.device)
+
+
+def soft_cross_entropy(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean over rows of logsumexp(v) - sum_k w_k v[id_k], a scalar; logits v are (n, concepts)."""
+    return (logits.logsumexp(1) - (weights * logits.gather(1, ids)).sum(1)).mean()
+
+
+def mean_loss(weight: Tensor, bias: Tensor, samples: Samples) -> float:
+    """Return the mean loss of logits = features @ weight.T + bias, on the device of `weight`."""
+    total = 0.0
+    for rows in _pieces(len(samples)):
+        ids, weights = (torch.from_numpy(each).to(weight.device) for each in samples.labels.padded(rows))
+        total += float(soft_cross_entropy(_logits(weight, bias, samples, rows), ids, weights)) * len(rows)
+    return total / len(samples)
+
+
+def metrics(weight: Tensor, bias: Tensor, counts: npt.NDArray[np.int64], samples: Samples) -> dict[str, float]:
+    """Return loss and hits of a head on samples; `prior_...` metrics guess by the training `counts` (concepts,) alone.
+
+    top1: fraction of samples whose first prediction is one of their concepts, with its 95 % Wilson interval.
+    recall_at_10: fraction of the samples' concepts among their first ten predictions, over all concepts together, and
+    as the mean over the concepts that occur (`macro_`).
+    """
+    prior = torch.from_numpy(np.log((counts + 1) / (counts + 1).sum()).astype(np.float32)).to(weight.device)
+    nothing = torch.zeros_like(weight)  # a head that ignores the features
+    found, base = _hits(weight, bias, samples), _hits(nothing, prior, samples)
+    low, high = wilson(found["top1"] * len(samples), len(samples))
+    return {
+        "loss": mean_loss(weight, bias, samples),
+        "prior_loss": mean_loss(nothing, prior, samples),
+        **found,
+        "top1_low": low,
+        "top1_high": high,
+        **{f"prior_{name}": value for name, value in base.items()},
+    }
+
+
+def _hits(weight: Tensor, bias: Tensor, samples: Samples) -> dict[str, float]:
+    labels, first = samples.labels, 0
+    hit, seen = np.zeros(len(bias)), np.zeros(len(bias))
+    for rows in _pieces(len(samples)):
+        logits = _logits(weight, bias, samples, rows)
+        predicted = logits.topk(min(TOP, len(bias)), dim=1).indices.cpu().numpy()
+        for row, guesses in zip(rows.tolist(), predicted, strict=True):
+            truth = labels.ids[labels.offsets[row] : labels.offsets[row + 1]]
+            first += int(guesses[0] in truth)
+            seen[truth] += 1
+            hit[np.intersect1d(truth, guesses)] += 1
+    return {
+        "top1": first / len(samples),
+        "recall_at_10": float(hit.sum() / seen.sum()),
+        "macro_recall_at_10": float((hit[seen > 0] / seen[seen > 0]).mean()),
+    }
+
+
+def _logits(weight: Tensor, bias: Tensor, samples: Samples, rows: npt.NDArray[np.int64]) -> Tensor:
+    features = torch.from_numpy(np.ascontiguousarray(samples.features[rows])).to(weight.device).float()
+    return features @ weight.T + bias
+
+
+def _pieces(n: int) -> Iterator[npt.NDArray[np.int64]]:
+    yield from np.array_split(np.arange(n), max(1, n // ROWS_AT_ONCE))

@@ -11,26 +11,18 @@ import numpy.typing as npt
 import torch
 
 from open_diht.common.progress import ProgressBar
-from open_diht.trainer.concepts.heads import Head
+from open_diht.trainer.concepts.heads import ROWS_AT_ONCE, Head
 from open_diht.trainer.concepts.store import ConceptStore
 from open_diht.trainer.concepts.targets import MANIFEST, VERSION, ShardTargets, about, packed
 from open_diht.trainer.stores import store_at
-
-ROWS_AT_ONCE = 1024
 
 
 def top_k(
     head: Head, features: npt.NDArray[np.float16], k: int, device: str = "cpu"
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float16]]:
-    """Return the k most probable concepts of each image.
-
-    Args:
-        features: (n, d) float16.
-
-    Returns:
-        Ids (n, k) uint32, the most probable first, and their probabilities (n, k) float16, renormalized
-        to sum to 1 before rounding. If a head has fewer than k concepts, the rest is id 0 with probability 0.
-    """
+    """Return the k most probable concepts of images with features (n, d). Ids are (n, k) uint32, the most probable
+    first; probabilities (n, k) float16, renormalized to sum to 1 before rounding. If a head has fewer than k concepts,
+    the rest is id 0 with probability 0."""
     n, kept = len(features), min(k, len(head.bias))
     ids, probabilities = np.zeros((n, k), np.uint32), np.zeros((n, k), np.float16)
     weight, bias = head.weight.to(device), head.bias.to(device)
@@ -51,12 +43,7 @@ def write_targets(
     k: int,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Write the missing and outdated targets of all shards, then the manifest, and delete targets of other shards.
-
-    Raises:
-        BadConcepts: features or labels of a shard cannot be used.
-        StoreError: the store of a URL failed.
-    """
+    """Write the missing and outdated targets of all shards, then the manifest, and delete targets of other shards."""
     folder = store_at(f"{store.folder}/targets")
     entries = []
     for entry in ProgressBar(store.shards, desc="targets", unit="shards"):

@@ -19,8 +19,11 @@ from open_diht.common.shard_index import hash64
 from open_diht.trainer.concepts.store import ConceptStore, Labels, ShardConcepts, concatenated
 from open_diht.trainer.data.order import permutation
 
-POOL_ROWS = 100_000  # fewest samples in whole shards that are shuffled together, in memory; the last may be fewer
-MOST_MEASURED = 50_000  # validation or test samples after which no shard is added
+# Fewest samples in whole shards that are shuffled together; the last pool may be smaller. Features of 768 numbers take
+# 150 MB of memory then.
+POOL_ROWS = 100_000
+# Validation or test samples after which no shard is added: the interval of a fraction is below one point by then.
+MOST_MEASURED = 50_000
 
 
 class Part(StrEnum):
@@ -78,11 +81,7 @@ class Statistics:
 
 
 def repeat_factors(labels: Labels, frequencies: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.float64]:
-    """Return the expected occurrences of each sample in an epoch, (n,); 0 for samples without concepts.
-
-    Args:
-        frequencies: (concepts,) fraction of the training samples with each concept.
-    """
+    """Return the expected occurrences of each sample in an epoch, (n,); 0 for samples without concepts."""
     of_concept = np.maximum(1.0, np.sqrt(threshold / np.maximum(frequencies, 1e-12)))
     factors = np.zeros(len(labels.offsets) - 1)
     counts = labels.counts()
@@ -93,12 +92,7 @@ def repeat_factors(labels: Labels, frequencies: npt.NDArray[np.float64], thresho
 
 
 class HeadSamples:
-    """The samples of one head of a store.
-
-    Args:
-        holdout: fraction of the samples that is held out, half for validation and half for test.
-        seed: seed of the order and the repeats, with the number of the head.
-    """
+    """The samples of one head of a store, of which half of `holdout` is for validation and half for test."""
 
     def __init__(self, store: ConceptStore, head: str, *, holdout: float, threshold: float, seed: tuple[int, ...]):
         self._store, self.head, self._threshold, self._seed = store, head, threshold, seed
@@ -148,16 +142,8 @@ class HeadSamples:
     def pools(
         self, epoch: int, batch_size: int, frequencies: npt.NDArray[np.float64], first: int = 0
     ) -> Iterator[tuple[int, Iterator[tuple[npt.NDArray[np.float16], npt.NDArray[np.int64], npt.NDArray[np.float32]]]]]:
-        """Yield the pools of an epoch, as a function of the seed: number, and batches of features, ids and weights.
-
-        Args:
-            batch_size: samples per batch n; the last one of a pool may have fewer.
-            frequencies: (concepts,) fraction of the training samples with each concept.
-            first: number of the first pool; features of earlier ones are not read.
-
-        Yields:
-            Number of the pool, and an iterator over features (n, d), ids (n, m) and weights (n, m).
-        """
+        """Yield from the pool `first` on: its number, and batches of features (n, d), ids and weights (n, m). They are
+        a function of the seed. The last batch of a pool may be smaller. Features of earlier pools are not read."""
         waiting: list[Usable] = []
         number = 0
         for some in self.usable(Part.TRAIN):

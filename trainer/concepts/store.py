@@ -16,7 +16,7 @@ import numpy.typing as npt
 from open_diht.common.shard_index import unpacked_keys
 from open_diht.common.spelling import spelled
 from open_diht.trainer.data.errors import UNREADABLE, DataError
-from open_diht.trainer.stores import store_at
+from open_diht.trainer.stores import LocalStore, store_at
 
 VERSION = 1
 
@@ -74,12 +74,8 @@ class ShardConcepts:
 
 
 class ConceptStore:
-    """An output folder of `make concepts`.
-
-    Raises:
-        BadConcepts: the folder is not one, is unfinished, or is of another version.
-        WrongUse, StoreError: a URL cannot be used, or its store failed.
-    """
+    """An output folder of `make concepts`. Raises `BadConcepts`, for the store of a URL also `WrongUse` or
+    `StoreError`."""
 
     def __init__(self, folder: str | Path):
         self.folder = store_at(folder)
@@ -111,12 +107,8 @@ class ConceptStore:
         return int(self.about["width"])
 
     def load(self, entry: dict[str, Any]) -> ShardConcepts:
-        """Load the shard of an entry of `shards`.
-
-        Raises:
-            BadConcepts: labels and features are of different samples, or files are missing or damaged.
-            StoreError: the store of a URL failed.
-        """
+        """Load the shard of an entry of `shards`. Raises `BadConcepts` if its files are missing or damaged, or
+        disagree."""
         unit = entry["unit"]
         try:
             with np.load(io.BytesIO(self._data("features", f"{unit}.npz"))) as status:
@@ -141,7 +133,7 @@ class ConceptStore:
         if not good.any():  # without images the first half could not know the width
             return np.zeros((len(good), self.width), np.float16)
         name = f"{entry['unit']}.npy"
-        path = self.folder.local(f"work/features/data/{name}")
+        path = self.folder.folder / f"work/features/data/{name}" if isinstance(self.folder, LocalStore) else None
         try:
             found: npt.NDArray[np.float16] = (
                 np.load(path, mmap_mode="r") if path else np.load(io.BytesIO(self._data("features", name)))

@@ -44,11 +44,7 @@ class ShardTargets:
     """Head name to probabilities (n, k). Each row sums to 1 within float16 rounding, or is zero."""
 
     def rows(self, keys: Sequence[str]) -> Ids:
-        """Return the row of each key.
-
-        Raises:
-            ConceptMismatch: a key is missing.
-        """
+        """Return the row of each key. Raises `ConceptMismatch` if one is missing."""
         places = {key: row for row, key in enumerate(self.keys)}
         try:
             return np.array([places[key] for key in keys], np.int64)
@@ -59,11 +55,8 @@ class ShardTargets:
             ) from error
 
     def head(self, name: str, rows: Ids) -> tuple[Ids, Probabilities]:
-        """Return ids int64 and probabilities float32 of one head, both (len(rows), k).
-
-        Args:
-            rows: rows of the shard. Their probabilities are normalized to sum to 1, unless they are zero.
-        """
+        """Return ids int64 and probabilities float32 of one head, both (len(rows), k). Sums are 1, or 0 if there are
+        none."""
         probabilities = self.probabilities[name][rows].astype(np.float32)
         total = probabilities.sum(axis=1, keepdims=True)
         return self.ids[name][rows].astype(np.int64), probabilities / np.where(total > 0, total, 1)
@@ -89,12 +82,8 @@ class ConceptTargets:
         return int(self.manifest["k"])
 
     def missing(self, shards: Mapping[str, str]) -> list[str]:
-        """Return which of these shards (name to SHA-256) have no targets, by listing files only.
-
-        Raises:
-            ConceptMismatch: targets were made from another tar of that name.
-            StoreError: the store of a URL failed.
-        """
+        """Return which of these shards (name to SHA-256) have no targets, by listing files. Raises
+        `ConceptMismatch`."""
         files = set(self._folder.files())
         for name, sha256 in shards.items():
             self._check_tar(name, sha256)
@@ -109,15 +98,8 @@ class ConceptTargets:
             )
 
     def shard(self, name: str, sha256: str = "") -> ShardTargets | None:
-        """Return the targets of a shard, or None if there are none.
-
-        Args:
-            sha256: SHA-256 of the tar that is read; "": not checked.
-
-        Raises:
-            ConceptMismatch: the targets are of another tar, or their file is damaged.
-            StoreError: the store of a URL failed.
-        """
+        """Return the targets of a shard, or None if there are none. An empty `sha256` of the tar is not checked. Raises
+        `ConceptMismatch` if they are of another tar or damaged, `StoreError` if the store of a URL failed."""
         entry = self._shards.get(name)
         if entry is None:
             return None
@@ -135,12 +117,8 @@ class ConceptTargets:
 
 
 def open_targets(folder: str | Path) -> ConceptTargets:
-    """Open the targets in the output folder of `make concepts`, or in its `targets/`; a path or an fsspec URL.
-
-    Raises:
-        ConceptMismatch: there are none that can be read, or they are of another version of this program.
-        WrongUse, StoreError: a URL cannot be used, or its store failed.
-    """
+    """Open the targets in the output folder of `make concepts`, or in its `targets/`; a path or an fsspec URL. Raises
+    `ConceptMismatch` if none can be read or they have another version, `WrongUse` or `StoreError` for a URL."""
     place = store_at(f"{folder}/targets" if store_at(folder).exists("targets") else folder)
     try:
         manifest = json.loads(place.read(MANIFEST))
@@ -168,12 +146,7 @@ def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:
 
 
 def about(content: bytes, heads: Collection[str]) -> dict[str, Any]:
-    """Return the provenance in a targets file, or an empty dict if the file is damaged or has other heads.
-
-    Args:
-        content: the bytes of the file.
-        heads: names of the heads that it must hold.
-    """
+    """Return the provenance in a targets file, or an empty dict if the file is damaged or has other heads."""
     try:
         with np.load(io.BytesIO(content)) as arrays:
             found: dict[str, Any] = json.loads(arrays["about"].tobytes())

@@ -37,11 +37,7 @@ class Batch:
         return len(self.keys)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Return the batch with its tensors on another device.
-
-        Args:
-            non_blocking: whether copies from page-locked memory may be asynchronous.
-        """
+        """Return the batch on another device; copies from page-locked memory are asynchronous if `non_blocking`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:

@@ -30,7 +30,7 @@ from open_diht.trainer.errors import TrainingError
 
 CPU = torch.device("cpu")
 Item = TypeVar("Item")
-_STATE_BYTES = 512
+_STATE_BYTES = 512  # of a status line, which names a path or URL and a key; longer ones are cut
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -66,7 +66,14 @@ class Batches(Dataset[tuple[Any, Any]]):
     def begin(self, worker: int) -> None:
         """Prepare a worker before its first batch: set its status line and its signal handlers."""
         self._pids[worker] = os.getpid()
-        self._maker.state = _Writer(self._board.numpy()[worker], self._since.numpy(), worker)
+        line, since = self._board.numpy()[worker], self._since.numpy()
+
+        def write(text: str) -> None:
+            said = np.frombuffer(text.encode("utf-8", "replace")[:_STATE_BYTES], np.uint8)
+            line[: len(said)], line[len(said) :] = said, 0
+            since[worker] = time.time()
+
+        self._maker.state = write
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._end_where_dismissed)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # signals that came before are handled now
@@ -107,18 +114,6 @@ class Batches(Dataset[tuple[Any, Any]]):
         return "; ".join(lines)
 
 
-class _Writer:
-    """A writer of one worker's status line."""
-
-    def __init__(self, line: Any, since: Any, worker: int):
-        self._line, self._since, self._worker = line, since, worker
-
-    def __call__(self, text: str) -> None:
-        said = np.frombuffer(text.encode("utf-8", "replace")[:_STATE_BYTES], np.uint8)
-        self._line[: len(said)], self._line[len(said) :] = said, 0
-        self._since[self._worker] = time.time()
-
-
 _ALL: weakref.WeakSet[Batches] = weakref.WeakSet()
 
 
@@ -129,26 +124,19 @@ def _end_all() -> None:
 
 
 class Feed:
-    """A source of batches, each with the bad samples met while making it.
-
-    Args:
-        maker: makes a batch, or a tensor, from its epoch and number.
-        settings: the section `data`, for `workers`, `prefetch` and `stall_s`.
-    """
+    """A source of batches, each with the bad samples met while making it."""
 
     def __init__(self, maker: Makes, settings: DataSettings, device: torch.device = CPU):
         self._maker, self._settings, self._pin = maker, settings, device.type == "cuda"
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._batches = Batches(maker, settings.workers)
-        self._positions = _Positions()
+        self._positions: list[tuple[int, int]] = []  # of the workers; torch reads the list again for every epoch
         self._workers: DataLoader[Any] | None = None
 
     def __call__(self, epoch: int, start: int, end: int) -> Iterator[tuple[Any, Any]]:
-        """Yield batches start to end - 1 of an epoch, on the device.
-
-        Raises `LoaderStalled`, the maker's errors, and RuntimeError if a worker ended.
-        """
+        """Yield batches start to end - 1 of an epoch, on the device. Raises `LoaderStalled`, the maker's errors, and
+        RuntimeError if a worker ended."""
         items = (self._from_workers if self._settings.workers else self._here)(epoch, start, end)
         return items if self._stream is None else one_ahead(items, self._begin_copy, self._wait_for_copy)
 
@@ -169,7 +157,7 @@ class Feed:
             yield batch.pin_memory() if self._pin else batch, bad
 
     def _from_workers(self, epoch: int, start: int, end: int) -> Iterator[tuple[Any, Any]]:
-        self._positions.set(epoch, start, end)
+        self._positions[:] = [(epoch, number) for number in range(start, end)]
         if self._workers is None:
             self._workers = DataLoader(
                 self._batches,
@@ -213,33 +201,13 @@ class Feed:
 
 
 def one_ahead(items: Iterable[Item], begin: Callable[[Item], Item], wait: Callable[[Item], None]) -> Iterator[Item]:
-    """Yield items so that the next one has begun before the current one is yielded.
-
-    Args:
-        items: the items, none of them None.
-    """
+    """Yield items, none of them None, so that the next one has begun before the current one is yielded."""
     begun = map(begin, items)
     ahead = next(begun, None)
     while ahead is not None:
         wait(ahead)
         item, ahead = ahead, next(begun, None)
         yield item
-
-
-class _Positions(torch.utils.data.Sampler[tuple[int, int]]):
-    """A sampler of positions (epoch, batch) in order, set again for every epoch."""
-
-    def __init__(self) -> None:
-        self._epoch, self._range = 0, range(0)
-
-    def set(self, epoch: int, start: int, end: int) -> None:
-        self._epoch, self._range = epoch, range(start, end)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(self._epoch, number) for number in self._range])
-
-    def __len__(self) -> int:
-        return len(self._range)
 
 
 def _unchanged(item: Any) -> Any:

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL.Image import Image
 from torch import Tensor
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.image_formats import EXTENSIONS
-from open_diht.trainer.data.decode import UndecodableImage, decode
 from open_diht.trainer.data.errors import DataError
-from open_diht.trainer.data.reader import Images, Transform
+from open_diht.trainer.data.reader import Images, Transform, UndecodableImage, decode
 
 
 class BadZeroShotFolder(WrongUse):
@@ -30,11 +28,9 @@ class ZeroShotData:
 
 
 def read_zero_shot(folder: Path) -> ZeroShotData:
-    """List the images in a folder with one folder of images per class. Raises `BadZeroShotFolder`.
-
-    Class names are the names of the folders with blanks for underscores, or the lines of `classnames.txt` that are
-    not blank, if it exists.
-    """
+    """List the images in a folder with one folder of images per class. Raises `BadZeroShotFolder`. Class names are the
+    names of the folders with blanks for underscores, or the lines of `classnames.txt` that are not blank, if it
+    exists."""
     classes = sorted(path for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
     if len(classes) < 2:
         raise BadZeroShotFolder(
@@ -58,12 +54,7 @@ def read_zero_shot(folder: Path) -> ZeroShotData:
 
 
 class ImageFiles:
-    """A maker of batches of the images in files, in the order of the files.
-
-    Args:
-        batch_size: images per batch; the last one may have fewer.
-        transform: function from an image (PIL, RGB) to a (3, h, w) tensor.
-    """
+    """A maker of batches of the images in files, in the order of the files; the last batch may be smaller."""
 
     def __init__(self, paths: Sequence[Path], batch_size: int, transform: Transform, max_pixels: int):
         self._paths, self._size, self._transform, self._max_pixels = paths, batch_size, transform, max_pixels
@@ -72,25 +63,18 @@ class ImageFiles:
         self.state: Callable[[str], None] = _say_nothing
 
     def batch(self, epoch: int, number: int) -> tuple[Tensor, tuple[()]]:
-        """Return a batch of images (b, 3, h, w), and no bad samples.
-
-        Raises:
-            DataError: a file cannot be read or decoded.
-        """
+        """Return a batch of images (b, 3, h, w), and no bad samples. Raises `DataError` if a file cannot be decoded."""
         paths = self._paths[number * self._size : (number + 1) * self._size]
         images = Images(len(paths))
         for path in paths:
             self.state(str(path))
-            images.add(self._transform(_image(path, self._max_pixels)))
+            try:
+                image = decode(path.read_bytes(), self._max_pixels)
+            except (OSError, UndecodableImage) as error:
+                raise DataError(f"{path} cannot be read as an image; take it out of the folder: {error}") from error
+            images.add(self._transform(image))
         assert images.tensor is not None
         return images.tensor, ()
-
-
-def _image(path: Path, max_pixels: int) -> Image:
-    try:
-        return decode(path.read_bytes(), max_pixels)
-    except (OSError, UndecodableImage) as error:
-        raise DataError(f"{path} cannot be read as an image; take it out of the folder: {error}") from error
 
 
 def _say_nothing(text: str) -> None:

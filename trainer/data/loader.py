@@ -97,19 +97,12 @@ class Loader(ABC):
         return dict(self.read + self.indexed) | {"ok": self.read["ok"]}  # the sum of counters drops zeros
 
     def take_over(self, read: Mapping[str, int], epoch: int, lost: int) -> None:
-        """Continue the counts of an earlier loader.
-
-        Args:
-            read: its `read`.
-        """
+        """Continue the counts of an earlier loader: its `read`, and `lost` in that epoch."""
         self.read, self.lost, self._resumed = Counter(read), lost, (epoch, lost)
 
     def check_lost(self, epoch: int, lost: int) -> None:
-        """Raise `TooManyBad` if an epoch has more bad samples than `max_bad_share` allows.
-
-        Args:
-            lost: number of its bad samples, over all ranks or on this one.
-        """
+        """Raise `TooManyBad` if an epoch has more bad samples (over all ranks or on this one) than `max_bad_share`
+        allows."""
         if lost > self._settings.max_bad_share * self.samples_per_epoch:
             last = f"; last: {self.problems[-1]}" if self.problems else ""
             raise TooManyBad(
@@ -179,8 +172,6 @@ class ShardLoader(Loader):
     """A loader of webdataset shards.
 
     Args:
-        settings: the section `data`.
-        seed: seed of order and augmentation.
         transform: function from an image (PIL, RGB) to a (3, h, w) tensor, with uint8 pixels for
             `open_diht.trainer.transforms`; it may draw from the global generators of torch, Python and NumPy,
             which are seeded for each sample.
@@ -188,12 +179,9 @@ class ShardLoader(Loader):
         concepts: concept targets of each source (None for a source without), or those of the only source.
         begun: for a resumed run, the shards of each source that it began with.
         opened: sources that another loader has open (`OpenSource.other_part`), so that nothing is indexed again.
-        device: device on which batches are returned; a batch for a GPU is copied while the one before is used.
 
     Raises:
-        BadSource, ShardMismatch, ShardUnavailable, ConceptMismatch, TooManyBad, WrongUse: the data cannot be used as
-            configured.
-        StoreError: concept targets at a URL cannot be listed.
+        DataError, WrongUse, StoreError: the data, or concept targets at a URL, cannot be used as configured.
         ValueError: the batch size, rank or seed is out of range, or there are not as many `concepts` as sources.
     """
 
@@ -230,7 +218,7 @@ class ShardLoader(Loader):
             total = sum(map(sum, chain.from_iterable(sizes))) // part.whole * part.whole or None
         order = EpochOrder(
             sizes,
-            weights=_weights(settings),
+            weights=[source.weight for source in settings.sources if source.weight is not None] or None,
             total=total,
             seed=seed,
             window=settings.shuffle,
@@ -276,11 +264,9 @@ class ShardLoader(Loader):
 
 
 class Prefetch:
-    """A thread that fetches the remote shards of an epoch's next shuffle window while this one is read.
-
-    Without it all workers would wait at the start of every window, which needs many new shards at
-    once. The cache must hold two windows of every stream of this machine. There is no thread if all shards are local.
-    """
+    """A thread that fetches the remote shards of an epoch's next shuffle window while this one is read. Without it all
+    workers would wait at the start of every window, which needs many new shards at once. The cache must hold two
+    windows of every stream of this machine. There is no thread if all shards are local."""
 
     def __init__(self, reader: Reader, batches: int):
         self._batches = batches
@@ -324,11 +310,6 @@ class Prefetch:
                     return  # the worker that needs the shard will report it
 
 
-def _weights(settings: DataSettings) -> list[float] | None:
-    weights = [source.weight for source in settings.sources if source.weight is not None]
-    return weights or None
-
-
 def _open_sources(
     settings: DataSettings,
     begun: Sequence[Sequence[ShardFacts]] | None,
@@ -361,11 +342,9 @@ def _require_cache(settings: DataSettings, sources: Sequence[OpenSource], stream
 def _missing_targets(
     sources: Sequence[OpenSource], concepts: Sequence[ConceptTargets | None], max_bad_share: float
 ) -> list[str]:
-    """Return a line about each shard without concept targets, of sources that have targets.
-
-    Raises `TooManyBad` if they hold more of a source than allowed, `ConceptMismatch` if targets are
-    of other shards, `StoreError` if targets at a URL cannot be listed.
-    """
+    """Return a line about each shard without concept targets, of sources that have targets. Raises `TooManyBad` if they
+    hold more of a source than allowed, `ConceptMismatch` if targets are of other shards, `StoreError` if targets at a
+    URL cannot be listed."""
     found = []
     for source, known in zip(sources, concepts, strict=True):
         if known is None:

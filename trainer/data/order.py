@@ -44,11 +44,7 @@ def mixed(value: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class RankBatches:
-    """The part of each global batch that a rank reads.
-
-    Raises:
-        ValueError: the batch size, rank or seed is out of range.
-    """
+    """The part of each global batch that a rank reads. Raises ValueError if the batch size, rank or seed is wrong."""
 
     batch_size: int
     """Samples per batch on each rank."""
@@ -94,16 +90,9 @@ class _Recent:
 
 
 class SourceOrder:
-    """An infinite sequence of draws from one source: pass after pass, with every row once in each.
-
-    A shard with several sizes has its rows grouped by rounds: a pass takes the first group of all shards, then the
-    second of all, and so on.
-
-    Args:
-        sizes: number of samples of each shard, or (shards, rounds) numbers.
-        window: samples of a shuffle window; 0: shards and samples in their order.
-        streams: number of ranges of a pass that are read in parallel; unused without a window.
-    """
+    """An infinite sequence of draws from one source: pass after pass, with every row once in each. `sizes` are
+    (shards,) or (shards, rounds). A shard with several sizes has its rows grouped by rounds: a pass takes the first
+    group of all shards, then the second of all, and so on. With `window` 0 shards and samples keep their order."""
 
     def __init__(self, sizes: Sequence[int | Sequence[int]], *, seed: int, source: int, window: int, streams: int):
         self._sizes = np.atleast_2d(np.asarray(sizes, np.int64).T)  # (rounds, shards)
@@ -129,18 +118,15 @@ class SourceOrder:
             here, of_round = passes == number, number % len(self._ends)
             begins = self._bounds[of_round][streams[here]]
             physical = begins + self._shuffled(number, streams[here], offsets[here])
-            order, sizes = self._shard_order(number), self._sizes[of_round]
+            order, sizes = np.arange(self._sizes.shape[1]), self._sizes[of_round]
+            if self._window:
+                seed = (self._seed, 1, self._source, number)
+                order = self._shards.get(number, partial(permutation, len(order), *seed))
             ends = np.cumsum(sizes[order])
             at = np.searchsorted(ends, physical, side="right")  # place of the shard in the permuted order
             shards[here] = order[at]
             rows[here] = physical - (ends[at] - sizes[order][at]) + self._before[of_round][order[at]]
         return shards, rows, streams
-
-    def _shard_order(self, number: int) -> Integers:
-        if not self._window:
-            return np.arange(self._sizes.shape[1])
-        seed = (self._seed, 1, self._source, number)
-        return self._shards.get(number, partial(permutation, self._sizes.shape[1], *seed))
 
     def _shuffled(self, number: int, streams: Integers, offsets: Integers) -> Integers:
         if not self._window:
@@ -158,14 +144,8 @@ class SourceOrder:
 
 
 def apportion(sizes: Sequence[int], weights: Sequence[float] | None, total: int | None) -> list[int]:
-    """Return the number of samples that an epoch takes from each source.
-
-    Numbers are rounded by largest remainder, so that their sum is exact.
-
-    Args:
-        weights: weights to which the numbers are proportional; None: the sizes.
-        total: samples of the epoch; None: the sum of the sizes.
-    """
+    """Return the number of samples that an epoch takes from each source, by weights or, if None, by sizes. Numbers are
+    rounded by largest remainder, so that their sum is `total` (None: the sum of the sizes)."""
     if weights is None and total is None:
         return list(sizes)
     total = sum(sizes) if total is None else total
@@ -178,14 +158,9 @@ def apportion(sizes: Sequence[int], weights: Sequence[float] | None, total: int 
 
 
 def interleave(counts: Sequence[int], positions: Integers) -> tuple[Integers, Integers]:
-    """Return the source of each position of an epoch, and its index among the samples of that source.
-
-    Of the first p positions, source 0 has floor(p counts[0] / sum), for every p; the rest is divided among
-    the other sources in the same way. So every source gets exactly its count, spread evenly over the epoch.
-
-    Args:
-        counts: number of samples that the epoch takes from each source.
-    """
+    """Return the source of each position of an epoch, and its index among the samples of that source. Of the first p
+    positions, source 0 has floor(p counts[0] / sum), for every p; the rest is divided among the other sources in the
+    same way. So every source gets exactly its count, spread evenly over the epoch."""
     left = sum(counts)
     source, index = np.full_like(positions, -1), np.zeros_like(positions)
     before = positions.copy()  # positions before each one that belong to the remaining sources
@@ -201,10 +176,8 @@ def interleave(counts: Sequence[int], positions: Integers) -> tuple[Integers, In
 
 
 class EpochOrder:
-    """The order of epochs over all sources and ranks.
-
-    Global batch t of epoch e is a function of (seed, e, t, global batch size). Rank r takes its r-th slice.
-    """
+    """The order of epochs over all sources and ranks. Global batch t of epoch e is a function of (seed, e, t, global
+    batch size). Rank r takes its r-th slice."""
 
     def __init__(
         self,
@@ -226,10 +199,8 @@ class EpochOrder:
             raise BadSource(f"an epoch of {self.samples:,} samples: set data.samples_per_epoch to at most 2^31")
 
     def batch(self, epoch: int, first: int, last: int) -> tuple[Integers, Integers, Integers, Integers]:
-        """Return source, shard, row and position of the samples in a range of an epoch.
-
-        Samples of one stream are adjacent, so that the ranks' slices have few shards in common.
-        """
+        """Return source, shard, row and position of the samples in a range of an epoch. Samples of one stream are
+        adjacent, so that the ranks' slices have few shards in common."""
         positions = np.arange(first, last, dtype=np.int64)
         sources, index = interleave(self.counts, positions)
         shards, rows, streams = np.empty_like(index), np.empty_like(index), np.empty_like(index)

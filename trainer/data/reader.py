@@ -11,7 +11,6 @@ import resource
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,9 +21,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from open_diht.common.images import BadImage, BadImageReason, ImageLimits, decoding, open_image
 from open_diht.common.shard_index import ShardIndex, caption_hash
 from open_diht.trainer.data.batch import Batch
-from open_diht.trainer.data.decode import UndecodableImage, decode
 from open_diht.trainer.data.errors import ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
 from open_diht.trainer.data.order import EpochOrder, RankBatches, mixed
 from open_diht.trainer.data.settings import DataSettings
@@ -36,20 +35,43 @@ if TYPE_CHECKING:
     from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets
 
 _OPEN_SHARDS = 256  # that a worker keeps open if it may, with indexes in memory (1.7 MB for 10,000 samples)
-_NEIGHBOURS = 4  # shards that are tried for a sample, its own first
-_TRIES = 8  # samples that are tried of each shard
+# Shards that are tried for a sample, its own first, and samples of each. If one in a hundred is bad, as
+# `data.max_bad_share` allows by default, all 32 fail only where something else is wrong.
+_NEIGHBORS, _TRIES = 4, 8
 _CAPTIONS = 0x6361_7074_696F_6E73  # separates the captions' random numbers from others with the same seed
+
+MAX_ASPECT = 20
+"""Largest aspect ratio. The ends of longer images are cropped, because resizing the shorter side would blow them up."""
 
 Transform = Callable[[Image.Image], Tensor]
 Tokenizer = Callable[[list[str]], Tensor]
 
 
-class Images:
-    """The images of a batch in one tensor, with the shape, type and memory layout of the first image.
+class UndecodableImage(ValueError):
+    """The bytes cannot be decoded; the message says why."""
 
-    Each image is copied while it is still in the processor's cache. In a worker the tensor is in
-    shared memory, which the training's process reads without another copy, unless a GPU needs one.
-    """
+
+def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> Image.Image:
+    """Decode an image from untrusted bytes, upright, in RGB and cropped to `MAX_ASPECT`. Raises `UndecodableImage`.
+    `decode_side` is the smallest side, in pixels, to which a JPEG may be reduced by a half, a quarter or an eighth."""
+    try:
+        opened = open_image(content, ImageLimits(max_pixels=max_pixels))
+        image = opened.decode(at_least=None if decode_side is None else (decode_side, decode_side))
+        with decoding(f"pixels of mode {image.mode}"):
+            image = opened.upright(image.convert("RGB"))
+            width, height = image.size
+            left, top = max(0, (width - MAX_ASPECT * height) // 2), max(0, (height - MAX_ASPECT * width) // 2)
+            return image.crop((left, top, width - left, height - top)) if left or top else image
+    except BadImage as error:
+        too_many = error.reason is BadImageReason.TOO_MANY_PIXELS
+        setting = "; data.max_pixels sets the limit of width x height, up to Pillow's limit" if too_many else ""
+        raise UndecodableImage(f"{error}{setting}") from error
+
+
+class Images:
+    """The images of a batch in one tensor, with the shape, type and memory layout of the first image. Each image is
+    copied while it is still in the processor's cache. In a worker the tensor is in shared memory, which the training's
+    process reads without another copy, unless a GPU needs one."""
 
     def __init__(self, n: int):
         self._n, self._filled = n, 0
@@ -79,11 +101,7 @@ def _room(n: int, like: Tensor) -> Tensor:
 
 
 def drawn_caption(content: bytes, field: str, seed: int) -> tuple[str, int] | None:
-    """Return one of several captions of an image.
-
-    Returns:
-        The text and its hash; None if there is no such list, or it has no text that is not blank.
-    """
+    """Return one of several captions of an image and its hash, or None if the JSON has no list with a text in it."""
     try:
         found = json.loads(content)[field]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -169,19 +187,15 @@ class Reader:
         self.state: Callable[[str], None] = lambda text: None
 
     def batch(self, epoch: int, number: int) -> tuple[Batch, list[Bad]]:
-        """Return this rank's part of a batch, and the bad samples met while making it.
-
-        Raises:
-            TooManyBad, ShardLost: no sample could replace a bad one.
-            ShardUnavailable, ShardMismatch, ConceptMismatch, StoreError: a shard or its targets cannot be used.
-            OSError: the cache folder cannot be written.
-        """
+        """Return this rank's part of a batch, and the bad samples met while making it. See `Loader.epoch` for
+        errors."""
         bad: list[Bad] = []
         sources, shards, rows, positions = (each.tolist() for each in self._slice(epoch, number))
         samples, images = [], Images(len(positions))
         with _own_random_state():
             for source, shard, row, position in zip(sources, shards, rows, positions, strict=True):
-                sample, image = self._sample(source, shard, row, self._sample_seed(epoch, position), bad)
+                seed = mixed(mixed(mixed(self._part.seed) ^ epoch) ^ position)
+                sample, image = self._sample(source, shard, row, seed, bad)
                 samples.append(sample)
                 images.add(image)
         self.state(f"batch {number} of epoch {epoch}: collating")
@@ -221,14 +235,9 @@ class Reader:
         first, last, mine = self._part.rows(number, self._order.samples)
         return [each[mine] for each in self._order.batch(epoch, first, last)]
 
-    def _sample_seed(self, epoch: int, position: int) -> int:
-        return mixed(mixed(mixed(self._part.seed) ^ epoch) ^ position)
-
     def _sample(self, source: int, shard: int, row: int, seed: int, bad: list[Bad]) -> tuple[_Sample, Tensor]:
-        """Return a sample and its image, or a replacement if the image is bad or the shard is missing.
-
-        A sample that cannot be read is counted only at its own position, not where it fails as a replacement.
-        """
+        """Return a sample and its image, or a replacement if the image is bad or the shard is missing. A sample that
+        cannot be read is counted only at its own position, not where it fails as a replacement."""
         failed: Bad | None = None
         for opened, place, itself in self._candidates(source, shard, row, seed, bad):
             self.state(f"{opened.shard.file.url}: {opened.index.keys[place]}")
@@ -249,7 +258,7 @@ class Reader:
                 raise lost
             url = self._sources[source].shards[shard].file.url
             raise TooManyBad(
-                f"no sample of shard {url} or its neighbors could be used in up to {_NEIGHBOURS * _TRIES} tries; "
+                f"no sample of shard {url} or its neighbors could be used in up to {_NEIGHBORS * _TRIES} tries; "
                 f"last: {failed.message if failed else 'all these shards are lost'}"
             )
         if opened.concepts is None and self._concepts[source] is not None:
@@ -259,15 +268,12 @@ class Reader:
     def _candidates(
         self, source: int, shard: int, row: int, seed: int, bad: list[Bad]
     ) -> Iterator[tuple[_Opened, int, bool]]:
-        """Yield candidates for a sample: shard, row of the index, and whether it is the sample itself.
-
-        The sample itself comes first, then samples drawn from its shard, then from the shards after it. Missing shards
-        are passed over.
-        They are a function of position, seed and missing shards, so that all ranks and every resume agree.
-        """
+        """Yield candidates for a sample: shard, row of the index, and whether it is the sample itself. The sample
+        itself comes first, then samples drawn from its shard, then from the shards after it. Missing shards are passed
+        over. They are a function of position, seed and missing shards, so that all ranks and every resume agree."""
         there = self._there[source]
         first, attempt = bisect_left(there, shard), 0
-        for step in range(len(there) + _NEIGHBOURS):
+        for step in range(len(there) + _NEIGHBORS):
             number = there[(first + step) % len(there)]  # wraps around after the last shard
             try:
                 opened = self._open(source, number)
@@ -282,12 +288,13 @@ class Reader:
                 chosen = row if itself else mixed(seed ^ attempt) % len(opened.rows)
                 yield opened, int(opened.rows[chosen]), itself
                 attempt += 1
-            if attempt >= _NEIGHBOURS * _TRIES:
+            if attempt >= _NEIGHBORS * _TRIES:
                 return
 
     def _read(self, opened: _Opened, place: int, seed: int) -> tuple[Image.Image, tuple[str, int]]:
         """Return the image, and the caption with its hash."""
-        with self._descriptor(opened) as tar:
+        kept = opened.descriptor
+        with self._store.open(opened.shard.file) if kept is None else contextlib.nullcontext(kept) as tar:
             content, caption = _bytes(opened, tar, place, "image"), self._caption(opened, tar, place, seed)
         return decode(content, self._settings.max_pixels, self._settings.decode_side), caption
 
@@ -308,10 +315,6 @@ class Reader:
         except Exception as error:
             error.add_note(f"while transforming {opened.index.keys[place]} of shard {opened.shard.file.url}")
             raise
-
-    def _descriptor(self, opened: _Opened) -> AbstractContextManager[int]:
-        kept = opened.descriptor
-        return self._store.open(opened.shard.file) if kept is None else contextlib.nullcontext(kept)
 
     def _open(self, source: int, number: int) -> _Opened:
         if self._owner != os.getpid():  # a forked worker: it keeps its own open files
@@ -399,11 +402,8 @@ class Reader:
 
 
 def _most_open(settings: DataSettings, sources: Sequence[OpenSource], world: int) -> int:
-    """Return the number of shards that a worker keeps open.
-
-    It covers all shards in use, since each batch reads from every stream of its rank, but is at
-    most half of the files that a process may open.
-    """
+    """Return the number of shards that a worker keeps open. It covers all shards in use, since each batch reads from
+    every stream of its rank, but is at most half of the files that a process may open."""
     streams = settings.streams or 1
     in_use = shards_in_use(sources, settings.shuffle, streams, min(1.0, 1 / world + 1 / streams))
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -434,10 +434,8 @@ def _own_random_state() -> Iterator[None]:
 
 
 def heads_of(concepts: Sequence[ConceptTargets | None]) -> dict[str, int]:
-    """Return the heads and their sizes, equal for all sources with targets; empty if none has any.
-
-    Raises `ConceptMismatch` if they or the numbers of targets per sample differ.
-    """
+    """Return the heads and their sizes, equal for all sources with targets; empty if none has any. Raises
+    `ConceptMismatch` if they or the numbers of targets per sample differ."""
     known = [each for each in concepts if each is not None]
     for other in known[1:]:
         if other.heads != known[0].heads or other.k != known[0].k:

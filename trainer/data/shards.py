@@ -10,11 +10,11 @@ import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
@@ -33,8 +33,8 @@ MOST_STREAMS = 64
 """Largest default number of streams, because a worker keeps the shards in use open, with their
 indexes in memory: about three per stream at the default window."""
 _WINDOWS = 2  # the window that is read, and the next one, which is fetched meanwhile
-_FEW = 8  # up to this many shards are indexed in this process
-_REQUESTS = 32  # requests to stores at a time
+_FEW = 8  # up to this many shards are indexed in this process: starting others takes seconds, as they import torch
+_REQUESTS = 32  # requests to stores at a time: they wait rather than compute
 _NO_GUARD = (
     "the processes that index shards ended by themselves: they begin by importing the script that started them, so "
     "that a script has to train, or to open a ShardLoader, under `if __name__ == '__main__':`"
@@ -110,20 +110,9 @@ def open_source(
 ) -> OpenSource:
     """Find the shards of a source, and index those without a current index.
 
-    Args:
-        settings: the section `data`.
-        begun: for a resumed run, the shards that it began with, in their order then.
-        subset: the uids of `settings.subset` or `settings.selection`; None: all samples.
-        found: records which uids of the subset are in the shards.
-
-    Raises:
-        BadSource: there are no shards or samples to read, the store or the folder of indexes cannot be used, or the
-            shards or their samples are not those of `begun`.
-        WrongUse: the path of the source is not an address that fsspec can use.
-        ShardMismatch: shards differ from their manifest, or it or an index cannot be read.
-        ShardUnavailable: a shard without an index cannot be opened or fetched.
-        TooManyBad: more than `max_bad_share` of the samples is unusable.
-        OSError: the cache folder cannot be written.
+    For a resumed run, `begun` are the shards that it began with, in their order then. `found` records which uids of the
+    subset are in the shards. Raises `DataError` of several kinds if the data cannot be used as configured, `WrongUse`
+    if the path is not an address that fsspec can use, OSError if the cache folder cannot be written.
     """
     there = find_shards(source.path)
     urls, manifest = there.urls, there.entries
@@ -192,10 +181,8 @@ def _place(path: str) -> str:
 
 
 def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: set[str]) -> list[Shard]:
-    """Return the shards that a resumed run began with. Those with a name in `skip` are marked as left out.
-
-    Raises `BadSource` if others have gone or changed, are new, or have other samples to read.
-    """
+    """Return the shards that a resumed run began with. Those with a name in `skip` are marked as left out. Raises
+    `BadSource` if others have gone or changed, are new, or have other samples to read."""
     there, result = {shard.file.name: shard for shard in found}, []
     for fact in begun:
         shard = there.pop(fact.name, None)
@@ -225,15 +212,9 @@ def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], sk
 
 
 def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int) -> int:
-    """Choose the number of ranges of a source that are read in parallel.
-
-    Args:
-        window: samples of a window; 0: the shards are read in their order.
-
-    Returns:
-        A power of two, at most `MOST_STREAMS` and the number of shards of the source that has most,
-        and, if above 1, so small that the cache holds two windows of every stream; 1 without a window.
-    """
+    """Choose the number of ranges of a source that are read in parallel, 1 without a window. It is a power of two, at
+    most `MOST_STREAMS` and the number of shards of the source that has most, and, if above 1, so small that the cache
+    holds two windows of every stream."""
     if not window:
         return 1  # the order of the shards
     shards = max(sum(shard.samples > 0 for shard in source.shards) for source in sources)
@@ -244,15 +225,8 @@ def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int
 
 
 def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
-    """Estimate the number of shards that the windows read at a time touch.
-
-    Args:
-        streams: number of ranges of a source that are read in parallel.
-        share: fraction of the streams that the caller reads.
-
-    Returns:
-        The number for all sources together.
-    """
+    """Estimate how many shards of all sources the windows read at a time touch; `share` is a fraction of the
+    streams."""
     total, streams = 0, streams if window else 1
     for source in sources:
         sizes = [shard.samples for shard in source.shards if shard.samples]
@@ -263,10 +237,8 @@ def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, shar
 
 
 def bytes_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
-    """Estimate the bytes of remote shards in use while a window of every stream is read and the next one fetched.
-
-    The arguments are those of `shards_in_use`.
-    """
+    """Estimate the bytes of remote shards in use while a window of every stream is read and the next one fetched. The
+    arguments are those of `shards_in_use`."""
     total = 0.0
     for source in sources:
         held = [shard for shard in source.shards if shard.samples and not shard.left_out and is_remote(shard.file.url)]
@@ -287,23 +259,22 @@ def load(path: Path | str, *content: bytes) -> ShardIndex:
 
 def selected(index: ShardIndex, split: Split) -> npt.NDArray[np.bool_]:
     """Return the mask (n,) of the samples of a shard in the part of the split that is read."""
-    return on_side(split, index.rows["image_hash"], index.keys)
+    if split.part == "all" or not split.holdout:
+        return np.ones(len(index.keys), np.bool_)
+    if split.by == "image":
+        hashes = index.rows["image_hash"].astype(np.uint64)
+    else:
+        hashes = np.array([hash64(key.encode("utf-8", "surrogateescape")) for key in index.keys], np.uint64)
+    held = hashes < np.uint64(int(split.holdout * 2**64))  # hashes are uniform
+    return held if split.part == "holdout" else ~held
 
 
 def rows_to_read(
     index: ShardIndex, split: Split, subset: Subset | None
 ) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
-    """Return the rows of a shard's index that a pass reads, by round.
-
-    A row that is read r times in a pass of R rounds is in r of them, evenly spaced, beginning with one that depends on
-    its image. So a row is never twice in a round, and rounds are about equally large.
-
-    Args:
-        subset: the uids to read; None: all.
-
-    Returns:
-        (samples,) rows of the index, ascending in each round, and the number of them in each round.
-    """
+    """Return the rows of a shard's index that a pass reads, ascending in each round, and their number in each round. A
+    row that is read r times in a pass of R rounds is in r of them, evenly spaced, beginning with one that depends on
+    its image. So a row is never twice in a round, and rounds are about equally large."""
     repeats = selected(index, split).astype(np.int64)
     if subset is not None:
         repeats *= subset.repeats(index)
@@ -318,22 +289,6 @@ def rows_to_read(
     return np.concatenate(of_rounds), tuple(map(len, of_rounds))
 
 
-def on_side(split: Split, image_hash: npt.NDArray[Any], keys: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return the mask (n,) of the samples in the part of the split that is read.
-
-    Args:
-        image_hash: (n,) 64-bit hashes of the images' bytes.
-    """
-    if split.part == "all" or not split.holdout:
-        return np.ones(len(keys), np.bool_)
-    if split.by == "image":
-        hashes = image_hash.astype(np.uint64)
-    else:
-        hashes = np.array([hash64(key.encode("utf-8", "surrogateescape")) for key in keys], np.uint64)
-    held = hashes < np.uint64(int(split.holdout * 2**64))  # hashes are uniform
-    return held if split.part == "holdout" else ~held
-
-
 def store_of(settings: DataSettings) -> ShardStore:
     """Return the store of shards, with the cache of the settings."""
     return ShardStore(_cache_folder(settings), settings.cache_bytes)
@@ -344,10 +299,8 @@ def _cache_folder(settings: DataSettings) -> Path:
 
 
 def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | None) -> dict[str, int]:
-    """Count the lost samples of a shard by kind. For a broken tar, a manifest states how many it should have.
-
-    Raises `ShardMismatch` if a whole tar has another SHA-256 than in the manifest.
-    """
+    """Count the lost samples of a shard by kind. For a broken tar, a manifest states how many it should have. Raises
+    `ShardMismatch` if a whole tar has another SHA-256 than in the manifest."""
     losses = dict(index.bad)
     broken = [kind for kind in (Kind.EMPTY_TAR, Kind.TRUNCATED_TAR, Kind.NOT_A_TAR) if kind in losses]
     if broken and expected is not None:
@@ -371,10 +324,8 @@ def _index_folder(found: FoundShards, settings: DataSettings) -> Path:
 
 
 def _stamp(url: str) -> str | None:
-    """Return a stamp that changes with the file, or None if it is missing.
-
-    Raises `BadSource` for a folder, and what `reached` raises.
-    """
+    """Return a stamp that changes with the file, or None if it is missing. Raises `BadSource` for a folder, and what
+    `reached` raises."""
     with reached(f"shard {url}"), contextlib.suppress(FileNotFoundError):
         if not is_remote(url):
             if Path(url).is_dir():
@@ -386,29 +337,20 @@ def _stamp(url: str) -> str | None:
     return None
 
 
-def _stamps(urls: Sequence[str]) -> dict[str, str | None]:
-    """Return the stamp of each shard, see `_stamp`. Stores are asked about many remote shards at a time."""
-    remote = [url for url in urls if is_remote(url)]
-    # The first request opens the connection, which the others then share, and fails early if there is none.
-    stamps = {url: _stamp(url) for url in urls if not is_remote(url) or url == remote[0]}
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        stamps.update(zip(remote[1:], pool.map(_stamp, remote[1:]), strict=True))
-    return stamps
-
-
 def _indices(
     urls: Sequence[str], indexes: str, folder: Path, store: ShardStore
 ) -> Iterator[tuple[str, Path, ShardIndex | None]]:
-    """Yield URL, path of the index, and index of every shard, in order; the index is None for a missing shard.
-
-    Args:
-        indexes: see `FoundShards.indexes`.
-        folder: the folder for indexes, in which missing ones are written.
-    """
+    """Yield URL, path of the index, and index of every shard, in order; the index is None for a missing shard. Missing
+    indexes are written to `folder`; those in `indexes` (see `FoundShards.indexes`) are checked first."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # its parent holds the lock and waits for it
         raise BadSource(_NO_GUARD)
     given = Path(indexes) if indexes and not is_remote(indexes) else None
-    stamps = _stamps(urls)  # without the lock: it takes a request to the store for each shard
+    # Without the lock, as it takes a request to the store for each shard. The first one opens the connection, which the
+    # others then share, and fails early if there is none.
+    remote = [url for url in urls if is_remote(url)]
+    stamps = {url: _stamp(url) for url in urls if not is_remote(url) or url == remote[0]}
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        stamps.update(zip(remote[1:], pool.map(_stamp, remote[1:]), strict=True))
     with _locked(folder):
         places, todo = {}, []
         for url, stamp in stamps.items():
@@ -426,7 +368,11 @@ def _indices(
         else:
             context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
             with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
-                _finish([pool.submit(_index_one, *job, indexes, store) for job in todo])
+                try:
+                    for result in [pool.submit(_index_one, *job, indexes, store) for job in todo]:
+                        result.result()
+                except BrokenProcessPool as error:
+                    raise BadSource(f"{_NO_GUARD}; otherwise memory ran out, and running again resumes") from error
     for url in urls:
         if (stamp := stamps[url]) is None:
             yield url, places[url], None
@@ -438,14 +384,6 @@ def _indices(
                 _index_one(url, stamp, places[url], indexes, store)
             index = load(places[url])
         yield url, places[url], index
-
-
-def _finish(jobs: Sequence[Future[None]]) -> None:
-    try:
-        for job in jobs:
-            job.result()
-    except BrokenProcessPool as error:
-        raise BadSource(f"{_NO_GUARD}; otherwise memory ran out, and running again resumes") from error
 
 
 def _index_one(url: str, stamp: str, place: Path, indexes: str, store: ShardStore) -> None:
@@ -461,11 +399,8 @@ def _index_one(url: str, stamp: str, place: Path, indexes: str, store: ShardStor
 
 
 def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
-    """Return the given index of a shard, after checking that it belongs to the shard. It states what is read.
-
-    A remote shard must have the same size. A local one with another stamp, such as a copy, must have the same
-    SHA-256.
-    """
+    """Return the given index of a shard, after checking that it belongs to the shard. It states what is read. A remote
+    shard must have the same size. A local one with another stamp, such as a copy, must have the same SHA-256."""
     with reached(f"the index {place}"):
         try:
             with fsspec.open(place, "rb") as file:
@@ -488,9 +423,7 @@ def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
 
 def _index_beside(url: str, stamp: str) -> ShardIndex | None:
     """Return the index in the folder `.index` next to a remote shard, or None if none can be read and is of that size.
-
-    Such indexes were put there with the shards. Without them every machine fetches all shards once.
-    """
+    Such indexes were put there with the shards. Without them every machine fetches all shards once."""
     folder, name = url.rsplit("/", 1)
     place = f"{folder}/{place_beside(name)}"
     fs, inside = fsspec.core.url_to_fs(place)

@@ -23,8 +23,8 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.trainer.data.errors import ShardLost, ShardMismatch, ShardUnavailable
 
-TRIES = 4  # tries of a fetch, with pauses of 1, 2 and 4 seconds
-_PAUSE_S = 0.1  # between tries to make room
+TRIES = 4  # tries of a fetch, with pauses of 1, 2 and 4 seconds, far below `data.stall_s`
+_PAUSE_S = 0.1  # between tries to make room: other processes free it as soon as they end a fetch
 
 
 def is_remote(path: str) -> bool:
@@ -67,15 +67,8 @@ class ShardStore:
 
     @contextlib.contextmanager
     def open(self, shard: ShardFile) -> Iterator[int]:
-        """Yield a file descriptor of a shard, for `os.pread`.
-
-        Close that of a remote shard soon: the cache may drop the file, but its bytes stay on the disk until then.
-
-        Raises:
-            ShardLost: the shard is missing.
-            ShardUnavailable: it cannot be opened or fetched, or the cache folder cannot be written.
-            ShardMismatch: the fetched shard has another size.
-        """
+        """Yield a file descriptor of a shard, for `os.pread`. Raises `ShardUnavailable` or `ShardMismatch`. Close that
+        of a remote shard soon: the cache may drop the file, but its bytes stay on the disk until then."""
         descriptor = self.descriptor(shard)
         try:
             yield descriptor
@@ -150,10 +143,8 @@ class ShardStore:
 
     @contextlib.contextmanager
     def _reserved(self, shard: ShardFile, part: Path) -> Iterator[IO[bytes]]:
-        """Yield a new file that has the size of the shard from the start.
-
-        So processes that fetch at the same time keep to the bound together. Wait while other fetches leave no room.
-        """
+        """Yield a new file that has the size of the shard from the start. So processes that fetch at the same time keep
+        to the bound together. Wait while other fetches leave no room."""
         size = shard.bytes if shard.bytes is not None else _size(shard)
         if size > self._max_bytes:
             raise ShardUnavailable(

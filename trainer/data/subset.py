@@ -21,17 +21,14 @@ from open_diht.common.spelling import spelled
 from open_diht.trainer.data.errors import BadSource
 
 _PAIR = np.dtype("<u8,<u8")
-_CHUNK = 2**20  # uids read at a time
+_CHUNK = 2**20  # uids read at a time, 16 MiB of a file that may be larger than memory
 SELECTION = "selection.npy"
 """The file of uids in a folder of `make select`."""
 
 
 class Subset:
-    """A set of uids, of which a selection's may repeat. A pickled copy of a sorted set opens the file again.
-
-    Args:
-        repeats: whether a uid is read as often as it occurs, as in a selection, instead of once.
-    """
+    """A set of uids. With `repeats`, as in a selection, a uid is read as often as it occurs, instead of once. A pickled
+    copy of a sorted set opens the file again."""
 
     def __init__(self, path: Path, repeats: bool = False):
         self._path, self._repeats, sorted_, strictly = path, repeats, True, True
@@ -126,15 +123,7 @@ class Found:
 
 
 def open_subset(path: str, repeats: bool = False) -> Subset:
-    """Open the subset or selection in a file.
-
-    Args:
-        path: the file; a folder of `make select` for its `selection.npy`.
-        repeats: see `Subset`.
-
-    Raises:
-        BadSource: it cannot be read.
-    """
+    """Open the subset or selection in a file, or in a folder of `make select`. Raises `BadSource`."""
     file = Path(path).absolute()
     if repeats and file.is_dir():
         file /= SELECTION

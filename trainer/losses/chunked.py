@@ -31,7 +31,8 @@ from open_diht.trainer.losses.rows import (
 )
 
 TILE_ELEMENTS = 8 * 2**20
-"""Default size of a tile in elements: 32 MiB of float32."""
+"""Default size of a tile in elements: 32 MiB of float32. Smaller ones need less memory, and more and smaller
+matrix products."""
 
 
 class Tile(NamedTuple):
@@ -52,25 +53,14 @@ class Passes(Protocol):
 
     @staticmethod
     def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the largest s_ij of each row's negatives, S(1 + beta) and S(beta), each (c,).
-
-        All are -inf for a row without negatives. The caller does not use S(beta) if beta is 0.
-
-        Args:
-            tile: the tile, whose logits may be overwritten.
-        """
+        """Return the largest s_ij of each row's negatives, S(1 + beta) and S(beta), each (c,). Logits may be
+        overwritten. All are -inf for a row without negatives. The caller does not use S(beta) if beta is 0."""
 
     @staticmethod
     def gradient(
         tile: Tile, beta: float, constant: bool, omega: Tensor, sum_hard: Tensor, sum_weights: Tensor
     ) -> Tensor:
-        """Return the gradient dL/ds (c, n).
-
-        Args:
-            tile: the tile, whose logits may be overwritten.
-            constant: whether the weights w are held constant.
-            sum_hard: (c,) S(1 + beta) of the rows.
-        """
+        """Return the gradient dL/ds (c, n), with the weights held constant if `constant`. Logits may be overwritten."""
 
 
 class _Options(NamedTuple):
@@ -83,11 +73,7 @@ class _Options(NamedTuple):
 
 
 def tile_rows(b: int, n: int, elements: int | None = None) -> int:
-    """Return the number of rows of a tile, at least 1.
-
-    Args:
-        elements: largest number of similarities in a tile of several rows; None: `TILE_ELEMENTS`.
-    """
+    """Return the number of rows of a tile, at least 1; several rows have at most `elements` similarities."""
     return max(1, min(b, (elements or TILE_ELEMENTS) // max(n, 1)))
 
 
@@ -144,11 +130,9 @@ def hn_nce_rows_chunked(
     chunk: int | None = None,
     passes: type[Passes] = TorchPasses,
 ) -> RowLosses:
-    """Compute `hn_nce_rows` in tiles, with the same arguments and result, in memory O((b + n) d) and about two tiles.
-
-    A tile has at most `chunk` rows (None: as many as `tile_rows` returns), and `passes` computes on it. Also raises
-    ValueError for a `chunk` below 1.
-    """
+    """Compute `hn_nce_rows` in tiles, with the same arguments and result, in memory O((b + n) d) and about two tiles. A
+    tile has at most `chunk` rows (None: as many as `tile_rows` returns), and `passes` computes on it. Also raises
+    ValueError for a `chunk` below 1."""
     check_constants(alpha, beta)
     chunk = tile_rows(len(x_bd), len(y_nd)) if chunk is None else chunk
     if chunk < 1:

@@ -1,9 +1,8 @@
 """HN-NCE by row tiles on a GPU, with Triton kernels that read each tile of logits once.
 
-Matrix products are torch's, and the formulas are those of `chunked`. The kernels compute masks
-from columns and hashes, and write the gradient in place, so a tile, one at a time, is the only
-tensor of its size. Triton's interpreter (TRITON_INTERPRET=1 when this module is imported) runs the
-kernels on a CPU, slowly, which the tests use.
+Matrix products are torch's, and the formulas are those of `chunked`. The kernels compute masks from columns and hashes,
+and write the gradient in place, so a tile, one at a time, is the only tensor of its size. Triton's interpreter
+(TRITON_INTERPRET=1 when this module is imported) runs the kernels on a CPU, slowly, which the tests use.
 """
 
 from __future__ import annotations
@@ -21,16 +20,14 @@ from open_diht.trainer.losses.chunked import Tile, hn_nce_rows_chunked, tile_row
 from open_diht.trainer.losses.rows import RowLosses
 
 TILE_ELEMENTS = 32 * 2**20
-"""Default size of a tile in elements: 128 MiB of float32."""
+"""Default size of a tile in elements: 128 MiB of float32. A GPU needs more rows at a time than a CPU."""
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _NONE = tl.constexpr(-math.inf)
 
 
 def hn_nce_rows_fused(x_bd: Tensor, y_nd: Tensor, scale: Tensor, *, chunk: int | None, **options: Any) -> RowLosses:
     """Compute `hn_nce_rows` on a GPU, with the same arguments and result, in tiles of `chunk` rows or about 128 MiB.
-
-    Also raises ValueError if the features are not on a GPU, unless Triton interprets the kernels.
-    """
+    Also raises ValueError if the features are not on a GPU, unless Triton interprets the kernels."""
     if not x_bd.is_cuda and not _INTERPRETED:
         raise ValueError(
             f"loss.implementation is triton, but the features are on {x_bd.device.type}: set it to auto, or train on "
@@ -48,7 +45,7 @@ class TritonPasses:
         """See `chunked.Passes`."""
         c, n = tile.s_cn.shape
         top, sum_hard, sum_weights = (tile.s_cn.new_empty(c) for _ in range(3))
-        rows, columns = 4, 512
+        rows, columns = 4, 512  # a program reads whole rows, so few of them, in wide blocks
         with _on(tile.s_cn):
             _sums[(triton.cdiv(c, rows),)](
                 tile.s_cn, *_hashes(tile), top, sum_hard, sum_weights, tile.first, c, n,
@@ -62,7 +59,7 @@ class TritonPasses:
     ) -> Tensor:
         """See `chunked.Passes`. The gradient overwrites the logits."""
         c, n = tile.s_cn.shape
-        rows, columns = 16, 128
+        rows, columns = 16, 128  # blocks are independent, so the shape only bounds the registers of a program
         with _on(tile.s_cn):
             _gradient[(triton.cdiv(n, columns), triton.cdiv(c, rows))](
                 tile.s_cn, *_hashes(tile), omega.contiguous(), sum_hard, sum_weights, tile.first, c, n,

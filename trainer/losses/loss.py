@@ -1,4 +1,4 @@
-"""The base of losses over the pairs of a batch that is spread over ranks, with exact gradients.
+"""The base of losses over the pairs of a batch that is spread over ranks, with exact gradients; and the concept loss.
 
 Rank r owns b rows of each modality. The features of all ranks are gathered *with gradient*, and rank r computes
 the losses of its own rows against all columns, in both directions unless they have one mean. The average over ranks,
@@ -110,3 +110,32 @@ class Loss(ABC):
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def has_concepts(probabilities_bk: Tensor) -> Tensor:
+    """Return the mask (b,) of samples that have a target."""
+    return probabilities_bk.sum(dim=1) > 0
+
+
+def concept_loss(logits_bc: Tensor, ids_bk: Tensor, probabilities_bk: Tensor, count: Tensor | float) -> Tensor:
+    """Compute the cross-entropy of a linear head with stored soft targets (paper, section 3.2).
+
+    Targets are sparse: the k most probable concepts of a sample, renormalized to sum to 1. With head logits v the loss
+    of a sample is logsumexp(v) - sum_k p_k v[c_k], without a dense (batch, vocabulary) target. The result is the sum
+    over samples with concepts (those without have probabilities 0), divided by `count`; 0 if there are none.
+
+    Args:
+        logits_bc: logits of the head; the loss is computed in float32 (or float64).
+        ids_bk: int64 concept ids.
+        probabilities_bk: probabilities of the concepts, whose rows sum to 1 or to 0.
+        count: samples with concepts in the whole batch (over all micro-batches), divided by the number of ranks, so
+            that gradients averaged over ranks are those of the global mean.
+
+    Returns:
+        The loss, a scalar.
+    """
+    logits_bc = _at_least_float32(logits_bc)
+    probabilities_bk = probabilities_bk.to(logits_bc.dtype)
+    log_q_bk = logits_bc.gather(1, ids_bk) - torch.logsumexp(logits_bc, dim=1, keepdim=True)
+    divisor = torch.as_tensor(count, dtype=logits_bc.dtype, device=logits_bc.device)
+    return -(probabilities_bk * log_q_bk).sum() / divisor.clamp(min=torch.finfo(logits_bc.dtype).tiny)

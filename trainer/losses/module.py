@@ -8,8 +8,7 @@ import math
 from torch import Tensor, nn
 
 from open_diht.common.ranks import Ranks
-from open_diht.trainer.hardness import fitting_scale
-from open_diht.trainer.losses.hn_nce import HnNce
+from open_diht.trainer.losses.hn_nce import HnNce, fitting_scale
 
 _log = logging.getLogger("open_diht")
 

@@ -9,9 +9,8 @@ With S_i(c) = log sum_{j != i} e^{c s_ij} the weighted sum is N_i = log(n-1) + S
 
     L_i = log alpha + softplus(N_i - s_ii - log alpha)        (alpha = 0: L_i = N_i - s_ii)
 
-With two masked log-sum-exps and one softplus no exponential overflows, and easy pairs keep their
-precision, while logaddexp(log alpha + s_ii, N_i) - s_ii, or cross_entropy, would cancel to 0. alpha = 1, beta
-= 0 is InfoNCE.
+With two masked log-sum-exps and one softplus no exponential overflows, and easy pairs keep their precision, while
+logaddexp(log alpha + s_ii, N_i) - s_ii, or cross_entropy, would cancel to 0. alpha = 1, beta = 0 is InfoNCE.
 """
 
 from __future__ import annotations
@@ -63,14 +62,8 @@ def duplicates(mine: Tensor, all_of: Tensor) -> Tensor:
 
 
 def negatives_per_row(b: int, n: int, mine: Tensor | None, all_of: Tensor | None, device: torch.device) -> Tensor:
-    """Count the negatives of each row, (b,): n - 1, minus the duplicates of the row's own sample.
-
-    Duplicates by several hashes are counted by inclusion and exclusion, in memory O(n).
-
-    Args:
-        mine: hashes of the rows, see `duplicates`; None: no duplicates.
-        device: device of the result without hashes.
-    """
+    """Count the negatives of each row, (b,): n - 1, minus the duplicates of the row's own sample. Duplicates by several
+    hashes are counted by inclusion and exclusion, in memory O(n). Without hashes there are none."""
     if mine is None or all_of is None:
         return torch.full((b,), n - 1, device=device)
     left = torch.full((b,), n, device=device)
@@ -106,11 +99,7 @@ def require_negatives(count: Tensor, alpha: float) -> None:
 
 
 def row_losses(positive: Tensor, negatives: Tensor, alpha: float) -> Tensor:
-    """Return the losses (b,) of rows.
-
-    Args:
-        negatives: (b,) weighted sums N_i; -inf for a row without negatives, whose loss is log(alpha).
-    """
+    """Return the losses (b,) of rows; that of a row without negatives, whose sum N_i is -inf, is log(alpha)."""
     if alpha == 0:
         return negatives - positive
     return math.log(alpha) - logsigmoid(positive + math.log(alpha) - negatives)  # softplus(x) = -logsigmoid(-x)
@@ -128,23 +117,12 @@ def hn_nce_rows(
     mine: Tensor | None = None,
     all_of: Tensor | None = None,
 ) -> RowLosses:
-    """Compute HN-NCE of rows x against columns y, in memory O(b n). Tests compare the chunked form with it.
+    """Compute HN-NCE of rows x (b, d) against columns y (n, d), in memory O(b n); the reference of the other forms.
 
-    Args:
-        x_bd: L2-normalized float32 or float64 features of the rows.
-        scale: scalar factor of the cosine, exp of the learned log scale.
-        alpha: weight of the positive in the denominator, 0 to 1.
-        beta: hardness, at least 0.
-        detach_weights: whether to hold the weights w constant in the gradient.
-        offset: row i belongs to column `offset` + i.
-        all_of: (n, k) hashes of the columns. Columns that share one with the row are not negatives, and n-1
-            becomes the number of negatives left.
-
-    Returns:
-        Loss and statistics of each row.
-
-    Raises:
-        ValueError: a constant is out of range, or alpha is 0 and a row has no negatives.
+    The arguments are those of `Loss.rows` and the constants: `alpha`, 0 to 1, `beta`, at least 0, and `detach_weights`,
+    which holds the weights w constant in the gradient. Columns that share a hash with the row are not negatives, and
+    n-1 becomes the number of negatives left. Raises ValueError if a constant is out of range, or alpha is 0 and a row
+    has no negatives.
     """
     check_constants(alpha, beta)
     b, n = len(x_bd), len(y_nd)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from open_diht.trainer.concepts import heads as module
 from open_diht.trainer.concepts.cli import table
-from open_diht.trainer.concepts.heads import HeadTrainer
-from open_diht.trainer.concepts.measure import metrics, soft_cross_entropy
+from open_diht.trainer.concepts.heads import HeadTrainer, metrics, soft_cross_entropy
 from open_diht.trainer.concepts.samples import HeadSamples, Part, Samples
 from open_diht.trainer.concepts.store import BadConcepts, Labels, concatenated
 from open_diht.trainer.head_options import HeadSettings

@@ -86,7 +86,7 @@ def test_any_pool_is_what_the_whole_has_there(store: Any, monkeypatch: pytest.Mo
 def test_a_shard_of_nothing_but_bad_images_is_no_matter(store: Any) -> None:
     """The first half cannot say how wide their features are."""
     known = store()
-    folder = known.folder.local("work/features/data")
+    folder = known.folder.folder / "work/features/data"
     np.save(folder / "00001.npy", np.zeros((120, 0), np.float16))
     with np.load(folder / "00001.npz") as status:
         keys = status["keys"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from open_diht.trainer.data.decode import UndecodableImage, decode
+from open_diht.trainer.data.reader import UndecodableImage, decode
 from tests.common.hostile_images import BOMBS
 
 

@@ -684,9 +684,7 @@ def test_a_shard_that_goes_from_cache_and_store_while_it_is_read_is_replaced(rem
     assert loader.counts == {"ok": 48, "missing_shard": 4 - ahead}
 
 
-def test_indexes_of_remote_shards_lie_in_the_cache_folder(
-    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_indexes_of_remote_shards_lie_in_the_cache_folder(remote, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "default"))
     remote.loader(20, index_folder=None)
     assert any((tmp_path / "cache" / "index").iterdir()) and not (tmp_path / "default").exists()

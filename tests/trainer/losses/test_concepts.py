@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from open_diht.trainer.losses import concept_loss
-from open_diht.trainer.losses.concepts import has_concepts
+from open_diht.trainer.losses.loss import has_concepts
 
 
 def targets(n: int, vocabulary: int, k: int, seed: int = 0) -> tuple[Any, Any, Any]:

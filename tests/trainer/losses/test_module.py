@@ -17,8 +17,8 @@ from open_clip.loss import ClipLoss
 from torch.nn.functional import normalize
 
 from open_diht.losses import HnNceLoss
-from open_diht.trainer.hardness import fitting_scale
 from open_diht.trainer.losses import HnNce
+from open_diht.trainer.losses.hn_nce import fitting_scale
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -100,9 +100,7 @@ def test_two_ranks_compute_the_gradient_of_the_whole_batch(on_ranks: Any, featur
     torch.testing.assert_close(sum(rank[3] for rank in ranks) / 2, scale, **close)
 
 
-def test_advice_about_the_initial_scale_is_given_once(
-    features: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_advice_about_the_initial_scale_is_given_once(features, monkeypatch, caplog):
     pair = features(4)
 
     def advice(loss: HnNceLoss, scale: float) -> int:

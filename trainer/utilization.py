@@ -34,42 +34,27 @@ PEAKS: dict[str, dict[str, float]] = {
     "V100": {"fp16": 125 * _T, "fp32": 15.7 * _T},
     "T4": {"fp16": 65 * _T, "fp32": 8.1 * _T},
 }
-"""Peak FLOP/s on dense matrices from the makers' data sheets, by device and precision. A key
-matches whole words of the name that CUDA reports, and the first match counts. Precisions are
-`run.precision`, or tf32 for fp32 with `run.tf32`."""
+"""Peak FLOP/s on dense matrices from the makers' data sheets, by device and precision. A key matches whole words of the
+name that CUDA reports, and the first match counts. Precisions are `run.precision`, or tf32 for fp32 with `run.tf32`."""
 
 
 def peak_flops(device: torch.device, precision: str, told: float | None = None) -> float | None:
-    """Return the peak FLOP/s of a device, None if unknown.
-
-    Args:
-        precision: bf16, fp16, tf32 or fp32.
-        told: `log.peak_tflops`, in 1e12 FLOP/s, which takes precedence.
-    """
+    """Return the peak FLOP/s of a device at bf16, fp16, tf32 or fp32, None if unknown; `told` is `log.peak_tflops`."""
     if told is not None:
         return told * _T
     return peak_of(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
 
 
 def peak_of(name: str, precision: str) -> float | None:
-    """Return the peak FLOP/s of a GPU, None if unknown.
-
-    Args:
-        precision: bf16, fp16, tf32 or fp32.
-    """
+    """Return the peak FLOP/s of a GPU by the name that CUDA reports, None if unknown."""
     words = f" {name.replace('-', ' ')} "
     return next((peaks.get(precision) for known, peaks in PEAKS.items() if f" {known} " in words), None)
 
 
 def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> float:
-    """Count the FLOPs that a step needs for one pair, forward and backward, without the loss.
-
-    Gradients of frozen weights and dropped patches do not count. Random numbers and gradients are not changed.
-
-    Args:
-        shape: shape of the image tower's input.
-        tokens: (1, context) ids of any caption.
-    """
+    """Count the FLOPs that a step needs for one pair, forward and backward, without the loss. Gradients of frozen
+    weights and dropped patches do not count. Random numbers and gradients are not changed. `tokens` are (1, context)
+    ids of any caption."""
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     with (
         without_checkpointing(student),

@@ -1,8 +1,7 @@
 """Towers of your own: `tower: package.module:Class` in a vision_cfg or text_cfg selects one; the other keys,
 except those of Hugging Face's and CLIP's tokenizers, are its settings.
 
-A tower is a `torch.nn.Module` whose constructor takes `embed_dim`, the size of the joint embedding, and its
-settings.
+A tower is a `torch.nn.Module` whose constructor takes `embed_dim`, the size of the joint embedding, and its settings.
 
 - An image tower has `input_shape`, (d,) for features or (3, side, side) for images, and maps (b, *input_shape) to
   (b, embed_dim).
@@ -19,10 +18,14 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from open_clip.model import _build_text_tower, _build_vision_tower
+from torch import Tensor, nn
+from torch.nn import functional
 
 from open_diht.common.naming import nearest
 
+_OF_TOKENIZER = ("hf_tokenizer_name", "tokenizer_kwargs")
 TOWERS: dict[str, type[nn.Module]] = {}
 """Name to class of each registered tower."""
 
@@ -44,14 +47,7 @@ def is_own(settings: Mapping[str, Any]) -> bool:
 
 
 def build_tower(settings: Mapping[str, Any], embed_dim: int, **given: Any) -> nn.Module:
-    """Build the tower that a vision_cfg or text_cfg names.
-
-    Args:
-        settings: the vision_cfg or text_cfg; all keys except `tower` go to the constructor.
-
-    Raises:
-        BadTower: the tower is unknown, cannot be imported, is not a module of torch or does not take its settings.
-    """
+    """Build the tower that a vision_cfg or text_cfg names; the other keys are its settings. Raises `BadTower`."""
     name = str(settings["tower"])
     try:
         return _found(name)(embed_dim, **{key: value for key, value in settings.items() if key != "tower"}, **given)
@@ -86,3 +82,48 @@ def _found(name: str) -> type[nn.Module]:
         return imported_class(name, nn.Module)
     except ValueError as error:
         raise BadTower(f"unknown tower{nearest(name, TOWERS)}: {error}") from error
+
+
+class TowerPair(nn.Module):
+    """A dual encoder of two towers and a learned scale. Weights have the names of open_clip's `CustomTextCLIP`."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        vision_cfg: Mapping[str, Any],
+        text_cfg: Mapping[str, Any],
+        vocab_size: int,
+        init_logit_scale: float,
+        init_logit_bias: float | None = None,
+    ):
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.visual: Any
+        self.text: Any
+        self.logit_bias: Any
+        vision, text = dict(vision_cfg), {key: value for key, value in text_cfg.items() if key not in _OF_TOKENIZER}
+        self.visual = build_tower(vision, embed_dim) if is_own(vision) else _build_vision_tower(embed_dim, vision)
+        if is_own(text):
+            self.text = build_tower(text, embed_dim, vocab_size=vocab_size)
+        else:
+            self.text = _build_text_tower(embed_dim, {**text, "vocab_size": vocab_size})
+        if is_own(vision) and not isinstance(getattr(self.visual, "input_shape", None), tuple):
+            raise BadTower(f"the tower {vision['tower']} has no tuple input_shape, (d,) or (3, side, side)")
+        self.logit_scale = nn.Parameter(torch.tensor(init_logit_scale))
+        self.logit_bias = None if init_logit_bias is None else nn.Parameter(torch.tensor(init_logit_bias))
+
+    def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
+        """Return the embeddings (b, embed_dim) of images, L2-normalized if `normalize`."""
+        return functional.normalize(self.visual(images), dim=-1) if normalize else self.visual(images)
+
+    def encode_text(self, ids: Tensor, normalize: bool = False) -> Tensor:
+        """Return the embeddings (b, embed_dim) of token ids, L2-normalized if `normalize`."""
+        return functional.normalize(self.text(ids), dim=-1) if normalize else self.text(ids)
+
+    def lock_image_tower(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
+        """Freeze the whole image tower. The arguments are unused."""
+        self.visual.requires_grad_(False)
+
+    def lock_text_tower(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
+        """Freeze the whole text tower. The arguments are unused."""
+        self.text.requires_grad_(False)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from open_diht.trainer.data import check
-from open_diht.trainer.data.check import main
+from open_diht.trainer.data import cli
+from open_diht.trainer.data.cli import main
 from open_diht.trainer.data.shards import OpenSource, open_source
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -39,9 +39,7 @@ def test_what_holds_no_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "no such folder" in capsys.readouterr().err
 
 
-def test_a_shard_that_goes_after_indexing_fails_its_folder_alone(
-    tars: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_shard_that_goes_after_indexing_fails_its_folder_alone(tars, tmp_path, monkeypatch, capsys):
     lossy, whole = tars.folder(tmp_path / "a", [3, 3]), tars.folder(tmp_path / "b", [3])
 
     def index_and_lose(*arguments: Any) -> OpenSource:
@@ -49,7 +47,7 @@ def test_a_shard_that_goes_after_indexing_fails_its_folder_alone(
         (lossy / "00001.tar").unlink(missing_ok=True)
         return source
 
-    monkeypatch.setattr(check, "open_source", index_and_lose)
+    monkeypatch.setattr(cli, "open_source", index_and_lose)
     assert main([str(lossy), str(whole), "--workers", "1"]) == 1
     said = capsys.readouterr()
     assert said.out == f"{whole}: 1 shards, ok 3\n"

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import chain
 from multiprocessing import get_context
 
 from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, number, say
 from open_diht.common.fields import Count, Positive, Share
 from open_diht.common.spelling import spelled
-from open_diht.trainer.data.decode import UndecodableImage, decode
 from open_diht.trainer.data.errors import DataError, Kind
+from open_diht.trainer.data.reader import UndecodableImage, decode
 from open_diht.trainer.data.settings import DataSettings, Source
-from open_diht.trainer.data.shards import OpenSource, Shard, load, open_source, store_of
+from open_diht.trainer.data.shards import Shard, load, open_source, store_of
 
 _NAMED = 20  # problems that are listed
 
@@ -36,14 +34,6 @@ def bad_images(shard: Shard, settings: DataSettings) -> list[str]:
             except UndecodableImage as error:
                 found.append(f"{index.name}: {Kind.UNDECODABLE_IMAGE}: {key}: {error}")
     return found
-
-
-def _decoded(source: OpenSource, settings: DataSettings) -> Iterator[list[str]]:
-    if settings.workers < 2 or len(source.shards) < 2:
-        yield from (bad_images(shard, settings) for shard in source.shards)
-        return
-    with ProcessPoolExecutor(settings.workers, get_context("spawn")) as pool:
-        yield from pool.map(partial(bad_images, settings=settings), source.shards)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,7 +69,12 @@ def _look(options: argparse.Namespace) -> int:
         )
         try:
             source = open_source(settings.sources[0], settings)
-            found = [] if options.index_only else list(chain.from_iterable(_decoded(source, settings)))
+            look, shards = partial(bad_images, settings=settings), () if options.index_only else source.shards
+            if settings.workers < 2 or len(shards) < 2:
+                found = [line for shard in shards for line in look(shard)]
+            else:
+                with ProcessPoolExecutor(settings.workers, get_context("spawn")) as pool:
+                    found = [line for lines in pool.map(look, shards) for line in lines]
         except DataError as error:
             status = complain(error)
             continue

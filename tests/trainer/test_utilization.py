@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from open_diht.trainer.config import ConceptSettings, ModelSettings
 from open_diht.trainer.model import Student, build_student
-from open_diht.trainer.utilisation import PEAKS, flops_per_pair, peak_flops, peak_memory, peak_of
+from open_diht.trainer.utilization import PEAKS, flops_per_pair, peak_flops, peak_memory, peak_of
+from tests.trainer.test_memory import tiny
 
-WIDTH, LAYERS, TOKENS = 64, 4, 17
+WIDTH, LAYERS, TOKENS = 64, 4, 17  # of `tiny`
 TEXT_WIDTH, TEXT_LAYERS, CONTEXT = 32, 2, 16
-
-
-def tiny(**changes: Any) -> Student:
-    architecture = {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "layers": LAYERS, "width": WIDTH, "head_width": 32, "patch_size": 8},
-        "text_cfg": {
-            "context_length": CONTEXT,
-            "vocab_size": 64,
-            "width": TEXT_WIDTH,
-            "heads": 2,
-            "layers": TEXT_LAYERS,
-        },
-    }
-    return build_student(ModelSettings(architecture=architecture, **changes), ConceptSettings(), {})[0].train()
 
 
 def flops(student: Student) -> float:
@@ -53,16 +38,6 @@ def test_what_is_not_computed_does_not_count_and_what_is_computed_twice_counts_o
     assert flops(tiny(gradient_checkpointing=True)) == plain
     assert flops(tiny(patch_dropout=0.5)) < 0.7 * plain
     assert flops(tiny(freeze_image=True)) < 0.6 * plain
-
-
-def test_counting_leaves_no_trace() -> None:
-    student = tiny(patch_dropout=0.5)
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    flops(student)
-    assert torch.equal(torch.rand(1), expected)
-    assert all(parameter.grad is None for parameter in student.parameters())
 
 
 @pytest.mark.parametrize(
