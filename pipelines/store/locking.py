@@ -138,10 +138,20 @@ def output_lock(
                 f"OUTPUT {layout.root} is on a file system without locks ({error.strerror}), which keep two runs "
                 "apart; mount it with locks (Lustre: option flock), or choose another OUTPUT"
             ) from error
-        if not taken or (shard and {settings_of(name) for name in lock.at_work()} != {settings_of(shard)}):
+        if not taken or (shard and _others_work(lock, settings_of(shard))):
             raise Busy(_busy(layout))
         set_fence(layout.root, lock.fence)
         yield lock
+
+
+def _others_work(lock: FileLock, settings: str) -> bool:
+    """Return whether shards with other settings are at work. A file that another shard is testing at this moment looks
+    like one of a shard at work, and so does that of a shard which is about to be refused."""
+    for _ in range(_TRIES):
+        if {settings_of(name) for name in lock.at_work()} == {settings}:
+            return False
+        time.sleep(_PAUSE_S)
+    return True
 
 
 def _busy(layout: Layout, who: str = "") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ def test_shards_of_other_settings_are_refused(tmp_path: Path) -> None:
         output_lock(layout, True, "1-of-2-g").__enter__()
     with output_lock(layout, True, "1-of-2-g"):
         pass
+
+
+def test_old_files_of_other_settings_that_another_shard_tests_are_no_obstacle(tmp_path: Path) -> None:
+    """Shards that start at the same moment test the same files, by locks of a moment."""
+    layout = Layout(tmp_path)
+    with output_lock(layout, True, "0-of-2-g"):
+        pass
+    with open(layout.work / "shards" / "0-of-2-g", "r+", encoding="ascii") as old:
+        fcntl.flock(old, fcntl.LOCK_EX)
+        release = threading.Timer(0.1, fcntl.flock, (old, fcntl.LOCK_UN))
+        release.start()
+        with output_lock(layout, True, "0-of-2-f") as lock:
+            release.join()
+            assert lock.at_work() == {"0-of-2-f"}
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
