@@ -17,8 +17,9 @@ _fences: dict[str, Fence] = {}
 
 def set_fence(root: StorePath, fence: Fence | None) -> None:
     """Set the fence of an output folder for this process; None: there is no lock, as for programs that only read."""
-    _fences.pop(str(root), None)
-    if fence is not None:
+    if fence is None:
+        _fences.pop(str(root), None)
+    else:
         _fences[str(root)] = fence
 
 
@@ -37,6 +38,6 @@ def check_fence(path: StorePath) -> None:
     """Raise LeaseLost if a file is in an output folder in a store that another run has taken."""
     if is_local(path):
         return
-    for root, fence in _fences.items():
+    for root, fence in list(_fences.items()):  # another thread may begin to work in a folder meanwhile
         if str(path).startswith(f"{root.rstrip('/')}/"):
             fence.check()
