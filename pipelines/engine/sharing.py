@@ -86,7 +86,8 @@ class Sharing:
             left = [unit for unit in left if unit not in failed]
             if mine := self._mine(left):
                 yield mine
-                left = [unit for unit in left if unit not in {*mine}]
+                done = {*mine}
+                left = [unit for unit in left if unit not in done]
             elif left:
                 self._check_agreement(stage, looks.others(left))
                 self._pause()
@@ -96,7 +97,7 @@ class Sharing:
         """Raise RunFailed if another shard takes `others` for done and this one does not: neither would do them. The
         first shard at work waits for a while, so that one is left that completes the output."""
         self._apart = self._apart + 1 if others else 0
-        if self._apart > (_PATIENT_LOOKS if self._i == min(self._present()) else 0):
+        if others and self._apart > (_PATIENT_LOOKS if self._i == min(self._present()) else 0):
             raise RunFailed(
                 f"{self} and another shard disagree about {others[0]} of stage {stage.name}: units failed in only one "
                 "of them, or their settings or inputs differ. The other one continues; run the same command to resume"
@@ -135,13 +136,18 @@ class _Looks:
     def __init__(self, stage: Stage):
         self._stage, self._token = stage, token_of(stage.layout.root)
         self._seen: dict[str, FileStamp] = {}
+        self._seen_failed: dict[str, FileStamp] = {}
         self._others = set[str]()
 
     def failed(self, units: Sequence[str]) -> dict[str, FailedUnit]:
         """Return the records of the units that failed in one of the shards now at work. Records of earlier runs have
         other tokens."""
-        found = stamps(self._stage.layout.work / self._stage.name / "failed", ".json").keys() & {*units}
-        records = ((unit, read_json(self._stage.layout.failed(self._stage.name, unit))) for unit in found)
+        stage, layout = self._stage, self._stage.layout
+        now = stamps(layout.work / stage.name / "failed", ".json")
+        new = [unit for unit in units if now.get(unit) not in (None, self._seen_failed.get(unit))]
+        read = each(lambda unit: read_json(layout.failed(stage.name, unit)), new, layout.root)
+        records = zip(new, read, strict=True)
+        self._seen_failed |= {unit: now[unit] for unit in new}
         return {unit: record for unit, record in records if record and record.get("token") == self._token}
 
     def undone(self, units: Sequence[str]) -> list[str]:

@@ -229,13 +229,13 @@ def _candidates(
     the decisions. `indexed`: only rows in the indexes of the input's tars can be read. `own_shards`: the training reads
     shards of the output, which hold kept rows alone."""
     groups, left_out = (KEPT_ROWS, *delays), Counter[str]()
-    others = [np.empty(0, _PAIR)]  # uids by which a training would read rows that may not be chosen
+    others: list[NDArray[Any]] = []  # uids by which a training would read rows that may not be chosen
     parts: list[tuple[NDArray[Any], ...]] = []
     for tar, (first, names) in enumerate(tars_of(plan, units).items() if indexed else [("", units)]):
         index = read_index(layout.index(first)) if indexed else None
         for unit in names:
             for kind in ("kept", "rejected"):
-                table = _part(layout.part(kind, unit), ["uid", *(by or ("complexity", "overlap"))], kind)
+                table = _part(layout.part(kind, unit), by, kind)
                 if table is None:
                     continue
                 reason = table["reason"] if kind == "rejected" else pa.array([KEPT_ROWS] * len(table), pa.string())
@@ -264,14 +264,16 @@ def _candidates(
     uid, group, columns, place, tars = (np.concatenate(one) for one in zip(*parts, strict=True))
     if empty := [name for name, values in zip(by, columns.T, strict=False) if np.isnan(values).all()]:
         raise WrongUse(f"--by {empty[0]}: no row that may be chosen has a number there; name a column of kept/")
-    order = np.lexsort((uid["f1"], uid["f0"]))
+    known = np.concatenate([uid, *others])
+    order = np.lexsort((known["f1"], known["f0"]))
     # A uid selects all rows that have it, so it must be that of one.
-    same = uid[order][1:] == uid[order][:-1]
-    once = order[~(np.append(same, False) | np.insert(same, 0, False) | np.isin(uid[order], np.concatenate(others)))]
-    left_out[SEVERAL_ROWS] += len(order) - len(once)
+    same = known[order][1:] == known[order][:-1]
+    once = order[~(np.append(same, False) | np.insert(same, 0, False))]
+    once = once[once < len(uid)]
+    left_out[SEVERAL_ROWS] += len(uid) - len(once)
     if not len(once):
         raise WrongUse(
-            f"OUTPUT {layout.root}: each of {counted(len(order), 'row')} has the uid of another one, and a training "
+            f"OUTPUT {layout.root}: each of {counted(len(uid), 'row')} has the uid of another one, and a training "
             "chooses rows by uid; filter a manifest with a uid for each row, or without a column of uids"
         )
     there = [number for number in range(len(groups)) if not number or (group[once] == number).any()]
@@ -299,12 +301,13 @@ def _places(
     return found
 
 
-def _part(path: StorePath, columns: Sequence[str], kind: str) -> pa.Table | None:
-    """Return columns of a unit's kept or rejected rows, and the reason of rejected ones; None if there is no file."""
+def _part(path: StorePath, by: Sequence[str], kind: str) -> pa.Table | None:
+    """Return what ranks a unit's kept or rejected rows, and the reason of rejected ones; None if there is no file."""
     if not path.exists():
         return None
     there = pq.read_schema(io.BytesIO(read_bytes(path))).names
-    if EXTRA in there:  # which may hold the missing ones
+    columns = ["uid", *(by or ("complexity", "overlap"))]
+    if by and EXTRA in there:  # which may hold the missing ones
         columns = [name for name in dict.fromkeys([*columns, EXTRA]) if name in there]
     elif missing := [name for name in columns if name not in there]:
         raise WrongUse(f"--by {missing[0]}: {path.name} of {kind}/ has no such column (it has {', '.join(there)})")

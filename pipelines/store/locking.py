@@ -136,10 +136,20 @@ def output_lock(
                 f"OUTPUT {layout.root} is on a file system without locks ({error.strerror}), which keep two runs "
                 "apart; mount it with locks (Lustre: option flock), or choose another OUTPUT"
             ) from error
-        if not taken or (shard and {settings_of(name) for name in lock.at_work()} != {settings_of(shard)}):
+        if not taken or (shard and _others_work(lock, settings_of(shard))):
             raise Busy(_busy(layout))
         set_fence(layout.root, lock.fence)
         yield lock
+
+
+def _others_work(lock: FileLock, settings: str) -> bool:
+    """Return whether shards with other settings are at work. A file that another shard is testing at this moment looks
+    like one of a shard at work, and so does that of a shard which is about to be refused."""
+    for _ in range(_TRIES):
+        if {settings_of(name) for name in lock.at_work()} == {settings}:
+            return False
+        time.sleep(_PAUSE_S)
+    return True
 
 
 def _busy(layout: Layout, who: str = "") -> str:
@@ -155,8 +165,9 @@ _fences: dict[str, Fence] = {}
 
 def set_fence(root: StorePath, fence: Fence | None) -> None:
     """Set the fence of an output folder for this process; None: there is no lock, as for programs that only read."""
-    _fences.pop(str(root), None)
-    if fence is not None:
+    if fence is None:
+        _fences.pop(str(root), None)
+    else:
         _fences[str(root)] = fence
 
 
@@ -175,6 +186,6 @@ def check_fence(path: StorePath) -> None:
     """Raise LeaseLost if a file is in an output folder in a store that another run has taken."""
     if is_local(path):
         return
-    for root, fence in _fences.items():
+    for root, fence in list(_fences.items()):  # another thread may begin to work in a folder meanwhile
         if str(path).startswith(f"{root.rstrip('/')}/"):
             fence.check()

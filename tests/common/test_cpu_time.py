@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from open_diht.common.cpu_time import cpu_seconds
 
@@ -20,3 +23,16 @@ def test_a_helper_counts_while_it_runs_and_when_it_has_ended() -> None:
         assert with_helper - alone >= 0.3 - 2 * TICK
     assert cpu_seconds() - before >= 0.3
     assert cpu_seconds([helper.pid]) - cpu_seconds() < 0.3, "an ended one counts once"
+
+
+def test_a_helper_may_end_while_its_time_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", BURN], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as helper:
+
+        def read(path: Path) -> str:
+            with open(path, encoding="ascii") as file:
+                helper.kill()
+                helper.wait()
+                return file.read()
+
+        monkeypatch.setattr(Path, "read_text", read)
+        assert cpu_seconds([helper.pid]) <= cpu_seconds()

@@ -26,7 +26,11 @@ from tests.common.html_tags import HOSTILE, Tags
 def row(
     task: str, metric: str = "top1", value: float | None = 0.5, kind: str = "classification", **protocol: Any
 ) -> dict[str, Any]:
-    record = {"data": {"title": f"The {task} set"}, "model": {"name": "tiny"}, "software": {"numpy": "2"}}
+    record: dict[str, Any] = {
+        "data": {"title": f"The {task} set"},
+        "model": {"name": "tiny"},
+        "software": {"numpy": "2"},
+    }
     record |= {"metric": metric, "chance": 0.1, **protocol}
     low, high, n = (None, None, 0) if value is None else (max(0.0, value - 0.05), min(1.0, value + 0.05), 400)
     return asdict(Result(task=task, kind=kind, metric=metric, value=value, low=low, high=high, n=n, protocol=record))

@@ -17,6 +17,7 @@ from open_diht.pipelines.engine import sharing
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.stage import Done, Stage, failure, quarantine
+from open_diht.pipelines.store import commit
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, output_lock
@@ -170,6 +171,30 @@ def test_a_unit_that_failed_in_a_shard_at_work_has_failed_in_all(layout: Layout)
     with lock as held:
         assert stage.do_all(share(held), 6) == {}
     assert did[4:] == [(0, "2"), (0, "3")], "a later run tries it again"
+
+
+def test_the_record_of_an_earlier_failure_is_read_once(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    did: list[tuple[int, str]] = []
+    theirs = Noted(layout, 1, did)
+    quarantine(theirs, "1", [failure("Old", "of an earlier run")])
+    read, pauses = list[Any](), list[str]()
+
+    def read_json(path: Path) -> Any:
+        read.append(path)
+        return commit.read_json(path)
+
+    def pause(_: Sharing) -> None:
+        pauses.append("1")
+        if len(pauses) == 5:
+            theirs.do("1")
+
+    monkeypatch.setattr(sharing, "read_json", read_json)
+    monkeypatch.setattr(Sharing, "_pause", pause)
+    other, _ = at(layout, 1, 2)
+    lock, share = at(layout, 0, 2)
+    with lock as held, other:
+        assert Noted(layout, 0, did).do_all(share(held), 2) == {}
+    assert read.count(layout.failed("noted", "1")) == 1 and did == [(0, "0"), (1, "1")]
 
 
 @pytest.mark.parametrize("i", [0, 1])

@@ -20,9 +20,11 @@ import pytest
 from open_diht import cli
 from open_diht.common.spelling import spelled
 from open_diht.pipelines.manifests.formats import lines
+from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.select import command as select
 from open_diht.pipelines.select.command import main
 from open_diht.pipelines.settings import INDEX
+from open_diht.pipelines.store import storage
 from tests.pipelines.conftest import tar_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
@@ -178,6 +180,26 @@ def test_numbers_that_a_reader_moved_rank_too(
         assert {uids[number] for number in order[:best]} <= selected(run.output, best, "--by", column).keys()
     assert main(["--output", str(run.output), "--samples", "3", "--by", "lat"]) == 2
     assert "--by lat: no row that may be chosen has a number there" in capsys.readouterr().err
+
+
+def test_fields_of_the_users_own_are_read_only_to_rank_by_them(
+    tmp_path: Path, filtering: Any, captions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be large, and have the names of the columns of decisions."""
+    rows = [{"caption": captions[n], "url": f"http://127.0.0.1/{n}", "complexity": {"n": n}} for n in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = filtering(tmp_path / "rows.jsonl", tmp_path / "out", stages=("captions",))
+    assert EXTRA in pq.read_schema(next((run.output / "kept").glob("*.parquet"))).names
+    read: list[list[str]] = []
+
+    def read_table(path: Any, columns: list[str]) -> Any:
+        read.append(columns)
+        return storage.read_table(path, columns)
+
+    monkeypatch.setattr(select, "read_table", read_table)
+    assert (
+        selected(run.output, len(run.rows("kept"))) and read and EXTRA not in {name for some in read for name in some}
+    )
 
 
 def test_a_uid_of_a_row_that_may_not_be_chosen_is_left_out(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from open_diht.common.lease import Fence
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.locking import Busy, NoLocks, output_lock
+from open_diht.pipelines.store.locking import Busy, NoLocks, check_fence, output_lock, set_fence, token_of
+from open_diht.pipelines.store.storage import store_path
 
 
 def test_a_lock_given_back_may_be_taken_again(tmp_path: Path) -> None:
@@ -69,6 +72,20 @@ def test_shards_of_other_settings_are_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_old_files_of_other_settings_that_another_shard_tests_are_no_obstacle(tmp_path: Path) -> None:
+    """Shards that start at the same moment test the same files, by locks of a moment."""
+    layout = Layout(tmp_path)
+    with output_lock(layout, True, "0-of-2-g"):
+        pass
+    with open(tmp_path / "work" / "shards" / "0-of-2-g", "r+", encoding="ascii") as old:
+        fcntl.flock(old, fcntl.LOCK_EX)
+        release = threading.Timer(0.1, fcntl.flock, (old, fcntl.LOCK_UN))
+        release.start()
+        with output_lock(layout, True, "0-of-2-f") as lock:
+            release.join()
+            assert lock.at_work() == {"0-of-2-f"}
+
+
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(handle: Any, operation: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -77,3 +94,22 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(NoLocks, match=r"without locks \(Function not implemented\).*choose another OUTPUT") as refused:
         output_lock(Layout(tmp_path), shared=False).__enter__()
     assert "\n" not in str(refused.value)
+
+
+class Later(Fence):
+    """A fence during whose check another thread begins to work in another folder."""
+
+    def check(self) -> None:
+        set_fence(store_path("memory://other"), Fence(token=2))
+
+
+def test_another_thread_may_begin_to_work_in_a_folder_during_a_check() -> None:
+    one, other = store_path("memory://one"), store_path("memory://other")
+    set_fence(one, Later(token=1))
+    try:
+        check_fence(one / "file")
+        assert (token_of(one), token_of(other)) == (1, 2)
+    finally:
+        set_fence(one, None)
+        set_fence(other, None)
+    assert token_of(one) == token_of(other) == 0
