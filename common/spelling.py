@@ -34,7 +34,7 @@ def spelled(command: str, *words: str, **options: object) -> str:
 
 def spelled_option(name: str, value: object = None) -> str:
     """Return an option: `--stages captions` or `STAGES=captions`; without a value `--stages` or `STAGES`."""
-    variables = os.environ.get(MAKE_VARIABLES)
+    name, variables = name.replace("_", "-"), os.environ.get(MAKE_VARIABLES)
     if variables is None or name.upper() not in variables.split():
         option = f"--{name}" if value is None else shlex.join(_as_options({name: str(value)}))
         return option if variables is None or value is None else f"ARGS={shlex.quote(option)}"

@@ -81,8 +81,8 @@ class TextSpotter:
 
     @property
     def pid(self) -> int | None:
-        """Return the process id of the OCR process, None if none is running."""
-        return self._child.pid if self._child else None
+        """Return the process id of the OCR process; None if none is running, and while it reads images."""
+        return self._child.pid if self._child and self._child.ready else None
 
     def spot(self, images: Iterable[bytes]) -> Iterator[Spotting | UnreadableImage]:
         """Yield one result per image file, in order: the text that was read, or the reason why the

@@ -75,7 +75,8 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
 def check_loose_images(infos: Sequence[FileInfo]) -> None:
     """Raise NoInput if a Parquet file of URLs lies next to a folder of its name with their images, which would be
     downloaded again. This is img2dataset's layout `files`. Of each folder, the first such file is checked."""
-    of_urls = [one for one in infos if one.format == "parquet" and one.roles.url is not None and not one.images]
+    parquets = [one for one in infos if one.format == "parquet" and not one.path.startswith(("http://", "https://"))]
+    of_urls = [one for one in parquets if one.roles.url is not None and not one.images]
     for path in {posixpath.dirname(one.path): one.path for one in reversed(of_urls)}.values():
         folder = path.removesuffix(".parquet")
         names: list[str] = []

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from open_diht.filters.base import CaptionFilter
@@ -27,14 +28,13 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Records, Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import MissingImage, UnreadableFile
-from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, images_of, last_of_each, state_of
 from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.layout import Layout, image_unit_name, place_of, segment_name, unit_of
 from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
-from open_diht.pipelines.store.storage import StorePath, read_table, stamps
+from open_diht.pipelines.store.storage import StorePath, read_table, row_groups, stamps
 
 RULES = 2
 """Increase it when captions may pass that did not pass equal filters before: their images are then read."""
@@ -137,9 +137,11 @@ def stored_values(layout: Layout, stage: str, unit: str, column: str, ordinals: 
     Raises:
         NotLookedAt: the stage has not processed one of the rows.
     """
-    numbers = load_plan(layout.plan).image_units(read_json(layout.commit("captions", unit)))
+    numbers = takewhile(lambda number: layout.commit(stage, image_unit_name(unit, number)).exists(), count())
+    first, last = (bound.as_py() or 0 for bound in pc.min_max(ordinals).values())
+    wanted = ("ordinal", first, last + 1)  # callers ask for one batch of rows after another
     paths = segments_of(layout, stage, unit, numbers)
-    tables = [read_table(path, columns=["ordinal", column]) for path in paths]
+    tables = [table for path in paths for table in row_groups(path, ["ordinal", column], between=wanted)]
     nothing = pa.table({"ordinal": pa.array([], pa.int64()), column: pa.nulls(0)})
     known = last_of_each(pa.concat_tables(tables)) if tables else nothing
     if not np.isin(ordinals, known["ordinal"]).all():
