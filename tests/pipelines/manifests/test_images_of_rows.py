@@ -182,7 +182,7 @@ def test_paths_that_all_lie_outside_stop_a_run(tmp_path: Path, rows: list[str], 
     named = [row for row in rows if row and not row.startswith("http")]
     assert f"{len(named)} of the {len(named)} image path" in str(caught.value)
     if "s3://" not in remedy:
-        check_image_paths(infos, CUSTOM.with_roles(images_root=remedy.split()[1].format(tmp=tmp_path)))
+        check_image_paths(infos, CUSTOM.with_roles(images_root=remedy.split()[1].rstrip(",").format(tmp=tmp_path)))
 
 
 def test_paths_behind_urls() -> None:
