@@ -23,7 +23,7 @@ from open_diht.pipelines.manifests.types import (
     UnreadableFile,
 )
 
-# What the first lines tell, such as the columns of JSON lines, is fixed for the file: more lines miss fewer rare keys.
+# The first lines fix the columns of a file of JSON lines. With more of them, fewer rare keys are missed.
 _HEAD_ROWS = 1000
 _HEAD_BYTES = 4 * 2**20
 _CHUNK_BYTES = 2**20
