@@ -117,6 +117,9 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
 
 def _with_defaults(begun: Mapping[str, Any]) -> Any:
     """Add settings that did not exist when the run began, with their defaults, which are how it behaved."""
+    data = begun["data"]
+    if data.get("features") == "" and not data.get("selection"):  # of versions that read a selection in another order
+        begun = {**begun, "data": {key: value for key, value in data.items() if key != "features"}}
     try:
         return plain(build(Config, begun))
     except BadValue:
