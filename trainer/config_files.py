@@ -16,7 +16,7 @@ from open_diht.common.fields import BadValue, build
 from open_diht.common.yaml_files import BadYaml, parse_yaml, read_yaml
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_names import SHELF, BadConfig, config_names
-from open_diht.trainer.losses import HnNce
+from open_diht.trainer.losses import LOSSES, HnNce
 
 _EXCLUDES = {
     "schedule.samples": ("epochs",),
@@ -123,9 +123,9 @@ def _compatible(section: str, values: Any, above: Any) -> Any:
     """Return the values of a section that can stand next to those above."""
     if not isinstance(values, Mapping) or not isinstance(above, Mapping):
         return values
-    loss = values.get("name", HnNce.name)
-    if section == "loss" and above.get("name", loss) != loss:
-        return {}  # settings of another loss
+    name = str(above.get("name"))
+    if section == "loss" and name in LOSSES and name != values.get("name", HnNce.name):
+        return {key: value for key, value in values.items() if key in LOSSES[name].__dataclass_fields__}
     gone = {other for key, value in above.items() if value for other in _EXCLUDES.get(f"{section}.{key}", ())}
     return {key: value for key, value in values.items() if key not in gone}
 
