@@ -30,7 +30,9 @@ def concepts_parser(prog: str, defaults: Mapping[str, str]) -> Parser:
         prog=prog,
         description="Make vocabularies, labels and teacher features for concept distillation.",
     )
-    parser.add_argument("--data", required="data" not in defaults, help=f"output folder of `{spelled('filter')}`, or its URL")
+    parser.add_argument(
+        "--data", required="data" not in defaults, help=f"output folder of `{spelled('filter')}`, or its URL"
+    )
     parser.add_argument("--output", help="folder or URL of the results (default: DATA/concepts)")
     parser.add_argument(
         "--teacher",
