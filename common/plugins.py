@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+from types import ModuleType
 
 _loaded: dict[str, None] = {}
 
@@ -23,15 +23,20 @@ def load_plugin(name: str) -> None:
     if name.partition(".")[0] in sys.stdlib_module_names:
         raise PluginError(f"--plugin {name}: this is a module of Python's standard library; rename yours")
     try:
-        if (here := os.getcwd()) not in sys.path:
-            sys.path.append(here)  # the installed command has its own folder there instead
-        importlib.import_module(name)
+        imported(name)
     except Exception as error:  # the user's module may raise anything
         raise PluginError(
             f"--plugin {name}: {type(error).__name__}: {error}; the module must be importable here and on every "
             "worker: installed, in this folder, or on PYTHONPATH"
         ) from error
     _loaded[name] = None
+
+
+def imported(name: str) -> ModuleType:
+    """Import a user's module from the import path or the current folder. Raises what the module raises."""
+    if "" not in sys.path:
+        sys.path.append("")  # the current folder; the installed command has its own folder there instead
+    return importlib.import_module(name)
 
 
 def loaded_plugins() -> tuple[str, ...]:

@@ -39,6 +39,7 @@ from tests.tiny_clip import TINY, write_tiny  # noqa: E402
 
 CONFIG, MODULE = "open_clip_config.json", "trap_of_a_folder"
 WORDS = "study.towers:BagOfWords"
+OWN_TEXT = {"tower": WORDS, "words": ["a", "dog"], "width": 8, "context_length": 4}
 BERT = {"vocab_size": 49408, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 ENDS = (Exception, SystemExit)
 """How a model is refused does not matter here: the modules' own tests have the messages."""
@@ -92,8 +93,10 @@ PICKLES: dict[str, Callable[[Path, Path], Any]] = {
 def image_tower_of_timm(folder: Path, mark: Path) -> None:
     PICKLES["archive"](folder / "pytorch_model.bin", mark)
     (folder / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": {}}))
-    vision = {"timm_model_name": f"local-dir:{folder}", "timm_model_pretrained": True}
-    rewritten(folder, vision_cfg=vision, text_cfg={"tower": WORDS})
+    rewritten(folder, vision_cfg={"timm_model_name": f"local-dir:{folder}", "timm_model_pretrained": True})
+    about = json.loads((folder / CONFIG).read_text())
+    about["model_cfg"]["text_cfg"] = OWN_TEXT  # next to a tower of one's own the trainer builds open_clip's by itself
+    (folder / CONFIG).write_text(json.dumps(about))
 
 
 def weights_of_a_folder(write: Callable[[Path, Path], Any], folder: Path, mark: Path) -> None:
@@ -160,7 +163,7 @@ OF_FOLDERS: dict[str, Callable[[Path], Any]] = {
         ["--model", str(folder), "--tasks", "sample_t2i", "--sample", "4", "--output", str(folder / "out")]
     ),
     "filter --score-model": lambda folder: Encoder(find_pair_encoder(f"local-dir:{folder}")),
-    "export.load": lambda folder: load(with_safetensors(folder)),
+    "export.load": lambda folder: load(with_safetensors(folder), towers=[WORDS]),
     "model.warm_start": lambda folder: start(warm_start=str(folder)),
     "model.warm_start_image": lambda folder: start(warm_start_image=str(folder)),
 }
@@ -257,8 +260,7 @@ def test_towers_of_a_folder_are_imported_only_by_name_of_the_user(folder: Path, 
         "    def __init__(self, embed_dim): super().__init__(4, embed_dim)\n"
     )
     name = f"{MODULE}:Trap"
-    text = {"tower": WORDS, "words": ["a", "dog"], "width": 8, "context_length": 4}
-    model = {"embed_dim": 2, "vision_cfg": {"tower": name}, "text_cfg": text}
+    model = {"embed_dim": 2, "vision_cfg": {"tower": name}, "text_cfg": OWN_TEXT}
     export(folder, model, build(model, 0.07).state_dict(), {}, "# Card\n")
     mark.unlink()
     with pytest.raises(BadArchitecture, match=rf"would import the tower {WORDS}; .* towers=\['{WORDS}', '{name}'\]"):

@@ -16,7 +16,7 @@ from open_diht.common.fields import BadValue, build
 from open_diht.common.yaml_files import BadYaml, parse_yaml, read_yaml
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_names import SHELF, BadConfig, config_names
-from open_diht.trainer.losses import HnNce
+from open_diht.trainer.losses import LOSSES, HnNce
 
 _EXCLUDES = {
     "schedule.samples": ("epochs",),
@@ -103,19 +103,25 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two configurations by section and key. Values above replace equal keys below, and those that they
-    exclude."""
-    left = {}
-    for section, values in below.items():
-        new = above.get(section)
-        if isinstance(values, Mapping) and isinstance(new, Mapping):
-            loss = values.get("name", HnNce.name)
-            if section == "loss" and new.get("name", loss) != loss:
-                values = {}  # settings of another loss
-            gone = {other for key, value in new.items() if value for other in _EXCLUDES.get(f"{section}.{key}", ())}
-            values = {key: value for key, value in values.items() if key not in gone}
-        left[section] = values
-    return _joined(left, above)
+    """Merge two configurations, section by section and key by key.
+
+    Args:
+        below: values that are used unless `above` has the same key, or one that excludes it.
+    """
+    return _joined(
+        {section: _compatible(section, values, above.get(section)) for section, values in below.items()}, above
+    )
+
+
+def _compatible(section: str, values: Any, above: Any) -> Any:
+    """Return the values of a section that can stand next to those above."""
+    if not isinstance(values, Mapping) or not isinstance(above, Mapping):
+        return values
+    name = str(above.get("name"))
+    if section == "loss" and name in LOSSES and name != values.get("name", HnNce.name):
+        return {key: value for key, value in values.items() if key in LOSSES[name].__dataclass_fields__}
+    gone = {other for key, value in above.items() if value for other in _EXCLUDES.get(f"{section}.{key}", ())}
+    return {key: value for key, value in values.items() if key not in gone}
 
 
 def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,9 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
         config = replace(config, data=replace(config.data, streams=begun["data"]["streams"]))
     if config.schedule.micro_batches == "auto" and same_ranks:
         config = replace(config, schedule=replace(config.schedule, micro_batches=begun["schedule"]["micro_batches"]))
+    data = begun["data"]
+    if data.get("features") == "" and not data.get("selection"):  # of versions that read a selection in another order
+        begun = {**begun, "data": {key: value for key, value in data.items() if key != "features"}}
     with suppress(BadValue):  # of settings that no longer exist, which then show up as differences
         begun = plain(build(Config, begun))  # newer settings get their defaults, which are how the run behaved
     changed = [name for name in differences(begun, plain(config)) if not name.startswith(MAY_CHANGE)]

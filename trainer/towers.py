@@ -14,7 +14,6 @@ A plugin may give its class a name by `register`.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from open_diht.common.naming import nearest
+from open_diht.common.plugins import imported
 
 _OF_TOKENIZER = ("hf_tokenizer_name", "tokenizer_kwargs")
 TOWERS: dict[str, type[nn.Module]] = {}
@@ -62,14 +62,19 @@ def own_tokenizer(settings: Mapping[str, Any]) -> Any:
 
 
 def imported_class(name: str, base: type[Any]) -> type[Any]:
-    """Import `package.module:Class`. Raises ValueError if there is no such class, or it does not derive from `base`."""
+    """Import `package.module:Class`, also from the current folder.
+
+    Raises ValueError if there is no such class, or it does not derive from `base`.
+    """
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ValueError(f"{name!r} is not of the form package.module:Class")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = getattr(imported(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name} cannot be imported: {error}") from error
+        raise ValueError(
+            f"{name} cannot be imported: {error}; its module must be installed, in this folder, or on PYTHONPATH"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"{name} is not a class derived from {base.__module__}.{base.__qualname__}")
     return found

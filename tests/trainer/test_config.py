@@ -131,7 +131,7 @@ def test_unknown_names(tmp_path: Path) -> None:
         ({"model": {"warm_start_image": "a", "warm_start_text": "b"}}, ["model.warm_start=c"],
          "model.warm_start_image model.warm_start_text"),
         ({"model": {"warm_start": "c"}}, ["model.warm_start_image=a"], "model.warm_start"),
-        ({"loss": {"name": "hn_nce", "beta": 0.5}}, ["loss.name=infonce"], "loss.beta"),
+        ({"loss": {"beta": 0.5}, "model": {"bias": -10}}, ["loss.name=siglip"], "loss.beta"),
     ],
 )  # fmt: skip
 def test_a_value_that_is_given_replaces_those_of_the_file_that_it_excludes(of_file, words, gone, tmp_path):
@@ -150,15 +150,21 @@ def test_a_value_that_is_given_replaces_those_of_the_file_that_it_excludes(of_fi
     assert plain(load_config(str(other))) == config, "a file that extends the other does the same"
 
 
+def test_another_loss_keeps_the_settings_that_it_has(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: tiny\nmodel: {bias: -10}\nloss: {name: siglip, mask_duplicates: false}\n")
+    for words in (["loss.name=siglip"], ["loss.name=infonce", "model.bias=null"]):
+        loss = load_config(str(mine), words, DATA).loss
+        assert (loss.name, loss.tells_duplicates) == (words[0].partition("=")[2], False)
+
+
 def test_a_default_gives_way_to_the_file(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     default = {"data": {"sources": [{"path": "out/sample"}]}}
     mine.write_text("extends: vit-b-32\n")
     assert load_config(str(mine), defaults=default).data.places == ("out/sample",)
-    for data, places in (
-        ("sources: [{path: a}, {path: b}]", ("a", "b")),
-        ("loader: a:B, path: pairs.npz", ("pairs.npz",)),
-    ):
+    given = {"sources: [{path: a}, {path: b}]": ("a", "b"), "loader: a:B, path: pairs.npz": ("pairs.npz",)}
+    for data, places in given.items():
         mine.write_text(f"extends: vit-b-32\ndata: {{{data}}}\n")
         assert load_config(str(mine), defaults=default).data.places == places
         assert load_config(str(mine), base=DATA | {"data": {"sources": [{"path": "c"}]}}).data.places == ("c",)

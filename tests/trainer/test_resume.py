@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
+from open_diht.common.command_line import WrongUse
+from open_diht.trainer.config_files import load_config, plain
+from open_diht.trainer.resume import as_begun
+
 SCRIPT = Path(__file__).with_name("kill_runs.py")
 SEED = random.SystemRandom().randrange(10**6)
 
@@ -85,3 +89,14 @@ def test_asked_to_stop_at_random_moments(world, workers, killed_and_calm):
     """All processes get the signal, as from a launcher; it may come in a step, a check or a save. No step is lost."""
     found = killed_and_calm(world, workers, 3, "stop")
     assert equal(found) and found["lost"] == 0, (SEED, found)
+
+
+def test_a_run_that_began_with_an_older_version_resumes_unless_its_data_are_read_in_another_way() -> None:
+    config = load_config("tiny", base={"data": {"sources": [{"path": "/data/cat"}], "streams": 4}})
+    begun = plain(config)
+    of_today = {"loader", "path"}
+    older = {key: value for key, value in begun["data"].items() if key not in of_today} | {"features": ""}
+    assert as_begun(config, {**begun, "data": older}, True, "w") == config
+    for other in ({"features": "pairs.npz"}, {"selection": "selection.npy"}):
+        with pytest.raises(WrongUse, match=r"another data\.features"):
+            as_begun(config, {**begun, "data": older | other}, True, "w")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from open_diht.trainer.data import BadSource, DataSettings, Source
 from open_diht.trainer.export import export, load
 from open_diht.trainer.inputs import open_pairs
 from open_diht.trainer.model import build_student
-from open_diht.trainer.towers import build_tower, register
+from open_diht.trainer.towers import build_tower, imported_class, register
 from open_diht.trainer.warm_start import BadWeights
 
 
@@ -126,6 +127,16 @@ def test_what_is_wrong_with_a_tower_is_named(image: dict[str, Any], message: str
 def test_what_is_wrong_with_a_loader_of_ones_own_is_named(name: str) -> None:
     with pytest.raises(BadSource, match=f"data.loader: .*{name}"):
         open_pairs(DataSettings(loader=name), TransformSettings(), (8,), training=True)
+
+
+def test_a_class_may_lie_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The installed command has its own folder on the import path instead."""
+    (tmp_path / "lies_in_this_folder.py").write_text("import torch\nclass Tower(torch.nn.Identity): ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert imported_class("lies_in_this_folder:Tower", nn.Module).__name__ == "Tower"
+    with pytest.raises(ValueError, match=r"absent:Tower cannot be imported: .* in this folder, or on PYTHONPATH"):
+        imported_class("absent:Tower", nn.Module)
 
 
 def test_a_tower_of_features_reads_no_shards() -> None:

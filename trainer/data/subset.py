@@ -160,11 +160,13 @@ def _read(path: Path) -> npt.NDArray[Any]:
                 raise ValueError(f"it has no column {min(missing)}")
             table = file.read(["uid", "repeats"])
             words, times = table["uid"].to_pylist(), table["repeats"].drop_null().to_numpy()
+            if times.dtype.kind not in "iu":
+                raise ValueError(f"its column repeats holds {table['repeats'].type}, not whole numbers")
+            times = times.astype(np.int64)
         else:
             words = path.read_text(encoding="ascii").split()
-        wrong = next((word for word in words if len(str(word)) != 32), None)
-        if wrong is not None:
-            raise ValueError(f"{wrong!r} is not a uid")
+        if wrong := [word for word in words if not isinstance(word, str) or len(word) != 32]:
+            raise ValueError(f"{wrong[0]!r} is not a uid")
         halves = np.frombuffer(bytes.fromhex("".join(words)), ">u8").astype("<u8")
         pairs = np.repeat(halves.view(_PAIR), times)
     if not len(pairs):

@@ -77,10 +77,16 @@ def test_the_table_of_a_selection_is_the_selection(tmp_path: Path) -> None:
     selection = open_subset(str(tmp_path / "selection.parquet"), repeats=True)
     assert list(selection.repeats(index_of([0, *times, 8]))) == [0, *times.values(), 0]
     assert list(open_subset(str(tmp_path / "selection.parquet")).repeats(index_of([0, *times, 8]))) == [0, 1, 1, 1, 0]
+    for integers in (pa.int64(), pa.uint64()):
+        pq.write_table(table.cast(table.schema.set(1, pa.field("repeats", integers))), tmp_path / "other.parquet")
+        assert open_subset(str(tmp_path / "other.parquet"), repeats=True).most == 4
     for wrong in (
         table.drop_columns("repeats"),
         table.set_column(0, "uid", pa.array([1, 2, 3])),
+        table.set_column(0, "uid", pa.nulls(3)),
         table.set_column(1, "repeats", pa.array([1, None, 2])),
+        table.set_column(1, "repeats", pa.array([1.0, 1.5, 2.0])),
+        table.set_column(1, "repeats", pa.array(["1", "1", "2"])),
         table.slice(0, 0),
     ):
         pq.write_table(wrong, tmp_path / "selection.parquet")
