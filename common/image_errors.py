@@ -18,11 +18,8 @@ class BadImageReason(StrEnum):
 
 
 class BadImage(ValueError):
-    """An error for bytes that cannot be used as an image; the message describes what was found.
-
-    Args:
-        reason: a `BadImageReason`, or a member of another enum with further reasons.
-    """
+    """An error for bytes that cannot be used as an image; the message describes what was found. `reason` is a
+    `BadImageReason`, or a member of another enum with further reasons."""
 
     def __init__(self, reason: StrEnum, message: str) -> None:
         super().__init__(reason, message)

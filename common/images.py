@@ -85,15 +85,9 @@ class OpenedImage:
     """The bytes it is decoded from, see `Parts`."""
 
     def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:
-        """Decode the pixels, in the mode of the file.
-
-        Args:
-            at_least: if given, a JPEG is decoded at a half, a quarter or an eighth as long as its
-                sides stay at or above these (width, height), which saves most of the time.
-
-        Raises:
-            BadImage: the pixel data is truncated or contradicts the format.
-        """
+        """Decode the pixels, in the mode of the file. A JPEG is decoded at a half, a quarter or an eighth as long as
+        its sides stay `at_least` (width, height), which saves most of the time. Raise BadImage if the pixel data is
+        truncated or contradicts the format."""
         with decoding(f"{self.image.format} of {self.image.width} x {self.image.height}"):
             if at_least is not None and self.image.format == "JPEG":
                 self.image.draft(None, at_least)
@@ -107,10 +101,7 @@ class OpenedImage:
 
 
 def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORMATS) -> OpenedImage:
-    """Open an image file.
-
-    Args:
-        formats: the accepted formats; PPM may be added if the bytes are the user's own.
+    """Open an image file of an accepted format; PPM may be added if the bytes are the user's own.
 
     Raises:
         BadImage: the bytes are not an accepted image. No other exception is raised except

@@ -20,12 +20,8 @@ def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
 
 
 def within_edits(left: str, right: str, most: int) -> int | None:
-    """Return the number of inserted, deleted or changed characters between two strings; None if it is
-    more than `most`.
-
-    Args:
-        right: the second string.
-    """
+    """Return the number of inserted, deleted or changed characters between two strings; None if it is more than
+    `most`."""
     if abs(len(left) - len(right)) > most:
         return None
     start = 0

@@ -335,13 +335,10 @@ def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
 
 def _alike(run: str, shapes: str, places: Mapping[int, int], allowed: int) -> Iterator[tuple[int, int]]:
     """Yield the runs of whole words of the string (first word, word after the last) that may differ from a run by up to
-    `allowed` edits.
+    `allowed` edits, which are fewer than its characters. `places` maps the index in `shapes` where a word starts, or
+    the last one ends, to the number of words before it.
 
     Of `allowed` + 1 pieces of the run one is then intact, and has moved by at most `allowed` characters.
-
-    Args:
-        run: characters of the caption, more than `allowed`.
-        places: index in `shapes` where a word starts, or the last one ends -> number of words before it.
     """
     size = len(run) // (allowed + 1)
     for offset in range(0, size * (allowed + 1), size):

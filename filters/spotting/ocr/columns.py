@@ -70,14 +70,8 @@ def find_columns(boxes: Sequence[Quad]) -> list[Column]:
 
 
 def lay_out(pixels: Pixels, column: Column) -> Pixels | None:
-    """Return the letters of a column as a line, uint8 (height, width, 3); None if they are too few
-    or too many for a word.
-
-    Letters are separated by rows with few edges.
-
-    Args:
-        pixels: the image, uint8 (height, width, 3).
-    """
+    """Return the letters of a column as a line, uint8 (height, width, 3); None if they are too few or too many for a
+    word. Letters are separated by rows with few edges."""
     strip = pixels[column.top : column.bottom, column.left : column.right]
     grey = cv2.cvtColor(strip, cv2.COLOR_BGR2GRAY)
     edges = np.abs(cv2.Sobel(grey, cv2.CV_32F, 1, 0))

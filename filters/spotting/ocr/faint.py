@@ -47,14 +47,8 @@ class Region:
 def faint_region(
     probabilities: Floats, shape: tuple[int, ...], boxes: Sequence[Quad], settings: SpotterSettings
 ) -> Region | None:
-    """Return the part of an image that has thin lines, or at least ten faint pixels outside of all
-    lines; None if no part does, or if it can hardly be enlarged.
-
-    Args:
-        probabilities: the map, float32 (height, width).
-        shape: the image's height and width, in pixels.
-        boxes: the lines that were found, in pixels of the image.
-    """
+    """Return the part of an image of `shape` (height, width) that has thin lines, or at least ten faint pixels outside
+    of the boxes of all lines; None if no part does, or if it can hardly be enlarged."""
     size = probabilities.shape[1::-1]
     scale = np.array(shape[1::-1]) / size
     on_map = [np.rint(box / scale).astype(np.int32) for box in boxes]
