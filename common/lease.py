@@ -30,14 +30,15 @@ from pathlib import PurePosixPath
 from typing import Any
 
 RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
-"""Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds."""
+"""Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds: several
+renewals may fail before it ends, and the lease of a killed run blocks others for less than a minute."""
 SLOW_S = 4.0
 """A longer renewal is reported, because other work that waits for the store prints nothing, perhaps for minutes."""
 _KEPT_S = 3600.0
 """A run that acquires a lease deletes those not renewed for longer. A machine may have slept for some time."""
 _PAUSES_S = (2.0, 4.0, 8.0)
 """Seconds to back off, times 0.5 to 1.5, after the first, the second and all later tries to acquire a lease
-exclusively."""
+exclusively: at random, since two runs that ask at the same moment would else back off together for ever."""
 _CONNECTIONS = 32
 _TOKEN = ".token"
 

@@ -40,6 +40,7 @@ KINDS = 3
 LONGEST = 128
 """Most pieces that are read; about the words behind them there is no opinion."""
 BUCKET = 4
+"""Texts are padded to a multiple of this many pieces: more would compute more padding, fewer split batches further."""
 BATCH = 64
 UNSURE = (0.08, 0.85)
 """A caption is asked about if the highest score of its action candidates is in this range, ends included."""
