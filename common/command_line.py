@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         raise WrongUse(f"{message}{hint} (see --help)")
 
 
-class Once(argparse.Action):
+class GivenOnce(argparse.Action):
     """An `action=` for argparse that refuses to be given twice. By default argparse silently keeps the last value."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:

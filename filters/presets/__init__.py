@@ -14,12 +14,11 @@ from open_diht.common.fields import BadValue, Count, build, check_fields, conver
 from open_diht.common.naming import nearest
 from open_diht.common.yaml_files import Shelf, read_yaml
 from open_diht.filters.base import CaptionFilter, Filter, ImageFilter, registered_filters
-from open_diht.filters.captions.filters import Action, CaptionLength, Complexity, NoCaption
+from open_diht.filters.built_in import Action, CaptionLength, Complexity, ImageTooSmall, NoCaption, TextSpotting
 from open_diht.filters.captions.rules import CaptionRule
 from open_diht.filters.columns import ColumnCondition, as_section, conditions_of
 from open_diht.filters.dedup import DedupRule
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
-from open_diht.filters.spotting.filters import ImageTooSmall, TextSpotting
 from open_diht.filters.spotting.overlap import OverlapRule
 
 _SECTIONS = ("captions", "columns", "images", "text_spotting", "score", "dedup", "foresee")

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
-from open_diht.filters.captions.filters import NoCaption
+from open_diht.filters.built_in import NoCaption
 from open_diht.filters.score import NOT_SCORED
 from open_diht.filters.spotting.decode import UnreadableImageReason
 from open_diht.pipelines.engine.work import Work

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from open_diht.common.version import program_version
+from open_diht.common.installation import program_version
 
 _RUN_BY_WORKERS = ("common", "filters", "pipelines")
 _KINDS = (".css", ".j2", ".js", ".json", ".npz", ".onnx", ".py", ".tsv", ".txt", ".yaml")
