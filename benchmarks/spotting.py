@@ -46,7 +46,6 @@ from open_diht.common.cpu_time import cpu_seconds
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image
 from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap
-from open_diht.filters.spotting.precision import resolved
 from open_diht.filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
 from open_diht.filters.spotting.weights import ModelSize, find_models
 
@@ -364,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for _ in range(options.repeats):
             for name, done in runs.items():
                 done.append(run_side(name, {**groups, **large, **small}))
-        precision = resolved(SpotterSettings(engine="openvino")).precision
+        precision = SpotterSettings(engine="openvino").resolved().precision
         print(f"{options.repeats} runs a side, one thread each, CPU time without loading the models\n{processor()}")
         print(f"ONNX Runtime and PaddleOCR in f32, OpenVINO in {precision} unless said otherwise")
         report(groups, runs)

@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         raise WrongUse(f"{message}{hint} (see --help)")
 
 
-class Once(argparse.Action):
+class GivenOnce(argparse.Action):
     """An `action=` for argparse that refuses to be given twice. By default argparse silently keeps the last value."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
@@ -84,14 +84,9 @@ def exit_status(
     failed: tuple[type[Exception], ...] = (),
     stopped: str | None = "stopped; run the same command to resume",
 ) -> int:
-    """Run `do` and return its exit status. Expected errors become at most one line on stderr and an exit status.
-
-    Args:
-        wrong_use: errors that, like `WrongUse`, give status 2. They take precedence over `failed`.
-        failed: errors that give status 1. All other errors pass through.
-        stopped: line to print after Ctrl-C or, in a command of `run_command`, another signal, with status
-            128 + its number; None lets KeyboardInterrupt pass through.
-    """
+    """Run `do` and return its exit status. Errors of `wrong_use` (like `WrongUse`, status 2) and `failed` (status 1)
+    become at most one line on stderr; others pass through. `stopped` is printed after Ctrl-C or, in a command of
+    `run_command`, another signal, with status 128 + its number; None lets KeyboardInterrupt pass through."""
     mistakes: tuple[type[Exception], ...] = (WrongUse, *wrong_use)
     try:
         return do()
@@ -146,27 +141,16 @@ def refuse_wrong(parse: Callable[[], object]) -> None:
 
 
 def refuse_empty(options: argparse.Namespace, *names: str) -> None:
-    """Raise `WrongUse` if one of these options is given and empty: "" would mean the current folder.
-
-    Args:
-        names: names of the options, without dashes.
-    """
+    """Raise `WrongUse` if one of these options, named without dashes, is given and empty: "" would mean the current
+    folder."""
     for name in names:
         if getattr(options, name) == "":
             raise WrongUse(f"--{name} is empty, perhaps from an unset variable; give it a value, or leave it out")
 
 
 def check_folder(called: str, folder: Path) -> None:
-    """Refuse a folder that results must not be written into, or whose name the file system does not accept.
-
-    Args:
-        called: its name in messages, such as OUTPUT.
-        folder: a local path; it need not exist.
-
-    Raises:
-        WrongUse: it is the root of the file system or the home folder, is not UTF-8, is too long,
-            or is a loop of links.
-    """
+    """Raise `WrongUse` for a local folder that results must not be written into (the root of the file system, the home
+    folder), or whose name the file system does not accept. `called` is its name in messages, such as OUTPUT."""
     try:
         str(folder).encode()  # raises for names that are not UTF-8
     except UnicodeEncodeError as error:

@@ -11,12 +11,8 @@ from pathlib import Path
 
 
 def cpu_seconds(helpers: Iterable[int] = ()) -> float:
-    """Return the CPU seconds of this process, all its threads, its ended children and `helpers`.
-
-    Args:
-        helpers: ids of child processes that still run. A helper that ends later counts as an ended child. On systems
-            without /proc a helper counts only then.
-    """
+    """Return the CPU seconds of this process, all its threads, its ended children and `helpers`, the ids of child
+    processes that still run. Without /proc a helper counts only when it has ended."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + ended.ru_utime + ended.ru_stime + sum(map(_of_process, helpers))
 

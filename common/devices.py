@@ -36,12 +36,8 @@ def device_here() -> str:
 
 
 def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> None:
-    """Raise WrongUse if torch knows no such device, this machine lacks it, or it does not compute in a precision.
-
-    Args:
-        precision: an entry of `PRECISIONS`, or `AUTO`.
-        prefix: prefix of the options that named them, see `add_device_options`.
-    """
+    """Raise WrongUse if torch knows no such device, this machine lacks it, or it does not compute in a precision of
+    `PRECISIONS`. `prefix` is that of the options that named them, see `add_device_options`."""
     import torch
 
     option = f"--{prefix}device"
@@ -61,11 +57,7 @@ def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> Non
 def add_device_options(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup, model: str, *, prefix: str = "", batch: str
 ) -> None:
-    """Add the options for the device, precision and batch size of a model.
-
-    Args:
-        prefix: prefix of the option names, as in --<prefix>device and --<prefix>precision.
-    """
+    """Add the options --<prefix>device, --<prefix>precision and that for the batch size of a model."""
     parser.add_argument(
         batch, type=number(Positive), metavar="N", help=f"images in a batch of the {model} (default 32; 256 on a GPU)"
     )
@@ -111,10 +103,8 @@ class Claim:
     """A claim of this process on one device, until the claim is closed or the process ends.
 
     Claims by processes of this user are spread over the devices: each takes the first free turn. A claim is a locked
-    file, named by the UUID of the GPU: jobs that see different GPUs may number them alike.
-
-    Args:
-        folder: folder of the lock files; None: one per user in the temporary folder.
+    file, named by the UUID of the GPU: jobs that see different GPUs may number them alike. The `folder` of the lock
+    files is by default one per user in the temporary folder.
     """
 
     def __init__(self, devices: Sequence[str], folder: Path | None = None):

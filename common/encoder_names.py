@@ -57,11 +57,8 @@ class EncoderName:
 def parse_encoder_name(
     text: str, *, libraries: Collection[str], names: Sequence[str], what: str = "encoder"
 ) -> EncoderName:
-    """Parse an encoder name.
-
-    Raises:
-        EncoderError: the name is unknown or incomplete, or gives a built-in encoder an argument.
-    """
+    """Parse an encoder name. Raise EncoderError if it is unknown or incomplete, or gives a built-in encoder an
+    argument."""
     if text in names:
         return EncoderName(text, "", text, "")
     library, _, rest = text.partition(":")
@@ -86,14 +83,7 @@ def check_installed(encoder: str, modules: Sequence[str], extra: str) -> None:
 
 
 def local_weights(encoder: str, place: str | Path, *, folder: bool = False) -> Path:
-    """Return the path of existing weights.
-
-    Args:
-        folder: expect a folder instead of a file.
-
-    Raises:
-        EncoderError: there is no such file or folder.
-    """
+    """Return the path of existing weights, a file or a `folder`. Raise EncoderError if there is none."""
     path = Path(place)
     if not (path.is_dir() if folder else path.is_file()):
         what = "folder" if folder else "file"

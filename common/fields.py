@@ -61,15 +61,12 @@ Total = Annotated[int, Range(at_least=1, at_most=10**15)]
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: Any) -> T:
-    """Build a dataclass from plain values.
-
-    Args:
-        where: prefix of keys in error messages, such as "loss.".
-        given: fields that the program sets and a file may not.
+    """Build a dataclass from plain values and the fields that the program sets, `given`, which a file may not. `where`
+    is the prefix of keys in messages, such as "loss.".
 
     Raises:
-        BadValue: a key is unknown or missing, or a value has the wrong type, is out of range, or is
-            refused by the dataclass.
+        BadValue: a key is unknown or missing, or a value has the wrong type, is out of range, or is refused by the
+            dataclass.
     """
     hints = {name: hint for name, hint in _hints(kind).items() if name not in given}
     for key in values:
@@ -96,12 +93,8 @@ def check_fields(instance: Any) -> None:
 
 
 def converted(hint: Any, value: Any, where: str) -> Any:
-    """Return the value as the type `hint` requires: integers as floats, lists as tuples, mappings or None
-    as dataclasses, keys of mappings as texts. Nothing else is converted.
-
-    Raises:
-        BadValue: The value has the wrong type or is out of range, or see `build`.
-    """
+    """Return the value as the type `hint` requires: integers as floats, lists as tuples, mappings or None as
+    dataclasses, keys of mappings as texts. Nothing else is converted. Raise BadValue as `build` does."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -132,14 +125,8 @@ def converted(hint: Any, value: Any, where: str) -> Any:
 
 
 def one_of(known: Iterable[Any], value: Any, where: str) -> Any:
-    """Return `value` if it is one of the known values.
-
-    Args:
-        known: the accepted values, for example the keys of a registry.
-
-    Raises:
-        BadValue: it is not one of them; the message suggests the nearest, if any is close.
-    """
+    """Return `value` if it is one of the known values, for example the keys of a registry. Else raise BadValue, whose
+    message suggests the nearest, if any is close."""
     if value not in (choices := list(known)):
         names = [str(choice) for choice in choices]
         raise BadValue(f"{where} is {shown(value)}{nearest(str(value), names)}; choose {', '.join(names)}")

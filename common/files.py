@@ -104,21 +104,14 @@ def published_folder(path: Path) -> Iterator[Path]:
 
 
 def publish_bytes(path: Path, content: bytes) -> None:
-    """Write a file of bytes, complete or not at all.
-
-    Args:
-        content: its bytes.
-    """
+    """Write a file of bytes, complete or not at all."""
     with published(path) as temporary:
         temporary.write_bytes(content)
 
 
 def publish_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, complete or not at all.
-
-    Raises:
-        ValueError: it contains NaN or infinity, which other programs could not read.
-    """
+    """Write a value as JSON, complete or not at all. Raise ValueError for NaN or infinity, which other programs could
+    not read."""
     text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     # Lone surrogates, which file names can hold, become escapes that JSON knows.
     publish_bytes(path, text.encode("utf-8", "backslashreplace"))

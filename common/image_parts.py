@@ -12,9 +12,8 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
-
-from open_diht.common.image_errors import BadImage, BadImageReason
 
 MAX_PARTS: Final = 100_000
 """Maximum number of walked segments, chunks or blocks of a file. libpng writes chunks of 8 KiB, so this is 800 MB."""
@@ -26,8 +25,33 @@ MAX_SCANNED: Final = 2_000_000_000
 """Maximum scans x pixels, as each scan of a JPEG may visit all pixels: 20 scans of an image of 100 million pixels."""
 
 
+class BadImageReason(StrEnum):
+    """A reason why bytes cannot be used as an image. The values are written to data sets: add, never rename."""
+
+    EMPTY = "empty"  # no bytes at all
+    NOT_AN_IMAGE = "not_an_image"  # HTML, JSON, PDF, SVG, noise, or a format that is not accepted
+    TRUNCATED = "truncated"  # the end of the image is missing
+    CORRUPT = "corrupt"  # the header or body contradicts the format
+    TOO_MANY_BYTES = "too_many_bytes"  # the file is larger than ImageLimits.max_bytes
+    TOO_MANY_PIXELS = "too_many_pixels"  # the header exceeds ImageLimits.max_pixels or max_side, or Pillow's own limit
+    TOO_COMPLEX = "too_complex"  # so many scans or parts that decoding could take minutes
+
+
+class BadImage(ValueError):
+    """An error for bytes that cannot be used as an image; the message describes what was found. `reason` is a
+    `BadImageReason`, or a member of another enum with further reasons."""
+
+    def __init__(self, reason: StrEnum, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+
 @dataclass(frozen=True)
-class Parts:
+class ImageParts:
     """A file for the decoder, with what its headers say."""
 
     data: bytes
@@ -68,7 +92,7 @@ _OF_PIXELS: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}
 """Frames, tables, and the JFIF and Adobe segments, which define colors. Others hold profiles, previews, texts."""
 
 
-def jpeg_parts(data: bytes) -> Parts:
+def jpeg_parts(data: bytes) -> ImageParts:
     """Return a JPEG without most metadata before its scans and without what follows its first image."""
     kept, count = [b"\xff\xd8"], _Count()
     size, orientation, offset = None, 1, 2
@@ -82,7 +106,7 @@ def jpeg_parts(data: bytes) -> Parts:
         if code == _SOS:
             scans, end = _scans(data, marker.start(), count)
             kept.append(data[marker.start() : end])
-            return Parts(b"".join(kept), size, orientation, scans)
+            return ImageParts(b"".join(kept), size, orientation, scans)
         segment = data[offset : offset + _length(data, offset)]
         if code in _OF_PIXELS:
             kept.append(b"\xff" + marker[1] + segment)
@@ -122,7 +146,7 @@ def _length(data: bytes, offset: int) -> int:
 _PNG_OF_PIXELS: Final = frozenset((b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 
 
-def png_parts(data: bytes) -> Parts:
+def png_parts(data: bytes) -> ImageParts:
     """Return a PNG reduced to its pixel data; for an animated PNG, the still image."""
     if len(data) < 33:
         raise _ended("a PNG")
@@ -140,7 +164,7 @@ def png_parts(data: bytes) -> Parts:
             orientation = exif_orientation(data[offset + 8 : end - 4])
         offset = len(data) if kind == b"IEND" else end  # data after IEND is dropped
     width, height = struct.unpack_from(">II", data, 16)
-    return Parts(b"".join(kept), (width, height), orientation)
+    return ImageParts(b"".join(kept), (width, height), orientation)
 
 
 # ---- GIF
@@ -148,7 +172,7 @@ def png_parts(data: bytes) -> Parts:
 _CONTROL = 0xF9
 
 
-def gif_parts(data: bytes) -> Parts:
+def gif_parts(data: bytes) -> ImageParts:
     """Return a GIF: its header, and all from its first frame on; of the blocks between, only the graphic control."""
     try:
         return _gif_parts(data, _Count())
@@ -156,7 +180,7 @@ def gif_parts(data: bytes) -> Parts:
         raise _ended("a GIF") from error
 
 
-def _gif_parts(data: bytes, count: _Count) -> Parts:
+def _gif_parts(data: bytes, count: _Count) -> ImageParts:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     offset = 13 + _colors(flags)  # signature, screen descriptor, color table
     head, control = data[:offset], b""
@@ -165,7 +189,7 @@ def _gif_parts(data: bytes, count: _Count) -> Parts:
         if data[offset] == ord(","):
             left, top, across, down = struct.unpack_from("<HHHH", data, offset + 1)
             size = max(width, left + across), max(height, top + down)  # as in Pillow and some browsers
-            return Parts(head + control + data[offset:], size)
+            return ImageParts(head + control + data[offset:], size)
         if data[offset] != ord("!"):
             offset += 1
             continue
@@ -187,7 +211,7 @@ def _colors(flags: int) -> int:
 # ---- WebP
 
 
-def webp_parts(data: bytes) -> Parts:
+def webp_parts(data: bytes) -> ImageParts:
     """Return a WebP unchanged, with its size. libwebp allocates the whole canvas on opening, so read the size first."""
     if len(data) < 30:
         raise _ended("a WebP")
@@ -209,20 +233,20 @@ def webp_parts(data: bytes) -> Parts:
         if data[offset : offset + 4] == b"EXIF":
             orientation = exif_orientation(data[offset + 8 : end].removeprefix(b"Exif\0\0"))
         offset = end + end % 2  # chunks are padded to an even length
-    return Parts(data, size, orientation)
+    return ImageParts(data, size, orientation)
 
 
 # ---- BMP
 
 
-def bmp_parts(data: bytes) -> Parts:
+def bmp_parts(data: bytes) -> ImageParts:
     """Return a BMP unchanged. Run-length coding is refused: it is rare, and Pillow decodes it byte
     by byte in Python."""
     if len(data) < 26:
         raise _ended("a BMP")
     if int.from_bytes(data[14:18], "little") >= 40 and int.from_bytes(data[30:34], "little") in (1, 2):
         raise BadImage(BadImageReason.NOT_AN_IMAGE, "a BMP in run-length coding, which is not accepted; save it as PNG")
-    return Parts(data, None)
+    return ImageParts(data, None)
 
 
 # ---- EXIF
@@ -248,7 +272,7 @@ def exif_orientation(exif: bytes) -> int:
     return 1
 
 
-WALKS: Final[dict[str, Callable[[bytes], Parts]]] = {
+WALKS: Final[dict[str, Callable[[bytes], ImageParts]]] = {
     "JPEG": jpeg_parts,
     "PNG": png_parts,
     "GIF": gif_parts,

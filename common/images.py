@@ -17,9 +17,8 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
-from open_diht.common.image_errors import BadImage, BadImageReason
 from open_diht.common.image_formats import FORMATS
-from open_diht.common.image_parts import MAX_SCANNED, WALKS, Parts
+from open_diht.common.image_parts import MAX_SCANNED, WALKS, BadImage, BadImageReason, ImageParts
 
 __all__ = ["FORMATS", "BadImage", "BadImageReason", "ImageLimits", "OpenedImage", "decoding", "open_image"]
 
@@ -82,18 +81,12 @@ class OpenedImage:
     orientation: int
     """EXIF orientation, 1 to 8."""
     data: bytes
-    """The bytes it is decoded from, see `Parts`."""
+    """The bytes it is decoded from, see `ImageParts`."""
 
     def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:
-        """Decode the pixels, in the mode of the file.
-
-        Args:
-            at_least: if given, a JPEG is decoded at a half, a quarter or an eighth as long as its
-                sides stay at or above these (width, height), which saves most of the time.
-
-        Raises:
-            BadImage: the pixel data is truncated or contradicts the format.
-        """
+        """Decode the pixels, in the mode of the file. A JPEG is decoded at a half, a quarter or an eighth as long as
+        its sides stay `at_least` (width, height), which saves most of the time. Raise BadImage if the pixel data is
+        truncated or contradicts the format."""
         with decoding(f"{self.image.format} of {self.image.width} x {self.image.height}"):
             if at_least is not None and self.image.format == "JPEG":
                 self.image.draft(None, at_least)
@@ -107,10 +100,7 @@ class OpenedImage:
 
 
 def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORMATS) -> OpenedImage:
-    """Open an image file.
-
-    Args:
-        formats: the accepted formats; PPM may be added if the bytes are the user's own.
+    """Open an image file of an accepted format; PPM may be added if the bytes are the user's own.
 
     Raises:
         BadImage: the bytes are not an accepted image. No other exception is raised except
@@ -121,7 +111,7 @@ def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORM
     if len(data) > limits.max_bytes:
         raise BadImage(BadImageReason.TOO_MANY_BYTES, f"{len(data):,} bytes; at most {limits.max_bytes:,} are accepted")
     form = _format(data, formats)
-    parts = WALKS[form](data) if form in WALKS else Parts(data, None)
+    parts = WALKS[form](data) if form in WALKS else ImageParts(data, None)
     if parts.size is not None:  # before Pillow opens it and may allocate memory
         _check(parts.size, parts.scans, limits)
     with decoding(f"{len(data):,} bytes that start like {form}"):

@@ -1,6 +1,7 @@
-"""Find the command that adds packages to this installation: uv if it made it or pip is missing, else pip.
+"""Find the version of this installation, and the command that adds packages to it.
 
-Without uv it is pip, which Python brings along for environments that were made without.
+The command is uv if it made the installation or pip is missing, else pip. Without uv it is pip, which Python brings
+along for environments that were made without.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import shlex
 import shutil
 import sys
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 NAME = "open-diht"
+
+
+def program_version() -> str:
+    """Return the installed version of this program; "0" in a checkout that is not installed."""
+    try:
+        return version(NAME)
+    except PackageNotFoundError:
+        return "0"
 
 
 def remedy(*extras: str) -> str:

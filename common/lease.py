@@ -32,14 +32,15 @@ from typing import Any
 from open_diht.common.store_errors import create
 
 RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
-"""Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds."""
+"""Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds: several
+renewals may fail before it ends, and the lease of a killed run blocks others for less than a minute."""
 SLOW_S = 4.0
 """A longer renewal is reported, because other work that waits for the store prints nothing, perhaps for minutes."""
 _KEPT_S = 3600.0
 """A run that acquires a lease deletes those not renewed for longer. A machine may have slept for some time."""
 _PAUSES_S = (2.0, 4.0, 8.0)
 """Seconds to back off, times 0.5 to 1.5, after the first, the second and all later tries to acquire a lease
-exclusively."""
+exclusively: at random, since two runs that ask at the same moment would else back off together for ever."""
 _CONNECTIONS = 32
 _TOKEN = ".token"
 
@@ -108,13 +109,11 @@ class _Other:
 
 
 class Lease:
-    """A lease on a folder. If two runs that exclude each other ask at the same moment, both may back off.
+    """A lease on a folder of leases, which holds nothing else. If two runs that exclude each other ask at the same
+    moment, both may back off.
 
-    Args:
-        folder: path of the folder of leases, which holds nothing else.
-        shard: name that other runs see in `at_work`. Shards share the folder if their names end alike after the last
-            hyphen.
-        say: receives a message when a renewal takes longer than SLOW_S, and when `take_alone` has to wait.
+    Other runs see the name `shard` in `at_work`. Shards share the folder if their names end alike after the last
+    hyphen. `say` receives a message when a renewal takes longer than SLOW_S, and when `take_alone` has to wait.
     """
 
     def __init__(self, fs: Any, folder: str, of: str, shard: str = "", say: Callable[[str], None] = lambda line: None):
@@ -130,14 +129,8 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def take(self, shared: bool) -> bool:
-        """Acquire the lease, or change its mode.
-
-        Args:
-            shared: allow other holders, if their leases are shared too.
-
-        Returns:
-            False if the lease of another run forbids it; no lease is held then.
-        """
+        """Acquire the lease, or change its mode; `shared` allows other holders, if their leases are shared too. Return
+        False, and hold none, if the lease of another run forbids it."""
         self.release()
         self._shared, self._taken, self.fence.token = shared, time.time(), 0
         # Before writing: a run that creates a token later sees this lease.
@@ -159,10 +152,7 @@ class Lease:
 
     def take_alone(self) -> bool:
         """Acquire the lease exclusively. Wait for the lease of a killed run to expire, which takes up to a minute.
-
-        Returns:
-            False if another run renews a lease that forbids this one, so that it is alive; no lease is held then.
-        """
+        Return False, and hold none, if another run renews a lease that forbids this one, so that it is alive."""
         known, pauses = dict[tuple[str, float], float](), chain(_PAUSES_S, repeat(_PAUSES_S[-1]))
         while not self.take(shared=False):
             if not known:

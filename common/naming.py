@@ -7,11 +7,7 @@ from collections.abc import Iterable, Sequence
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" for the known name closest to `name`, or "" if none is close.
-
-    Args:
-        name: the mistyped name; case is ignored.
-    """
+    """Return " (did you mean 'x'?)" for the known name closest to `name`, ignoring case, or "" if none is close."""
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
     return f" (did you mean '{by_folded[close[0]]}'?)" if close else ""

@@ -20,13 +20,10 @@ from open_diht.common.encoder_names import no_hub
 
 @contextmanager
 def no_code() -> Iterator[None]:
-    """Refuse, in the `with` block, text models and tokenizers that need Python code of their own.
+    """Refuse, in the `with` block, text models and tokenizers that need Python code of their own, with ValueError.
 
     Without it, transformers asks on the terminal whether to run the code. Tokenizers also need
     `trust_remote_code=False`, since a configuration may hold arguments for them.
-
-    Raises:
-        ValueError: a model or a tokenizer needs code.
     """
     try:
         from transformers import dynamic_module_utils as dynamic
@@ -54,7 +51,6 @@ def create(name: str, pretrained: str | None = None, **settings: Any) -> tuple[t
     Args:
         name: an architecture, or `local-dir:<folder>`.
         pretrained: path of the weights of an architecture; None: a folder's own, or random ones.
-        settings: further arguments of `open_clip.create_model_and_transforms`.
 
     Raises:
         ValueError: a text model or tokenizer needs code.

@@ -14,12 +14,8 @@ class PluginError(ValueError):
 
 
 def load_plugin(name: str) -> None:
-    """Import a module by its dotted name, from the import path or the current folder.
-
-    Raises:
-        PluginError: the module is not found, fails while it is imported, or belongs to Python's
-            standard library.
-    """
+    """Import a module by its dotted name, from the import path or the current folder. Raise PluginError if it is not
+    found, fails while it is imported, or belongs to Python's standard library."""
     if name.partition(".")[0] in sys.stdlib_module_names:
         raise PluginError(f"--plugin {name}: this is a module of Python's standard library; rename yours")
     try:

@@ -36,13 +36,8 @@ class ProgressBar(tqdm):
         out: TextIO | None = None,
         disable: bool = False,
     ):
-        """Create a bar; nothing is shown yet.
-
-        Args:
-            work: items to iterate over, unless the bar is moved with `update` or `move`.
-            total: number of items, if it is known and `work` has no length.
-            out: stream to use instead of standard error.
-        """
+        """Create a bar over `work`, or one that `update` or `move` moves; nothing is shown yet. `out` replaces standard
+        error."""
         self.exact = True
         out = out or sys.stderr
         terminal = out.isatty()
@@ -75,12 +70,7 @@ class ProgressBar(tqdm):
         }
 
     def move(self, done: int, total: int | None, *, exact: bool = True) -> None:
-        """Show a new state.
-
-        Args:
-            total: items in all; None or 0 if unknown. A smaller number than `done` is raised to it.
-            exact: False if `total` is an estimate.
-        """
+        """Show a new state. `total` is None or 0 if unknown, and raised to `done` if it is smaller."""
         self.n, self.total, self.exact = done, total and max(done, total), exact  # an estimated total may be too small
         self.refresh()
 
@@ -115,13 +105,8 @@ class _Lines:
 
 
 def running(done: int, total: int | None, unit: str, seconds: float, *, before: int = 0, exact: bool = True) -> str:
-    """Return the progress line of running work.
-
-    Args:
-        total: items in all; None if unknown.
-        unit: plural noun of the items; "" for none.
-        exact: False if `total` is an estimate; then it never shows 100 %.
-    """
+    """Return the progress line of running work. `total` is None if unknown; if it is an estimate, not `exact`, the line
+    never shows 100 %."""
     rate, of = _rate(done - before, seconds), f" {unit}" if unit else ""
     said, left = f"{done:>12,}", "-"
     if total:

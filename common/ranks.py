@@ -86,13 +86,9 @@ class Ranks:
         return range(self.rank, count, self.world)
 
     def in_order(self, blocks: Sequence[range], mine: np.ndarray) -> np.ndarray:
-        """Return all rows (n, ...) in order, on all ranks, gathered from the parts of the ranks.
-
-        Args:
-            blocks: ranges that together cover the rows 0 to n - 1. Rank r computes every
-                `world`-th block, counted from block r.
-            mine: (m, ...) this rank's rows, for its blocks in turn.
-        """
+        """Return all rows (n, ...) in order, on all ranks, gathered from the rows (m, ...) that each has computed for
+        its blocks in turn. The blocks cover the rows 0 to n - 1; rank r computes every `world`-th, counted from block
+        r."""
         parts = self.collect(mine)
         found = np.empty((sum(map(len, blocks)), *mine.shape[1:]), dtype=mine.dtype)
         for rank, rows in enumerate(parts):
@@ -143,14 +139,8 @@ class _Gather(torch.autograd.Function):
 def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
     """Yield the ranks of this run; join and leave the process group if torchrun started several processes.
 
-    An existing process group is used and left as it is. The backend is NCCL on CUDA and gloo on the
-    CPU.
-
-    Args:
-        timeout_s: timeout of collective operations, in seconds.
-
-    Raises:
-        WrongUse: WORLD_SIZE is not 1 and another variable is missing, or there is no GPU for this rank.
+    An existing process group is used and left as it is. The backend is NCCL on CUDA and gloo on the CPU. Raise WrongUse
+    if WORLD_SIZE is not 1 and another variable is missing, or there is no GPU for this rank.
     """
     if dist.is_initialized():
         local_rank = int(os.environ.get("LOCAL_RANK", dist.get_rank()))
@@ -174,14 +164,8 @@ def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
 def begin_group(device_type: str, local_rank: int, timeout_s: float) -> None:
     """Initialize the process group from the environment.
 
-    On CUDA, this rank's GPU becomes the current device and is bound to the group, so that NCCL
-    starts, or fails, at once.
-
-    Args:
-        timeout_s: timeout of collective operations, in seconds.
-
-    Raises:
-        WrongUse: this process sees no GPU with that number.
+    On CUDA, this rank's GPU becomes the current device and is bound to the group, so that NCCL starts, or fails, at
+    once. Raise WrongUse if this process sees no GPU with that number.
     """
     timeout = timedelta(seconds=timeout_s)
     if device_type != "cuda":

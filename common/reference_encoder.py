@@ -56,11 +56,8 @@ class ReferenceEncoder:
     """Image and text tower, loaded from a folder with `REFERENCE_IMAGES` and `REFERENCE_TEXTS`."""
 
     def __init__(self, folder: Path, device: str = "cpu"):
-        """Load both towers.
-
-        Raises:
-            ReferenceMissing: weights are missing, differ from the known files or do not load.
-        """
+        """Load both towers. Raise ReferenceMissing if weights are missing, differ from the known files or do not
+        load."""
         self.preprocess = LitePreprocess()
         if not (folder / REFERENCE_IMAGES).is_file():
             raise ReferenceMissing(f"the reference encoder's weights are not in {folder}; get them with `{_fetch()}`")

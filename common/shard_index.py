@@ -128,15 +128,8 @@ class ShardIndex:
         return not self.part
 
     def rows_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Return the rows of all samples that begin in a byte range of the tar, in order.
-
-        Args:
-            start: first byte.
-            stop: end of the range, exclusive.
-
-        Returns:
-            (samples,) indices into `rows`; -1 for samples that are not in it.
-        """
+        """Return the rows of all samples that begin in a byte range of the tar, in order: (samples,) indices into
+        `rows`, -1 for samples that are not in it."""
         first, last = np.searchsorted(self.starts, [start, stop])
         numbers = np.searchsorted(self.starts, self.rows["image_at"], side="right") - 1  # sample number of each row
         here = np.flatnonzero((numbers >= first) & (numbers < last))
@@ -224,11 +217,8 @@ class _Hashed:
 
 
 def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
-    """Index a tar in one pass over its bytes. Defects of the tar raise no error: they are counted in `bad`.
-
-    Args:
-        stamp: see `stamp_of`.
-    """
+    """Index a tar in one pass over its bytes, with the stamp of `stamp_of`. Defects of the tar raise no error: they are
+    counted in `bad`."""
     hashed = _Hashed(stream)
     rows: list[tuple[int, ...]] = []
     keys: list[str] = []
@@ -271,12 +261,8 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
 
 
 def part_of(index: ShardIndex, rows: npt.NDArray[np.int64], uids: Sequence[str]) -> ShardIndex:
-    """Return the index of some samples of a shard, for readers that may read no others.
-
-    Args:
-        rows: indices of the samples in `index.rows`, ascending.
-        uids: uid of each sample, 32 hex digits; they replace those in the shard.
-    """
+    """Return the index of some samples of a shard, for readers that may read no others. `rows` are their indices in
+    `index.rows`, ascending; `uids`, 32 hex digits each, replace those in the shard."""
     chosen = index.rows[rows]
     pairs = np.array([halves(uid) for uid in uids], np.uint64).reshape(-1, 2)
     chosen["uid_high"], chosen["uid_low"] = pairs.T
@@ -339,11 +325,7 @@ def _uid_of_json(content: bytes) -> str:
 
 
 def save(index: ShardIndex, path: Path) -> None:
-    """Publish an index on a local disk, complete or not at all.
-
-    Args:
-        path: its file, see `place_beside`.
-    """
+    """Publish an index on a local disk, complete or not at all; see `place_beside` for its path."""
     with published(path) as temporary:
         write(index, temporary)
 
@@ -362,14 +344,8 @@ def write(index: ShardIndex, path: Path) -> None:
 
 
 def load(path: Path | str, content: bytes | None = None) -> ShardIndex:
-    """Return a stored index.
-
-    Args:
-        content: its bytes, if the caller has read them; `path` is then only named in messages.
-
-    Raises:
-        BadIndex: it is missing, unreadable or of another version.
-    """
+    """Return a stored index. If the caller has read its `content`, `path` is only named in messages. Raise BadIndex if
+    it is missing, unreadable or of another version."""
     try:
         with np.load(path if content is None else io.BytesIO(content)) as arrays:
             about = _about(arrays)
@@ -383,11 +359,7 @@ def load(path: Path | str, content: bytes | None = None) -> ShardIndex:
 
 
 def is_current(path: Path, stamp: str) -> bool:
-    """Return whether an index of this version exists for a stamp. Only its metadata are read.
-
-    Args:
-        stamp: stamp of the tar, see `stamp_of`.
-    """
+    """Return whether an index of this version exists for a stamp of `stamp_of`. Only its metadata are read."""
     try:
         with np.load(path) as content:
             about = _about(content)

@@ -13,13 +13,8 @@ MAKE_VARIABLES = "OPEN_DIHT_MAKE"
 
 
 def spelled(command: str, *words: str, **options: object) -> str:
-    """Return a command line: `open-diht filter --dataset sample`, or `make filter DATASET=sample`.
-
-    Args:
-        command: a word that may follow `open-diht`.
-        words: arguments that are no options, such as `loss.beta=0.5`.
-        options: values of options by name, with `_` for `-`.
-    """
+    """Return a command line: `open-diht filter --dataset sample`, or `make filter DATASET=sample`. `words` are
+    arguments that are no options, such as `loss.beta=0.5`; names of options have `_` for `-`."""
     named = {name.replace("_", "-"): str(value) for name, value in options.items()}
     variables = os.environ.get(MAKE_VARIABLES)
     if variables is None or command == "weights":  # the one command without a target

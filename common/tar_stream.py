@@ -48,12 +48,8 @@ class BrokenTar(OSError):
 
 
 class TarStream:
-    """An iterator over the regular files of a tar.
-
-    Args:
-        size: length of a seekable stream; None for a stream that is only read, such as a compressed
-            one.
-    """
+    """An iterator over the regular files of a tar. `size` is the length of a seekable stream; None for a stream that is
+    only read, such as a compressed one."""
 
     def __init__(self, stream: IO[bytes], *, start: int = 0, size: int | None = None) -> None:
         self._stream = stream
@@ -102,14 +98,8 @@ class TarStream:
             offset, name, size = self._at, None, None
 
     def content(self, member: Member, limit: int | None = None) -> bytes:
-        """Return the content of the member just returned. Call it at most once per member.
-
-        Args:
-            limit: return at most this many bytes.
-
-        Raises:
-            BrokenTar: the tar ends inside the content.
-        """
+        """Return at most `limit` bytes of the content of the member just returned. Call it at most once per member.
+        Raise BrokenTar if the tar ends inside the content."""
         wanted = member.size if limit is None else min(member.size, limit)
         data = self._read(wanted)
         if len(data) < wanted:

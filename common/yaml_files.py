@@ -117,12 +117,8 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, place: str) -> Any:
-    """Return the content of a YAML text.
-
-    Raises:
-        BadYaml: the text is not valid YAML or is nested too deeply, or has a key written twice or a value that
-            cannot be read.
-    """
+    """Return the content of a YAML text. Raise BadYaml if it is not valid YAML or is nested too deeply, or has a key
+    written twice or a value that cannot be read."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.reader.ReaderError as error:

@@ -50,12 +50,8 @@ class CaptionEvidence:
 
     @property
     def counts(self) -> CaptionDecisions:
-        """Return `decided`, for filters that need annotations.
-
-        Raises:
-            RuntimeError: captions were not annotated. The filter must set `needs_annotations =
-                False`.
-        """
+        """Return `decided`, for filters that need annotations. Raise RuntimeError if captions were not annotated: the
+        filter must set `needs_annotations = False`."""
         if self.decided is None:
             raise RuntimeError("captions were not annotated; set needs_annotations = False in such a filter")
         return self.decided

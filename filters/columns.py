@@ -217,25 +217,16 @@ class ColumnCondition(CaptionFilter):
 
 
 def conditions_of(section: Any) -> tuple[ColumnCondition, ...]:
-    """Return the conditions in the section `columns` of a preset.
-
-    Raises:
-        BadValue: it is not a section, a key is unknown, or a value cannot be used.
-    """
+    """Return the conditions in the section `columns` of a preset. Raise BadValue if it is not a section, a key is
+    unknown, or a value cannot be used."""
     if not isinstance(section, Mapping):
         raise BadValue(f"columns is {shown(section)}; it must be a section of columns with conditions")
     return tuple(condition_of(str(name), asked) for name, asked in section.items())
 
 
 def condition_of(name: str, asked: Any) -> ColumnCondition:
-    """Return one condition from its section, as `as_section` writes it.
-
-    Args:
-        asked: the section, with some of the keys min, max, in, not_in and missing.
-
-    Raises:
-        BadValue: it is not a section, a key is unknown, or a value cannot be used.
-    """
+    """Return one condition from its section, as `as_section` writes it, with some of the keys min, max, in, not_in and
+    missing. Raise BadValue as `conditions_of` does."""
     if not isinstance(asked, Mapping):
         raise BadValue(f"columns.{name} is {shown(asked)}; it must be a section such as {{max: 0.5}}")
     if unknown := [str(key) for key in asked if key not in _FIELDS]:

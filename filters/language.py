@@ -27,11 +27,7 @@ def is_installed() -> bool:
 
 
 def check_identifier() -> None:
-    """Check that CLD2 is installed.
-
-    Raises:
-        ModuleNotFoundError: it is not; the message has the install command.
-    """
+    """Raise ModuleNotFoundError, with the install command, if CLD2 is not installed."""
     if not is_installed():
         raise ModuleNotFoundError(
             f"languages of captions are identified by pycld2, which is not installed; install it: {remedy('score')}"
@@ -44,16 +40,9 @@ def provenance() -> str:
 
 
 def identify(captions: Iterable[str | None]) -> list[tuple[str | None, float | None]]:
-    """Identify the language of each caption.
-
-    Returns:
-        For each caption the main language of its text, as CLD2 writes it (mostly ISO 639-1; also
-        older codes such as `iw`, and longer ones such as `zh-Hant`), and the fraction of the text in
-        that language, 0 to 1; (None, None) if CLD2 finds no language.
-
-    Raises:
-        ModuleNotFoundError: see `check_identifier`.
-    """
+    """Return the main language of each caption, as CLD2 writes it (mostly ISO 639-1; also older codes such as `iw`, and
+    longer ones such as `zh-Hant`), and the fraction of the text in it, 0 to 1; (None, None) if CLD2 finds no language.
+    Raise as `check_identifier` does."""
     check_identifier()
     import pycld2
 

@@ -47,7 +47,7 @@ PREFIX = "cat_"
 """Prefix of the columns that `Cat.batch` adds."""
 MANY = 16
 """From this many values other than None on, a column without any usable value is taken for the wrong column and not for
-bad rows."""
+bad rows. A last batch of a few rows may all be bad, and must not end a run; sixteen in a row hardly are."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-from open_diht.common.command_line import Once, Parser, WrongUse, number, refuse_wrong
+from open_diht.common.command_line import GivenOnce, Parser, WrongUse, number, refuse_wrong
 from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Positive, Range, Share
 from open_diht.pipelines.datasets import dataset_names
@@ -116,7 +116,7 @@ def command_parser(prog: str, description: str) -> Parser:
         "--license", metavar="NAME", help="license of the results, as cc-by-4.0 (default: the source's)"
     )
     parser.add_argument(
-        "--preset", action=Once, default="paper", help=f"thresholds: {', '.join(_preset_names())}, or a YAML file"
+        "--preset", action=GivenOnce, default="paper", help=f"thresholds: {', '.join(_preset_names())}, or a YAML file"
     )
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} and those of plugins (default: all)")
     parser.add_argument(

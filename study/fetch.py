@@ -24,7 +24,7 @@ from open_diht.common.command_line import INTERRUPTED, OK, Parser, WrongUse, com
 from open_diht.common.data_root import data_root
 from open_diht.common.fields import Positive
 from open_diht.common.files import publish_bytes, published, sha256_file
-from open_diht.common.image_errors import BadImage
+from open_diht.common.image_parts import BadImage
 from open_diht.common.spelling import spelled
 from open_diht.eval.errors import FetchFailed
 from open_diht.eval.fetch.__main__ import fetch_torchvision

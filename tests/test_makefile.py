@@ -69,7 +69,6 @@ def test_the_help_fits_a_screen_and_names_every_target_and_variable() -> None:
         ("train ARGS=branch.path=s3://bucket/x", "train cloud"),
         ("filter INPUT=gcs://bucket/x OUTPUT=hf://datasets/me/x", "download cloud"),
         ("concepts RUNNER=dask", "train dask"),
-        ("pilot TEACHER=swag-vit-h14", "train"),
         ("view", "view"),
         ("select SAMPLES=9", ""),
         ("bench", "eval"),
@@ -145,9 +144,6 @@ def test_the_runner_and_the_shard_reach_concepts_and_the_pilot_too() -> None:
     where = ["RUNNER=prism", "WORKERS=3", "SHARD=1/4"]
     for target in ("filter", "pilot", "concepts"):
         assert {"--runner=prism", "--workers=3", "--shard=1/4"} <= set(run_by(target, *where))
-    assert {"--teacher=swag-vit-h14", "--weights=w.pth"} <= set(
-        run_by("pilot", "TEACHER=swag-vit-h14", "WEIGHTS=w.pth")
-    )
 
 
 def test_arguments_reach_pytest() -> None:

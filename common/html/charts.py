@@ -42,11 +42,8 @@ class Series:
 
 
 def bar(parts: Iterable[tuple[str, float]]) -> str:
-    """Return a bar as wide as its cell.
-
-    Args:
-        parts: from the left, the class of each part (`left`, `took` or `dead`) and its fraction of the whole, 0 to 1.
-    """
+    """Return a bar as wide as its cell, from the class of each part (`left`, `took` or `dead`) and its fraction of the
+    whole."""
     rects, begin = [], 0.0
     for css, fraction in parts:
         if fraction > 0:
@@ -58,13 +55,8 @@ def bar(parts: Iterable[tuple[str, float]]) -> str:
 
 
 def interval_bar(value: float, low: float | None, high: float | None, chance: float | None) -> str:
-    """Return a track from 0 to 100 % with the value, its interval, and a tick at chance level.
-
-    Args:
-        value: a fraction, like all arguments.
-        low: lower end of the interval; None if there is none.
-        chance: expected value of guessing; None if unknown.
-    """
+    """Return a track from 0 to 100 % with the value, its interval, and a tick at chance level. All arguments are
+    fractions; None omits what it stands for."""
     parts, said = [], f"{100 * value:.1f} %"
     if low is not None and high is not None:
         parts.append(f'<i class="ci" style="left:{_at(low)}%;width:{float(_at(high)) - float(_at(low)):.2f}%"></i>')
@@ -95,11 +87,8 @@ def bin_counts(counts: dict[int, int]) -> list[tuple[str, int]]:
 
 
 def histogram(title: str, text: str, columns: Sequence[tuple[str, int]], marks: Sequence[int] = ()) -> str:
-    """Return a figure of columns, with their counts where there is room.
-
-    Args:
-        columns: label and count of each, from the left; if empty, the figure reads "Not measured."
-    """
+    """Return a figure of columns, from the label and count of each, with the counts where there is room. Without
+    columns it reads "Not measured"."""
     head = f'<figure class="histogram"><h3>{show(title)}</h3><p class="quiet">{attribute(text)}</p>'
     if not columns:
         return f"{head}<p>Not measured.</p></figure>"
@@ -130,16 +119,8 @@ def histogram(title: str, text: str, columns: Sequence[tuple[str, int]], marks: 
 def line_chart(
     title: str, x_label: str, y_label: str, series: Sequence[Series], x_ticks: Sequence[float], zero: bool = True
 ) -> str:
-    """Return the SVG of lines over a logarithmic x axis, with a bar for each interval and names at the ends.
-
-    Args:
-        series: the lines, whose points have x above 0; lines without points are omitted.
-        x_ticks: values above 0 that are marked on the x axis.
-        zero: include y = 0 in the range of the y axis.
-
-    Raises:
-        ValueError: no line has a point.
-    """
+    """Return the SVG of lines over a logarithmic x axis, with a bar for each interval and names at the ends. Lines
+    without points are omitted; raise ValueError if no line has one. `zero` includes y = 0."""
     drawn = [one for one in series if one.points]
     points = [point for one in drawn for point in one.points]
     if not points:

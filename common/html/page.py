@@ -14,15 +14,9 @@ from open_diht.common.html.text import attribute, percent, prose, show, words
 
 
 def render_page(package: str | tuple[str, ...], template: str, **content: Any) -> str:
-    """Return a page, or a part of one, as HTML.
-
-    Args:
-        package: package of the template and its style sheets; further packages provide templates
-            that it imports.
-        template: file name. A whole page extends `page.html.j2` and fills the blocks `title` and `body`.
-            Values are escaped: pass finished HTML through `|safe` and untrusted text through
-            `|show`.
-    """
+    """Return a page, or a part of one, as HTML. The (first) package has the template and its style sheets; further ones
+    have templates that it imports. A whole page extends `page.html.j2` and fills the blocks `title` and `body`. Values
+    are escaped: pass finished HTML through `|safe` and untrusted text through `|show`."""
     packages = (package,) if isinstance(package, str) else package
     return _environment(*packages).get_template(template).render(**content)
 

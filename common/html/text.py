@@ -31,12 +31,8 @@ def is_hidden(char: str) -> bool:
 
 
 def plain(text: str, limit: int = 200) -> str:
-    """Return `text` on one line, with hidden characters spelled out. It is not escaped yet.
-
-    Args:
-        limit: longer texts are cut to this many characters, before hidden characters are spelled
-            out.
-    """
+    """Return `text`, cut to `limit` characters, on one line, with hidden characters spelled out. It is not escaped
+    yet."""
     cut = text if len(text) <= limit else text[: max(1, limit - 1)].rstrip() + "\u2026"
     return "".join(" " if char in _BLANKS else f"[{_code(char)}]" if is_hidden(char) else char for char in cut)
 
@@ -57,13 +53,8 @@ def prose(text: str, limit: int = 400) -> str:
 
 
 def marked(text: str, spans: Iterable[TextSpan], limit: int = 400) -> str:
-    """Return `text` as HTML with some ranges marked.
-
-    Args:
-        spans: the ranges; they may overlap, and those that reach beyond the text are ignored.
-        limit: longer texts are cut to this many characters: a window around the first `overlap`
-            span, else the beginning.
-    """
+    """Return `text` as HTML with some ranges marked, which may overlap; those that reach beyond the text are ignored. A
+    longer text is cut to `limit` characters: a window around the first `overlap` span, else the beginning."""
     inside = sorted(
         (span for span in spans if 0 <= span.start < span.end <= len(text)), key=lambda span: (span.start, span.end)
     )
@@ -101,11 +92,7 @@ def anchor(name: str) -> str:
 
 
 def text_width(text: str, size: float) -> float:
-    """Estimate the width of a text in a sans-serif font, in pixels; no font is available to measure.
-
-    Args:
-        size: font size in pixels.
-    """
+    """Estimate the width of a text in a sans-serif font of a size, both in pixels; no font is available to measure."""
     return size * sum(_advance(char) for char in text)
 
 

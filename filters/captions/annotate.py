@@ -181,13 +181,8 @@ def table_of(
     opinion: Opinion | None = None,
     moves: Moves | None = None,
 ) -> pa.Table:
-    """Return captions as rows of `SCHEMA`.
-
-    Args:
-        texts: their normalized texts.
-        graphs: the graphs of those texts; None for a text that was tagged but not parsed.
-        opinion: gives the second opinion; None: no second opinion.
-    """
+    """Return captions with their normalized texts as rows of `SCHEMA`. A graph is None for a text that was tagged but
+    not parsed; without `opinion` there is no second opinion."""
     known = [graph for graph in graphs if graph is not None]
     asked = [caption for caption, graph in zip(captions, graphs, strict=True) if graph is not None]
     scores = verifier.score(known, asked)

@@ -99,13 +99,8 @@ SUBJECT_ACTS: Final = _named(
 
 
 def visible(rating: int, is_short: bool, actor_before: bool) -> Features:
-    """Return the features of the verb's visibility.
-
-    Args:
-        rating: the verb's rating, 0 to 3, or -1 if it is unrated.
-        is_short: whether the caption is short.
-        actor_before: whether a word that can act is before the verb.
-    """
+    """Return the features of the verb's visibility. `rating` is 0 to 3, or -1 if the verb is unrated; `actor_before`
+    says whether a word that can act is before the verb."""
     visible = max(rating, 0) / 3
     return {
         "visible": visible,
@@ -116,14 +111,8 @@ def visible(rating: int, is_short: bool, actor_before: bool) -> Features:
 
 
 def standing(is_capitalised: bool, to_head: int, is_first: bool, is_last: bool) -> Features:
-    """Return the features of the verb's position.
-
-    Args:
-        is_capitalised: whether it begins with a capital.
-        to_head: above 0 if its head is to the right, below 0 if it is to the left.
-        is_first: whether it is the first word of the caption.
-        is_last: whether it is the last word of the caption.
-    """
+    """Return the features of the verb's position in the caption. `to_head` is above 0 if its head is to the right,
+    below 0 if it is to the left."""
     return {
         "capitalised": float(is_capitalised),
         "head to the right": float(to_head > 0),
@@ -175,13 +164,7 @@ ENDS_ACT: Final = _named("text source target", "{text} from {source} to {target}
 
 
 def what(what: str, tag: str, title_case: bool, is_capitalised: bool) -> Features:
-    """Return the features of the detail's kind and form.
-
-    Args:
-        what: its kind, such as "relation".
-        title_case: whether the caption is in title case.
-        is_capitalised: whether the word begins with a capital.
-    """
+    """Return the features of the detail's kind, such as "relation", and form; `title_case` is that of the caption."""
     return {
         what: 1.0,
         f"{what}, tag {tag}": 1.0,

@@ -94,11 +94,8 @@ class Columns:
 
 
 class Captions:
-    """Some captions with candidates, token by token, one caption after the other.
-
-    Args:
-        originals: the original captions, because separators and stock-site words are evidence.
-    """
+    """Some captions with candidates, token by token, one caption after the other. The original captions are kept too,
+    because separators and stock-site words are evidence."""
 
     def __init__(self, graphs: Sequence[CaptionGraph], originals: Sequence[str]):
         self._graphs, self._originals = graphs, originals

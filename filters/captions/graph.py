@@ -314,12 +314,8 @@ def _modifier_kind(parse: Parse, words: Sequence[Word], token: int) -> str | Non
 
 
 def is_action_candidate(parse: Parse, token: int) -> bool:
-    """Return whether a token may be an action: a verb that is neither auxiliary nor copula, or a
-    noun or adjective that may be a verb.
-
-    Args:
-        parse: the parsed text, or the tagged one, in which auxiliaries are not known and count as verbs.
-    """
+    """Return whether a token may be an action: a verb that is neither auxiliary nor copula, or a noun or adjective that
+    may be a verb. In a text that is only tagged, auxiliaries are not known and count as verbs."""
     tag = parse.tags[token]
     if tag in VERB_TAGS:
         return parse.deps[token] not in ("aux", "auxpass") and parse.words[token].lower() not in COPULA
@@ -354,12 +350,7 @@ def _actions(parse: Parse, words: Sequence[Word], children: Children, object_at:
 
 
 def subject_of(parse: Parse, children: Children, token: int) -> tuple[int, str] | None:
-    """Return the token that the verb is stated about and the tie between them; None if the syntax
-    names no subject.
-
-    Args:
-        children: token -> its children.
-    """
+    """Return the token that the verb is stated about and the tie between them; None if the syntax names no subject."""
     head, dep = parse.heads[token], parse.deps[token]
     for child in children.get(token, ()):
         if parse.deps[child] in _SUBJECTS:

@@ -93,7 +93,7 @@ def _file_name_to_words(text: str) -> str:
 
 
 def _words_in(text: str) -> int:
-    """Return the number of words of at least two letters that touch no digit."""
+    """Return the number of words of two letters or more that touch no digit."""
     return sum([len(part) > 1 and part.isalpha() for part in _PARTS.split(text)])
 
 

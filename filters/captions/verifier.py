@@ -96,11 +96,8 @@ class Scorer:
         return odds
 
     def score(self, facts: Columns, candidates: Columns, read: Odds | float = 0.0) -> Odds:
-        """Return the probabilities of candidates, float64 (candidates,).
-
-        Args:
-            read: output of `read` for the candidates' vectors.
-        """
+        """Return the probabilities of candidates, float64 (candidates,). `read` is the output of `read` for their
+        vectors."""
         of_captions = self.weigh_columns(facts)[np.array(candidates.captions, np.int64)]
         return self.probability(of_captions + self.weigh_columns(candidates) + read)
 
@@ -113,12 +110,8 @@ class Scorer:
         return float(self.probability(np.array(self.weigh(features))))
 
     def reasons(self, features: Features, read: float = 0.0, count: int = REASONS) -> list[tuple[str, float]]:
-        """Return the features with the largest contributions to the log odds, for or against, each
-        with its contribution.
-
-        Args:
-            read: output of `read` for its vector.
-        """
+        """Return the features with the largest contributions to the log odds, for or against, each with its
+        contribution. `read` is the output of `read` for its vector."""
         weighed = {name: value * self.weights.get(name, 0.0) for name, value in features.items()}
         shares = [(name, share) for name, share in {**weighed, IN_CONTEXT: read}.items() if share]
         return sorted(shares, key=lambda share: -abs(share[1]))[:count]

@@ -26,11 +26,8 @@ _IDEOGRAPHS = (
 
 
 class WordPieces(dict[str, tuple[int, ...]]):
-    """A cache of words and the indices of their pieces in the vocabulary.
-
-    Args:
-        vocabulary: the pieces, in the order of their indices.
-    """
+    """A cache of words and the indices of their pieces in the vocabulary, a list of pieces in the order of their
+    indices."""
 
     def __init__(self, vocabulary: Sequence[str]):
         super().__init__()

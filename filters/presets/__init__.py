@@ -14,12 +14,11 @@ from open_diht.common.fields import BadValue, Count, build, check_fields, conver
 from open_diht.common.naming import nearest
 from open_diht.common.yaml_files import Shelf, read_yaml
 from open_diht.filters.base import CaptionFilter, Filter, ImageFilter, registered_filters
-from open_diht.filters.captions.filters import Action, CaptionLength, Complexity, NoCaption
+from open_diht.filters.built_in import Action, CaptionLength, Complexity, ImageTooSmall, NoCaption, TextSpotting
 from open_diht.filters.captions.rules import CaptionRule
 from open_diht.filters.columns import ColumnCondition, as_section, conditions_of
 from open_diht.filters.dedup import DedupRule
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
-from open_diht.filters.spotting.filters import ImageTooSmall, TextSpotting
 from open_diht.filters.spotting.overlap import OverlapRule
 
 _SECTIONS = ("captions", "columns", "images", "text_spotting", "score", "dedup", "foresee")
@@ -178,14 +177,8 @@ def preset_names() -> list[str]:
 
 
 def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
-    """Build a preset from the content of its file.
-
-    Args:
-        content: section -> settings, see `Preset.as_content`.
-
-    Raises:
-        BadValue: a setting is unknown, or a value cannot be used.
-    """
+    """Build a preset from the content of its file, see `Preset.as_content`. Raise BadValue if a setting is unknown, or
+    a value cannot be used."""
     own = {name: kind for name, kind in registered_filters().items() if name in content}
     columns = conditions_of(content.get("columns", {}))
     _check_reasons(columns, own)
@@ -202,11 +195,8 @@ def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
 
 
 def recorded_preset(record: Mapping[str, Any]) -> Preset:
-    """Return the preset in a provenance record (see `Preset.as_dict`).
-
-    Raises:
-        BadValue: the record has a setting or value of another version, or a filter that is not registered here.
-    """
+    """Return the preset in a provenance record (see `Preset.as_dict`). Raise BadValue if it has a setting or value of
+    another version, or a filter that is not registered here."""
     content = {name: value for name, value in record.items() if name not in ("name", "filters")}
     return build_preset(str(record["name"]), content | record.get("filters", {}))
 

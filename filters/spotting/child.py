@@ -48,12 +48,7 @@ class ChildTimeout(Exception):
 
 
 class Child:
-    """A running OCR process with its models loaded.
-
-    Raises:
-        ChildDied: the process ended while starting.
-        ChildTimeout: the process was stopped, or did not start in time.
-    """
+    """A running OCR process with its models loaded. Raises ChildDied or ChildTimeout if it does not start."""
 
     def __init__(self, settings: SpotterSettings) -> None:
         self.ready = False
@@ -98,13 +93,8 @@ class Child:
         return self._process.pid
 
     def ask(self, images: Sequence[bytes], timeout_s: float) -> list[dict[str, Any]]:
-        """Send some images to the child and return its answers (see worker.answers).
-
-        After any exception, also Ctrl-C, the child cannot be used again.
-
-        Args:
-            images: the bytes of each image file.
-            timeout_s: seconds for all images together.
+        """Send some image files to the child and return its answers (see worker.answers), within `timeout_s` for all of
+        them. After any exception, also Ctrl-C, the child cannot be used again.
 
         Raises:
             ChildDied: the process ended, or answered another request and was killed.

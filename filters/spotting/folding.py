@@ -29,13 +29,8 @@ class Folded:
     """For each character, the index of its source character in the original text."""
 
     def where(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the span (start, end) in the original text of chars[start:stop], which must not be empty.
-        Combining marks and jamo after the last source character are left out.
-
-        Args:
-            start: first index in `chars`.
-            stop: index in `chars` after the last character.
-        """
+        """Return the span (start, end) in the original text of chars[start:stop], which must not be empty. Combining
+        marks and jamo after the last source character are left out."""
         return self.origins[start], self.origins[stop - 1] + 1
 
     def words(self) -> Iterator[str]:

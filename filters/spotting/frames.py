@@ -22,15 +22,8 @@ class PipeTimeout(Exception):
 
 
 def write_frame(descriptor: int, body: bytes, deadline: float | None = None) -> None:
-    """Write one message.
-
-    Args:
-        deadline: a time.monotonic() for a non-blocking descriptor; None blocks.
-
-    Raises:
-        PipeClosed: the other side has closed the pipe.
-        PipeTimeout: the deadline has passed.
-    """
+    """Write one message. `deadline` is a time.monotonic() for a non-blocking descriptor; None blocks. Raise PipeClosed
+    if the other side has closed the pipe, PipeTimeout if the deadline has passed."""
     data = memoryview(HEADER.pack(len(body)) + body)
 
     def attempt() -> bool:
@@ -42,15 +35,7 @@ def write_frame(descriptor: int, body: bytes, deadline: float | None = None) -> 
 
 
 def read_frame(descriptor: int, deadline: float | None = None) -> bytes:
-    """Read one message.
-
-    Args:
-        deadline: a time.monotonic() for a non-blocking descriptor; None blocks.
-
-    Raises:
-        PipeClosed: the other side has closed the pipe.
-        PipeTimeout: the deadline has passed.
-    """
+    """Read one message. Deadline and errors are those of `write_frame`."""
     (length,) = HEADER.unpack(_read_exactly(descriptor, HEADER.size, deadline))
     return _read_exactly(descriptor, length, deadline)
 

@@ -18,12 +18,8 @@ _Window = tuple[slice, slice]
 
 
 def text_area(boxes: Sequence[ArrayLike], size: tuple[int, int]) -> float:
-    """Return the fraction of an image's pixels that text covers; pixels in several boxes count once.
-
-    Args:
-        boxes: polygons, each with corners (k, 2) as (x, y) in pixels. They may reach beyond the image.
-        size: width and height of the image in pixels.
-    """
+    """Return the fraction of an image's pixels that text covers; pixels in several boxes count once. Boxes are
+    polygons, each with corners (k, 2) as (x, y) in pixels, and may reach beyond the image of `size` (width, height)."""
     width, height = size
     covered = np.zeros((height, width), bool)
     for (rows, columns), inside in _covers(boxes, size):
@@ -34,13 +30,10 @@ def text_area(boxes: Sequence[ArrayLike], size: tuple[int, int]) -> float:
 def mask_text(image: NDArray[np.uint8], boxes: Sequence[ArrayLike]) -> NDArray[np.uint8]:
     """Return the image with its text painted over, in the mean of the colors around it.
 
-    Boxes that overlap or touch are one region. Each region gets the mean of the pixels around it, one
-    pixel wide, and a region that leaves no such pixel the mean of the whole image. The result depends
-    neither on the order of the boxes nor on their parts outside the image.
-
-    Args:
-        image: (height, width) or (height, width, channels); each channel is averaged, also alpha.
-        boxes: polygons, each with corners (k, 2) as (x, y) in pixels of the image.
+    The image is (height, width) or (height, width, channels); each channel is averaged, also alpha. Boxes that overlap
+    or touch are one region. Each region gets the mean of the pixels around it, one pixel wide, and a region that leaves
+    no such pixel the mean of the whole image. The result depends neither on the order of the boxes nor on their parts
+    outside the image.
     """
     height, width = image.shape[:2]
     # A frame of one pixel around the image spares the cases at its edges. Regions are numbered from 1.
@@ -75,12 +68,7 @@ def mask_text(image: NDArray[np.uint8], boxes: Sequence[ArrayLike]) -> NDArray[n
 
 
 def resized(boxes: Sequence[ArrayLike], size: tuple[int, int], to: tuple[int, int]) -> list[NDArray[np.float64]]:
-    """Return the boxes of an image in pixels of the same image in another size.
-
-    Args:
-        boxes: polygons, each with corners (k, 2) as (x, y) in pixels.
-        size: width and height of the image that the boxes are of.
-    """
+    """Return the boxes of an image of `size` (width, height) in pixels of the same image in another size."""
     return [np.asarray(box, np.float64).reshape(-1, 2) * np.divide(to, size) for box in boxes]
 
 

@@ -28,19 +28,21 @@ runs store the strings and scores, so another rule can decide on them later.
 
 from __future__ import annotations
 
+import importlib.resources
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from itertools import accumulate
 from math import prod
+from types import MappingProxyType
 from typing import Final, Literal
 
 from open_diht.common.fields import Count, Positive, Share, check_fields
-from open_diht.filters.spotting.common_run import longest_common_run, within_edits
-from open_diht.filters.spotting.common_words import LEAST_CHANCE, word_chances
 from open_diht.filters.spotting.folding import Folded, fold, is_ideograph
 
+LEAST_CHANCE: Final = 0.001
+"""The chance from which `common_words.txt` lists a word; of rarer ones its samples have too few to count."""
 Unit = Literal["line", "word", "joined"]
 SpottedText = tuple[str, float]
 
@@ -335,13 +337,10 @@ def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
 
 def _alike(run: str, shapes: str, places: Mapping[int, int], allowed: int) -> Iterator[tuple[int, int]]:
     """Yield the runs of whole words of the string (first word, word after the last) that may differ from a run by up to
-    `allowed` edits.
+    `allowed` edits, which are fewer than its characters. `places` maps the index in `shapes` where a word starts, or
+    the last one ends, to the number of words before it.
 
     Of `allowed` + 1 pieces of the run one is then intact, and has moved by at most `allowed` characters.
-
-    Args:
-        run: characters of the caption, more than `allowed`.
-        places: index in `shapes` where a word starts, or the last one ends -> number of words before it.
     """
     size = len(run) // (allowed + 1)
     for offset in range(0, size * (allowed + 1), size):
@@ -372,3 +371,55 @@ def _fold_string(text: str) -> Folded:
 @lru_cache(maxsize=16)
 def _look_alike_table(groups: tuple[str, ...]) -> dict[int, str]:
     return {ord(char): group[0] for group in groups for char in group}
+
+
+@lru_cache(maxsize=1)
+def word_chances() -> Mapping[str, float]:
+    """Return folded word -> fraction of captions with it, the largest of the samples, for every word whose fraction is
+    `LEAST_CHANCE` or more. benchmarks/common_words.py counts them."""
+    lines = importlib.resources.files(__package__).joinpath("common_words.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("\t") for line in lines if line and not line.startswith("#"))
+    return MappingProxyType({word: float(chance) for word, chance in pairs})
+
+
+def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
+    """Return the longest common substring as (length, start in `string`, start in `caption`); the
+    first one if several.
+
+    The search uses `in`, so that the inner loop runs in C and needs no table of characters.
+    """
+    length = start = 0
+    for left in range(len(string)):
+        if left + length >= len(string):  # no longer run can start here
+            break
+        while left + length < len(string) and string[left : left + length + 1] in caption:
+            length += 1
+            start = left
+    return length, start, caption.find(string[start : start + length])
+
+
+def within_edits(left: str, right: str, most: int) -> int | None:
+    """Return the number of inserted, deleted or changed characters between two strings; None if it is more than
+    `most`."""
+    if abs(len(left) - len(right)) > most:
+        return None
+    start = 0
+    while start < len(left) and start < len(right) and left[start] == right[start]:
+        start += 1
+    left, right = left[start:], right[start:]
+    while left and right and left[-1] == right[-1]:
+        left, right = left[:-1], right[:-1]
+    if not left or not right:
+        return max(len(left), len(right))
+    if most == 0:
+        return None
+    if most == 1:
+        return 1 if len(left) == len(right) == 1 else None
+    row = list(range(len(right) + 1))
+    for index, char in enumerate(left, 1):
+        diagonal, row[0] = row[0], index
+        for column, other in enumerate(right, 1):
+            diagonal, row[column] = row[column], min(row[column] + 1, row[column - 1] + 1, diagonal + (char != other))
+        if min(row) > most:  # further rows cannot be smaller
+            return None
+    return row[-1] if row[-1] <= most else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from open_diht.common.devices import has_bf16
 from open_diht.common.fields import Above0, BadValue, Positive, Share, check_fields
 from open_diht.filters.spotting.decode import DecodeLimits
 from open_diht.filters.spotting.weights import ModelSize
@@ -117,6 +118,13 @@ class SpotterSettings:
     def sizes(self) -> tuple[ModelSize, ...]:
         """Return the model sizes that must be installed."""
         return (self.model, self.second_reader) if self.second_reader else (self.model,)
+
+    def resolved(self) -> SpotterSettings:
+        """Return the settings with `precision` bf16 or f32; `auto` becomes bf16 for OpenVINO on a processor that has
+        it, else f32."""
+        if self.precision != "auto":
+            return self
+        return replace(self, precision="bf16" if self.engine == "openvino" and has_bf16() else "f32")
 
     def __post_init__(self) -> None:
         check_fields(self)

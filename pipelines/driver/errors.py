@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
-from open_diht.filters.captions.filters import NoCaption
+from open_diht.filters.built_in import NoCaption
 from open_diht.filters.cascade import NOT_AT_HAND
 from open_diht.filters.download import EXPLANATIONS, Reason
 from open_diht.filters.score import NOT_SCORED

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from open_diht.common.fields import LARGEST, BadValue, Positive, Range, check_fields
-from open_diht.common.version import program_version
+from open_diht.common.installation import program_version
 from open_diht.filters.download import Reason
 from open_diht.pipelines.fetch.addresses import Allowed
 

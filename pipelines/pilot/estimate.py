@@ -31,7 +31,7 @@ class Estimate:
     high: float | None
 
     def times(self, factor: float) -> Estimate:
-        """Return the estimate times a factor, to change its unit or to get a total. `factor` is at least 0."""
+        """Return the estimate times a factor of at least 0, to change its unit or to get a total."""
         ends = (None if end is None else end * factor for end in (self.low, self.high))
         return Estimate(self.value * factor, *ends)
 
@@ -39,28 +39,25 @@ class Estimate:
 def total(parts: Sequence[Estimate]) -> Estimate:
     """Return the sum of estimates. Ends are added as if all errors had the same sign: too wide
     rather than too narrow."""
-    lows, highs = [part.low for part in parts], [part.high for part in parts]
-    return Estimate(
-        sum(part.value for part in parts),
-        None if None in lows else sum(low for low in lows if low is not None),
-        None if None in highs else sum(high for high in highs if high is not None),
-    )
+    ends = ([part.low for part in parts], [part.high for part in parts])
+    lows, highs = (None if None in end else sum(filter(None, end)) for end in ends)
+    return Estimate(sum(part.value for part in parts), lows, highs)
+
+
+def product(a: Estimate, b: Estimate) -> Estimate:
+    """Return the product of two estimates that are at least 0, from the products of their ends."""
+    ends = (None if x is None or y is None else x * y for x, y in ((a.low, b.low), (a.high, b.high)))
+    return Estimate(a.value * b.value, *ends)
 
 
 def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate:
-    """Return the proportion of rows of a kind.
+    """Return the proportion of rows of a kind, from the number of such rows and of all rows in each unit.
 
-    The interval is Wilson's with the effective number of rows: the number of rows divided by the
-    fraction not sampled and by the design effect, which tells how much less information a row carries
-    because rows of a unit are similar (Dean and Pagano 2015, "modified Wilson"). It lies within 0 and
-    1, and even if no row is of the kind it has a positive width, unless all rows are sampled. With one
-    unit, rows are treated as independent, so the interval is too narrow. Without rows, the estimate is 0 with the
-    interval 0 to 1.
-
-    Args:
-        counts: rows of the kind in each unit of the sample.
-        all_rows: rows of the whole population. If the sample covers all of them, the proportion is
-            exact.
+    The interval is Wilson's with the effective number of rows: the number of rows divided by the fraction not sampled
+    and by the design effect, which tells how much less information a row carries because rows of a unit are similar
+    (Dean and Pagano 2015, "modified Wilson"). It lies within 0 and 1, and even if no row is of the kind it has a
+    positive width, unless the sample covers `all_rows`. With one unit, rows are treated as independent, so the interval
+    is too narrow. Without rows, the estimate is 0 with the interval 0 to 1.
     """
     y, m = np.asarray(counts, float), np.asarray(rows, float)
     sampled = m.sum()
@@ -79,11 +76,9 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate
 
 
 def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int) -> Estimate:
-    """Return the cost of a row: the ratio of sums with Student's interval; with one unit or no rows
-    there is no interval.
+    """Return the cost of a row from the seconds or bytes of each unit, with Student's interval.
 
-    Args:
-        amounts: seconds, bytes or images of each unit of the sample.
+    With one unit or no rows there is no interval.
     """
     y, m = np.asarray(amounts, float), np.asarray(rows, float)
     sampled = m.sum()
@@ -100,15 +95,11 @@ def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int) -> Est
 def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: int) -> Estimate:
     """Return the total cost of all rows when they are cut into `units` units that are larger than those measured.
 
-    A unit has a fixed cost (files, footers) and a cost per row; units of two sizes separate them.
-    The fit is a line by weighted least squares. Its variance comes from the residuals alone (HC2,
-    MacKinnon and White 1985, because noise may grow with the unit). Student's quantile has
-    one degree of freedom less than there are units of the rarer size. The interval is widened by `_BENT` of the total.
-
-    Args:
-        amounts: seconds, bytes or images of each unit of the sample.
-        rows: rows of each unit; at least two units above their mean and two others, else there is no interval.
-        units: number of units that these are cut into.
+    A unit has a fixed cost (files, footers) and a cost per row; units of two sizes separate them. Without at least two
+    units above the mean size and two others there is no interval. The fit is a line by weighted least squares. Its
+    variance comes from the residuals alone (HC2, MacKinnon and White 1985, because noise may grow with the unit).
+    Student's quantile has one degree of freedom less than there are units of the rarer size. The interval is widened by
+    `_BENT` of the total.
     """
     y, m = np.asarray(amounts, float), np.asarray(rows, float)
     larger = int((m > m.mean()).sum()) if len(m) else 0

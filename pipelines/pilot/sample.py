@@ -23,10 +23,12 @@ from open_diht.pipelines.settings import RunSettings
 FOLDER = "pilot"
 """Name of the output folder of a pilot in that of a run."""
 LONG = 4
-"""Number of neighboring units that are joined to a long one."""
+"""Number of neighboring units that are joined to a long one: more would tell the two costs apart better, but would make
+the sample take longer."""
 LONG_SHARE = 3
-"""One unit in so many is a long one, and at least 2 are."""
+"""One unit in so many is a long one, and at least 2 are, since one shows no spread."""
 _MOST_UNITS = 20_000
+"""Bound of the units of a plan that is only made to draw from."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,6 @@ class Sampling:
     recut: bool
     """Whether these units are smaller than those of `whole`."""
 
-    @property
-    def said(self) -> str:
-        """The size of the sample and of the whole, for messages."""
-        rows = sum(unit.span.rows for unit in self.plan.units)
-        longer = f", {rows:,} of {counted(self.whole.rows, 'row')}" if self.recut else ""
-        return f"{len(self.plan.units):,} of {counted(self.of, 'unit')}{longer}"
-
 
 def sampling(settings: RunSettings, count: int | None, share: float | None, seed: int) -> Sampling:
     """Draw the units of a pilot.
@@ -62,54 +57,44 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
             is not above 0 and at most 1.
         ManifestError, PlanMismatch: see `make_plan`.
     """
-    whole = _plan(settings, settings.unit_rows)
-    unreadable = whole.unreadable
+    if count is not None and share is not None:
+        raise WrongUse(f"{spelled_option('units')} and --share both set the size of the sample; give only one")
+    if share is not None and not 0 < share <= 1:
+        raise WrongUse(f"--share is {share}; it must be above 0 and at most 1")
+    if count is not None and count < 1:
+        raise WrongUse(f"{spelled_option('units', 0)}: a sample has at least 1 unit")
+
+    def cut(unit_rows: int | None) -> Plan:
+        cores = 1 if settings.unit_rows else settings.workers
+        # The pilot's output may be a folder in that of a run, whose results are not input.
+        results = settings.output.parent if settings.output.name == FOLDER else settings.output
+        return make_plan(settings.input, settings.dataset, cores, unit_rows, settings.output, results)
+
+    def wanted(units: int, longer: float = 1.0) -> int:
+        if share is not None:
+            return max(1, round(share / longer * units))
+        return min(UNITS if count is None else count, units)
+
+    whole, dice = cut(settings.unit_rows), random.Random(seed)
     if not whole.units:
-        files = counted(len(unreadable), "file")
-        why = f" ({files} that cannot be, first {in_words(unreadable[0])})" if unreadable else ""
+        files = counted(len(whole.unreadable), "file")
+        why = f" ({files} that cannot be, first {in_words(whole.unreadable[0])})" if whole.unreadable else ""
         raise WrongUse(f"{settings.input}: the manifests hold no rows that can be read{why}")
-    fine = _finer(settings, whole)
-    if fine is not None:
-        # Long units make the rows of the sample more than those of `count` small ones, by this factor.
-        wanted = _count(len(fine.units), count, share, longer=1 + (LONG - 1) / LONG_SHARE)
-        chosen = _two_sizes(fine.units, wanted, random.Random(seed))
+    size = max(UNIT_ROWS[0], -(-whole.rows // _MOST_UNITS))
+    # Units of a size that the user set are those of the run; others no longer than a long one are near enough.
+    if not settings.unit_rows and whole.rows > LONG * size * len(whole.units):
+        fine = cut(size)
+        # Long units make the rows of the sample more than those of as many small ones, by this factor.
+        chosen = two_sizes(fine.units, wanted(len(fine.units), longer=1 + (LONG - 1) / LONG_SHARE), dice)
         if chosen is not None:
             return Sampling(whole, part_of(fine, chosen), len(fine.units), recut=True)
-    wanted = _count(len(whole.units), count, share)
-    chosen = [whole.units[place] for place in sorted(random.Random(seed).sample(range(len(whole.units)), wanted))]
+        dice = random.Random(seed)
+    places = dice.sample(range(len(whole.units)), wanted(len(whole.units)))
+    chosen = [whole.units[place] for place in sorted(places)]
     return Sampling(whole, part_of(whole, chosen), len(whole.units), recut=False)
 
 
-def _plan(settings: RunSettings, unit_rows: int | None) -> Plan:
-    cores = 1 if settings.unit_rows else settings.workers
-    # The pilot's output may be a folder in that of a run, whose results are not input.
-    results = settings.output.parent if settings.output.name == FOLDER else settings.output
-    return make_plan(settings.input, settings.dataset, cores, unit_rows, settings.output, results)
-
-
-def _finer(settings: RunSettings, whole: Plan) -> Plan | None:
-    """Return a plan with smaller units than a run's, where files can be divided. Return None if the user set the size
-    of units, or if a run's units are on average no longer than a long unit of the sample."""
-    size = max(UNIT_ROWS[0], -(-whole.rows // _MOST_UNITS))
-    if settings.unit_rows or whole.rows <= LONG * size * len(whole.units):
-        return None
-    return _plan(settings, size)
-
-
-def _count(units: int, count: int | None, share: float | None, longer: float = 1.0) -> int:
-    if count is not None and share is not None:
-        raise WrongUse(f"{spelled_option('units')} and --share both set the size of the sample; give only one")
-    if share is not None:
-        if not 0 < share <= 1:
-            raise WrongUse(f"--share is {share}; it must be above 0 and at most 1")
-        count = max(1, round(share / longer * units))
-    count = min(UNITS if count is None else count, units)
-    if count < 1:
-        raise WrongUse(f"{spelled_option('units', 0)}: a sample has at least 1 unit")
-    return count
-
-
-def _two_sizes(units: Sequence[Unit], count: int, dice: random.Random) -> list[Unit] | None:
+def two_sizes(units: Sequence[Unit], count: int, dice: random.Random) -> list[Unit] | None:
     """Draw units of two sizes, in plan order; None if `count` allows no 2 of each size, or the units do not suffice."""
     long = max(2, count // LONG_SHARE)
     if count < long + 2:
@@ -121,21 +106,18 @@ def _two_sizes(units: Sequence[Unit], count: int, dice: random.Random) -> list[U
         for place in order:
             if len(chosen) == wanted:
                 break
-            places = range(place, place + length)
-            if taken.isdisjoint(places) and (unit := _joined(units[place : place + length], length)) is not None:
-                chosen[place] = unit
+            places, joined = range(place, place + length), units[place : place + length]
+            first, last = joined[0], joined[-1]
+            # Neighbors at the end of the plan are too few, and those in two files are no unit.
+            if len(joined) == length and first.span.path == last.span.path and taken.isdisjoint(places):
+                chosen[place] = first if length == 1 else _joined(joined)
                 taken.update(places)
         if len(chosen) < wanted:
             return None
     return [chosen[place] for place in sorted(chosen)]
 
 
-def _joined(units: Sequence[Unit], length: int) -> Unit | None:
-    """Join neighboring units; None if they are too few or lie in different files."""
-    first, last = units[0], units[-1]
-    if len(units) < length or last.span.path != first.span.path:
-        return None
-    if length == 1:
-        return first
+def _joined(units: Sequence[Unit]) -> Unit:
     rows, exact = sum(unit.span.rows for unit in units), all(unit.span.exact for unit in units)
-    return Unit(f"{first.name}x{length}", replace(first.span, stop=last.span.stop, rows=rows, exact=exact))
+    span = replace(units[0].span, stop=units[-1].span.stop, rows=rows, exact=exact)
+    return Unit(f"{units[0].name}x{len(units)}", span)

@@ -33,8 +33,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineResult
 
+from open_diht.common.installation import program_version
 from open_diht.common.run_command import ONE_THREAD
-from open_diht.common.version import program_version
 from open_diht.pipelines.options import START_SECONDS
 from open_diht.pipelines.runners import boot
 from open_diht.pipelines.runners.beam_options import given, option_values

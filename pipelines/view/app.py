@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from importlib.resources import files
 
 import pyarrow as pa
 from starlette.applications import Starlette
@@ -24,9 +25,8 @@ from open_diht.pipelines.report.thumbnail import ImageNotShown
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.view import pages
 from open_diht.pipelines.view.evidence import place_at, thumbnail_of
-from open_diht.pipelines.view.forms import BadAddress
-from open_diht.pipelines.view.query import Place
-from open_diht.pipelines.view.workbench import Workbench
+from open_diht.pipelines.view.pages import Workbench
+from open_diht.pipelines.view.query import BadAddress, Place
 
 _log = logging.getLogger(__name__)
 HOSTS = ("127.0.0.1", "localhost")
@@ -60,7 +60,7 @@ def make_app(bench: Workbench) -> Starlette:
 
     def image(request: Request) -> Response:
         try:
-            found = thumbnail_of(bench.output, _place(request))
+            found = thumbnail_of(bench.output, Place.parse(request.path_params["place"]))
         except ImageNotShown as why:
             raise HTTPException(404, str(why)) from why
         return Response(found.data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
@@ -86,18 +86,11 @@ def make_app(bench: Workbench) -> Starlette:
             Route("/thresholds", page(pages.thresholds)),
             Route("/thresholds/kept", page(pages.kept)),
             Route("/style.css", _file(style_sheet(*reversed(_PACKAGES)), "text/css")),
-            Route("/view.js", _file(pages.script(), "text/javascript")),
+            Route("/view.js", _file(files(__package__).joinpath("view.js").read_text("utf-8"), "text/javascript")),
         ],
         middleware=[Middleware(_Guarded), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
         exception_handlers=dict.fromkeys((*_SAID, *_DAMAGED), failed),
     )
-
-
-def _place(request: Request) -> Place:
-    try:
-        return Place.parse(request.path_params["place"])
-    except ValueError as error:
-        raise HTTPException(404, str(error)) from error
 
 
 def _told(error: Exception) -> tuple[int, str]:

@@ -22,7 +22,7 @@ from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, store_errors, store
 from open_diht.pipelines.view.app import HOSTS, make_app
 from open_diht.pipelines.view.options import view_parser
 from open_diht.pipelines.view.output import Output
-from open_diht.pipelines.view.workbench import Workbench
+from open_diht.pipelines.view.pages import Workbench
 
 _CLOSE_S = 2
 """Seconds that running requests have to finish when the server is stopped."""
@@ -31,12 +31,7 @@ _CLOSE_S = 2
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.view", **defaults: str
 ) -> int:
-    """Run the command line and return the exit status.
-
-    Args:
-        arguments: the command-line arguments; None: those of this process.
-        defaults: `output`, the default of that option.
-    """
+    """Run the command line (None: of this process) and return the exit status. `defaults` may hold that of `output`."""
 
     def view() -> int:
         options = view_parser(prog, defaults).parse_args(sys.argv[1:] if arguments is None else list(arguments))
@@ -45,19 +40,18 @@ def main(
         bench = Workbench(_opened(options.output, options.preset), options.sample_rows)
         with _listening(options.port) as listening:
             say(f"http://{HOSTS[0]}:{listening.getsockname()[1]}/ shows {bench.output.layout.root}; Ctrl-C ends it")
-            serve(bench, listening)
+            config = uvicorn.Config(
+                make_app(bench),
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=_CLOSE_S,
+            )
+            with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after its shutdown
+                uvicorn.Server(config).run(sockets=[listening])
         return OK
 
     return exit_status(view, wrong_use=(BadPreset, PluginError), failed=(RunFailed,), stopped=None)
-
-
-def serve(bench: Workbench, listening: socket.socket) -> None:
-    """Serve requests until a signal arrives."""
-    config = uvicorn.Config(
-        make_app(bench), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_CLOSE_S
-    )
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after its shutdown
-        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _opened(output: str, preset: str | None) -> Output:

@@ -13,7 +13,7 @@ import yaml
 from open_diht.common.fields import LARGEST, Range, field_docstrings
 from open_diht.filters.captions.rules import CaptionRule
 from open_diht.filters.columns import STORED
-from open_diht.filters.presets import ImageRule, Preset, build_preset, load_preset, preset_names
+from open_diht.filters.presets import ImageRule, Preset, build_preset
 from open_diht.filters.spotting.overlap import OverlapRule
 from open_diht.pipelines.view.sample import Sample
 
@@ -62,11 +62,7 @@ class Control:
 
 
 def controls_of(preset: Preset, sample: Sample) -> list[Control]:
-    """Return the adjustable settings of a preset.
-
-    Args:
-        sample: rows whose smallest and largest values, with the bound, are the ends of column sliders.
-    """
+    """Return the adjustable settings of a preset. Values of the sample bound the sliders of columns."""
     found = [
         *(one for name in _SECTIONS for one in _of_section(name, getattr(preset, name))),
         *(one for own in preset.filters for one in _of_section(own.reason, own)),
@@ -77,14 +73,7 @@ def controls_of(preset: Preset, sample: Sample) -> list[Control]:
 
 
 def moved(preset: Preset, given: Mapping[str, str], controls: list[Control]) -> Preset:
-    """Return a preset with the form's values.
-
-    Args:
-        given: the form's values by key of the control.
-
-    Raises:
-        BadValue: the preset does not accept a value.
-    """
+    """Return a preset with the form's values by key of a control. Raise BadValue if it does not accept one."""
     content = preset.as_content()
     for one in controls:
         text = given.get(one.key)
@@ -99,32 +88,9 @@ def moved(preset: Preset, given: Mapping[str, str], controls: list[Control]) -> 
 
 
 def as_yaml(preset: Preset) -> str:
-    """Return the file of a preset.
-
-    If a packaged preset has its name and no setting that this one lacks, the file holds only the changes to it.
-    """
+    """Return the file of a preset."""
     content = json.loads(json.dumps(preset.as_content()))  # tuples become lists, which YAML can hold
-    if preset.name in preset_names():
-        base = json.loads(json.dumps(load_preset(preset.name).as_content()))
-        if not _lacks(content, base):  # a file cannot take away what its base has
-            content = {"base": preset.name} | {name: _changes(value, base.get(name)) for name, value in content.items()}
-            content = {name: value for name, value in content.items() if value not in ({}, None)}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
-
-
-def _lacks(content: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
-    """Return whether a section of the base, or a setting in it, is missing."""
-    return any(
-        name not in content or (isinstance(value, dict) and not value.keys() <= content[name].keys())
-        for name, value in base.items()
-    )
-
-
-def _changes(value: Any, base: Any) -> Any:
-    """Return what differs from the base in a section."""
-    if isinstance(value, dict) and isinstance(base, dict):
-        return {name: one for name, one in value.items() if base.get(name) != one}
-    return None if value == base else value
 
 
 def _of_section(name: str, section: Any) -> Iterator[Control]:

@@ -57,7 +57,11 @@ def evidence_of(output: Output, place: Place) -> Example | None:
     if rows is None or ordinal is None:
         return None
     asked = "captions" in output.stages and "objects" in rows.column_names
-    record = _record(output, place.unit, ordinal)
+    record: Reading | None = None
+    records = image_records(output.layout, place.unit, [ordinal // output.plan.image_rows], output.stages)
+    if records is not None:
+        found = records.filter(pc.equal(records["ordinal"], ordinal)).slice(0, 1).to_pylist()
+        record = cast(Reading, found[0]) if found else None
     rows = with_one_caption(rows, record, output.preset, output.stages if asked else ())
     decisions = apply_caption_filters(rows, output.preset, asked)
     example = example_of(rows, output.preset, decisions, record)
@@ -67,11 +71,8 @@ def evidence_of(output: Output, place: Place) -> Example | None:
 
 
 def image_of(output: Output, unit: str, ordinal: int) -> bytes:
-    """Return the stored image of a row. Its URL is not requested.
-
-    Raises:
-        ImageNotShown: there is no image, or it or its manifest cannot be read; the message gives the reason.
-    """
+    """Return the stored image of a row. Its URL is not requested. Raise `ImageNotShown` with the reason if there is no
+    image, or it or its manifest cannot be read."""
     plan = output.plan
     try:
         found = images_of(output.layout, unit, plan.span(unit), plan.image_rows, output.dataset, [ordinal])
@@ -98,9 +99,3 @@ def _annotated(output: Output, unit: str, ordinal: int) -> pa.Table | None:
         if found.num_rows:
             return found
     return None
-
-
-def _record(output: Output, unit: str, ordinal: int) -> Reading | None:
-    records = image_records(output.layout, unit, [ordinal // output.plan.image_rows], output.stages)
-    places = [] if records is None else np.flatnonzero(np.asarray(records["ordinal"]) == ordinal).tolist()
-    return cast(Reading, records.slice(places[0], 1).to_pylist()[0]) if records is not None and places else None

@@ -7,23 +7,15 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
 from open_diht.pipelines.view.output import ENDS
-from open_diht.pipelines.view.query import Bounds, Place, Query
+from open_diht.pipelines.view.query import BadAddress, Bounds, Place, Query
 
-BOUNDS = ("complexity", "overlap", "action", "values")
+BOUNDS = ("complexity", "overlap", "values")
 _LONGEST = 1_000
 """Maximum number of characters of a text to search for."""
 
 
-class BadAddress(ValueError):
-    """An address with invalid parameters; the message says what is wrong."""
-
-
 def query_of(given: Mapping[str, str], columns: Sequence[str]) -> Query:
-    """Parse the query in an address.
-
-    Raises:
-        BadAddress: a number is invalid, or there is no such end or column.
-    """
+    """Parse the query in an address. Raise BadAddress if a number is invalid, or there is no such end or column."""
     end, _, reason = given.get("end", "").partition(":")
     if end and end not in ENDS:
         raise BadAddress(f"rows end as one of {', '.join(ENDS)}, not as {end[:40]!r}")
@@ -41,21 +33,8 @@ def query_of(given: Mapping[str, str], columns: Sequence[str]) -> Query:
     )
 
 
-def start_of(given: Mapping[str, str]) -> Place | None:
-    """Return the place where an address asks to begin; None for the first row. Raise BadAddress if it is no place."""
-    text = given.get("from", "")
-    try:
-        return Place.parse(text) if text else None
-    except ValueError as error:
-        raise BadAddress(str(error)) from error
-
-
 def address_of(query: Query, start: Place | None = None) -> str:
-    """Return the address of a page of rows.
-
-    Args:
-        start: place to begin at; None: the first row.
-    """
+    """Return the address of a page of rows that begins at a place, or at the first row."""
     said = {name: getattr(query, name) for name in ("caption", "read", "column")}
     said["end"] = end_of(query.end, query.reason)
     for name in BOUNDS:

@@ -18,12 +18,7 @@ ROWS = 20_000
 def check(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.view", **defaults: str
 ) -> None:
-    """End the process if the arguments of `make view` ask for help or are wrong; see `run_command`.
-
-    Args:
-        arguments: the command-line arguments; None: those of this process.
-        defaults: `output`, the default of that option.
-    """
+    """End the process if the arguments of `make view` ask for help or are wrong; see `run_command`."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     refuse_wrong(lambda: view_parser(prog, defaults).parse_args(words))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
@@ -83,11 +82,8 @@ class Output:
     """An output folder, opened for reading."""
 
     def __init__(self, root: StorePath, preset: str | None = None):
-        """Open an output.
-
-        Args:
-            preset: name or file of a preset to show instead of the run's; while the run has
-                recorded none, the default is `paper`.
+        """Open an output, to be shown with a preset instead of the run's; while the run has recorded none, the default
+        is `paper`.
 
         Raises:
             WrongUse: there is no output, a record of its run is corrupt, or the preset cannot be
@@ -169,16 +165,19 @@ class Output:
             record = read_record(self.layout.root / "run.json", _RunRecord)
             if record != self._record:  # a run has finished
                 self._read(record)
-            stages = ("decide", "captions")
-            decisions, captions = ({n: s for n, s in self._stamps(one).items() if n in self.plan} for one in stages)
+            decisions, captions = (
+                {
+                    unit: stamp
+                    for unit, stamp in stamps(self.layout.commits(stage), ".json").items()
+                    if unit in self.plan
+                }
+                for stage in ("decide", "captions")
+            )
             decided, undecided = (
                 tuple(sorted(some, key=self.order)) for some in (decisions, captions.keys() - decisions.keys())
             )
             self._listed = now, Listing(decided, undecided, frozenset(decisions.values()))
         return self._listed[1]
-
-    def _stamps(self, stage: str) -> Mapping[str, FileStamp]:
-        return stamps(self.layout.commits(stage), ".json")
 
     def captions_record(self, unit: str) -> CaptionRecord | None:
         """Return the commit record of stage `captions` for a unit; None if there is none."""

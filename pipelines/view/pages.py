@@ -1,10 +1,10 @@
-"""The content of each page: a template and its variables."""
+"""The content of each page: a template and its variables, and what the server keeps between requests."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -17,14 +17,17 @@ from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
 from open_diht.pipelines.driver.funnel import count
 from open_diht.pipelines.report.card import draw_card
-from open_diht.pipelines.report.funnel import FunnelRecord, reasons_of
+from open_diht.pipelines.report.example import Example
+from open_diht.pipelines.report.funnel import reasons_of
 from open_diht.pipelines.report.page import draw_histograms
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
-from open_diht.pipelines.view.forms import BadAddress, address_of, end_of, query_of, start_of
+from open_diht.pipelines.view.evidence import evidence_of
+from open_diht.pipelines.view.forms import address_of, end_of, query_of
 from open_diht.pipelines.view.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.view.query import (
+    BadAddress,
     Hit,
     Place,
     Query,
@@ -34,33 +37,60 @@ from open_diht.pipelines.view.query import (
     row_at,
     search,
 )
-from open_diht.pipelines.view.sample import Sample
+from open_diht.pipelines.view.sample import Sample, draw
 from open_diht.pipelines.view.thresholds import Decided, decide, pairs_are_known
-from open_diht.pipelines.view.workbench import Workbench
 
 Shown = tuple[str, dict[str, object]]
 """A template and its variables."""
 _CHANGED = 6
-"""Maximum number of rows shown that other thresholds would newly keep, and of rows they would no longer keep."""
+"""Maximum number of rows shown that other thresholds would newly keep, and of rows they would no longer keep: enough to
+see a kind of caption, and few enough to stay on one screen with the controls."""
 _SCORES = (CLIP_SCORE, MASKED_SCORE, TEXT_AREA, NEG_CLIP_LOSS)
 """Columns with what stage `score` measured."""
 _UNITS_COUNTED = 2_000
-"""Maximum number of commit records that are summed for an output whose run has not ended."""
+"""Maximum number of commit records that are summed for an output whose run has not ended, so that the page loads within
+seconds from a store too."""
 
 
-def script() -> str:
-    """Return the script of the page of thresholds, which updates the results when sliders move."""
-    return files(__package__).joinpath("view.js").read_text("utf-8")
+class Workbench:
+    """An output, and what the server keeps of it between requests."""
+
+    def __init__(self, output: Output, sample_rows: int):
+        """Keep the output, of which the page of thresholds may hold `sample_rows` rows in memory."""
+        self.output = output
+        self._rows = sample_rows
+        self._lock = threading.Lock()
+        self._drawn: tuple[object, Sample, Decided] | None = None
+
+    def sample(self, seed: int) -> tuple[Sample, Decided]:
+        """Return the sample of a seed and the decision of the output's preset on it. It is redrawn if
+        the seed, the preset, the stages of the run or the commits of units have changed."""
+        with self._lock:
+            about = self.output.listing(), self.output.preset, self.output.stages, seed
+            if self._drawn is None or self._drawn[0] != about:
+                found = draw(self.output, self._rows, seed)
+                self._drawn = about, found, decide(self.output, found, self.output.preset)
+            return self._drawn[1:]
+
+    def evidence(self, place: Place) -> Example | None:
+        """Return `evidence_of`. Calls run one at a time, because threads share the parser that explains captions."""
+        with self._lock:
+            return evidence_of(self.output, place)
 
 
 # ---- overview
 
 
 def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Show where the rows went, with links to them. `given` is not used."""
+    """Show where the rows went, with links to them."""
     output, state = bench.output, bench.output.state()
-    funnel = output.funnel() if state.finished else None
-    units = None if funnel else output.listing().decided[:_UNITS_COUNTED]
+    run = funnel = output.funnel() if state.finished else None
+    counted = None
+    if run is None:  # a run that has not ended: sum up what it has committed
+        units = output.listing().decided[:_UNITS_COUNTED]
+        decisions: Iterator[DecideRecord | None] = each(output.decide_record, units, output.layout.root)
+        records = ((record["rows"], record) for record in decisions if record is not None)
+        run, counted = count(records, output.preset, output.stages, cascade(output.preset)), len(units)
 
     def link(reason: str) -> str:
         end = reason if reason in ("kept", "dead_letter") else "rejected"
@@ -69,9 +99,9 @@ def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
     return "overview.html.j2", {
         "here": "overview",
         "state": state,
-        "run": funnel or _counted(output, units or ()),
+        "run": run,
         "link": link,
-        "counted": None if units is None else len(units),
+        "counted": counted,
         "preset": output.preset.name,
         "preset_from": output.preset_from,
         "stages": output.stages,
@@ -79,28 +109,14 @@ def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
     }
 
 
-def _counted(output: Output, units: Sequence[str]) -> FunnelRecord:
-    """Return the funnel of some decided units."""
-    decisions: Iterator[DecideRecord | None] = each(output.decide_record, units, output.layout.root)
-    records = ((record["rows"], record) for record in decisions if record is not None)
-    return count(records, output.preset, output.stages, cascade(output.preset))
-
-
 # ---- rows
 
 
 def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Show a page of rows that fit a query.
-
-    Args:
-        given: parameters of the address, see `forms.query_of`.
-
-    Raises:
-        BadAddress: a parameter is invalid.
-    """
+    """Show a page of rows that fit the query of `forms.query_of`."""
     output = bench.output
     columns = numeric_columns(output)
-    query, start = query_of(given, columns), start_of(given)
+    query, start = query_of(given, columns), Place.parse(given["from"]) if given.get("from") else None
     if start is not None and start.unit != UNREADABLE and start.unit not in output.plan:
         raise BadAddress(f"there is no unit {start.unit[:40]!r} in this output")
     page = search(output, query, start)
@@ -111,7 +127,7 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "ends": _ends(output),
         "end": end_of(query.end, query.reason),
         "columns": columns,
-        "more_filters": any((query.read, query.complexity, query.overlap, query.action, query.values)),
+        "more_filters": any((query.read, query.complexity, query.overlap, query.values)),
         "page": page,
         "hits": [(one.place, one.row, _caption(one, query)) for one in page.hits],
         "next": address_of(query, page.after) if page.after else None,
@@ -151,19 +167,8 @@ def _caption(hit: Hit, query: Query) -> str:
 
 
 def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Show a row with its columns and evidence.
-
-    Args:
-        given: parameters of the address: `place`.
-
-    Raises:
-        HTTPException: there is no such row, or its file is missing (404).
-    """
-    try:
-        place = Place.parse(given["place"])
-    except ValueError as error:
-        raise HTTPException(404, str(error)) from error
-    output = bench.output
+    """Show the row at `place` with its columns and evidence."""
+    output, place = bench.output, Place.parse(given["place"])
     columns = row_at(output, place)
     if columns is None:
         raise HTTPException(404, "There is no such row, its files are missing, or a run is deciding it again.")
@@ -203,33 +208,21 @@ def _text(value: Any) -> str:
 
 
 def thresholds(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Show the controls of a preset, and what it would keep.
-
-    Args:
-        given: parameters of the address, see `kept`.
-    """
-    _, content = kept(bench, given)
-    return "thresholds.html.j2", content
+    """Show the controls of the preset, and what it would keep."""
+    return "thresholds.html.j2", kept(bench, given)[1]
 
 
 def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Show what changed thresholds would keep.
-
-    Args:
-        given: parameters of the address: `seed`, `preset`, and values of controls by their keys.
-
-    Raises:
-        BadAddress: seed or preset is invalid.
-    """
-    output = bench.output
-    seed = _seed(given)
+    """Show what thresholds would keep that are `given` by the keys of their controls, over the sample of a `seed`."""
+    output, text = bench.output, given.get("seed", "0")
+    if not text.isdecimal() or len(text) > 9:
+        raise BadAddress(f"seed {text[:40]!r} is not a whole number of at most nine digits")
+    seed = int(text)
     sample, before = bench.sample(seed)
-    start = _start(bench, given.get("preset", ""))
-    controls = controls_of(start, sample)
     try:
-        preset, wrong = moved(start, given, controls), ""
+        preset, wrong = moved(output.preset, given, controls_of(output.preset, sample)), ""
     except BadValue as error:
-        preset, wrong = start, str(error)
+        preset, wrong = output.preset, str(error)
     now = before if preset == output.preset else decide(output, sample, preset)
     return "kept.html.j2", {
         "here": "thresholds",
@@ -237,8 +230,6 @@ def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "sample": sample,
         "seed": seed,
         "controls": controls_of(preset, sample),
-        "starts": bench.starts,
-        "start": given.get("preset", ""),
         "wrong": wrong,
         "now": now,
         "before": before,
@@ -250,23 +241,7 @@ def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "command": _command(output),
         "preset_name": output.preset.name,
         "preset_from": output.preset_from,
-        "own_name": start.name,
     }
-
-
-def _seed(given: Mapping[str, str]) -> int:
-    text = given.get("seed", "0")
-    if not text.isdecimal() or len(text) > 9:
-        raise BadAddress(f"seed {text[:40]!r} is not a whole number of at most nine digits")
-    return int(text)
-
-
-def _start(bench: Workbench, name: str) -> Preset:
-    if not name:
-        return bench.output.preset
-    if name not in bench.starts:
-        raise BadAddress(f"preset {name[:40]!r} is not one of {', '.join(bench.starts)}")
-    return bench.starts[name]
 
 
 def _compared(output: Output, preset: Preset, before: Decided, now: Decided) -> list[tuple[str, str, int, int]]:

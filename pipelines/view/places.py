@@ -12,16 +12,8 @@ from open_diht.pipelines.view.output import UNDECIDED, Output
 
 
 def ordinals_of(output: Output, unit: str, end: str) -> NDArray[np.int64]:
-    """Return the ordinals (n,) int64 in the unit of the rows in its file of one end. A dead-letter
-    row for the whole unit has no ordinal: -1.
-
-    Args:
-        end: one of `ENDS`.
-
-    Raises:
-        FileNotFoundError: a run is deciding the unit again at this moment, or the unit has no file of its annotations
-            or decisions.
-    """
+    """Return the ordinals (n,) int64 in the unit of the rows in its file of one of `ENDS`; -1 for a dead-letter row of
+    the whole unit. Raise FileNotFoundError if files are missing, as while a run decides the unit again."""
     if end == UNDECIDED:
         return _column(output.layout.data("captions", unit))
     if end == "dead_letter":
@@ -36,14 +28,8 @@ def ordinals_of(output: Output, unit: str, end: str) -> NDArray[np.int64]:
 
 
 def reasons_of(output: Output, unit: str, ordinals: NDArray[np.int64]) -> Reasons:
-    """Return the reason (n,) why a run rejected each row of a decided unit; `KEPT` for all other rows.
-
-    Args:
-        ordinals: (n,) ordinals of the rows.
-
-    Raises:
-        FileNotFoundError: a run is deciding the unit again at this moment, or files of it are missing.
-    """
+    """Return the reason (n,) why a run rejected each row of a decided unit; `KEPT` for all other rows. Raise
+    FileNotFoundError as `ordinals_of` does."""
     found: Reasons = np.full(len(ordinals), KEPT, object)
     try:
         reasons = read_table(output.part("rejected", unit), ["reason"])["reason"].to_pylist()

@@ -25,7 +25,6 @@ from open_diht.filters.output import OURS, SEVERAL
 from open_diht.pipelines.store.layout import KINDS
 from open_diht.pipelines.store.storage import Row, open_parts
 from open_diht.pipelines.view.output import ENDS, UNDECIDED, UNREADABLE, Output
-from open_diht.pipelines.view.places import ordinals_of
 
 PAGE_ROWS = 24
 SECONDS = 3.0
@@ -73,12 +72,14 @@ class Query:
     """Text in one of the lines read in the image, ignoring case."""
     complexity: Bounds = Bounds()
     overlap: Bounds = Bounds()
-    action: Bounds = Bounds()
-    """Bounds of the verifier's score of the best action candidate."""
     column: str = ""
     """A numeric column, see `numeric_columns`."""
     values: Bounds = Bounds()
     """Bounds of its values."""
+
+
+class BadAddress(ValueError):
+    """An address with invalid parameters; the message says what is wrong."""
 
 
 @dataclass(frozen=True, order=True)
@@ -94,11 +95,11 @@ class Place:
 
     @classmethod
     def parse(cls, text: str) -> Place:
-        """Parse a place in the form that `str` gives it. Raise ValueError for other texts."""
-        unit, end, row = text.split(".")
-        if end not in ENDS or not row.isdecimal() or len(row) > 12:
-            raise ValueError(f"{text!r} is not the place of a row")
-        return cls(unit, end, int(row))
+        """Parse a place in the form that `str` gives it. Raise BadAddress for other texts."""
+        parts = text.split(".")
+        if len(parts) != 3 or parts[1] not in ENDS or not parts[2].isdecimal() or len(parts[2]) > 12:
+            raise BadAddress(f"{text[:80]!r} is not the place of a row")
+        return cls(parts[0], parts[1], int(parts[2]))
 
 
 @dataclass(frozen=True)
@@ -277,10 +278,6 @@ def _hits(
         table = file.read_row_groups(groups, columns=list(dict.fromkeys(name for name, _ in conditions)))
         for name, holds in conditions:
             fits &= holds(table[name])
-    if query.action and fits.any():
-        known = ordinals_of(output, begin.unit, begin.end)[begin.row : begin.row + rows]
-        best = _best_scores(output, begin.unit)
-        fits &= query.action.holds(np.array([best.get(ordinal, np.nan) for ordinal in known.tolist()]))
     shown = [name for name in _SHOWN if name in names]
     for place, row in _rows(file, np.flatnonzero(fits) + begin.row, shown):
         yield Hit(Place(begin.unit, begin.end, place), row)
@@ -296,9 +293,10 @@ def _conditions(query: Query) -> list[tuple[str, Callable[[pa.ChunkedArray], Boo
         return _bools(pc.match_substring(column, query.caption, ignore_case=True))
 
     def has_line(column: pa.ChunkedArray) -> Bools:
-        lengths, lines = _flat(column)
-        hit = _bools(pc.match_substring(pc.struct_field(lines, "text"), query.read, ignore_case=True))
-        return np.isin(np.arange(len(lengths)), np.repeat(np.arange(len(lengths)), lengths)[hit])
+        lists = column.combine_chunks()
+        texts = pc.struct_field(pc.list_flatten(lists), "text")
+        hit = _bools(pc.match_substring(texts, query.read, ignore_case=True))
+        return np.isin(np.arange(len(lists)), np.asarray(pc.list_parent_indices(lists))[hit])
 
     def within(bounds: Bounds) -> Callable[[pa.ChunkedArray], Bools]:
         return lambda column: bounds.holds(_numbers(column))
@@ -311,12 +309,6 @@ def _conditions(query: Query) -> list[tuple[str, Callable[[pa.ChunkedArray], Boo
         *((name and bounds, name, within(bounds)) for name, bounds in numbers.items()),
     ]
     return [(name, holds) for wanted, name, holds in conditions if wanted]
-
-
-def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:
-    """Return the lengths (n,) of lists, 0 for null, and their elements."""
-    lists = column.combine_chunks()
-    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0), np.int64), pc.list_flatten(lists)
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
@@ -334,22 +326,3 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def _bools(column: Any) -> Bools:
     return np.asarray(pc.fill_null(column, False), bool)
-
-
-def _best_scores(output: Output, unit: str) -> dict[int, float]:
-    """Return the best score of an action candidate by ordinal, for rows with a candidate."""
-    scores: dict[int, float] = {}
-    with open_parts(output.layout.data("captions", unit)) as source:
-        file = pq.ParquetFile(source)
-        if "actions" not in file.schema_arrow.names:
-            return scores
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=["ordinal", "actions.list.element.score"])
-            lengths, actions = _flat(table["actions"])
-            have = np.flatnonzero(lengths)
-            if len(have):
-                # `reduceat` needs segments that are not empty.
-                starts = np.concatenate([[0], np.cumsum(lengths[have])[:-1]])
-                best = np.maximum.reduceat(np.asarray(pc.struct_field(actions, "score"), np.float64), starts)
-                scores.update(zip(np.asarray(table["ordinal"])[have].tolist(), best.tolist(), strict=True))
-    return scores

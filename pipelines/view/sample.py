@@ -28,10 +28,11 @@ from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.places import reasons_of
 
 PIECES = 40
-"""Maximum number of pieces of a sample."""
+"""Maximum number of pieces of a sample: each costs the read of a row group, and fewer would widen the interval, since
+rows of a piece are alike."""
 _BUILT_IN = {"captions", "download", "spotting", "score", "dedup", "export"}
 SECONDS = 20.0
-"""Seconds after which no more pieces of a sample are read."""
+"""Seconds after which no more pieces of a sample are read, about as long as people wait for a page."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,7 @@ class Sample:
 
 def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECONDS) -> Sample:
     """Return the readable rows of the annotated units: all if the units have at most `rows`, else a sample of at most
-    `rows`.
-
-    Args:
-        seconds: time after which no more pieces of a sample are read.
-    """
+    `rows`, of which no more pieces are read after `seconds`."""
     listing = output.listing()
     units = [unit for unit in (*listing.decided, *listing.undecided) if unit in output.plan]
     sizes = list(each(partial(_size, output), units, output.layout.root))
@@ -95,8 +92,7 @@ def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECON
 
 
 def _size(output: Output, unit: str) -> int:
-    """Return the number of rows of a unit, including those that could not be read; while they are not counted, the
-    plan's estimate."""
+    """Return the number of rows of a unit as `Sample.all_rows` counts them."""
     span = output.plan.span(unit)
     record = None if span.exact else output.captions_record(unit)  # counted rows in place of an estimate
     return record["rows"] if record else span.rows

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from open_diht.filters.base import Bools
 from open_diht.filters.cascade import (
@@ -29,9 +28,8 @@ from open_diht.filters.cascade import (
 from open_diht.filters.presets import Preset
 from open_diht.pipelines.pilot.estimate import Estimate, share
 from open_diht.pipelines.stages.dedup.exact_stages import Pairs
-from open_diht.pipelines.stages.dedup.keys import Halves
 from open_diht.pipelines.view.output import Output
-from open_diht.pipelines.view.sample import Piece, Sample
+from open_diht.pipelines.view.sample import Sample
 
 
 @dataclass(frozen=True)
@@ -45,13 +43,13 @@ class Decided:
     @property
     def kept(self) -> tuple[Bools, ...]:
         """Mask of the rows of each piece that are certainly kept."""
-        return tuple(why == KEPT for why in self._known)
+        pairs = zip(self.sample.pieces, self.reasons, strict=True)
+        return tuple((why == KEPT) & ~piece.unexamined for piece, why in pairs)
 
     @property
     def uncertain(self) -> int:
         """Number of rows that are kept if they pass the stages that have not examined them."""
-        pairs = zip(self.sample.pieces, self.reasons, strict=True)
-        return sum(int(((why == KEPT) & piece.unexamined).sum()) for piece, why in pairs)
+        return sum(int((why == KEPT).sum()) for why in self.reasons) - self.kept_rows
 
     @property
     def kept_rows(self) -> int:
@@ -72,14 +70,6 @@ class Decided:
         for reasons in self.reasons:
             counts.update(reasons[reasons != KEPT].tolist())
         return counts
-
-    @property
-    def _known(self) -> list[Reasons]:
-        pairs = zip(self.sample.pieces, self.reasons, strict=True)
-        return [np.where((why == KEPT) & piece.unexamined, _UNCERTAIN, why) for piece, why in pairs]
-
-
-_UNCERTAIN = "not examined yet"
 
 
 def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
@@ -122,8 +112,14 @@ def _stay(decided: Decided, stays: Callable[[str], bool]) -> None:
 
 def _find_pairs(decided: Decided) -> None:
     """Reject all but the first of equal pairs among the kept rows."""
-    kept = [np.flatnonzero(reasons == KEPT) for reasons in decided.reasons]
-    keys = [_keys(piece, places) for piece, places in zip(decided.sample.pieces, kept, strict=True)]
+    kept, keys = [np.flatnonzero(reasons == KEPT) for reasons in decided.reasons], []
+    for piece, places in zip(decided.sample.pieces, kept, strict=True):
+        pairs, digests = Pairs(), {}
+        pairs.add(piece.rows.take(pa.array(places, pa.int64())))
+        if piece.records is not None:
+            known = zip(piece.records["ordinal"].to_pylist(), piece.records["sha256"].to_pylist(), strict=True)
+            digests = {ordinal: digest for ordinal, digest in known if digest is not None}
+        keys.append(pairs.keys(piece.unit, digests))
     # The array without rows keeps the shape (0, 2) if there are no keys.
     _, first = np.unique(np.concatenate([np.empty((0, 2), np.uint64), *keys]), axis=0, return_index=True)
     again = np.ones(sum(map(len, kept)), bool)
@@ -132,13 +128,3 @@ def _find_pairs(decided: Decided) -> None:
     for reasons, places in zip(decided.reasons, kept, strict=True):
         reasons[places[again[begin : begin + len(places)]]] = DUPLICATE_PAIR
         begin += len(places)
-
-
-def _keys(piece: Piece, places: NDArray[np.int64]) -> Halves:
-    pairs = Pairs()
-    digests: dict[int, bytes] = {}
-    pairs.add(piece.rows.take(pa.array(places, pa.int64())))
-    if piece.records is not None:
-        known = zip(piece.records["ordinal"].to_pylist(), piece.records["sha256"].to_pylist(), strict=True)
-        digests = {ordinal: digest for ordinal, digest in known if digest is not None}
-    return pairs.keys(piece.unit, digests)

@@ -10,7 +10,7 @@ import torch
 
 from open_diht.common import devices
 from open_diht.common.command_line import WrongUse
-from open_diht.common.devices import Claim, check_device, computes_bf16, device_here, gpus_of
+from open_diht.common.devices import Claim, check_device, computes_bf16, device_here, gpus_of, has_bf16
 
 GPUS = ["cuda:0", "cuda:1", "cuda:2"]
 
@@ -79,3 +79,14 @@ def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.Monkey
 def test_who_has_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "has_bf16", lambda: False)
     assert not computes_bf16("cpu") and not computes_bf16("mps")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx512f avx512_bf16", True), ("fpu amx_bf16 amx_tile", True), ("fpu avx512f avx512_vnni", False)],
+)
+def test_the_processor_says_what_it_has(tmp_path: Path, flags: str, expected: bool) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor\t: 0\nmodel name\t: avx512_bf16 in name only\nflags\t\t: {flags}\n")
+    assert has_bf16(file) is expected
+    assert not has_bf16(tmp_path / "none")

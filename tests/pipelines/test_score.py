@@ -30,8 +30,8 @@ from open_diht.pipelines.store.commit import read_json  # noqa: E402
 from open_diht.pipelines.store.layout import Layout  # noqa: E402
 from open_diht.pipelines.view import pages  # noqa: E402
 from open_diht.pipelines.view.output import Output  # noqa: E402
+from open_diht.pipelines.view.pages import Workbench  # noqa: E402
 from open_diht.pipelines.view.query import Query, row_at, search  # noqa: E402
-from open_diht.pipelines.view.workbench import Workbench  # noqa: E402
 from tests.pipelines.conftest import pairs_of  # noqa: E402
 from tests.tiny_clip import write_tiny  # noqa: E402
 

@@ -35,8 +35,8 @@ from open_diht.pipelines.stages.rows import identities
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.view.evidence import evidence_of, place_at
 from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.view.pages import Workbench
 from open_diht.pipelines.view.pages import row as view_row
-from open_diht.pipelines.view.workbench import Workbench
 from tests.pipelines.conftest import Filtered, filter_manifest, image_rows, members_of, sample_captions
 from tests.pipelines.kills import Moment, check_kills
 from tests.pipelines.processes import ForkedStarter

@@ -82,11 +82,7 @@ class _Convolution:
         self._weights = [part.astype(np.float32) for part in (u, (u + v + w) / 2, (u - v + w) / 2, w)]
 
     def __call__(self, before: Floats, even: Floats, odd: Floats, behind: Floats) -> Floats:
-        """Return the layer's output for the two rows of each pair, float32 (2, pairs, width).
-
-        Args:
-            odd: the second row of each pair, (pairs, width).
-        """
+        """Return the layer's output for the two rows (pairs, width) of each pair, float32 (2, pairs, width)."""
         u, plus, minus, w = self._weights
         s, t = (even + odd) @ plus, (odd - even) @ minus
         s += self._norm.bias
@@ -99,11 +95,8 @@ class _Convolution:
 
 
 class TokenEncoder:
-    """`Tok2Vec.predict` at inference, on arrays and not on documents.
-
-    Args:
-        tok2vec: the pipe of a loaded spaCy pipeline; its weights are used.
-        probe: a few documents on which the result is compared with spaCy's own.
+    """`Tok2Vec.predict` at inference, on arrays and not on documents, with the weights of a loaded pipe. On the
+    documents of `probe` the result is compared with spaCy's own.
 
     Raises:
         UnsupportedModel: the pipe has another architecture, or its values are not reproduced.
@@ -142,13 +135,8 @@ class TokenEncoder:
         return self._mixer(products)
 
     def encode(self, vectors: Floats, lengths: Ints) -> Floats:
-        """Return the vectors of tokens in their context, float32 (tokens, width).
-
-        Args:
-            vectors: context-free vectors of the tokens of some texts, one text after the other,
-                float32 (tokens, width).
-            lengths: number of tokens of each text, int64.
-        """
+        """Return the vectors of tokens in their context, float32 (tokens, width), from the context-free vectors of the
+        tokens of some texts, one text after the other, and the number of tokens of each."""
         out, stops = np.empty_like(vectors), np.cumsum(lengths)
         for texts in groups_of(lengths, _BLOCK_TOKENS):
             here = slice(int(stops[texts.start] - lengths[texts.start]), int(stops[texts.stop - 1]))
@@ -187,11 +175,7 @@ def _products(tables: Sequence[Model], weights: Floats) -> Iterator[Floats]:
 
 
 def groups_of(lengths: Ints, tokens: int) -> Iterator[slice]:
-    """Yield slices of consecutive texts with at most `tokens` tokens each, but at least one text.
-
-    Args:
-        lengths: number of tokens of each text, int64.
-    """
+    """Yield slices of consecutive texts with at most `tokens` tokens each, but at least one text."""
     stops, first = np.cumsum(lengths), 0
     while first < len(lengths):
         stop = int(np.searchsorted(stops, stops[first] - lengths[first] + tokens, side="right"))

@@ -65,11 +65,7 @@ class _Generation:
         self._characters = 0
 
     def add_tokens(self, keys: Sequence[int], words: Sequence[str], steps: Ints, vectors: Floats) -> None:
-        """Add tokens that the generation does not have yet.
-
-        Args:
-            vectors: context-free vectors, float32 (tokens, width).
-        """
+        """Add tokens that the generation does not have yet, with context-free vectors, float32 (tokens, width)."""
         first, stop = len(self.words), len(self.words) + len(words)
         if stop > len(self.steps):
             more = max(stop - len(self.steps), len(self.steps))  # at least double, so that arrays are seldom copied
@@ -90,16 +86,13 @@ class _Generation:
 
 
 class ChunkTokenizer:
-    """Turns texts into tokens with context-free vectors.
+    """Turns texts into tokens with context-free vectors, by the tokenizer of a pipeline.
 
-    Args:
-        nlp: the pipeline whose tokenizer is used. From then on its vocabulary computes only those
-            attributes of a new word that `encoder` embeds, and IS_SPACE; the others cost as much as
-            splitting the text.
+    From then on the pipeline's vocabulary computes only those attributes of a new word that `encoder` embeds, and
+    IS_SPACE; the others cost as much as splitting the text.
 
     Raises:
-        UnsupportedModel: the tokenizer is not spaCy's, or an embedded attribute does not follow
-            from the chunk alone.
+        UnsupportedModel: the tokenizer is not spaCy's, or an embedded attribute does not follow from the chunk alone.
     """
 
     def __init__(self, nlp: Language, encoder: TokenEncoder, chunks: int = CHUNKS):

@@ -35,10 +35,7 @@ _NONE = 0  # index for no token; tokens of a group count from 1
 
 
 class ArcEagerParser:
-    """Predicts heads and transitions from token vectors.
-
-    Args:
-        parser: the pipe of a loaded spaCy pipeline; its weights are used.
+    """Predicts heads and transitions from token vectors, with the weights of a loaded pipe.
 
     Raises:
         UnsupportedModel: the pipe has another architecture or other transitions.
@@ -64,18 +61,9 @@ class ArcEagerParser:
         self._mask = np.where(valid, 0, -np.inf).astype(np.float32)
 
     def __call__(self, vectors: Floats, lengths: Ints) -> tuple[Ints, Ints]:
-        """Parse texts.
-
-        Args:
-            vectors: vectors in context of the tokens of some texts, one text after the other,
-                float32 (tokens, width).
-            lengths: number of tokens of each text, int64.
-
-        Returns:
-            For each token the index of its head in its text (its own index if it is a root), and
-            the index in `moves` of the transition that drew the arc, or `ROOT`; both int64
-            (tokens,).
-        """
+        """Parse texts, from the vectors in context of their tokens, float32 (tokens, width), and the number of tokens
+        of each. Return for each token the index of its head in its text (its own if it is a root), and the index in
+        `moves` of the transition that drew the arc, or `ROOT`; both int64 (tokens,)."""
         heads, moves = np.empty(len(vectors), np.int64), np.empty(len(vectors), np.int64)
         first = np.cumsum(lengths) - lengths
         # Group texts by length: they finish together, and few steps run with only a few long texts left.

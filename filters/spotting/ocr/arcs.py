@@ -47,13 +47,8 @@ class Arc:
 def find_arc(
     contour: Contour, probabilities: Floats, scale: tuple[float, float], settings: SpotterSettings
 ) -> Arc | None:
-    """Return the arc of text in an outline; None if there is none, or if it is straight enough for
-    `text_box`.
-
-    Args:
-        probabilities: the map, float32 (height, width).
-        scale: pixels of the image per pixel of the map, across and down.
-    """
+    """Return the arc of text in an outline; None if there is none, or if it is straight enough for `text_box`. `scale`
+    is in pixels of the image per pixel of the map (height, width), across and down."""
     if cv2.contourArea(contour) < _LEAST_AREA:
         return None
     rectangle, _ = corners_of(contour)
@@ -72,11 +67,7 @@ def find_arc(
 
 
 def unroll(pixels: Pixels, arc: Arc) -> Pixels:
-    """Return the band of an image along an arc as a line, uint8 (HEIGHT, width, 3).
-
-    Args:
-        pixels: the image, uint8 (height, width, 3).
-    """
+    """Return the band of an image along an arc as a line, uint8 (HEIGHT, width, 3)."""
     length = abs(arc.stop - arc.start) * arc.radius
     angles = np.linspace(arc.start, arc.stop, max(1, round(HEIGHT * length / arc.thickness)))
     outer, inner = arc.radius + arc.thickness / 2, arc.radius - arc.thickness / 2
@@ -88,11 +79,8 @@ def unroll(pixels: Pixels, arc: Arc) -> Pixels:
 
 
 def box_of(arc: Arc, size: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """Return the upright rectangle around an arc: corners, int32 (4, 2).
-
-    Args:
-        size: (width, height) of the image; the corners are clipped to it.
-    """
+    """Return the upright rectangle around an arc: corners, int32 (4, 2), clipped to the image of `size` (width,
+    height)."""
     angles = np.linspace(arc.start, arc.stop, 32)
     rims = np.array([arc.radius - arc.thickness / 2, arc.radius + arc.thickness / 2])
     across = arc.center[0] + np.outer(rims, np.cos(angles))

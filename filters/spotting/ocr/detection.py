@@ -31,13 +31,8 @@ _LEAST_CORE, _LEAST_BOX = 3, 5  # pixels of the probability map
 
 
 def detector_input(pixels: Pixels, limit_side: int) -> Floats:
-    """Return the network's input: float32 (1, 3, height, width), normalized, with sides that are
-    multiples of `STRIDE`.
-
-    Args:
-        pixels: uint8 (height, width, 3), blue green red.
-        limit_side: larger images are reduced to this longest side, before the sides are rounded.
-    """
+    """Return the network's input: float32 (1, 3, height, width), normalized, with sides that are multiples of `STRIDE`.
+    Larger images are first reduced to `limit_side` as their longest side."""
     height, width = pixels.shape[:2]
     if height + width < 2 * STRIDE:
         right, below = max(0, STRIDE - width), max(0, STRIDE - height)
@@ -49,13 +44,8 @@ def detector_input(pixels: Pixels, limit_side: int) -> Floats:
 
 
 def resized_input(pixels: Pixels, height: int, width: int) -> Floats:
-    """Return the network's input of a given size: float32 (1, 3, height, width), normalized.
-
-    Args:
-        pixels: uint8 (rows, columns, 3), blue green red.
-        height: a multiple of `STRIDE`.
-        width: a multiple of `STRIDE`.
-    """
+    """Return the network's input of a height and width that are multiples of `STRIDE`: float32 (1, 3, height, width),
+    normalized."""
     resized = pixels if pixels.shape[:2] == (height, width) else cv2.resize(pixels, (width, height))
     planes = np.empty((1, 3, height, width), np.float32)
     for channel, samples in enumerate(cv2.split(resized)):
@@ -73,24 +63,15 @@ def common_shapes(limit_side: int) -> set[tuple[int, ...]]:
 
 
 def find_contours(probabilities: Floats, threshold: float) -> list[Contour]:
-    """Return at most 3,000 outlines of patches of text pixels and of holes in them, each int32 (points, 1, 2).
-
-    Args:
-        probabilities: the map, float32 (height, width).
-        threshold: text pixels have a higher probability.
-    """
+    """Return at most 3,000 outlines of patches of text pixels, whose probability is above `threshold`, and of holes in
+    them, each int32 (points, 1, 2)."""
     mask = (probabilities > threshold).view(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     return list(contours[:_MOST_CONTOURS])  # type: ignore[arg-type]
 
 
 def score_inside(probabilities: Floats, polygon: npt.NDArray[Any]) -> float:
-    """Return the mean probability inside a polygon.
-
-    Args:
-        probabilities: the map, float32 (height, width).
-        polygon: corners (points, 2) in pixels of the map.
-    """
+    """Return the mean probability inside a polygon, whose corners (points, 2) are in pixels of the map."""
     height, width = probabilities.shape
     most = (width - 1, height - 1)
     left, top = np.clip(np.floor(polygon.min(axis=0)).astype(int), 0, most)
@@ -110,12 +91,8 @@ def corners_of(points: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], float
 
 
 def text_box(contour: Contour, probabilities: Floats, settings: SpotterSettings) -> npt.NDArray[np.float32] | None:
-    """Return the box of a straight line as corners (4, 2) in pixels of the map; None if it is too
-    small or too unlikely.
-
-    Args:
-        probabilities: the map, float32 (height, width).
-    """
+    """Return the box of a straight line as corners (4, 2) in pixels of the map; None if it is too small or too
+    unlikely."""
     if min(cv2.minAreaRect(contour)[1]) < _LEAST_CORE:  # most are specks
         return None
     core, _ = corners_of(contour)
@@ -126,11 +103,7 @@ def text_box(contour: Contour, probabilities: Floats, settings: SpotterSettings)
 
 
 def in_image(box: npt.NDArray[np.float32], map_size: tuple[int, int], size: tuple[int, int]) -> Quad:
-    """Return corners in the map as whole pixels of the image, int32 (4, 2).
-
-    Args:
-        box: corners (4, 2) in the map.
-    """
+    """Return corners (4, 2) in the map as whole pixels of the image, int32 (4, 2)."""
     scaled = np.rint(box.astype(np.float64) * (np.array(size) / map_size))
     return np.clip(scaled, 0, size).astype(np.int32)
 

@@ -41,11 +41,8 @@ def load_detector(path: Path, precision: Precision) -> bytes:
 
 
 def rewrite(data: bytes, precision: Precision) -> bytes:
-    """Rewrite an ONNX file with one output, as far as its layers are those of PP-OCRv6's detectors.
-
-    Returns:
-        The new content; `data` itself if nothing was changed.
-    """
+    """Rewrite an ONNX file with one output, as far as its layers are those of PP-OCRv6's detectors. Return `data`
+    itself if nothing was changed."""
     graph = Graph(data)
     steps = [_enlarge_last(graph)]
     if precision != "bf16":
@@ -106,12 +103,8 @@ def _enlarge_last(graph: Graph) -> bool:
 
 
 def _pointwise(first: _Array, first_bias: _Array, second: _Array, second_bias: _Array) -> tuple[_Array, ...]:
-    """Return weights (channels out, channels in, 1, 1) and biases of the two layers.
-
-    Args:
-        first: (channels in, channels, 2, 2) of the first transposed convolution.
-        second: (channels, 1, 2, 2) of the second one.
-    """
+    """Return weights (channels out, channels in, 1, 1) and biases of the two layers, from those of the transposed
+    convolutions: (channels in, channels, 2, 2) and (channels, 1, 2, 2)."""
     channels = first.shape[1]
     wide = first.transpose(2, 3, 1, 0).reshape(4 * channels, -1, 1, 1)  # quarter by quarter
     pixels = np.zeros((2, 2, 2, 2, 4, channels), np.float32)  # row, row in the quarter, column, column in it
@@ -154,14 +147,9 @@ def _convolve_at_half_size(graph: Graph) -> bool:
 
 
 def _kinds(graph: Graph, last: str, convolution: Any, weights: Sequence[_Array], followers: Sequence[Any]) -> list[str]:
-    """Return the four kinds of output of a convolution and its followers: even and odd columns of
-    even rows, then of odd rows.
-
-    Args:
-        graph: already has "half.maps", the maps at half the size.
-        last: the map that was not enlarged.
-        followers: layers of single pixels.
-    """
+    """Return the four kinds of output of a convolution and its followers, layers of single pixels: even and odd columns
+    of even rows, then of odd rows. The graph already has "half.maps", the maps at half the size; `last` was not
+    enlarged."""
     whole, halved = graph.add_constant("half.last", weights[-1]), np.concatenate(weights[:-1], axis=1)
     kinds = []
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):

@@ -16,7 +16,6 @@ import numpy as np
 from open_diht.filters.spotting.decode import DecodedImage
 from open_diht.filters.spotting.ocr.alphabets import load_recogniser
 from open_diht.filters.spotting.ocr.arcs import box_of, find_arc, unroll
-from open_diht.filters.spotting.ocr.columns import find_columns, lay_out, says_a_word
 from open_diht.filters.spotting.ocr.detection import (
     Floats,
     Pixels,
@@ -34,6 +33,7 @@ from open_diht.filters.spotting.ocr.faint import Found, faint_region, merge, mov
 from open_diht.filters.spotting.ocr.lines import cut_line, to_strip
 from open_diht.filters.spotting.ocr.networks import load_network
 from open_diht.filters.spotting.ocr.recognition import Reading, read_strips
+from open_diht.filters.spotting.ocr.stacked import find_columns, lay_out, says_a_word
 from open_diht.filters.spotting.settings import Box, Spotted, SpotterSettings
 from open_diht.filters.spotting.weights import ModelSize, find_models
 

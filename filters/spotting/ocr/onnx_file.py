@@ -111,11 +111,7 @@ class Graph:
         return np.frombuffer(tensor.raw_data, "<f4").reshape(tensor.dims)
 
     def add_constant(self, name: str, array: npt.NDArray[np.float32 | np.int64]) -> str:
-        """Add a constant and return its name.
-
-        Args:
-            array: its value, float32 or int64.
-        """
+        """Add a constant and return its name."""
         kind, data = (_INT64, "<i8") if array.dtype == np.int64 else (_FLOAT, "<f4")
         raw = array.astype(data).tobytes()
         self._graph.initializer.add(dims=array.shape, data_type=kind, name=name, raw_data=raw)
@@ -124,11 +120,7 @@ class Graph:
     def insert(
         self, before: Any, operator: str, inputs: Sequence[str], output: str, **attributes: int | bytes | Sequence[int]
     ) -> str:
-        """Insert a new node and return the name of its output.
-
-        Args:
-            before: the node that follows it; None appends it.
-        """
+        """Insert a new node before another, or append it (None), and return the name of its output."""
         node = _messages()["Node"](op_type=operator, input=inputs, output=[output])
         for name, value in attributes.items():
             field, kind = _FIELDS.get(type(value), ("ints", _INTS))

@@ -35,14 +35,9 @@ SCORE_DIGITS: Final = 5
 def read_strips(
     strips: Sequence[Pixels], network: Callable[[Floats], Floats], alphabet: Sequence[str], batch: int
 ) -> list[Reading]:
-    """Return the reading of each strip (see `lines.to_strip`), in order.
-
-    Args:
-        network: float32 (lines, 3, HEIGHT, width) to probabilities (lines, steps, classes), class 0
-            the blank of CTC.
-        alphabet: the characters of the classes from 1 on.
-        batch: most lines of a batch, rounded down to a power of two.
-    """
+    """Return the reading of each strip (see `lines.to_strip`), in order. The network maps float32 (lines, 3, HEIGHT,
+    width) to probabilities (lines, steps, classes): class 0 is the blank of CTC, the others are the alphabet. A batch
+    has at most `batch` lines, rounded down to a power of two."""
     readings: list[Reading] = [("", 0.0)] * len(strips)
     by_width: dict[int, list[int]] = {}
     for index, strip in enumerate(strips):
@@ -61,13 +56,9 @@ def padded_width(width: int) -> int:
 
 
 def decode(probabilities: Floats, alphabet: Sequence[str]) -> Reading:
-    """Decode the most likely class of each step, without repetitions and blanks (Graves et al.,
-    Connectionist Temporal Classification, ICML 2006).
-
-    Args:
-        probabilities: (steps, classes), class 0 the blank.
-        alphabet: the characters of the classes from 1 on.
-    """
+    """Decode the most likely class of each step of probabilities (steps, classes), without repetitions and blanks
+    (Graves et al., Connectionist Temporal Classification, ICML 2006). Class 0 is the blank, the others are the
+    alphabet."""
     classes = probabilities.argmax(axis=1)
     said = classes != 0
     said[1:] &= classes[1:] != classes[:-1]  # CTC merges repetitions that no blank separates

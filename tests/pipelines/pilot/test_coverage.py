@@ -11,8 +11,8 @@ import pytest
 
 from open_diht.pipelines.manifests import Span
 from open_diht.pipelines.manifests.plan import Unit
-from open_diht.pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
-from open_diht.pipelines.pilot.sample import _two_sizes
+from open_diht.pipelines.pilot.forecast import Forecast, Measured, Whole, forecast
+from open_diht.pipelines.pilot.sample import two_sizes
 
 ROWS, SMALL, RUN = 2_000, 100, 4
 """Rows of a small unit, how many of these there are, and how many units a run makes of them."""
@@ -56,15 +56,9 @@ class _Population:
         )
 
     def forecast(self, sample: Sequence[Unit], recut: bool) -> Forecast:
-        whole = Whole(
-            units=RUN,
-            recut=recut,
-            rows=ROWS * SMALL,
-            exact_rows=True,
-            stages=("captions",),
-            images_at_hand=False,
-        )
-        return forecast([self.measured(unit) for unit in sample], whole, Assumptions(), Prices(), (1,))
+        rows = ROWS * SMALL
+        whole = Whole(units=RUN, recut=recut, rows=rows, exact_rows=True, stages=("captions",), has_images=False)
+        return forecast([self.measured(unit) for unit in sample], whole)
 
 
 def _covered(noise: float, recut: bool, trials: int = 250) -> dict[str, float]:
@@ -73,7 +67,7 @@ def _covered(noise: float, recut: bool, trials: int = 250) -> dict[str, float]:
     hits: Counter[str] = Counter()
     for trial in range(trials):
         population = _Population(dice, noise)
-        sample = _two_sizes(UNITS, 20, random.Random(trial)) if recut else random.Random(trial).sample(UNITS, 20)
+        sample = two_sizes(UNITS, 20, random.Random(trial)) if recut else random.Random(trial).sample(UNITS, 20)
         assert sample is not None
         found = population.forecast(sample, recut)
         intervals = {name: found.core_hours[name].estimate for name in SECONDS} | {

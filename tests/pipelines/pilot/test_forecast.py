@@ -1,22 +1,18 @@
-"""The forecast: sums and products of what was measured; what was not is said to be assumed or unknown."""
+"""The forecast: sums and products of what was measured; what was not is said to be unknown."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from open_diht.pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
-from open_diht.pipelines.pilot.table import render
+from open_diht.pipelines.pilot.forecast import Forecast, Measured, Whole, forecast, render
 
 WHOLE = Whole(
-    units=100,
-    recut=False,
-    rows=100_000,
-    exact_rows=True,
-    stages=("captions", "spotting", "export"),
-    images_at_hand=True,
+    units=100, recut=False, rows=100_000, exact_rows=True, stages=("captions", "spotting", "export"), has_images=True
 )
+URLS = replace(WHOLE, has_images=False)
 
 
 def _unit(n: int, kept: int = 200, images: int = 300) -> Measured:
@@ -29,30 +25,28 @@ def _unit(n: int, kept: int = 200, images: int = 300) -> Measured:
         stored={"work": 5_000, "kept": 1_000, "shards": 6_000 if images else 0},
         images=images,
         image_bytes=images * 20,
+        exported=kept if images else 0,
     )
 
 
-def _forecast(
-    *units: Measured, whole: Whole = WHOLE, assumed: Assumptions | None = None, prices: Prices | None = None
-) -> Forecast:
-    return forecast(units, whole, assumed or Assumptions(), prices or Prices(), (1, 16, 1_000))
+def _forecast(*units: Measured, whole: Whole = WHOLE) -> Forecast:
+    return forecast(units, whole)
 
 
 def test_what_was_measured_is_scaled_to_the_whole() -> None:
-    found = _forecast(*(_unit(n, 190 + n) for n in range(20)), prices=Prices(core_hour=0.04, gb_month=1.0))
+    found = _forecast(*(_unit(n, 190 + n) for n in range(20)))
     kept = found.rows["kept"]
     assert kept.basis == "measured" and kept.estimate and kept.estimate.low is not None
     assert kept.estimate.value == pytest.approx(19_950)
     assert kept.estimate.low < 19_950 < (kept.estimate.high or 0) < 21_500
-    hours = found.core_hours["all"].estimate
-    assert hours and hours.value == pytest.approx(11.5 * 100 / 3600)
-    images = found.images["bytes"].estimate
-    assert images and images.value == pytest.approx(30_000 * 20)
-    stored = found.stored["all"].estimate
-    assert stored and stored.value == pytest.approx(1_200_000)
-    cost = found.cost["cores"].estimate
-    assert cost and cost.value == pytest.approx(0.04 * hours.value)
-    assert "transfer" not in found.cost  # the images are at hand
+    lines = {
+        11.5 * 100 / 3600: found.core_hours["all"],
+        30_000 * 20: found.images["bytes"],
+        19_950: found.images["exported"],
+        1_200_000: found.stored["all"],
+    }
+    for value, line in lines.items():
+        assert line.basis == "measured" and line.estimate and line.estimate.value == pytest.approx(value)
 
 
 def test_hours_of_downloads_are_said_to_be_by_the_clock() -> None:
@@ -61,81 +55,31 @@ def test_hours_of_downloads_are_said_to_be_by_the_clock() -> None:
     assert "clock" in hours["download"].note and not hours["spotting"].note
 
 
-def test_hours_are_bounded_by_units_and_the_longest_of_them() -> None:
-    found = _forecast(*(_unit(n) for n in range(5)))
-    values = {n: line.estimate.value for n, line in found.hours.items() if line.estimate}
-    assert values[1] == pytest.approx(11.5 * 100 / 3600)
-    assert values[16] == pytest.approx(values[1] / 16)
-    assert values[1_000] == pytest.approx(11.5 / 3600)
-    assert "only 100 units" in found.hours[1_000].note
-
-
-def test_images_of_a_unit_are_distributed_in_image_units() -> None:
-    units = [replace(_unit(n), image_units=2) for n in range(5)]
-    found = _forecast(*units, whole=replace(WHOLE, image_units=200))
-    values = {n: line.estimate.value for n, line in found.hours.items() if line.estimate}
-    assert values[16] == pytest.approx(11.5 * 100 / 3600 / 16)
-    assert values[1_000] == pytest.approx((1.5 + 10 / 2) / 3600)
-
-
-@pytest.mark.parametrize(("on_gpu", "cores", "score"), [(True, 11.5 * 0.04, 7 * 2.5), (False, 18.5 * 0.04, None)])
-def test_hours_of_a_gpu_have_its_price(on_gpu: bool, cores: float, score: float | None) -> None:
+@pytest.mark.parametrize(("on_gpu", "cores"), [(True, 11.5), (False, 18.5)])
+def test_hours_of_a_gpu_are_no_core_hours(on_gpu: bool, cores: float) -> None:
     units = [replace(_unit(n), seconds={**_unit(n).seconds, "score": 7.0}) for n in range(5)]
-    prices = Prices(core_hour=0.04, gpu_hour=2.5)
-    found = _forecast(*units, whole=replace(WHOLE, score_on_gpu=on_gpu), prices=prices)
-    costs = {name: line.estimate.value / 100 * 3600 for name, line in found.cost.items() if line.estimate}
-    wanted = {"cores": cores, "all": cores + (score or 0), **({} if score is None else {"score": score})}
-    assert costs == pytest.approx(wanted)
-    hours = found.hours[16]
-    assert hours.estimate and hours.estimate.value == pytest.approx((11.5 if on_gpu else 18.5) * 100 / 3600 / 16)
-    assert ("without score" in hours.note) is on_gpu
-    most = found.hours[1_000].estimate  # that of the longest unit
-    assert most and most.value == pytest.approx((11.5 if on_gpu else 18.5) / 3600)
-
-
-def test_without_prices_there_is_no_cost() -> None:
-    assert _forecast(_unit(0), _unit(1)).cost == {}
+    hours = _forecast(*units, whole=replace(WHOLE, score_on_gpu=on_gpu)).core_hours
+    values = {name: line.estimate.value * 3600 / 100 for name, line in hours.items() if line.estimate}
+    assert (values["score"], values["all"]) == pytest.approx((7, cores))
+    assert ("GPU" in hours["score"].note) is on_gpu
 
 
 def test_without_images_what_depends_on_them_is_unknown() -> None:
-    urls = replace(WHOLE, images_at_hand=False, stages=("captions", "spotting", "export"))
-    found = _forecast(_unit(0, 0, 0), _unit(1, 0, 0), whole=urls, prices=Prices(core_hour=0.04, gb_transfer=0.1))
+    found = _forecast(_unit(0, 0, 0), _unit(1, 0, 0), whole=URLS)
     assert found.rows["kept"].basis == "unknown"
     kept = found.rows["kept"].estimate
     assert kept and kept.low == 0 and kept.high is not None and kept.high >= 30_000
-    assert found.images["fetched"].basis == "measured"
-    for line in (found.images["bytes"], found.core_hours["spotting"], found.stored["shards"], found.cost["transfer"]):
+    assert found.images["fetched"].basis == found.core_hours["captions"].basis == "measured"
+    for line in (found.images["bytes"], found.core_hours["spotting"], found.stored["shards"]):
         assert line.basis == "unknown" and line.estimate is None
-    assert found.core_hours["all"].basis == found.cost["all"].basis == "unknown"
-    assert "give --image-bytes" in render(found)
+    assert found.core_hours["all"].basis == "unknown" and "unknown parts" in found.core_hours["all"].note
 
 
 @pytest.mark.parametrize(("stages", "images"), [(WHOLE.stages, 300), (("captions", "download", "export"), 0)])
-def test_assumptions_that_change_nothing_are_not_asked_for(stages: tuple[str, ...], images: int) -> None:
+def test_shards_are_unknown_where_the_sample_has_none(stages: tuple[str, ...], images: int) -> None:
     """Images were read and no row was kept, or no stage reads images."""
-    urls = replace(WHOLE, images_at_hand=False, stages=stages)
     units = [replace(_unit(n, 0, images), stored={"work": 5_000}) for n in range(2)]
-    assumed = Assumptions(image_bytes=20_000, seconds_per_image=0.05, image_keep_rate=0.7)
-    lines = [_forecast(*units, whole=urls, assumed=one).stored["shards"] for one in (Assumptions(), assumed)]
-    assert lines[0] == lines[1] and lines[0].basis == "unknown" and "--image" not in lines[0].note
-
-
-def test_assumptions_fill_the_gaps_and_are_named() -> None:
-    urls = replace(WHOLE, images_at_hand=False)
-    assumed = Assumptions(image_bytes=20_000, seconds_per_image=0.05, image_keep_rate=0.7)
-    prices = Prices(core_hour=0.04, gb_transfer=0.1)
-    found = _forecast(_unit(0, 0, 0), _unit(1, 0, 0), whole=urls, assumed=assumed, prices=prices)
-    values = {
-        "kept": (found.rows["kept"], 21_000),
-        "bytes": (found.images["bytes"], 6e8),
-        "spotting": (found.core_hours["spotting"], 30_000 * 0.05 / 3600),
-        "shards": (found.stored["shards"], 21_000 * 20_000),
-        "transfer": (found.cost["transfer"], 0.06),
-    }
-    for name, (line, value) in values.items():
-        assert line.basis == "assumed" and line.estimate and line.estimate.value == pytest.approx(value), name
-    assert found.core_hours["captions"].basis == "measured"
-    assert found.core_hours["all"].basis == "assumed"
+    assert _forecast(*units, whole=replace(URLS, stages=stages)).stored["shards"].basis == "unknown"
 
 
 def test_one_unit_gives_no_interval_of_costs() -> None:
@@ -150,9 +94,7 @@ def test_an_empty_sample_is_refused() -> None:
 
 
 def test_the_table_is_plain_and_json_is_json() -> None:
-    import json
-
-    found = _forecast(*(_unit(n, 190 + n) for n in range(5)), prices=Prices(core_hour=0.04))
+    found = _forecast(*(_unit(n, 190 + n) for n in range(5)))
     assert render(found).isascii()
     content = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert content["rows"]["kept"]["basis"] == "measured" and content["hours"]["16"]["value"] > 0
+    assert content["rows"]["kept"]["basis"] == "measured" and content["core_hours"]["all"]["value"] > 0

@@ -15,7 +15,7 @@ from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import Span
 from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.pilot.options import UNITS
-from open_diht.pipelines.pilot.sample import FOLDER, LONG, _two_sizes, sampling
+from open_diht.pipelines.pilot.sample import FOLDER, LONG, sampling, two_sizes
 from open_diht.pipelines.settings import RunSettings
 
 
@@ -49,7 +49,7 @@ def _table(path: Path, rows: int) -> Path:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_third_are_long_and_none_overlap(seed: int) -> None:
-    chosen = _two_sizes(_units(10, 9), 20, random.Random(seed))
+    chosen = two_sizes(_units(10, 9), 20, random.Random(seed))
     assert chosen is not None and len(chosen) == 20
     assert sorted(unit.span.rows for unit in chosen) == [10] * 14 + [10 * LONG] * 6
     assert len({unit.name for unit in chosen}) == 20
@@ -57,11 +57,11 @@ def test_a_third_are_long_and_none_overlap(seed: int) -> None:
     assert len(rows) == len(set(rows)) == sum(unit.span.rows for unit in chosen)
 
 
-def test_too_few_units_are_not_of_two_sizes() -> None:
-    assert _two_sizes(_units(1, 37), 20, random.Random(0)) is None
-    assert _two_sizes(_units(100, 1), 20, random.Random(0)) is None
-    assert _two_sizes(_units(1, 100), 3, random.Random(0)) is None
-    assert len(_two_sizes(_units(1, 100), 4, random.Random(0)) or []) == 4
+def test_too_few_units_are_not_oftwo_sizes() -> None:
+    assert two_sizes(_units(1, 37), 20, random.Random(0)) is None
+    assert two_sizes(_units(100, 1), 20, random.Random(0)) is None
+    assert two_sizes(_units(1, 100), 3, random.Random(0)) is None
+    assert len(two_sizes(_units(1, 100), 4, random.Random(0)) or []) == 4
 
 
 def test_units_are_a_runs_where_these_are_small_or_few(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import uvicorn
 
 from open_diht.pipelines.view.app import make_app
 from open_diht.pipelines.view.output import Output
-from open_diht.pipelines.view.workbench import Workbench
+from open_diht.pipelines.view.pages import Workbench
 
 HOSTILE = (
     "<script>document.title='taken'</script> A small dog chasing a ball",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from open_diht.pipelines.view.forms import address_of, query_of, start_of
+from open_diht.pipelines.view.forms import address_of, query_of
 from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.query import Bounds, Place, Query, search
 from tests.common.html_tags import Tags
@@ -87,7 +87,7 @@ def test_hostile_captions_are_text(site: str, output: Output) -> None:
     ("address", "status", "said"),
     [
         ("/nowhere", 404, "Not Found"),
-        ("/row/what", 404, "cannot be shown"),
+        ("/row/what", 400, "is not the place of a row"),
         ("/row/00000-00000.kept.999", 404, "There is no such row"),
         ("/at/00000-00000/999", 404, "There is no such row"),
         ("/image/00000-00000.kept.999", 404, "the row is missing"),
@@ -96,7 +96,6 @@ def test_hostile_captions_are_text(site: str, output: Output) -> None:
         ("/rows?column=secret", 400, "no numeric column 'secret'; choose one of n, similarity"),
         ("/rows?from=x.kept.0", 400, "there is no unit 'x'"),
         ("/thresholds?seed=-1", 400, "not a whole number"),
-        ("/thresholds?preset=mine", 400, "is not one of balanced, paper"),
     ],
 )
 def test_what_cannot_be_shown_says_why(address: str, status: int, said: str, site: str) -> None:
@@ -199,7 +198,7 @@ def test_outputs_without_rows_at_an_end_are_shown(
         tsv(tmp_path / "own.tsv", made), tmp_path / "out", preset=str(tmp_path / "own.yaml"), stages=stages, unit_rows=3
     )
     assert {end for end in ("kept", "rejected", "dead_letter") if done.rows(end)} == ends
-    pages = ["/", "/rows", "/thresholds", "/thresholds?preset=balanced", "/thresholds/kept?captions.min_actions=1"]
+    pages = ["/", "/rows", "/thresholds", "/thresholds/kept?captions.min_actions=1"]
     pages += [f"/rows?end={end}" for end in ("kept", "rejected", "dead_letter", "undecided")]
     pages += [f"/row/00000-00000.{end}.0" for end in ends]
     with served(Output(done.output)) as site:
@@ -231,4 +230,4 @@ def test_an_address_is_its_query() -> None:
     )
     place = Place("00000-00003", "kept", 7)
     given = dict(urllib.parse.parse_qsl(address_of(query, place).partition("?")[2]))
-    assert query_of(given, ["n"]) == query and start_of(given) == place
+    assert query_of(given, ["n"]) == query and Place.parse(given["from"]) == place

@@ -60,7 +60,6 @@ def test_filter_by_reason_score_and_overlap(page: Any, finished: Any) -> None:
     assert page.locator(".hit").count() == min(24, len(rejected))
     page.click("summary")
     page.fill("[name=overlap_low]", "9")
-    page.fill("[name=action_low]", "0.5")
     page.get_by_role("button", name="Show").click()
     page.wait_for_url(re.compile("overlap_low=9"))
     fits = [row for row in rejected if row["overlap"] >= 9]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from open_diht.common.fields import BadValue
 from open_diht.filters.presets import Preset, load_preset, preset_names, recorded_preset
@@ -159,23 +158,14 @@ def test_controls_move_what_they_name_and_refuse_what_the_preset_refuses(output:
             preset_of(output, wrong)
 
 
-def test_a_preset_is_written_as_what_it_changes_of_its_base(output: Output, tmp_path: Path) -> None:
-    said = yaml.safe_load(as_yaml(preset_of(output, {"captions.min_complexity": "2"})))
-    assert said == {"base": "paper", "captions": {"min_complexity": 2}}
-    file = tmp_path / "own.yaml"
-    file.write_text("base: strict\ncolumns: {similarity: {min: 0.1}}\n")
-    own = load_preset(str(file))
-    (tmp_path / "again.yaml").write_text(as_yaml(own))
-    assert load_preset(str(tmp_path / "again.yaml")).fingerprint == own.fingerprint
-    assert recorded_preset(own.as_dict()) == own
-
-
-def test_a_preset_without_what_its_base_has_is_written_whole(tmp_path: Path) -> None:
-    """A packaged preset whose column conditions and user filters another of its name does not have."""
+def test_the_file_of_a_preset_holds_the_preset(output: Output, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("base: strict\ncolumns: {similarity: {min: 0.1}}\n")
+    own = load_preset(str(tmp_path / "own.yaml"))
     base = next(found for name in preset_names() if (found := load_preset(name)).columns or found.filters)
-    less = replace(base, columns=(), filters=())
-    (tmp_path / "again.yaml").write_text(as_yaml(less))
-    assert load_preset(str(tmp_path / "again.yaml")).fingerprint == less.fingerprint != base.fingerprint
+    for preset in (preset_of(output, {"captions.min_complexity": "2"}), own, replace(base, columns=(), filters=())):
+        (tmp_path / "again.yaml").write_text(as_yaml(preset))
+        assert load_preset(str(tmp_path / "again.yaml")).fingerprint == preset.fingerprint
+    assert recorded_preset(own.as_dict()) == own
 
 
 def test_thresholds_on_columns_of_the_manifest_move_too(

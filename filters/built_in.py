@@ -1,4 +1,8 @@
-"""The filters that decide on captions: no caption, too long a caption, Complexity and Action."""
+"""The built-in filters.
+
+On captions: no caption, too long a caption, Complexity and Action. On images: large enough, and without the caption
+written in them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from open_diht.filters.base import Bools, CaptionEvidence, CaptionFilter
+from open_diht.filters.base import Bools, CaptionEvidence, CaptionFilter, ImageEvidence, ImageFilter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,3 +67,31 @@ class Action(CaptionFilter):
 
     def rejects(self, captions: CaptionEvidence) -> Bools:
         return captions.counts.n_actions < self.min_actions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTooSmall(ImageFilter):
+    """Images that are too small, such as tracking pixels and bullets."""
+
+    reason = "image_too_small"
+    explanation = "The image is too small to learn from, or to read text in."
+    min_side: int = 10
+
+    def rejects(self, images: ImageEvidence) -> Bools:
+        sides = (images.records[name] for name in ("width", "height"))
+        return np.asarray(pc.min_element_wise(*sides)) < self.min_side
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpotting(ImageFilter):
+    """The T of CAT: images in which part of the caption can be read."""
+
+    reason = "text_spotting"
+    explanation = (
+        "Text that can be read in the image repeats part of the caption. A model would learn to read it rather than "
+        "to see. The repeated part is marked in the caption."
+    )
+    min_chars: int = 5
+
+    def rejects(self, images: ImageEvidence) -> Bools:
+        return images.overlaps >= self.min_chars

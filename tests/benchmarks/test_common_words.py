@@ -1,18 +1,10 @@
-"""The table of common caption words."""
+"""The counts of common caption words."""
 
 from pathlib import Path
 
 import pytest
 
-from open_diht.filters.spotting import common_words
-
-
-def test_the_table_holds_what_captions_are_full_of() -> None:
-    chances = common_words.word_chances()
-    assert chances["the"] > 0.1
-    assert {"black", "house", "photo", "woman"} <= chances.keys()
-    assert not {"carlsberg", "wivenhoe"} & chances.keys()
-    assert all(common_words.LEAST_CHANCE <= chance <= 1 for chance in chances.values())
+from benchmarks import common_words
 
 
 def test_counting_counts_captions_and_not_occurrences() -> None:

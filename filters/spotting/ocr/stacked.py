@@ -16,23 +16,30 @@ import numpy.typing as npt
 
 from open_diht.filters.spotting.ocr.detection import Floats, Pixels, Quad
 
+# These limits are wide on purpose: a column that is none costs a reading and mostly gives no word, a column that is
+# missed costs the overlap.
 _LEAST_PROPORTION: Final = 2.5
-"""Least height by width of a column."""
+"""Least height by width of a column: three letters or more one above the other."""
 _LEAST_LETTERS, _MOST_LETTERS = 4, 30
+"""Fewer than four are found by chance wherever short lines stand above each other; longer words are not on signs."""
 # Relative to the width of the wider of two parts:
 _MOST_SHIFT: Final = 0.5
 _LEAST_GAP, _MOST_GAP = -0.3, 2.5
+"""Boxes of neighboring letters may overlap; the detector may have missed a letter or two between two parts."""
 _LEAST_WIDTH: Final = 0.3
+"""An I is a third as wide as an M."""
 _LEAST_HEIGHT: Final = 0.6
 """Least height by the width of a part itself: wider ones are separate lines."""
 # Relative to the width of the column:
 _BLUR: Final = 0.06
+"""Joins the strokes of a letter, and leaves the gap between two letters."""
 _LEAST_INK: Final = 0.15
-"""Least height of a letter."""
+"""Least height of a letter; lower marks are specks or dashes."""
 _DOT: Final = 0.3
 """A part that is smaller than this and less than `_LEAST_INK` away from a letter belongs to it,
 like the dot of an i."""
 _MARGIN: Final = 0.05
+"""Room around a cut letter, so that letters do not touch in the line."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +77,8 @@ def find_columns(boxes: Sequence[Quad]) -> list[Column]:
 
 
 def lay_out(pixels: Pixels, column: Column) -> Pixels | None:
-    """Return the letters of a column as a line, uint8 (height, width, 3); None if they are too few
-    or too many for a word.
-
-    Letters are separated by rows with few edges.
-
-    Args:
-        pixels: the image, uint8 (height, width, 3).
-    """
+    """Return the letters of a column as a line, uint8 (height, width, 3); None if they are too few or too many for a
+    word. Letters are separated by rows with few edges."""
     strip = pixels[column.top : column.bottom, column.left : column.right]
     grey = cv2.cvtColor(strip, cv2.COLOR_BGR2GRAY)
     edges = np.abs(cv2.Sobel(grey, cv2.CV_32F, 1, 0))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from open_diht.filters.spotting.ocr.columns import Column, find_columns, lay_out, says_a_word
 from open_diht.filters.spotting.ocr.detection import Quad
+from open_diht.filters.spotting.ocr.stacked import Column, find_columns, lay_out, says_a_word
 
 LETTER = (30, 40)  # width and height
 

@@ -1,11 +1,9 @@
-"""The probability that a word is in any caption, for common words, which say little about one
-image.
+"""Count the words that are in any caption with some probability, and so say little about one image.
 
-The table `common_words.txt` lists the words found in at least one of a thousand captions of a
-sample; a word that is not in it is rarer in all of them. Its counts come from three public caption
-samples (the header of the file names them); regenerate it with
+`filters/spotting/common_words.txt` lists the words found in at least one of a thousand captions of a sample. Its counts
+come from three public caption samples (the header of the file names them); make it again with
 
-    python -m open_diht.filters.spotting.common_words --output common_words.txt NAME=FILE ...
+    python -m benchmarks.common_words --output common_words.txt NAME=FILE ...
 
 where FILE holds one caption per line.
 """
@@ -13,28 +11,13 @@ where FILE holds one caption per line.
 from __future__ import annotations
 
 import argparse
-import importlib.resources
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
 
 from open_diht.filters.spotting.folding import fold
-
-TABLE: Final = "common_words.txt"
-LEAST_CHANCE: Final = 0.001
-
-
-@lru_cache(maxsize=1)
-def word_chances() -> Mapping[str, float]:
-    """Return folded word -> fraction of captions with it, the largest of the samples, for every word
-    whose fraction is `LEAST_CHANCE` or more."""
-    lines = importlib.resources.files(__package__).joinpath(TABLE).read_text(encoding="utf-8").splitlines()
-    pairs = (line.split("\t") for line in lines if line and not line.startswith("#"))
-    return MappingProxyType({word: float(chance) for word, chance in pairs})
+from open_diht.filters.spotting.overlap import LEAST_CHANCE
 
 
 def count_chances(captions: Iterable[str]) -> dict[str, float]:
@@ -57,7 +40,7 @@ def count_chances(captions: Iterable[str]) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the table from named caption files: a word's chance is its largest fraction among the files."""
     parser = argparse.ArgumentParser(
-        prog="python -m open_diht.filters.spotting.common_words", description="Count common caption words."
+        prog="python -m benchmarks.common_words", description="Count common caption words."
     )
     parser.add_argument("--output", type=Path, required=True, help="the table to write")
     parser.add_argument(
@@ -74,10 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         header.append(f"# counted in: {name} ({len(captions)} captions)")
         for word, chance in count_chances(captions).items():
             chances[word] = max(chance, chances.get(word, 0.0))
-    header.append(
-        "# Word counts are facts; no caption is reproduced. Made by `python -m "
-        "open_diht.filters.spotting.common_words`."
-    )
+    header.append("# Word counts are facts; no caption is reproduced. Made by `python -m benchmarks.common_words`.")
     rows = [f"{word}\t{chance:.4f}" for word, chance in sorted(chances.items(), key=lambda pair: (-pair[1], pair[0]))]
     options.output.write_text("\n".join([*header, *rows]) + "\n", encoding="utf-8")
     print(f"{len(rows)} words in {options.output}")
