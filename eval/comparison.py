@@ -205,7 +205,9 @@ def _compare_task(
         return _untested(task, row_a, row_b, "the same items have other labels in A and B"), None
     of_a, of_b = estimate_of(a, metric), estimate_of(b, metric)
     if of_a is None or of_b is None:
-        return _untested(task, row_a, row_b, f"{metric} is unknown here, or the stored items lack its values"), None
+        return _untested(
+            task, row_a, row_b, f"{metric} is unknown here, or the stored items lack its values or a class"
+        ), None
     for name, row, found in (("A", row_a, of_a), ("B", row_b, of_b)):
         if abs(found.value - row["value"]) > SAME:
             other = f"the items of {name} are of another run than its number ({found.value:.4f}, {row['value']:.4f})"

@@ -257,7 +257,8 @@ def is_mean(metric: str) -> bool:
 
 
 def estimate_of(items: Items, metric: str) -> Estimate | None:
-    """Return the metric as an `Estimate`, or None if it is unknown or the items lack the arrays that it needs."""
+    """Return the metric as an `Estimate`, or None if it is unknown or the items lack the arrays or classes that it
+    needs."""
     name = metric.partition(" ")[0]  # drop a caption template
     if is_mean(name):
         return estimates.mean(items.hits, items.clusters)
@@ -270,5 +271,7 @@ def estimate_of(items: Items, metric: str) -> Estimate | None:
         return None if groups is None else estimates.worst_group(items.hits, groups, items.clusters)
     scores, labels = items.extra.get("scores"), items.label if name == "roc_auc" else items.extra.get("labels")
     if name not in estimates.METRICS or scores is None or labels is None:
+        return None
+    if name == "roc_auc" and len(np.unique(labels.astype(bool))) < 2:  # it has no value then
         return None
     return estimates.METRICS[name](scores, labels)

@@ -113,6 +113,15 @@ def test_metrics_that_are_no_means(tmp_path: Path, metric: str) -> None:
     assert found.a is not None and found.b is not None and found.difference == pytest.approx(found.b - found.a)
 
 
+def test_a_roc_auc_without_one_of_its_classes_is_not_compared(
+    tmp_path: Path, hits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    kept = {"t": items(hits[0], scores=hits[0]), "cats": items(hits[0])}
+    rows = [row("t", "roc_auc", 0.5), top1(hits[0])]
+    broken, tested = compare(*(write(tmp_path / name, rows, kept) for name in "ab")).tasks
+    assert (broken.p, broken.difference, tested.difference) == (None, None, 0) and "class" in broken.note
+
+
 def test_several_tasks_are_corrected_and_averaged(tmp_path: Path, hits: tuple[np.ndarray, np.ndarray]) -> None:
     a, b = hits
     same = np.tile([0, 1, 1], 100)
