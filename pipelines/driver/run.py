@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +42,12 @@ __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 
 _log = logging.getLogger(__name__)
 _SLOW_S = 8.0
+_REMEDIES = dict.fromkeys(FULL, "Make room") | {
+    errno.EROFS: "Make its file system writable again",  # Linux makes one read-only after an error of the disk
+    errno.EIO: "Check the disk",
+    errno.EACCES: "Allow writing there",
+}
+"""What to do about errors of a disk in the middle of a run, by their number."""
 
 
 @dataclass(frozen=True)
@@ -150,17 +156,17 @@ def _said_if_slow(line: str, say: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
-    """Turn errors of a full disk, the store of OUTPUT or, if `planned`, a removed output folder into RunFailed."""
+    """Turn errors of a disk, of the store of OUTPUT or, if `planned`, of a removed output folder into RunFailed."""
     try:
         yield
     except Exception as error:
         if planned and is_gone(layout.plan):
             raise RunFailed(removed(layout)) from error
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and (remedy := _REMEDIES.get(error.errno or 0)):
             where = error.filename or layout.root
             raise RunFailed(
-                f"{where} cannot be written ({os.strerror(error.errno)}); committed work is kept. Make room, and run "
-                "the same command to resume"
+                f"{where} cannot be written ({error.strerror}); committed work is kept. {remedy}, and run the same "
+                "command to resume"
             ) from error
         with store_errors(
             layout.root, RunFailed, "committed work is kept. Once it answers, run the same command to resume"

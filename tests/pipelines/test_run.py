@@ -6,10 +6,12 @@ import argparse
 import csv
 import datetime
 import decimal
+import errno
 import gzip
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,7 @@ from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import NoInput
 from open_diht.pipelines.settings import STAGES
 from open_diht.pipelines.stages.export import Export
+from open_diht.pipelines.store.commit import RunFailed
 from tests.pipelines.conftest import members_of, tar_of
 
 SENTENCE = "A brown dog runs after a red ball"
@@ -545,6 +548,22 @@ def test_weights_that_cannot_be_had_stop_a_run_before_its_first_stage(tmp_path, 
     with pytest.raises(WrongUse, match=r"no network.*--stages captions"):
         filtering(pairs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.EROFS, "Make its file system writable again"), (errno.EIO, "Check the disk"), (errno.ENOSPC, "Make room")],
+)
+def test_a_disk_that_fails_in_the_middle_is_one_line(number, remedy, tmp_path, tsv, filtering, monkeypatch):
+    def failing(*_: Any) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "out" / "subset.npy"))
+
+    rows = tsv(tmp_path / "rows.tsv", [{"url": "http://127.0.0.1/1.jpg", "caption": SENTENCE}])
+    with monkeypatch.context() as patched:
+        patched.setattr("open_diht.pipelines.stages.export.write_subset", failing)
+        with pytest.raises(RunFailed, match=rf"subset.npy cannot be written .*\. {remedy}, and run the same command"):
+            filtering(rows, tmp_path / "out", stages=("captions", "export"))
+    assert filtering(rows, tmp_path / "out", stages=("captions", "export")).funnel["kept"] == 1
 
 
 def test_a_run_fetches_the_weights_once_and_only_where_images_are_read(tmp_path, pairs, tsv, filtering, monkeypatch):
