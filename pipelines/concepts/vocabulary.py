@@ -84,10 +84,12 @@ class VocabularyStage(Stage):
 
 def annotated(row: Row) -> tuple[list[str], list[str]]:
     """Return the objects and attributes of a row of kept/, or of a sample's .json in the shards. Raise KeyError,
-    TypeError or IndexError if the row has no such columns, or they have another form; not all other forms are noticed.
-    """
-    pairs = row["attributes"] or []
-    return row["objects"] or [], [pair["attribute"] if isinstance(pair, dict) else pair[1] for pair in pairs]
+    TypeError or IndexError if the row has no such columns, or they have another form."""
+    objects, pairs = row["objects"] or [], row["attributes"] or []
+    attributes = [pair["attribute"] if isinstance(pair, dict) else pair[1] for pair in pairs]
+    if not all(isinstance(text, str) for text in (*objects, *attributes)):
+        raise TypeError("objects and attributes must be texts")
+    return objects, attributes
 
 
 def _bucket(name: str) -> int:

@@ -13,7 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht.pipelines.concepts import vocabulary
-from open_diht.pipelines.concepts.vocabulary import VocabularyStage, lowest_count, make_vocabulary, rows_counted
+from open_diht.pipelines.concepts.vocabulary import (
+    VocabularyStage,
+    annotated,
+    lowest_count,
+    make_vocabulary,
+    rows_counted,
+)
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import store_path
 
@@ -104,3 +110,12 @@ def test_records_in_a_store_are_read_at_once(monkeypatch: pytest.MonkeyPatch) ->
     both = threading.Barrier(2, timeout=10)
     monkeypatch.setattr(vocabulary, "read_json", lambda _: {"rows": 3 + both.wait() * 0})
     assert rows_counted(Layout(store_path("memory://concepts")), ["a", "b"]) == 6
+
+
+@pytest.mark.parametrize("objects", [[float("nan")], ["dog", None], [["dog"]]])
+def test_names_that_are_no_texts_cost_their_sample(objects: list[Any]) -> None:
+    assert annotated({"objects": ["dog"], "attributes": [["dog", "brown"]]}) == (["dog"], ["brown"])
+    with pytest.raises(TypeError):  # which the labels count as a sample without annotations
+        annotated({"objects": objects, "attributes": []})
+    with pytest.raises(TypeError):
+        annotated({"objects": [], "attributes": [["dog", one] for one in objects]})
