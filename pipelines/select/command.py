@@ -75,7 +75,7 @@ class Candidates:
         return np.bincount(self.group, minlength=len(self.groups))
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.select.command") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.select") -> int:
     """Run the command line, by default that of this process, and return the exit status."""
 
     def run() -> int:
@@ -398,7 +398,3 @@ def _page(about: Mapping[str, Any], count: NDArray[np.int64], delay: NDArray[np.
     ticks = sorted({float(f"{n / 1e3:.1g}") for n in budgets[::6]} | {about["samples"] / 1e3})
     chart = line_chart("Worth of a training", "samples seen, thousands", "worth, thousands", series, ticks)
     return render_page(__package__, "select.html.j2", about=about, chart=chart)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

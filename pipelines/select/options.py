@@ -14,7 +14,7 @@ CAP = 12
 """Default for the most readings of a row."""
 
 
-def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.select.command") -> None:
+def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.select") -> None:
     """End the process if the arguments of `make select` ask for help or are wrong; see `run_command`."""
     refuse_wrong(lambda: select_parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments)))
 
