@@ -47,7 +47,7 @@ _REMEDIES = dict.fromkeys(FULL, "Make room") | {
     errno.EIO: "Check the disk",
     errno.EACCES: "Allow writing there",
 }
-"""What to do about errors of a disk in the middle of a run, by their number."""
+"""The remedy for each error of a disk in the middle of a run, by its number."""
 
 
 @dataclass(frozen=True)
