@@ -152,7 +152,7 @@ def test_the_folder_of_a_data_set_is_read_as_a_folder(tmp_path: Path, monkeypatc
 def test_wrong_use_in_a_process(command: Command, manifest: Path, tmp_path: Path) -> None:
     done = command(*_arguments(manifest, tmp_path / "out", "--preset", "strickt"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "'strict'" in done.stderr
+    assert done.stderr.startswith(f"{LOADING}\nerror: ") and done.stderr.count("\n") == 2 and "'strict'" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -183,7 +183,7 @@ def test_a_run_and_the_same_again_and_other_input(command: Command, manifest: Pa
         file.write("21\thttp://example.org/21.jpg\tA cat sleeps\n")
     changed = command(*arguments)
     assert changed.returncode == 2
-    assert changed.stderr.startswith("error: ") and changed.stderr.count("\n") == 1
+    assert changed.stderr.startswith(f"{LOADING}\nerror: ") and changed.stderr.count("\n") == 2
     assert "OUTPUT" in changed.stderr and str(manifest) in changed.stderr
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == files
 
