@@ -706,7 +706,7 @@ def test_stores_are_asked_about_many_shards_at_a_time_and_without_the_lock(remot
         if path.endswith(".tar"):
             asked.append(path)
             with open(lock, "w") as other:
-                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if a rank holds it
+                fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)  # raises if a rank holds it; the requests share it
             if len(asked) > 1:  # the first is asked for alone, as its request opens the connection
                 others.wait(timeout=30)
         return ask(fs, path, **options)
