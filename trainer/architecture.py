@@ -18,7 +18,7 @@ from torch import nn
 from open_diht.common.command_line import WrongUse
 from open_diht.common.open_clip_models import no_code
 from open_diht.trainer.config import ModelSettings
-from open_diht.trainer.towers import TowerPair, is_own, own_tokenizer
+from open_diht.trainer.towers import BadTower, TowerPair, is_own, own_tokenizer
 
 DualEncoder: TypeAlias = "CLIP | CustomTextCLIP | TowerPair"
 _REFUSALS = (TypeError, AssertionError, RuntimeError, ValueError)
@@ -122,11 +122,14 @@ def image_size(model: dict[str, Any]) -> int:
 
 def tokenizer(model: dict[str, Any]) -> Any:
     """Return a function from a list of captions to (b, context) int64 ids. Raises `BadArchitecture` if a tokenizer of
-    Hugging Face cannot be loaded, or needs code of its own."""
+    Hugging Face cannot be loaded or needs code of its own, or if that of a tower lacks a setting."""
     text = model["text_cfg"]
     context = text.get("context_length", 77)
-    if made := own_tokenizer(text):
-        return made
+    try:
+        if made := own_tokenizer(text):
+            return made
+    except BadTower as error:
+        raise BadArchitecture(f"model.architecture: {error}") from error
     if name := text.get("hf_tokenizer_name"):
         try:
             with no_code():

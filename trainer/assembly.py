@@ -168,7 +168,7 @@ def _about_rounding(config: Config, samples: int, steps: int) -> str:
         return ""
     return (
         f"{samples:,} samples do not fill batches of {config.schedule.batch_size:,}: the run reads {more:,} more, from "
-        "the beginning of the selection"
+        "the next reading of the selection"
     )
 
 
@@ -214,7 +214,7 @@ def introduction(parts: Parts) -> str:
     return (
         f"{everything / 1e6:.1f} M weights, {trained / 1e6:.1f} M of them trained; "
         f"{loader.samples_per_epoch:,} pairs per epoch in {loader.batches_per_epoch:,} batches of "
-        f"{config.schedule.batch_size:,} from {loader.streams or 'no'} streams; "
+        f"{config.schedule.batch_size:,}{f' from {loader.streams} streams' if loader.streams else ''}; "
         f"{parts.total_steps:,} steps, {parts.total_samples:,} samples; "
         f"{parts.ranks.world} x {parts.device.type}, {config.run.precision}"
         + (f"; left out: {', '.join(bad)}" if bad else "")

@@ -91,7 +91,8 @@ class ConceptSettings:
 
     path: str = "auto"
     """Output folder of `make concepts`. Separate several folders by commas, one per data source. auto:
-    `concepts` in the folder of each data source, if all of them hold targets. Empty: no distillation."""
+    `concepts` in the folder of each data source, if all of them hold targets; none for `data.loader`.
+    Empty: no distillation."""
     objects: Factor = 1.0
     """Factor of the loss on objects. 0: no such head. (unverified)"""
     attributes: Factor = 1.0

@@ -57,7 +57,9 @@ def resolved(config: Config) -> tuple[Config, str]:
     `BadSource` if the store of the data cannot be reached."""
     path = config.concepts.path
     line = f"concept targets: {path}" if path else "concept distillation is not requested"
-    if path == "auto":
+    if path == "auto" and config.data.loader:  # its path need not be a folder
+        path, line = "", "no distillation: data.loader opens the pairs, so concepts.path names the targets"
+    elif path == "auto":
         folders = [f"{place.rstrip('/')}/concepts" for place in config.data.places]
         with _reached():
             path = ",".join(folders) if all(store_at(folder).exists("targets") for folder in folders) else ""

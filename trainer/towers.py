@@ -56,9 +56,13 @@ def build_tower(settings: Mapping[str, Any], embed_dim: int, **given: Any) -> nn
 
 
 def own_tokenizer(settings: Mapping[str, Any]) -> Any:
-    """Return the tokenizer that the tower of a text_cfg brings; None if it takes other tokens. Raises `BadTower`."""
+    """Return the tokenizer that the tower of a text_cfg brings. Return None if it takes other tokens. Raises
+    `BadTower`, also if a setting that the tokenizer needs is missing."""
     make = getattr(_found(str(settings["tower"])), "tokenizer", None) if is_own(settings) else None
-    return None if make is None else make(settings)
+    try:
+        return None if make is None else make(settings)
+    except KeyError as error:
+        raise BadTower(f"text_cfg of the tower {settings['tower']} lacks {error}; add it") from error
 
 
 def imported_class(name: str, base: type[Any]) -> type[Any]:

@@ -157,8 +157,8 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     publish_bytes(folder / "selection.html", _page(about, count, delay, options.cap).encode())
     publish_json(folder / "selection.json", about)
     yield (
-        f"{chosen.sum():,} of {count.sum():,} rows, each read up to {repeats.max()} times, make {repeats.sum():,} "
-        f"samples (preset {preset})"
+        f"{chosen.sum():,} of {count.sum():,} rows make {repeats.sum():,} samples, at most {repeats.max()} of one row "
+        f"(preset {preset})"
     )
     for name, n, d, mean in zip(names, count, delay, means, strict=True):
         yield f"  {name:22} {n:>12,} rows  delay {d:g}  read {mean:.2f} times"

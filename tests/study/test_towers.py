@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from open_diht.trainer.towers import build_tower
+from open_diht.trainer.towers import BadTower, build_tower, own_tokenizer
 from study.word_tokens import WordTokenizer, frequent_words
 
 
@@ -16,6 +17,11 @@ def test_words_are_ids_padded_with_0_and_unknown_ones_1() -> None:
 
 def test_a_vocabulary_is_what_occurs_often_enough() -> None:
     assert frequent_words(["b b a", "a c", "a"], at_least=2) == ["a", "b"]
+
+
+def test_a_tower_without_its_words_is_named() -> None:
+    with pytest.raises(BadTower, match=r"text_cfg of the tower study.towers:BagOfWords lacks 'words'; add it"):
+        own_tokenizer({"tower": "study.towers:BagOfWords", "context_length": 6})
 
 
 def test_padding_changes_nothing() -> None:

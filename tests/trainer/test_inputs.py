@@ -38,6 +38,14 @@ def test_auto_takes_what_lies_beside_the_data(tmp_path: Path) -> None:
     assert found.concepts.path == ""  # all or none
 
 
+def test_auto_is_no_distillation_for_a_loader_of_ones_own() -> None:
+    """Its path need not be a folder, and a folder `concepts` next to it need not hold targets."""
+    own = {"sources": [], "loader": "package:Class", "path": "s3://bucket/rows.db"}
+    config = load_config("tiny", base={"data": own, "concepts": {"path": "auto"}})
+    found, said = resolved(config)
+    assert found.concepts.path == "" and "concepts.path names the targets" in said
+
+
 def test_auto_looks_beside_remote_data_too(tmp_path: Path) -> None:
     memory, url = fsspec.filesystem("memory"), f"memory://{tmp_path.name}"
     assert resolved(config_of(url))[0].concepts.path == ""
