@@ -46,13 +46,7 @@ class Forked:
     """The command in a fork, with the methods of `Popen` that tests need."""
 
     def __init__(
-        self,
-        forks: Forks,
-        words: list[str],
-        folder: Path,
-        said: Path,
-        errors: Path,
-        program: tuple[str, str] = COMMAND,
+        self, forks: Forks, words: list[str], folder: Path, said: Path, errors: Path, program: tuple[str, str] = COMMAND
     ):
         self._forks, self._said = forks, said
         self.returncode: int | None = None

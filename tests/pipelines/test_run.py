@@ -434,12 +434,7 @@ def test_urls_only(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable
 
 # ---- inputs
 
-INPUT_CAPTIONS = [
-    SENTENCE,
-    "Blue mug",
-    'Two "happy" cats, one asleep, sit on a mat',
-    "Two boys play football",
-]
+INPUT_CAPTIONS = [SENTENCE, "Blue mug", 'Two "happy" cats, one asleep, sit on a mat', "Two boys play football"]
 
 
 @pytest.fixture(scope="module")

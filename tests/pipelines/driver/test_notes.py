@@ -14,12 +14,7 @@ from open_diht.pipelines.manifests.plan import make_plan
 
 
 @pytest.mark.parametrize(
-    ("second", "said"),
-    [
-        (pa.array(["high"]), True),
-        (pa.array([2], pa.int32()), False),
-        (pa.nulls(1), False),
-    ],
+    ("second", "said"), [(pa.array(["high"]), True), (pa.array([2], pa.int32()), False), (pa.nulls(1), False)]
 )
 def test_a_column_of_two_types_is_named_with_both_files(tmp_path: Path, second: pa.Array, said: bool) -> None:
     for name, score in (("a", pa.array([1])), ("b", second)):
