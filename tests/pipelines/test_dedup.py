@@ -329,9 +329,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kinds", ["images: true", "images: false, semantic: true"])
-def test_another_images_root_means_other_images(
-    kinds: str, drawn: None, tmp_path: Path, tsv: Any, filtering: Filtering, preset: Callable[[str], str]
-) -> None:
+def test_another_images_root_means_other_images(kinds, drawn, tmp_path, tsv, filtering, preset):
     rows = [{"n": n, "caption": GOOD.format(n), "image_path": f"{n}.png"} for n in range(4)]
     manifest = tsv(tmp_path / "rows.tsv", rows)
     for folder, images in (("a", range(4)), ("b", [0] * 4)):
@@ -348,9 +346,7 @@ def test_another_images_root_means_other_images(
     assert kept("b", TEXT) == kept("b", TEXT, "fresh") == 1
 
 
-def test_presets_that_ran_before_change_no_cluster(
-    drawn: None, tmp_path: Path, filtering: Filtering, preset: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_presets_that_ran_before_change_no_cluster(drawn, tmp_path, filtering, preset, monkeypatch):
     monkeypatch.setattr(clusters, "PER_CLUSTER", 5)
     rows: list[tuple[str, bytes | None]] = [
         (GOOD.format(n) + (" in the sun" if n % 3 else ""), _image(n)) for n in range(30)

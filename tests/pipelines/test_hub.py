@@ -70,9 +70,7 @@ def on_disk(captions: list[str], tmp_path_factory: pytest.TempPathFactory) -> di
     return sorted_tables(folder / "out")
 
 
-def test_from_hub_to_hub_it_is_the_run_on_a_disk(
-    hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_from_hub_to_hub_it_is_the_run_on_a_disk(hub, pairs_there, on_disk, here, capsys):
     assert cli.main(words("--license", "CC-BY-4.0")) == 0
     said = capsys.readouterr().out.splitlines()
     commit = pairs_there.branches["main"]
@@ -92,9 +90,7 @@ def test_from_hub_to_hub_it_is_the_run_on_a_disk(
     assert "already holds these results" in capsys.readouterr().out and len(repository.commits) == 2
 
 
-def test_another_preset_is_published_in_its_place(
-    hub: Hub, pairs_there: Repository, here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_preset_is_published_in_its_place(hub, pairs_there, here, capsys):
     assert cli.main(words()) == 0
     repository = hub.repositories["datasets/me/cat"]
     before = rows_of(repository)
@@ -104,9 +100,7 @@ def test_another_preset_is_published_in_its_place(
     assert json.loads(repository.files()["funnel.json"])["preset"] == "strict" and len(repository.commits) == 3
 
 
-def test_a_run_goes_on_with_the_commit_that_it_began_with(
-    hub: Hub, pairs_there: Repository, captions: list[str], here: None
-) -> None:
+def test_a_run_goes_on_with_the_commit_that_it_began_with(hub, pairs_there, captions, here):
     hub.before = lambda asked: "preupload" not in asked  # it comes to an end, and is not published
     assert cli.main(words()) == 1
     pairs_there.commit("main", source(captions, " at night"))
@@ -119,9 +113,7 @@ def test_a_run_goes_on_with_the_commit_that_it_began_with(
     assert all(row["caption"].endswith(" at night") for rows in newer.values() for row in rows)
 
 
-def test_what_a_hub_does_not_give_for_a_while_is_no_dead_letter(
-    hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_hub_does_not_give_for_a_while_is_no_dead_letter(hub, pairs_there, on_disk, here, capsys):
     """When the plan is made the hub refuses, as those do that were asked too often."""
     plan = Path(WORK).absolute() / "work" / "plan.json"
     hub.before = lambda request: "b.parquet" not in request or not plan.exists()
@@ -134,9 +126,7 @@ def test_what_a_hub_does_not_give_for_a_while_is_no_dead_letter(
     assert rows_of(hub.repositories["datasets/me/cat"]) == on_disk
 
 
-def test_a_hub_that_fails_while_the_input_is_looked_at_is_wrong_use(
-    hub: Hub, pairs_there: Repository, here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_hub_that_fails_while_the_input_is_looked_at_is_wrong_use(hub, pairs_there, here, capsys):
     hub.before = lambda request: "b.parquet" not in request
     assert cli.main(words()) == 2
     errors = capsys.readouterr().err
@@ -145,9 +135,7 @@ def test_a_hub_that_fails_while_the_input_is_looked_at_is_wrong_use(
 
 @pytest.mark.slow
 @pytest.mark.kill
-def test_killed_while_it_publishes_and_started_again(
-    hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], tmp_path: Path
-) -> None:
+def test_killed_while_it_publishes_and_started_again(hub, pairs_there, on_disk, tmp_path):
     """In processes of their own: the client reads the environment when it is imported."""
     at_work: list[subprocess.Popen[str]] = []
 
@@ -172,18 +160,14 @@ def test_killed_while_it_publishes_and_started_again(
     assert len(hub.sent) == len(set(hub.sent)) and sent < set(hub.sent), "what was sent is not sent again"
 
 
-def test_shards_work_together_elsewhere_and_the_last_one_publishes(
-    hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shards_work_together_elsewhere_and_the_last_one_publishes(hub, pairs_there, on_disk, here, capsys):
     assert cli.main(words("--work", "shared", "--shard", "0/2")) == 0
     assert not rows_of(hub.repositories["datasets/me/cat"])["kept"]
     assert cli.main(words("--work", "shared", "--shard", "1/2")) == 0
     assert rows_of(hub.repositories["datasets/me/cat"]) == on_disk
 
 
-def test_a_pilot_reads_there_and_publishes_nothing(
-    hub: Hub, pairs_there: Repository, here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pilot_reads_there_and_publishes_nothing(hub, pairs_there, here, capsys):
     assert pilot.main(words("--units", "2")) == 0
     assert hub.repositories.keys() == {"datasets/o/pairs"} and (Path(WORK) / "pilot" / "pilot.json").exists()
 
@@ -200,9 +184,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_wrong_use(
-    hub: Hub, pairs_there: Repository, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_use(hub, pairs_there, kind, tmp_path, capsys):
     more, output, says = WRONG[kind]
     assert cli.main(words(*more, output=output)) == 2
     errors = capsys.readouterr().err
@@ -220,9 +202,7 @@ print([sorted(rows.to_list(), key=lambda row: row["n"]) for rows in (kept, rejec
 
 
 @pytest.mark.slow
-def test_datasets_loads_what_is_published_and_what_lies_in_a_folder(
-    hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], here: None, tmp_path: Path
-) -> None:
+def test_datasets_loads_what_is_published_and_what_lies_in_a_folder(hub, pairs_there, on_disk, here, tmp_path):
     """Its parts have different columns: those of one manifest have a score, which is null in the others."""
     if importlib.util.find_spec("datasets") is None:
         pytest.skip("datasets is not installed: pip install '.[dev]'")

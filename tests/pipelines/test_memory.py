@@ -21,7 +21,6 @@ from open_diht.pipelines.stages.decide import DecideStage
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import Fingerprints
-from tests.forks import Forks
 
 MIB = 2**20
 ROWS = 64
@@ -63,7 +62,7 @@ def table_of(kind: str) -> pa.Table:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["captions", "carried texts", "carried dictionaries", "carried lists", "images"])
-def test_large_values_take_bounded_memory(kind: str, tmp_path: Path, forks: Forks) -> None:
+def test_large_values_take_bounded_memory(kind, tmp_path, forks):
     path = tmp_path / "a.parquet"
     pq.write_table(table_of(kind), path, compression="zstd")
     forks.call(__file__, "whole_path", str(path), tmp_path / "out", said=tmp_path / "said.txt")

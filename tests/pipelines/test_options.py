@@ -28,9 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
         (["--help"], 0, "usage: "),
     ],
 )
-def test_a_slip_and_help_wait_for_no_import(
-    how: tuple[str, str], words: list[str], status: int, answer: str, tmp_path: Path
-) -> None:
+def test_a_slip_and_help_wait_for_no_import(how, words, status, answer, tmp_path):
     """`tmp_path` is no checkout: the missing sample is not what is wrong."""
     commands = ["filter", "pilot"] if how[1] == "open_diht" else [""]
     for command in commands:

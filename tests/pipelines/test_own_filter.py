@@ -119,9 +119,7 @@ def _named(reason: str) -> type[Late]:
 
 
 @pytest.mark.parametrize("reason", ["action", "text_spotting", "clip_score", "image_unreadable", "captions", "foresee"])
-def test_a_reason_or_section_that_is_built_in_is_refused(
-    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reason_or_section_that_is_built_in_is_refused(reason, tmp_path, monkeypatch):
     monkeypatch.setattr("open_diht.filters.base._registered", {})
     register_filter(_named(reason))
     (tmp_path / "mine.yaml").write_text(f"{reason}: {{}}\n", encoding="utf-8")

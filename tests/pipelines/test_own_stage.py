@@ -112,9 +112,7 @@ def test_the_name_of_a_stage_of_this_program_is_refused(name: str, monkeypatch: 
         register_annotator(kind)
 
 
-def test_a_stage_refuses_a_run_before_any_work_and_is_left_out_where_it_has_nothing_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_refuses_a_run_before_any_work_and_is_left_out_where_it_has_nothing_to_do(tmp_path, monkeypatch):
     class Picky(Annotator):
         name = "picky"
 

@@ -47,9 +47,7 @@ def labels() -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(("preset", "least"), [("paper", 0.9), ("strict", 0.9)])
-def test_agreement_with_the_labels_of_the_sample(
-    preset: str, least: float, sample: dict[str, set[int]], labels: list[dict[str, str]]
-) -> None:
+def test_agreement_with_the_labels_of_the_sample(preset, least, sample, labels):
     same = [(int(label["row"]) in sample[preset]) == (label["keep"] == "1") for label in labels]
     rate = sum(same) / len(same)
     print(f"{preset}: {rate:.3f} of {len(same)} rows")

@@ -325,9 +325,7 @@ def _boxes(output: Path) -> dict[int, list[Any]]:
     return {row["ordinal"]: [line["box"] for line in row["spotted"] or []] for row in rows}
 
 
-def test_the_masked_score_is_that_of_the_image_without_its_text(
-    tmp_path: Path, filtering: Filtering, lettered: Path, model: ScoreSettings, preset: Callable[..., str]
-) -> None:
+def test_the_masked_score_is_that_of_the_image_without_its_text(tmp_path, filtering, lettered, model, preset):
     output, asked = tmp_path / "out", preset("{masked: {}}", ANY_TEXT)
     result = filtering(lettered, output, stages=READ, score=model, preset=asked)
     (source,) = pq.ParquetFile(lettered).read(["image"]).to_pydict().values()
@@ -361,9 +359,7 @@ def test_the_masked_score_is_that_of_the_image_without_its_text(
 
 
 @pytest.mark.slow
-def test_thresholds_of_the_masked_score_change_without_scoring_again(
-    tmp_path: Path, filtering: Filtering, lettered: Path, model: ScoreSettings, preset: Callable[..., str]
-) -> None:
+def test_thresholds_of_the_masked_score_change_without_scoring_again(tmp_path, filtering, lettered, model, preset):
     how = {"stages": READ, "score": model, "unit_rows": 6}
     scores = _scores(
         filtering(lettered, tmp_path / "out", **how, preset=preset("{masked: {}}", ANY_TEXT)), "masked_score"
@@ -382,9 +378,7 @@ def test_thresholds_of_the_masked_score_change_without_scoring_again(
 
 
 @pytest.mark.slow
-def test_masked_decisions_do_not_depend_on_units_or_shards(
-    tmp_path: Path, filtering: Filtering, lettered: Path, model: ScoreSettings, preset: Callable[..., str]
-) -> None:
+def test_masked_decisions_do_not_depend_on_units_or_shards(tmp_path, filtering, lettered, model, preset):
     how = {"stages": READ, "score": model, "preset": preset("{masked: {keep: 0.5}}", ANY_TEXT)}
     tables = filtering(lettered, tmp_path / "one", **how).tables()
     units = filtering(lettered, tmp_path / "units", **how, unit_rows=5).tables()
@@ -395,9 +389,7 @@ def test_masked_decisions_do_not_depend_on_units_or_shards(
 
 
 @pytest.mark.slow
-def test_only_images_with_text_are_scored_again_and_all_end_alike(
-    tmp_path: Path, filtering: Filtering, lettered: Path, model: ScoreSettings, preset: Callable[..., str]
-) -> None:
+def test_only_images_with_text_are_scored_again_and_all_end_alike(tmp_path, filtering, lettered, model, preset):
     pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[score]'")
     output, how = tmp_path / "out", {"stages": READ, "score": model}
     twins = ANY_TEXT + f"\ndedup: {{semantic: true, encoder: '{model.model}', eps: 0.000001}}"

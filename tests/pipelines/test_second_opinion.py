@@ -47,9 +47,7 @@ def test_a_run_without_the_setting_asks_nothing(manifest: Path, filtering: Calla
     assert "second opinion" not in (strict.output / "report.html").read_text(encoding="utf-8")
 
 
-def test_other_thresholds_need_no_new_parse(
-    precise: Any, manifest: Path, filtering: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_other_thresholds_need_no_new_parse(precise, manifest, filtering, tmp_path):
     shutil.copytree(precise.output, tmp_path / "out")
     mine = tmp_path / "mine.yaml"
     mine.write_text("base: precise\ncaptions: {min_action_score: 0.9}\n")
@@ -59,9 +57,7 @@ def test_other_thresholds_need_no_new_parse(
     assert again.funnel["kept"] < precise.funnel["kept"]
 
 
-def test_missing_weights_are_an_error_before_anything_is_written(
-    manifest: Path, filtering: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_are_an_error_before_anything_is_written(manifest, filtering, tmp_path, monkeypatch):
     monkeypatch.setattr(opinion, "WEIGHTS", tmp_path / opinion.WEIGHTS.name)
     with pytest.raises(WrongUse, match=r"preset 'precise': second_opinion: .* missing\. Restore them: ") as caught:
         filtering(manifest, tmp_path / "out", preset="precise", stages=STAGES)

@@ -12,7 +12,6 @@ import torch  # noqa: F401
 
 from open_diht.pipelines.concepts.run import ConceptSettings, run
 from open_diht.pipelines.concepts.teacher import find_teacher
-from tests.forks import Forks
 from tests.pipelines.conftest import Here
 
 SHARDS = 3
@@ -47,9 +46,7 @@ def counts(output: Path) -> list[tuple[str, int, int]]:
 
 
 @pytest.mark.slow
-def test_at_once_they_end_as_one_process(
-    data: Path, forks: Forks, tiny: tuple[str, str], make: Any, made: Any, tmp_path: Path
-) -> None:
+def test_at_once_they_end_as_one_process(data, forks, tiny, make, made, tmp_path):
     one, together = tmp_path / "one", tmp_path / "together"
     assert make(data, output=one, batch_size=4, precision="fp32")[0] == 0
     said = [tmp_path / f"said-{i}" for i in range(SHARDS)]
@@ -64,9 +61,7 @@ def test_at_once_they_end_as_one_process(
     assert len(finished) == 1
 
 
-def test_one_after_the_other_the_last_finishes_and_nothing_looks_finished_before(
-    data: Path, tiny: tuple[str, str], make: Any, made: Any, tmp_path: Path
-) -> None:
+def test_one_after_the_other_the_last_finishes_and_nothing_looks_finished_before(data, tiny, make, made, tmp_path):
     output, how = tmp_path / "shards", {"batch_size": 4, "precision": "fp32"}
     for i in range(SHARDS - 1):
         status, said = make(data, output=output, shard=(i, SHARDS), **how)

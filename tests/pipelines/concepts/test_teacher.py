@@ -117,9 +117,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, tiny: tuple[str, str]) -> None:
         ("list.pt", b"\x80\x04]\x94(K\x01K\x02e."),
     ],
 )
-def test_a_file_that_holds_no_weights_is_one_line(
-    file: str, content: bytes, tmp_path: Path, tiny: tuple[str, str]
-) -> None:
+def test_a_file_that_holds_no_weights_is_one_line(file, content, tmp_path, tiny):
     (tmp_path / file).write_bytes(content)
     with pytest.raises(WrongUse, match=f"^{tmp_path}/{file} ") as refused:
         find_teacher(tiny[0], str(tmp_path / file)).load()
@@ -133,9 +131,7 @@ def test_a_file_that_holds_no_weights_is_one_line(
         ("torchvision:fcn_resnet50", "torchvision has no classifier fcn_resnet50"),
     ],
 )
-def test_a_model_that_would_be_downloaded_in_part_is_refused_without_a_request(
-    name: str, says: str, tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_would_be_downloaded_in_part_is_refused_without_a_request(name, says, tiny, monkeypatch):
     asked: list[Any] = []
 
     def resolve(*address: Any, **_: Any) -> Any:

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +16,6 @@ from open_diht.common.run_command import LOADING
 from open_diht.pipelines.driver import cli
 from open_diht.pipelines.manifests.inputs import expand_inputs
 from open_diht.pipelines.options import filter_parser
-from tests.forks import Forks
 from tests.pipelines.processes import REPOSITORY, Forked
 
 SENTENCE = "A brown dog runs after a red ball"
@@ -220,9 +218,7 @@ def test_an_unreadable_file(manifest: Path, tmp_path: Path, capfd: pytest.Captur
 
 
 @pytest.mark.usefixtures("here")
-def test_columns_named_on_the_command_line(
-    tmp_path: Path, tables_of: Callable[[Path], dict[str, Any]], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_columns_named_on_the_command_line(tmp_path, tables_of, capfd):
     (tmp_path / "a.csv").write_text(f"0;{SENTENCE};http://example.org/0.jpg\n1;Blue mug;\n")
     more = ["--columns", "n,words,where", "--delimiter", ";", "--caption-column", "words", "--url-column", "where"]
     arguments = _arguments(tmp_path / "a.csv", tmp_path / "out", *more, "--stages", "captions", "--workers", 1)
@@ -246,9 +242,7 @@ def test_two_runs_on_one_folder(manifest: Path, tmp_path: Path, capfd: pytest.Ca
 
 
 @pytest.mark.slow
-def test_the_last_shard_finishes(
-    command: Command, pairs: Path, paper: Any, tmp_path: Path, tables_of: Callable[[Path], dict[str, Any]]
-) -> None:
+def test_the_last_shard_finishes(command, pairs, paper, tmp_path, tables_of):
     arguments = _arguments(pairs, tmp_path / "out", "--unit-rows", 15, "--workers", 1)
     first = command(*arguments, "--shard", "0/2")
     assert first.returncode == 0 and "left to other shards" in first.stdout, first.stderr
@@ -261,9 +255,7 @@ def test_the_last_shard_finishes(
 
 
 @pytest.mark.slow
-def test_two_shards_at_once_share_the_decisions_and_the_export(
-    forks: Forks, pairs: Path, paper: Any, tmp_path: Path, tables_of: Callable[[Path], dict[str, Any]]
-) -> None:
+def test_two_shards_at_once_share_the_decisions_and_the_export(forks, pairs, paper, tmp_path, tables_of):
     arguments = _arguments(pairs, tmp_path / "out", "--unit-rows", 8, "--workers", 1)
     said = [tmp_path / f"said-{i}" for i in range(2)]
     words = [[*arguments, "--shard", f"{i}/2"] for i in range(2)]

@@ -50,15 +50,13 @@ def test_the_last_line_names_the_remedy_where_no_image_is_read(
     assert not result.funnel["histograms"].get("overlap")
 
 
-def test_no_captions(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any]) -> None:
+def test_no_captions(tmp_path, tsv, filtering):
     manifest = tsv(tmp_path / "a.tsv", [{"caption": "", "words": CAPTION}] * 2)
     result = filtering(manifest, tmp_path / "out", stages=("captions",))
     assert result.status == 1 and "--caption-column" in result.outcome.errors[-1]
 
 
-def test_another_root_is_looked_into(
-    tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any], draw: Callable[..., Path], ocr_models: None
-) -> None:
+def test_another_root_is_looked_into(tmp_path, tsv, filtering, draw, ocr_models):
     """Images that were found before are not read again."""
     (tmp_path / "set").mkdir()
     (tmp_path / "far").mkdir()

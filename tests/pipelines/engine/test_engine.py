@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,9 +145,7 @@ class Growing(Fussy):
         return {"rows": 1 if before is None else 2}, ()
 
 
-def test_the_old_record_of_a_unit_that_could_not_be_extended_is_not_taken_for_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_old_record_of_a_unit_that_could_not_be_extended_is_not_taken_for_done(tmp_path, monkeypatch):
     monkeypatch.setattr("open_diht.pipelines.engine.stage.PAUSES_S", (0.0, 0.0))
     engine, stage = Engine(Layout(tmp_path), 1, list[str]().append, backend=Here()), Growing(Layout(tmp_path))
     assert engine.run(stage, ["a"], of=1) == {} and engine.total("fussy", ["a"]) == 1
@@ -216,9 +214,7 @@ class KilledServer(ForkServer):
 @pytest.mark.slow
 @pytest.mark.kill
 @pytest.mark.timeout(120)
-def test_a_fork_server_that_is_killed_while_it_starts_is_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fork_server_that_is_killed_while_it_starts_is_started_again(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     running = ForkServer.running
     servers = iter([KilledServer(), KilledServer()])
@@ -232,9 +228,7 @@ def test_a_fork_server_that_is_killed_while_it_starts_is_started_again(
 
 @pytest.mark.kill
 @pytest.mark.timeout(120)
-def test_a_fork_server_that_never_starts_ends_the_run_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fork_server_that_never_starts_ends_the_run_in_one_line(tmp_path, monkeypatch, capfd):
     servers: list[ForkServer] = []
 
     def start() -> ForkServer:
@@ -265,9 +259,7 @@ class Deadly(Dataset):
 
 @pytest.mark.slow
 @pytest.mark.kill
-def test_a_run_with_one_worker_outlives_what_kills_it(
-    tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any]
-) -> None:
+def test_a_run_with_one_worker_outlives_what_kills_it(tmp_path, tsv, filtering):
     rows = [{"n": n, "url": f"http://example.org/{n}.jpg", "caption": f"A dog runs after {n} balls"} for n in range(9)]
     (tmp_path / "in").mkdir()
     for number, name in enumerate("abc"):
@@ -282,9 +274,7 @@ def test_a_run_with_one_worker_outlives_what_kills_it(
     assert [entry["error"] for entry in record["tries"]] == ["WorkerDied"] * TRIES
 
 
-def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(
-    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(pairs, paper, tmp_path, filtering):
     """A folder in the place of a unit's file: nobody can write there, and it can be taken away again."""
     layout = Layout(tmp_path / "out")
     keep_plan(layout.plan, make_plan(str(pairs), load_dataset("custom"), 1, 15, layout.root))
@@ -311,9 +301,7 @@ def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(
         assert (tmp_path / "out" / name).read_bytes() == (paper.output / name).read_bytes()
 
 
-def test_an_image_unit_set_aside_in_spotting_takes_its_unit_along(
-    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_an_image_unit_set_aside_in_spotting_takes_its_unit_along(pairs, paper, tmp_path, filtering):
     """An earlier decision about the unit does not stay beside a funnel that does not count it."""
     filtering(pairs, tmp_path / "out", unit_rows=15, stages=("captions", "export"))
     assert (tmp_path / "out" / "kept" / "part-00000-00002.parquet").exists()
@@ -335,9 +323,7 @@ class _Images(Fussy):
     counted = noun = "images"
 
 
-def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(tmp_path, monkeypatch):
     monkeypatch.setattr("open_diht.pipelines.engine.engine._LISTING_SHARE", 0)  # commits are listed at each look
     layout = Layout(tmp_path)
     counter = _Counter(_Images(layout), ["a", "b", "c", "d"], None)

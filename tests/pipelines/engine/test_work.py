@@ -25,7 +25,6 @@ from open_diht.pipelines.manifests.plan import PlanMismatch, keep_plan, make_pla
 from open_diht.pipelines.runners import Direct
 from open_diht.pipelines.store.commit import RunFailed, read_json
 from open_diht.pipelines.store.layout import Layout
-from tests.forks import Forks
 from tests.pipelines.conftest import Here
 
 ROWS, UNIT_ROWS = 4_000, 1_000
@@ -53,9 +52,7 @@ def marks(result: Any) -> set[str]:
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.parquet"])
 @pytest.mark.parametrize("rows", [ROWS, ROWS // 2, None])
-def test_input_that_changes_while_it_is_read(
-    name: str, rows: int | None, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_input_that_changes_while_it_is_read(name, rows, tmp_path, filtering):
     """Overwritten, shortened or removed: nothing of it stays, the file is named, and once it is back the same command
     ends as if nothing had been."""
     path, output = write(tmp_path / name, "A"), tmp_path / "out"
@@ -150,13 +147,7 @@ def test_rows_of_a_unit_that_is_set_aside_are_rows_in(tmp_path: Path, filtering:
 
 
 @pytest.mark.parametrize("unreadable", [0, 1])
-def test_a_unit_that_cannot_be_exported_hides_no_unreadable_file(
-    unreadable: int,
-    tmp_path: Path,
-    tsv: Callable[..., Path],
-    with_images: Callable[..., list[dict[str, Any]]],
-    filtering: Callable[..., Any],
-) -> None:
+def test_a_unit_that_cannot_be_exported_hides_no_unreadable_file(unreadable, tmp_path, tsv, with_images, filtering):
     (tmp_path / "in").mkdir()
     tsv(tmp_path / "in" / "a.tsv", with_images(tmp_path / "in" / "images", 40))
     for number in range(unreadable):
@@ -221,9 +212,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("size", "name"), [(1_000, "plan.json"), (12_000, "report.html")])
-def test_a_file_that_the_driver_cannot_write(
-    size: int, name: str, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_a_file_that_the_driver_cannot_write(size, name, tmp_path, filtering):
     path, output = write(tmp_path / "a.tsv", "A", 100), tmp_path / "out"
     with files_of_at_most(size), pytest.raises(RunFailed, match=rf"{name} cannot be written \(File too large\)"):
         filtering(path, output, stages=("export",), unit_rows=25)
@@ -258,7 +247,7 @@ def on_a_disk_for_few_files(output: str, source: str) -> None:
 @pytest.mark.parametrize(
     "run", [pytest.param("on_a_small_disk"), pytest.param("on_a_disk_for_few_files", marks=pytest.mark.slow)]
 )
-def test_a_full_disk(run: str, tmp_path: Path, forks: Forks) -> None:
+def test_a_full_disk(run, tmp_path, forks):
     """A file system of its own, so small that the run does not fit; then with room."""
     path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
     output.mkdir()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -140,7 +139,7 @@ def test_a_repository_may_be_made_private(hub: Hub) -> None:
     assert hub.repositories["datasets/me/cat"].private
 
 
-def test_from_an_object_store(hub: Hub, repository: Repository, tmp_path: Path, monkeypatch: Any) -> None:
+def test_from_an_object_store(hub, repository, tmp_path, monkeypatch):
     from upath import UPath
 
     expected = results(tmp_path)

@@ -9,7 +9,6 @@ import io
 import json
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -120,7 +119,7 @@ def test_unreadable_files(case: str, write: Write, tar_of: TarOf) -> None:
     assert message in str(caught.value)
 
 
-def test_encrypted_columns_are_named_before_they_are_read(tmp_path: Path) -> None:
+def test_encrypted_columns_are_named_before_they_are_read(tmp_path):
     """The footer can be read, and pyarrow ends the process where an encrypted column is looked at."""
     table = pa.table({"caption": ["A dog runs"], "n": [1]})
     keys = encryption.EncryptionConfiguration(
@@ -212,7 +211,7 @@ def test_semicolons_are_named(write: Write, name: str, said: str) -> None:
         inspect(write(name, b"url;caption\nhttp://x;a dog\n"), CUSTOM)
 
 
-def test_a_column_of_bytes_that_is_named_as_caption_is_no_image(tmp_path: Path) -> None:
+def test_a_column_of_bytes_that_is_named_as_caption_is_no_image(tmp_path):
     pq.write_table(pa.table({"image": [b"a dog"]}), tmp_path / "a.parquet")
     info = inspect(str(tmp_path / "a.parquet"), CUSTOM.with_roles(caption="image"))
     assert [batch.captions for batch in read(info, CUSTOM)] == [["a dog"]] and not info.images

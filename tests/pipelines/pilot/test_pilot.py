@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +44,14 @@ def _forecast(output: Path) -> dict[str, Any]:
     return content
 
 
-def test_a_sample_of_all_rows_is_called_exact(
-    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sample_of_all_rows_is_called_exact(manifest, tmp_path, capsys):
     assert main(_arguments(manifest, tmp_path / "out", "--share", "1", unit=1_000)) == 0
     notes = _forecast(tmp_path / "out")["notes"]
     assert "fractions of its rows are exact" in notes[0] and not any("interval" in note for note in notes)
     assert any("duplicates count as kept" in note for note in notes) and not any("partners" in note for note in notes)
 
 
-def test_the_truth_of_the_full_run_lies_in_the_interval(
-    manifest: Path, tmp_path: Path, filtering: Callable[..., Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_truth_of_the_full_run_lies_in_the_interval(manifest, tmp_path, filtering, capsys):
     full = filtering(manifest, tmp_path / "full", stages=("captions",), unit_rows=500)
     arguments = _arguments(manifest, tmp_path / "out", "--units", "12")
     assert main(arguments) == 0
@@ -99,9 +94,7 @@ def test_all_units_are_the_truth_itself(manifest: Path, tmp_path: Path) -> None:
     assert [hours["low"], hours["high"]] == [pytest.approx(hours["value"])] * 2
 
 
-def test_without_images_it_says_what_it_does_not_know(
-    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_images_it_says_what_it_does_not_know(manifest, tmp_path, capsys):
     arguments = _arguments(manifest, tmp_path / "out", "--units", "2", stages="captions,spotting,export")
     assert main(arguments) == 1, "no row of the sample had an image; the forecast is made all the same"
     assert "multiply them by what your images take" in capsys.readouterr().out
@@ -110,9 +103,7 @@ def test_without_images_it_says_what_it_does_not_know(
     assert found["rows"]["kept"]["basis"] == found["core_hours"]["all"]["basis"] == "unknown"
 
 
-def test_shards_share_the_sample_and_the_last_forecasts(
-    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shards_share_the_sample_and_the_last_forecasts(manifest, tmp_path, capsys):
     arguments = _arguments(manifest, tmp_path / "out", "--units", "4")
     assert main([*arguments, "--shard", "0/2"]) == 0
     assert "2 units left to other shards" in capsys.readouterr().out
@@ -132,9 +123,7 @@ def test_shards_share_the_sample_and_the_last_forecasts(
         (["--shard", "2/2"], "is not i/n"),
     ],
 )
-def test_wrong_use_writes_nothing(
-    more: list[str], message: str, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_use_writes_nothing(more, message, manifest, tmp_path, capsys):
     assert main(_arguments(manifest, tmp_path / "out", *more)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -142,7 +131,7 @@ def test_wrong_use_writes_nothing(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_bytes_of_a_run_of_larger_units_lie_in_the_intervals(tmp_path: Path, filtering: Callable[..., Any]) -> None:
+def test_bytes_of_a_run_of_larger_units_lie_in_the_intervals(tmp_path, filtering):
     """A run makes 4 units of 100,000 rows, the pilot draws from 50."""
     dice = random.Random(8)
     words = [f"word{n}" for n in range(3_000)]

@@ -132,7 +132,7 @@ def test_workers_are_processes_of_the_boot_program_with_this_code_staged(flink_r
     assert any(name.startswith("open_diht-") and name.endswith(".whl") for name in staged)
 
 
-def test_what_the_user_says_wins(flink_rest: Callable[..., str], submitted: Submission) -> None:
+def test_what_the_user_says_wins(flink_rest, submitted):
     config = json.dumps({"command": "/opt/other/boot"})
     arguments = [f"--flink_master={flink_rest()}", "--parallelism=1", f"--environment_config={config}"]
     make_backend("flink", arguments).run(job())

@@ -107,9 +107,7 @@ def test_a_training_reads_rejected_rows_too_as_often_as_selected(indexed: Any, t
 
 
 @pytest.mark.slow
-def test_the_printed_command_trains_as_it_stands(
-    indexed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_the_printed_command_trains_as_it_stands(indexed, tmp_path, monkeypatch, capsys):
     selected(indexed.output, 100)
     (command,) = re.findall("^train: (.*)$", capsys.readouterr().out, re.MULTILINE)
     monkeypatch.chdir(tmp_path)
@@ -158,9 +156,7 @@ def test_columns_rank_in_place_of_the_decisions(indexed: Any, capsys: Any) -> No
     assert "the kept rows" not in (indexed.output / "selection" / "selection.html").read_text()
 
 
-def test_numbers_that_a_reader_moved_rank_too(
-    tmp_path: Path, filtering: Any, captions: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_numbers_that_a_reader_moved_rank_too(tmp_path, filtering, captions, monkeypatch, capsys):
     monkeypatch.setattr(lines, "_HEAD_ROWS", 2)
     values: list[dict[str, Any]] = [
         {"votes": 1},
@@ -182,9 +178,7 @@ def test_numbers_that_a_reader_moved_rank_too(
     assert "--by lat: no row that may be chosen has a number there" in capsys.readouterr().err
 
 
-def test_fields_of_the_users_own_are_read_only_to_rank_by_them(
-    tmp_path: Path, filtering: Any, captions: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fields_of_the_users_own_are_read_only_to_rank_by_them(tmp_path, filtering, captions, monkeypatch):
     """They may be large, and have the names of the columns of decisions."""
     rows = [{"caption": captions[n], "url": f"http://127.0.0.1/{n}", "complexity": {"n": n}} for n in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -202,9 +196,7 @@ def test_fields_of_the_users_own_are_read_only_to_rank_by_them(
     )
 
 
-def test_a_uid_of_a_row_that_may_not_be_chosen_is_left_out(
-    tmp_path: Path, filtering: Any, captions: list[str], capsys: Any
-) -> None:
+def test_a_uid_of_a_row_that_may_not_be_chosen_is_left_out(tmp_path, filtering, captions, capsys):
     """Unless the training does not see that row, or it is the same pair."""
     rows = [(f"{n + 1:032x}", captions[n], f"http://127.0.0.1/{n}", 1) for n in range(20)]
     rows += [(rows[0][0], "a red car drives", "http://127.0.0.1/other", 0)]  # rejected by the column
@@ -220,9 +212,7 @@ def test_a_uid_of_a_row_that_may_not_be_chosen_is_left_out(
     assert re.search("uid of several rows .* left out", capsys.readouterr().out)
 
 
-def test_rows_that_all_share_a_uid_are_one_line(
-    tmp_path: Path, filtering: Any, captions: list[str], capsys: Any
-) -> None:
+def test_rows_that_all_share_a_uid_are_one_line(tmp_path, filtering, captions, capsys):
     rows = (f"{7:032x}\t{text}\thttp://127.0.0.1/{number}\n" for number, text in enumerate(captions[:3]))
     (tmp_path / "rows.tsv").write_text("uid\tcaption\turl\n" + "".join(rows))
     output = filtering(tmp_path / "rows.tsv", tmp_path / "out", stages=("captions",)).output

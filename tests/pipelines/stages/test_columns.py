@@ -68,9 +68,7 @@ def _preset(tmp_path: Path, text: str) -> str:
 BOTH = "columns: {unsafe: {max: 0.5, missing: keep}, language: {in: [en]}}"
 
 
-def test_rows_are_rejected_by_the_first_column_before_the_parse(
-    manifest: Path, tmp_path: Path, filtering: Filter
-) -> None:
+def test_rows_are_rejected_by_the_first_column_before_the_parse(manifest, tmp_path, filtering):
     run = filtering(manifest, tmp_path / "out", preset=_preset(tmp_path, BOTH), stages=WORDS, unit_rows=15)
     verdicts = run.verdicts()
     for n in range(40):
@@ -92,9 +90,7 @@ def test_rows_are_rejected_by_the_first_column_before_the_parse(
 
 
 @pytest.mark.parametrize("then", ["columns: {unsafe: {max: 0.2}}", "columns: {punsafe: {max: 0.9}}", "{}"])
-def test_other_thresholds_give_what_a_run_with_them_alone_gives(
-    manifest: Path, tmp_path: Path, filtering: Filter, then: str
-) -> None:
+def test_other_thresholds_give_what_a_run_with_them_alone_gives(manifest, tmp_path, filtering, then):
     first = _preset(tmp_path, BOTH)
     filtering(manifest, tmp_path / "out", preset=first, stages=WORDS)
     changed = filtering(manifest, tmp_path / "out", preset=_preset(tmp_path, then), stages=WORDS)
@@ -102,9 +98,7 @@ def test_other_thresholds_give_what_a_run_with_them_alone_gives(
     assert changed.tables() == fresh.tables()
 
 
-def test_stricter_thresholds_need_no_parse_and_looser_ones_say_that_they_do(
-    manifest: Path, tmp_path: Path, filtering: Filter
-) -> None:
+def test_stricter_thresholds_need_no_parse_and_looser_ones_say_that_they_do(manifest, tmp_path, filtering):
     output = tmp_path / "out"
     filtering(manifest, output, preset=_preset(tmp_path, "columns: {unsafe: {max: 0.5}}"), stages=WORDS)
     stricter = filtering(manifest, output, preset=_preset(tmp_path, "columns: {unsafe: {max: 0.4}}"), stages=WORDS)

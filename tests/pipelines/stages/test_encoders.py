@@ -162,9 +162,7 @@ def test_models_of_images_alone_score_nothing() -> None:
         find_pair_encoder(LITE0)
 
 
-def test_no_hub_is_asked_while_a_model_is_loaded_and_any_may_be_afterwards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_hub_is_asked_while_a_model_is_loaded_and_any_may_be_afterwards(tmp_path, monkeypatch):
     constants = pytest.importorskip("huggingface_hub.constants", reason="not installed: pip install '.[score]'")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     load, found = encoders._LOADERS["local-dir"], []

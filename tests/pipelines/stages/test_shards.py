@@ -40,9 +40,7 @@ def test_sound_is_no_webp() -> None:
 
 
 @pytest.mark.parametrize("removals", range(7))
-def test_a_removal_that_was_killed_is_completed_by_the_next(
-    removals: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removal_that_was_killed_is_completed_by_the_next(removals, tmp_path, monkeypatch):
     layout, done = Layout(tmp_path), list[Path]()
     for path in (
         path for n in range(5) for path in (shard_path(layout, "a", n), index_path(shard_path(layout, "a", n)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 import pytest
@@ -66,7 +65,7 @@ def test_whatever_stands_in_a_funnel_it_can_be_told(name: str, value: Any) -> No
     assert not conforms({key: one for key, one in funnel().items() if key != name}, FunnelRecord)
 
 
-def test_a_file_is_named_where_it_is_refused(tmp_path: Path) -> None:
+def test_a_file_is_named_where_it_is_refused(tmp_path):
     path = tmp_path / "record.json"
     assert read_record(path, _Record) is None
     path.write_text(json.dumps(GOOD))
