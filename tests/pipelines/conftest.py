@@ -1,7 +1,5 @@
 """Whole runs for the tests: small inputs, real runs, and what they wrote read back."""
 
-from __future__ import annotations
-
 import csv
 import functools
 import io
@@ -29,7 +27,6 @@ from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.runners import Backend, Direct, Job
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.store.commit import read_json
-from tests.forks import Forks
 from tests.pipelines.processes import Forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -297,7 +294,7 @@ def strict(pairs: Path, tmp_path_factory: pytest.TempPathFactory, ocr_models: No
 
 
 @pytest.fixture
-def command(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+def command(forks, tmp_path_factory) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`python -m open_diht.pipelines`, in a process of its own, from whose folder modules are imported."""
 
     def run(*arguments: object, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,5 @@
 """Kill a run at chosen moments, start it again until it ends, and compare it with an undisturbed run."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """Starting the command as people do, or in a fork of a process that has imported it already; killing it, and making
 sure nothing of it is left running."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import runpy

@@ -1,7 +1,5 @@
 """No row is lost, whatever is broken: rows in = kept + rejected by one reason + dead letters, counted from the data."""
 
-from __future__ import annotations
-
 import gzip
 import struct
 import zlib

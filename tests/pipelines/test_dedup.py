@@ -1,8 +1,6 @@
 """Whole runs over manifests with duplicates: which row stays, what is said of the others, and that it depends on the
 rows alone."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import random

@@ -1,7 +1,5 @@
 """`--export index`: the tars of INPUT stay, and a training reads of them what it would read of new shards."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os
@@ -27,7 +25,6 @@ from open_diht.pipelines.stages import tar_indexes
 from open_diht.pipelines.stages.tar_indexes import KeptIndexStage
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import store_path
-from tests.forks import Forks
 from tests.pipelines.conftest import NOTHING_LEFT, tar_of
 from tests.pipelines.kills import Moment, check_kills, left_by
 from tests.pipelines.processes import ForkedStarter
@@ -312,7 +309,7 @@ def test_part_of_them_may_be_held_out(left: Any, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def runs(forks: Forks, tmp_path: Path) -> Iterator[ForkedStarter]:
+def runs(forks, tmp_path) -> Iterator[ForkedStarter]:
     with closing(ForkedStarter(forks, tmp_path)) as made:
         yield made
 

@@ -1,7 +1,5 @@
 """A run whose input lies on a hub, and whose results are published there."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import json

@@ -1,7 +1,5 @@
 """Decisions depend on a row alone: not on batches, units, workers, or the order of rows."""
 
-from __future__ import annotations
-
 import json
 import random
 import tempfile

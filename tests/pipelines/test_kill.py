@@ -1,7 +1,5 @@
 """Killed with SIGKILL at random moments and started again, a run ends as if nothing had happened."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

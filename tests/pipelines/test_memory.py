@@ -1,7 +1,5 @@
 """What a small file can make of memory: captions and decisions are bounded in bytes, whatever the rows hold."""
 
-from __future__ import annotations
-
 import json
 import resource
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A run whose input and output lie in an object store: a real S3 server on this machine, and the real client."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random

@@ -1,7 +1,5 @@
 """The options of a run: a slip is answered, and help printed, before anything heavy is imported."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The report: complete, self-contained, and safe to open whatever the captions say."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """A run and what it leaves behind: the output contract, other presets and stages on the same annotations, inputs."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 import datetime
@@ -71,9 +69,7 @@ def _tar(result: Any) -> Path:
 
 
 # ---- the output contract
-
-
-def test_columns_of_kept_rejected_and_dead_letters(paper: Any, tmp_path: Path, filtering: Callable[..., Any]) -> None:
+def test_columns_of_kept_rejected_and_dead_letters(paper, tmp_path, filtering):
     original = {"n": pa.string(), "image_path": pa.string()}
     assert _schema(paper.output, "kept") == original | ANNOTATIONS
     why = {"stage": pa.string(), "reason": pa.string()}
@@ -106,7 +102,7 @@ def test_evidence_in_the_rows(paper: Any, pairs: Path) -> None:
     assert all(row["stage"] == "captions" for row in by_reason["action"])
 
 
-def test_original_columns_with_our_names_are_kept(tmp_path: Path, filtering: Callable[..., Any]) -> None:
+def test_original_columns_with_our_names_are_kept(tmp_path, filtering):
     given = {
         "title": [SENTENCE, "Two cats sleep on a mat"],
         "caption": ["theirs 0", "theirs 1"],
@@ -159,7 +155,7 @@ def test_tars_keep_the_manifests_columns(tmp_path, filtering, draw):
     assert not found.keys() & {"raw", "image", "spotted"}
 
 
-def test_output_is_input_again(tmp_path: Path, filtering: Callable[..., Any]) -> None:
+def test_output_is_input_again(tmp_path, filtering):
     """Survivors filtered once more survive, with the uids they had."""
     source = tmp_path / "a.parquet"
     pq.write_table(pa.table({"caption": [SENTENCE, "Blue mug", "Two cats sleep"], "n": [0, 1, 2]}), source)
@@ -251,7 +247,7 @@ def test_images_that_loaders_do_not_know_become_png(form, tmp_path, filtering, o
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(stored))), np.asarray(Image.open(content).convert("RGB")))
 
 
-def test_shards_are_input_again(paper: Any, tmp_path: Path, filtering: Callable[..., Any]) -> None:
+def test_shards_are_input_again(paper, tmp_path, filtering):
     again = filtering(f"{paper.output}/shards/*.tar", tmp_path / "out")
     assert sorted(row["caption"] for row in again.rows("kept")) == sorted(row["caption"] for row in paper.rows("kept"))
     assert not again.rows("dead_letter")
@@ -286,8 +282,6 @@ def test_report_loads_nothing(paper: Any) -> None:
 
 
 # ---- other presets and stages on the same annotations
-
-
 def _annotations(output: Path) -> dict[str, tuple[int, bytes]]:
     folders = (output / "work" / "captions", output / "work" / "spotting")
     files = [path for folder in folders for path in folder.rglob("*.parquet")]
@@ -419,7 +413,7 @@ def test_shards_of_a_killed_export_do_not_pass_as_those_of_the_decisions_before(
     assert again.tables() == first.tables() and not list(output.glob("shards/*"))
 
 
-def test_urls_only(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any]) -> None:
+def test_urls_only(tmp_path, tsv, filtering):
     rows = [{"n": 0, "url": "http://example.org/0.jpg", "caption": SENTENCE}]
     rows.append({"n": 1, "url": "http://example.org/1.jpg", "caption": "Blue mug"})
     manifest = tsv(tmp_path / "urls.tsv", rows)
@@ -438,7 +432,7 @@ INPUT_CAPTIONS = [SENTENCE, "Blue mug", 'Two "happy" cats, one asleep, sit on a 
 
 
 @pytest.fixture(scope="module")
-def bytes_of(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Path]) -> list[bytes]:
+def bytes_of(tmp_path_factory, draw) -> list[bytes]:
     """An image for each input caption; the last one repeats its caption."""
     folder = tmp_path_factory.mktemp("bytes")
     texts = ("", "", "SALE", "Two boys play football")

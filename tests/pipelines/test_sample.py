@@ -1,11 +1,7 @@
 """What the presets make of the labelled sample."""
 
-from __future__ import annotations
-
 import csv
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,9 +11,7 @@ SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
 
 
 @pytest.fixture(scope="module")
-def runs(
-    tmp_path_factory: pytest.TempPathFactory, filtering: Callable[..., Any], ocr_models: None
-) -> dict[str, tuple[set[int], list[str]]]:
+def runs(tmp_path_factory, filtering, ocr_models) -> dict[str, tuple[set[int], list[str]]]:
     """Of each preset on the sample: the rows that it keeps, and what its run said."""
     output = tmp_path_factory.mktemp("sample") / "out"
     with open(SAMPLE / "manifest.tsv", encoding="utf-8") as file:

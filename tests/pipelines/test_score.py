@@ -1,7 +1,5 @@
 """Whole runs with scores: what is rejected, that it depends on the rows alone, and that nothing is encoded twice."""
 
-from __future__ import annotations
-
 import io
 import json
 import random

@@ -1,8 +1,6 @@
 """Rows with several captions: each caption is decided as a row of its own would be, an image is read once, and no
 caption is lost."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import random

@@ -1,12 +1,9 @@
 """Ten thousand images through Text-spotting: memory stays flat, that of workers and OCR processes included."""
 
-from __future__ import annotations
-
 import csv
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,7 +16,7 @@ SAMPLE = REPOSITORY / "data" / "sample"
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Starter]:
+def runs(tmp_path) -> Iterator[Starter]:
     with starter(str(tmp_path)) as made:
         yield made
 

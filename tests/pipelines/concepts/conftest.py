@@ -1,7 +1,5 @@
 """Small outputs of `make filter` with shapes and colours, and a tiny teacher."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

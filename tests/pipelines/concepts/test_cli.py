@@ -1,7 +1,5 @@
 """The command line: exit statuses, and the whole way from filtered data to targets that the trainer reads."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One batch: what an image costs that cannot be read or that the teacher fails on, and when it is the teacher."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Features: rows fail one by one, units are committed and resumed, in whatever process they are done."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

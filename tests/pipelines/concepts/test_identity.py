@@ -1,7 +1,5 @@
 """What features are keyed to, and what is done where a library computes another teacher of the same weights."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

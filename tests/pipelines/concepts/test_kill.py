@@ -1,7 +1,5 @@
 """Killed with SIGKILL at random moments and started again, features end as if nothing had happened."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Both halves of `make concepts` with data and output in a store equal those on a disk, and the trainer reads them."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,10 +1,7 @@
 """SHARD=i/n of `make concepts`: what n invocations make is what one makes."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm  # noqa: F401  # that forks have it
@@ -34,7 +31,7 @@ def shard(i: int, data: str, output: str, name: str, weights: str) -> None:
 
 
 @pytest.fixture
-def data(filtered: Any) -> Path:
+def data(filtered) -> Path:
     folder: Path = filtered.write([9, 5, 7, 1, 4, 6, 3], lambda n, m: [(m[0][0], b"<html>")] if n == 6 else m)
     return folder
 
@@ -76,7 +73,7 @@ def test_one_after_the_other_the_last_finishes_and_nothing_looks_finished_before
     assert made(output) == made(tmp_path / "one")
 
 
-def test_a_run_without_shard_finishes(data: Path, make: Any, made: Any, tmp_path: Path) -> None:
+def test_a_run_without_shard_finishes(data, make, made, tmp_path):
     output, how = tmp_path / "shards", {"batch_size": 4, "precision": "fp32"}
     make(data, output=output, shard=(1, SHARDS), **how)
     before = {path: path.stat().st_mtime_ns for path in (output / "work" / "features" / "data").iterdir()}

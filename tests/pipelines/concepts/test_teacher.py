@@ -1,7 +1,5 @@
 """Teachers by name: what they see, and what is said where something is missing."""
 
-from __future__ import annotations
-
 import re
 import socket
 from pathlib import Path

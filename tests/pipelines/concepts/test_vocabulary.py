@@ -1,11 +1,8 @@
 """Counting names, and which of them become classes."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -25,7 +22,7 @@ from open_diht.pipelines.store.storage import store_path
 
 
 @pytest.fixture
-def counted(tmp_path: Path) -> Callable[[list[list[dict[str, Any]]]], tuple[Layout, list[str]]]:
+def counted(tmp_path) -> Callable[[list[list[dict[str, Any]]]], tuple[Layout, list[str]]]:
     """Counts parts of kept/."""
 
     def count(parts: list[list[dict[str, Any]]]) -> tuple[Layout, list[str]]:

@@ -1,7 +1,5 @@
 """What people type: wrong use ends in one line and status 2 with nothing written; runs go on where they stopped."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import re

@@ -1,7 +1,5 @@
 """The card of a data set: what its head tells programs, that foreign text is text, and that it is of all parts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a run says where one reason costs every row, and where the remedy is followed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

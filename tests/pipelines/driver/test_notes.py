@@ -1,7 +1,5 @@
 """What a person is told beside the funnel."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest

@@ -1,7 +1,5 @@
 """What a run says while it waits."""
 
-from __future__ import annotations
-
 import threading
 
 from open_diht.pipelines.driver import run

@@ -1,7 +1,5 @@
 """The funnel on the terminal: aligned, bounded, and complete."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Units that fail, workers that die: the others go on, the exit status says so, the next run tries again."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal

@@ -1,7 +1,5 @@
 """A stage as a Beam job: every unit once, whatever the number of units, and a graph that stays small."""
 
-from __future__ import annotations
-
 import os
 import pickle
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What processes say of the units they are at, and the bar that adds it up."""
 
-from __future__ import annotations
-
 import io
 import threading
 import time

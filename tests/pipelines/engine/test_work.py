@@ -1,7 +1,5 @@
 """A run that somebody disturbs: input that changes, an output folder that goes, a disk that is full."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import resource
@@ -48,8 +46,6 @@ def marks(result: Any) -> set[str]:
 
 
 # ---- input that changes
-
-
 @pytest.mark.parametrize("name", ["a.tsv", "a.parquet"])
 @pytest.mark.parametrize("rows", [ROWS, ROWS // 2, None])
 def test_input_that_changes_while_it_is_read(name, rows, tmp_path, filtering):
@@ -128,8 +124,6 @@ def test_input_that_changes_after_it_was_read(tmp_path: Path, filtering: Callabl
 
 
 # ---- units that are set aside
-
-
 def test_rows_of_a_unit_that_is_set_aside_are_rows_in(tmp_path: Path, filtering: Callable[..., Any]) -> None:
     path, output = write(tmp_path / "a.parquet", "A"), tmp_path / "out"
     layout = Layout(output)
@@ -171,8 +165,6 @@ def test_a_unit_that_cannot_be_exported_hides_no_unreadable_file(unreadable, tmp
 
 
 # ---- an output folder that goes
-
-
 def test_an_output_folder_that_is_removed_is_named_at_once(tmp_path: Path, filtering: Callable[..., Any]) -> None:
     path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
     commits, calls = Layout(output).commits("captions"), []
@@ -198,8 +190,6 @@ def test_an_output_folder_that_is_removed_is_named_at_once(tmp_path: Path, filte
 
 
 # ---- a full disk
-
-
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """The system refuses to write larger files, as it would on a full disk."""

@@ -1,7 +1,5 @@
 """A web server on this machine that answers as the worst of the web does, and a fetcher that may ask it."""
 
-from __future__ import annotations
-
 import dataclasses
 import http.server
 import io
@@ -28,7 +26,7 @@ def jpeg(size: tuple[int, int] = (40, 30), colour: tuple[int, int, int] = (200, 
 class Handler(http.server.BaseHTTPRequestHandler):
     """Serves the pages of its server."""
 
-    server: Web  # type: ignore[assignment]
+    server: "Web"  # type: ignore[assignment]
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:

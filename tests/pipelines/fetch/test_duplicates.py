@@ -1,7 +1,5 @@
 """Whole runs over manifests that have only urls, with stage dedup: duplicates among images that were downloaded."""
 
-from __future__ import annotations
-
 import dataclasses
 import random
 from collections import Counter

@@ -1,7 +1,5 @@
 """What an honest server may expect, and what it takes to be asked again."""
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 import hashlib
@@ -48,8 +46,6 @@ def _patient(settings: DownloadSettings, **more: Any) -> tuple[Fetcher, list[flo
 
 
 # ---- honest answers
-
-
 def test_what_is_sent_arrives(web: Any, fetcher: Fetcher) -> None:
     fetched = fetcher.fetch(web.page("/a.jpg", BODY))
     assert (fetched.body, fetched.attempts, fetched.url) == (BODY, 1, web.url("/a.jpg"))
@@ -136,8 +132,6 @@ def test_addresses_as_manifests_have_them(given: str, asked: str) -> None:
 
 
 # ---- opt-out
-
-
 @pytest.mark.parametrize(
     "value", ["all", "nofollow", "googlebot: noindex", "otherbot: noai, noimageai", "max-snippet: 5"]
 )
@@ -151,8 +145,6 @@ def test_opt_out_may_be_ignored_where_one_has_the_right(web: Any, settings: Down
 
 
 # ---- asking again
-
-
 @pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 def test_what_may_pass_is_asked_again(web: Any, settings: DownloadSettings, status: int) -> None:
     web.pages["/a"] = _in_turn(_status(status), _status(status), _good)
@@ -210,8 +202,6 @@ def test_who_asks_for_more_patience_is_not_asked_again(web: Any, settings: Downl
 
 
 # ---- proxies and TLS
-
-
 def test_proxies_of_the_environment_are_not_used(web: Any, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -264,8 +254,6 @@ def test_tls(web: Any, settings: DownloadSettings, tmp_path: Path, monkeypatch: 
 
 
 # ---- settings
-
-
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -1,7 +1,5 @@
 """What hostile manifests and servers try, and the reason each of them gets."""
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 import ipaddress
@@ -23,9 +21,8 @@ from hypothesis import strategies as st
 from open_diht.pipelines.fetch import Allowed, DownloadSettings, Fetched, Fetcher, FetchError, Reason, is_public
 from tests.common.hostile_images import BOMBS, chunk
 
+
 # ---- addresses: nobody is asked, whatever listens there
-
-
 def refused(fetcher: Fetcher, url: Any) -> FetchError:
     """Return the error that a fetch ends with."""
     with pytest.raises(FetchError) as error:
@@ -120,8 +117,6 @@ def test_no_request_leaves(url: str | None, reason: Reason) -> None:
 
 
 # ---- names: what they resolve to is what counts, and it is resolved once
-
-
 class Names:
     """A resolver that gives its answers in turn, the last one for ever."""
 
@@ -393,8 +388,6 @@ def test_a_resolver_without_an_answer(settings: DownloadSettings, monkeypatch: p
 
 
 # ---- bodies: what arrives and is no image that we want
-
-
 def _png_bomb() -> bytes:
     """The header of an image of ten gigapixels, and pixels for none of them."""
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
@@ -557,8 +550,6 @@ def test_many_answers(web: Any, asking: Fetcher, capsys: pytest.CaptureFixture[s
 
 
 # ---- public addresses, and the ones that are allowed besides
-
-
 @pytest.mark.parametrize(
     "text", ["8.8.8.8", "93.184.215.14", "172.32.0.1", "2606:2800:21f:cb07::1", "2a00:1450::1", "64:ff9b::808:808"]
 )

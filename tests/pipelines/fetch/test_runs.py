@@ -1,7 +1,5 @@
 """Whole runs over manifests that have only urls, against a server on this machine."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

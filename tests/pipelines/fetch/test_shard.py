@@ -1,7 +1,5 @@
 """Rows to a webdataset shard by img2dataset: what is stored, and what is said of each row."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Results to a repository: what is there is not sent again, and whatever breaks, the same again ends the same."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

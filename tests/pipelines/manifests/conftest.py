@@ -1,7 +1,5 @@
 """What the tests of manifests share: the samples of real manifests, and writing small files."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A tiny file of every data set's own schema is read with its preset, caption and url from the right columns."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

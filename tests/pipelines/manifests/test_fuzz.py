@@ -1,8 +1,6 @@
 """Damaged and hostile manifests, made at random: reading raises nothing but what it says it raises, and rows are
 conserved over batch sizes and spans."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

@@ -1,7 +1,5 @@
 """Images of chosen rows: bytes as stored, or the reason why there are none."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

@@ -1,7 +1,5 @@
 """From what people type to a list of files."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -1,7 +1,5 @@
 """One look at a file: what it tells, and which of two errors a bad file is."""
 
-from __future__ import annotations
-
 import base64
 import bz2
 import gzip

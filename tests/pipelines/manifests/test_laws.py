@@ -1,7 +1,5 @@
 """What holds for every file: spans tile it, and its rows are the same over any split and any batch size."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

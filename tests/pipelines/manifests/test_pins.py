@@ -1,7 +1,5 @@
 """Data sets of a hub as input: read at one commit, and errors of one line."""
 
-from __future__ import annotations
-
 import io
 import re
 import sys

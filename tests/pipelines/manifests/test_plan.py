@@ -1,7 +1,5 @@
 """What a plan takes as input, and what it refuses before anything is written."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Real manifests, as they lie beside the checkout; skipped loudly where they do not."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which column plays which role, and when nobody should guess."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pyarrow as pa

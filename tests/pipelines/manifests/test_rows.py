@@ -1,7 +1,5 @@
 """Rows as they come out of each format: good ones with their values, bad ones with a reason, in order."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import hashlib
@@ -64,8 +62,6 @@ class Rows:
 
 
 # TSV and CSV
-
-
 def test_tsv_neither_quotes_nor_escapes(write: Write) -> None:
     rows = Rows(write("a.tsv", b'url\tcaption\nhttp://1\t"a \\t 5" dog\nhttp://2\t"\n'))
     assert rows.captions == {0: '"a \\t 5" dog', 1: '"'}
@@ -201,8 +197,6 @@ def test_a_gz_cut_short_gives_the_rows_before(write: Write, batch_rows: int) -> 
 
 
 # JSON lines
-
-
 def test_json_values_and_bad_rows(write: Write) -> None:
     lines: list[bytes] = [
         b'{"caption": "a dog", "url": "u", "n": 1, "box": [1, 2]}',
@@ -289,8 +283,6 @@ def test_json_nested_too_deep_costs_its_row(write: Write, depth: int, kind: str)
 
 
 # Parquet
-
-
 def parquet_of(write: Write, table: pa.Table, **options: Any) -> str:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **options)
@@ -480,8 +472,6 @@ def test_a_corrupt_page_costs_the_rest_of_its_row_group(write: Write) -> None:
 
 
 # Tars
-
-
 def sample(key: str, caption: str, **columns: Any) -> list[tuple[str, bytes]]:
     item = {"caption": caption, "url": f"http://{key}", "key": key} | columns
     return [

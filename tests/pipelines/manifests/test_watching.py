@@ -1,7 +1,5 @@
 """A file that changes while it is read: whoever reads it is told, whatever the format and however the reading ends."""
 
-from __future__ import annotations
-
 import os
 import pickle
 from collections.abc import Callable

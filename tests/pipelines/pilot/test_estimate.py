@@ -1,7 +1,5 @@
 """Intervals: that they cover what they should, are where they can be, and shrink to nothing for a full sample."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

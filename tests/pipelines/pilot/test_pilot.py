@@ -1,7 +1,5 @@
 """The command: a sample of units, the real stages, and a forecast that holds the truth of the full run."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

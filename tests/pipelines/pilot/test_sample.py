@@ -1,7 +1,5 @@
 """The sample: units of two sizes where a run's are much larger, of which no row is in two."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Beam's options on our command line: known ones go through, everything else is refused before anything starts."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -3,8 +3,6 @@
 The services of a runner are played by real gRPC servers of this process.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ The cluster is that of `make dask-up`, on ports of its own. Its workers import t
 the tests run in, as those of a shared file system or an image would.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -42,8 +40,6 @@ ELSEWHERE = "tcp://10.0.0.7:40001"
 
 
 # ---- what is refused, without a cluster
-
-
 def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "open_diht.pipelines.runners.dask")
     monkeypatch.setitem(sys.modules, "distributed", None)
@@ -208,8 +204,6 @@ def test_places_that_a_worker_does_not_see_are_refused_and_no_trace_is_left(refu
 
 
 # ---- how a job is watched
-
-
 def test_the_units_that_workers_are_at_for_a_run_that_was_stopped_are_waited_for(monkeypatch):
     answers: list[bool | OSError] = [True, True, False, OSError("just ending")]
     cluster = Cluster(lambda is_at, place: answers.pop(0))
@@ -274,8 +268,6 @@ def test_a_cluster_that_has_lost_all_workers_is_waited_for_so_long_and_no_longer
 
 
 # ---- a real cluster
-
-
 class Note(beam.DoFn):
     """Leaves a file for each unit, with the process that did it."""
 

@@ -8,8 +8,6 @@ What this does not show: rights and quotas, autoscaling, the container image and
 writing gs:// from workers, Dataflow's own fusion, shuffle and retries.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -179,8 +177,6 @@ def test_a_process_has_one_thread_and_the_memory_that_ocr_takes(with_gcp: None) 
 
 
 # ---- the real runner, and what it staged
-
-
 @pytest.fixture(scope="session")
 def gcp_python() -> Path:
     """A python with Beam's Google Cloud part beside all of this environment's libraries, made once and kept in the
@@ -201,9 +197,7 @@ def gcp_python() -> Path:
 
 
 @pytest.fixture
-def stage(
-    gcp_python: Path, arguments: list[str], filter_command: Callable[..., Any], tmp_path: Path
-) -> Callable[[Path, Path], Any]:
+def stage(gcp_python, arguments, filter_command, tmp_path) -> Callable[[Path, Path], Any]:
     """Lets DataflowRunner stage the next stage of a run, from a copy of the project, into a folder."""
 
     def run(setup: Path, staged: Path) -> Any:

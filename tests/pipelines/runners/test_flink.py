@@ -4,8 +4,6 @@ The cluster is a small REST service here, the jar an empty archive of the right 
 to the moment when it would start the jar.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -4,8 +4,6 @@ The jar is published where not every machine reaches it. Give it as FLINK_JOB_SE
 `pytest -m flink tests/pipelines/runners/test_flink_submission.py`; the cluster is started and stopped by the test.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A function that a process sets up once, whatever number of partitions it is given."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How a job on Prism or Flink is watched: one whose workers are gone does not go on for ever."""
 
-from __future__ import annotations
-
 import math
 import signal
 import subprocess
@@ -100,8 +98,6 @@ def test_the_server_of_a_job_leaves_interrupts_alone_and_ends_with_the_job() -> 
 
 
 # ---- what is staged to workers is all of the code that they run
-
-
 @pytest.mark.slow
 def test_the_wheel_installs_every_package_that_workers_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(tmp_path)]

@@ -3,8 +3,6 @@
 The workers' python holds Beam and the libraries and not this project (see `bare_python`): what runs there was staged.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

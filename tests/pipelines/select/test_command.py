@@ -1,7 +1,5 @@
 """`make select`: rows and repeats that a training reads exactly, and one line for everything else."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Stage `columns`: the manifest's own columns decide before anything is parsed, and are asked once."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable

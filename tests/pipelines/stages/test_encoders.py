@@ -1,7 +1,5 @@
 """Encoders: real ones on real images and their near copies; names that cannot be used."""
 
-from __future__ import annotations
-
 import io
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """What becomes a member of a shard, and what no loader should be given."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Stage `spotting`: what its units cost."""
 
-from __future__ import annotations
-
 import json
 
 import psutil

@@ -1,7 +1,5 @@
 """Files appear whole or not at all, and a commit record never vouches for files of another decision."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

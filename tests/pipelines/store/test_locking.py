@@ -1,7 +1,5 @@
 """Who may work in an output folder, and who finishes what several shards have done."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

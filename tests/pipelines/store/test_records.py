@@ -1,10 +1,7 @@
 """What is done stays done only while its files are there: what is deleted, cut short or garbled is made again."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ UNIT = "00000-00001"
 
 
 @pytest.fixture(scope="module")
-def done(pairs: Path, tmp_path_factory: pytest.TempPathFactory, filtering: Callable[..., Any]) -> Any:
+def done(pairs, tmp_path_factory, filtering) -> Any:
     """`pairs` without Text-spotting, in several units; do not change its output."""
     return filtering(pairs, tmp_path_factory.mktemp("done") / "out", unit_rows=15, stages=STAGES)
 
@@ -125,7 +122,7 @@ def test_a_garbled_plan_is_an_error_with_a_remedy(content, copy, pairs, filterin
         filtering(pairs, copy, unit_rows=15, stages=STAGES)
 
 
-def test_a_plan_that_is_gone_is_not_replaced(copy: Path, pairs: Path, filtering: Callable[..., Any]) -> None:
+def test_a_plan_that_is_gone_is_not_replaced(copy, pairs, filtering):
     """Another one may cut the input otherwise, and units of the same names be of other rows."""
     (copy / "work" / "plan.json").unlink()
     with pytest.raises(WrongUse, match=r"plan\.json is missing.*choose another OUTPUT"):

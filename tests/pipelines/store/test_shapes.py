@@ -1,7 +1,5 @@
 """Records that somebody has changed are refused by their type, whatever stands in them."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, Literal, NotRequired, TypedDict
 

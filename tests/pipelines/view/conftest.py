@@ -1,7 +1,5 @@
 """An output to look at, and a server over it."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import threading

@@ -1,7 +1,5 @@
 """The pages: guarded, escaped, bounded; and errors that say what is wrong."""
 
-from __future__ import annotations
-
 import urllib.error
 import urllib.parse
 import urllib.request

@@ -3,8 +3,6 @@
 Rows are read by their text content: until one is drawn, which the browser may put off, it has no inner text.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The command: an address on this machine, an end by Ctrl-C, and wrong use in one line."""
 
-from __future__ import annotations
-
 import os
 import re
 import runpy

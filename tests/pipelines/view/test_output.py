@@ -1,7 +1,5 @@
 """Which folder can be looked at, and what is known of it before its run has ended."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

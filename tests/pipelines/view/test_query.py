@@ -1,7 +1,5 @@
 """A search finds what a look at every row finds, in pages, within its time."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the page says that thresholds would keep is what a run keeps with them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

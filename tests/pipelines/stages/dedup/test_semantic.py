@@ -1,7 +1,5 @@
 """Semantic duplicates: the rule as a plain loop says it, in tiles, in clusters, from files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Literal
 

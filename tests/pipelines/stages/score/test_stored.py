@@ -1,7 +1,5 @@
 """Decisions by stored scores."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 import pytest
 
