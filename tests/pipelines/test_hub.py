@@ -88,16 +88,6 @@ def test_from_hub_to_hub_it_is_the_run_on_a_disk(hub, pairs_there, on_disk, here
     assert "already holds these results" in capsys.readouterr().out and len(repository.commits) == 2
 
 
-def test_another_preset_is_published_in_its_place(hub, pairs_there, here, capsys):
-    assert cli.main(words()) == 0
-    repository = hub.repositories["datasets/me/cat"]
-    before = rows_of(repository)
-    assert cli.main(words("--preset", "strict")) == 0
-    after = rows_of(repository)
-    assert len(after["kept"]) < len(before["kept"]) and len(after["kept"]) + len(after["rejected"]) == 60
-    assert json.loads(repository.files()["funnel.json"])["preset"] == "strict" and len(repository.commits) == 3
-
-
 def test_a_run_goes_on_with_the_commit_that_it_began_with(hub, pairs_there, captions, here):
     hub.before = lambda asked: "preupload" not in asked  # it comes to an end, and is not published
     assert cli.main(words()) == 1

@@ -7,7 +7,6 @@ import decimal
 import errno
 import gzip
 import hashlib
-import io
 import json
 import os
 import re
@@ -19,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import load, stamp_of
@@ -33,26 +31,14 @@ from tests.pipelines.conftest import members_of, tar_of
 
 SENTENCE = "A brown dog runs after a red ball"
 ANNOTATIONS = {
-    "uid": pa.string(),
-    "caption": pa.string(),
-    "complexity": pa.int32(),
-    "actions": pa.list_(pa.string()),
-    "objects": pa.list_(pa.string()),
+    **dict.fromkeys(("uid", "caption"), pa.string()),
+    **dict.fromkeys(("complexity", "overlap"), pa.int32()),
+    **dict.fromkeys(("actions", "objects"), pa.list_(pa.string())),
     "attributes": pa.list_(pa.struct([("object", pa.string()), ("attribute", pa.string())])),
     "spotted": pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())])),
-    "overlap": pa.int32(),
 }
-DEAD = {
-    "file": pa.string(),
-    "unit": pa.string(),
-    "ordinal": pa.int64(),
-    "uid": pa.string(),
-    "caption": pa.string(),
-    "stage": pa.string(),
-    "error": pa.string(),
-    "message": pa.string(),
-    "raw": pa.binary(),
-}
+DEAD = dict.fromkeys(("file", "unit", "uid", "caption", "stage", "error", "message"), pa.string())
+DEAD |= {"ordinal": pa.int64(), "raw": pa.binary()}
 
 
 def _schema(output: Path, kind: str) -> dict[str, pa.DataType]:
@@ -184,9 +170,8 @@ def test_shards_hold_the_survivors(paper: Any, pairs: Path) -> None:
         path = paper.output / "shards" / entry["shard"]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
         index = load(path.parent / ".index" / f"{path.name}.npz")
-        assert (index.sha256, len(index.keys), index.bad, index.stamp) == (
-            entry["sha256"], entry["samples"], {}, stamp_of(path),
-        )  # fmt: skip
+        assert (index.sha256, len(index.keys)) == (entry["sha256"], entry["samples"])
+        assert not index.bad and index.stamp == stamp_of(path)
         samples: dict[str, dict[str, bytes]] = {}
         for name, content in members_of(path).items():
             key, ending = name.split(".", 1)
@@ -236,17 +221,6 @@ def test_a_shard_has_the_image_of_the_row_that_was_kept(tmp_path, bytes_of, filt
     assert stored == clean
 
 
-@pytest.mark.parametrize("form", ["GIF", "BMP"])
-def test_images_that_loaders_do_not_know_become_png(form, tmp_path, filtering, ocr_models):
-    image = Image.effect_noise((40, 30), 60).convert("RGB").quantize(32).convert("RGB")
-    content = io.BytesIO()
-    image.save(content, form)
-    pq.write_table(pa.table({"caption": [SENTENCE], "image": [content.getvalue()]}), tmp_path / "a.parquet")
-    result = filtering(tmp_path / "a.parquet", tmp_path / "out")
-    (stored,) = (data for name, data in members_of(_tar(result)).items() if name.endswith(".png"))
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(stored))), np.asarray(Image.open(content).convert("RGB")))
-
-
 def test_shards_are_input_again(paper, tmp_path, filtering):
     again = filtering(f"{paper.output}/shards/*.tar", tmp_path / "out")
     assert sorted(row["caption"] for row in again.rows("kept")) == sorted(row["caption"] for row in paper.rows("kept"))
@@ -272,13 +246,6 @@ def test_funnel_and_provenance(paper: Any, pairs: Path) -> None:
     assert run_file["models"]["captions"] and run_file["models"]["spotting"]
     assert run_file["files"][0]["path"] == str(pairs) and run_file["files"][0]["fingerprint"]
     assert {"apache-beam", "python", "pyarrow", "spacy"} <= set(run_file["versions"])
-
-
-def test_report_loads_nothing(paper: Any) -> None:
-    report = (paper.output / "report.html").read_text(encoding="utf-8")
-    assert report.startswith("<!") and len(report) > 10_000
-    assert not re.findall(r"""(?:src|href|action)\s*=\s*["']?(?!data:|#)[^"'\s>]*//""", report)
-    assert not re.search(r"@import|url\(\s*['\"]?(?!data:|#)|<script[^>]+src|<link|fetch\(|XMLHttp", report)
 
 
 # ---- other presets and stages on the same annotations
@@ -335,10 +302,8 @@ def test_longer_captions_let_through_are_looked_at(pairs, tmp_path, filtering, o
     filtering(pairs, tmp_path / "out", unit_rows=30, stages=("spotting",), preset=str(short))
     result = filtering(pairs, tmp_path / "out", unit_rows=30, stages=("spotting",), preset=str(long))
     assert all(row["spotted"] is not None for row in result.rows("kept"))
-    assert (
-        result.tables()
-        == filtering(pairs, tmp_path / "fresh", unit_rows=30, stages=("spotting",), preset=str(long)).tables()
-    )
+    fresh = filtering(pairs, tmp_path / "fresh", unit_rows=30, stages=("spotting",), preset=str(long))
+    assert result.tables() == fresh.tables()
 
 
 def test_captions_alone_decide_nothing_about_images(pairs, paper, tmp_path, filtering):
@@ -361,21 +326,6 @@ def test_spotting_alone_decides_nothing_about_captions(pairs, paper, tmp_path, f
     assert all(row["spotted"] is not None for row in result.rows("kept"))
     # All stages afterwards give what all stages at once give.
     assert filtering(pairs, tmp_path / "out", unit_rows=15).tables() == paper.tables()
-
-
-@pytest.mark.slow
-def test_results_of_other_decisions_do_not_stay(pairs, paper, tmp_path, filtering):
-    """What export wrote of an earlier decision would contradict kept/."""
-    filtering(pairs, tmp_path / "out", unit_rows=15)
-    filtering(pairs, tmp_path / "out", unit_rows=15, stages=("captions",))
-    for name in ("subset.npy", "report.html", "shards/manifest.json"):
-        assert not (tmp_path / "out" / name).exists(), name
-    assert not list((tmp_path / "out").glob("shards/*.tar"))
-    back = filtering(pairs, tmp_path / "out", unit_rows=15)
-    assert back.tables() == paper.tables()
-    for name in ("subset.npy", "shards/manifest.json"):
-        assert (tmp_path / "out" / name).read_bytes() == (paper.output / name).read_bytes()
-    assert (tmp_path / "out" / "report.html").exists()
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -442,12 +392,6 @@ def bytes_of(tmp_path_factory, draw) -> list[bytes]:
 EXPECTED = {"0": "kept", "1": "action", "2": "kept", "3": "text_spotting"}
 
 
-def _parquet(folder: Path, images: Any) -> Path:
-    table = pa.table({"n": list("0123"), "caption": INPUT_CAPTIONS, "image": images})
-    pq.write_table(table, folder / "a.parquet")
-    return folder / "a.parquet"
-
-
 def _webdataset(folder: Path, images: list[bytes]) -> Path:
     members = [
         (f"{n:05d}.{ending}", data)
@@ -465,14 +409,6 @@ def _files(folder: Path, images: list[bytes]) -> list[dict[str, str]]:
     return rows
 
 
-def _csv(folder: Path, rows: list[dict[str, str]]) -> Path:
-    with open(folder / "a.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder / "a.csv"
-
-
 def _text(path: Path, text: str) -> Path:
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
@@ -484,10 +420,10 @@ def test_every_form_of_input_gives_the_same_decisions(form, tmp_path, bytes_of, 
     rows = _files(tmp_path, bytes_of)
     lines = ["\t".join(row.values()) for row in rows]
     match form:
-        case "bytes":
-            source = _parquet(tmp_path, bytes_of)
-        case "struct":
-            source = _parquet(tmp_path, [{"bytes": content, "path": None} for content in bytes_of])
+        case "bytes" | "struct":
+            source = tmp_path / "a.parquet"
+            images = bytes_of if form == "bytes" else [{"bytes": content, "path": None} for content in bytes_of]
+            pq.write_table(pa.table({"n": list("0123"), "caption": INPUT_CAPTIONS, "image": images}), source)
         case "webdataset":
             source = _webdataset(tmp_path, bytes_of)
         case "tsv without header":
@@ -504,7 +440,10 @@ def test_every_form_of_input_gives_the_same_decisions(form, tmp_path, bytes_of, 
 
 def test_several_files_of_several_forms(tmp_path, bytes_of, filtering, ocr_models):
     rows = _files(tmp_path, bytes_of)
-    _csv(tmp_path, [{**row, "n": f"csv {row['n']}"} for row in rows])
+    with open(tmp_path / "a.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "n": f"csv {row['n']}"} for row in rows)
     _text(tmp_path / "a.jsonl", "".join(json.dumps({**row, "n": f"json {row['n']}"}) + "\n" for row in rows))
     _text(tmp_path / "a.tsv.gz", "\n".join("\t".join(row) for row in [rows[0], *(row.values() for row in rows)]) + "\n")
     source, stages = f"{tmp_path}/*.csv,{tmp_path}/a.jsonl,{tmp_path}/*.gz", ("captions", "spotting", "export")

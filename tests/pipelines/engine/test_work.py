@@ -177,9 +177,8 @@ def test_an_output_folder_that_is_removed_is_named_at_once(tmp_path: Path, filte
 
     thread = threading.Thread(target=remove, daemon=True)
     thread.start()
-    with pytest.raises(
-        RunFailed, match=f"OUTPUT {output} was removed or emptied.*remove {output}/work if .* run the same command"
-    ):
+    said = f"OUTPUT {output} was removed or emptied.*remove {output}/work if .* run the same command"
+    with pytest.raises(RunFailed, match=said):
         filtering(path, output, stages=("export",), unit_rows=20)
     assert calls
     done = len(list((tmp_path / "removed" / "work" / "captions" / "commits").glob("0*.json")))
@@ -241,10 +240,9 @@ def test_a_full_disk(run, tmp_path, forks):
     """A file system of its own, so small that the run does not fit; then with room."""
     path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
     output.mkdir()
+    mount = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", str(output)]
     try:
-        subprocess.run(
-            ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", str(output)], check=True, capture_output=True
-        )
+        subprocess.run(mount, check=True, capture_output=True)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no file system can be mounted here: {error}")
     forks.call(__file__, run, str(output), str(path), said=tmp_path / "said")

@@ -88,37 +88,6 @@ def test_all_fail(web: Any, shard: Shard) -> None:
     assert [record["status"] for record in records] == ["http_status", "bad_url"] and tar is None
 
 
-def test_an_absurd_answer_costs_its_row(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
-    year = "Wed, 21 Oct 999999999999999999999999999999 07:28:00 GMT"
-    busy = web.page("/busy", b"", ("Retry-After", year), status=503)
-    records, _ = shard([_row(0, web.page("/a", make_jpeg())), _row(1, busy), _row(2, web.page("/b", make_jpeg()))])
-    assert [record["status"] for record in records] == ["ok", "http_status", "ok"]
-
-
-def test_hashes(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
-    """An image that was swapped is rejected; rows without a hash are taken as they are."""
-    good, other = make_jpeg(), make_jpeg(colour=(0, 0, 99))
-    sha, md5 = hashlib.sha256(good).hexdigest(), hashlib.md5(good).hexdigest()
-    a, b = web.page("/a", good), web.page("/b", other)
-    rows = [
-        _row(0, a, sha256=sha),
-        _row(1, b, sha256=sha),
-        _row(2, a, sha256=f" {sha.upper()}"),
-        _row(3, a, md5=md5),
-        _row(4, b, md5=md5),
-        _row(5, b),
-        _row(6, a, sha256=sha, md5="0" * 32),
-    ]
-    records, tar = shard(rows)
-    assert [r["ordinal"] for r in records if r["status"] == "hash_mismatch"] == [1, 4]
-    assert all(r["status"] == "ok" for r in records if r["ordinal"] not in (1, 4))
-    for record in records:
-        if record["status"] == "ok":
-            stored = _stored(record, tar)
-            assert stored == (other if record["ordinal"] == 5 else good)
-            assert record["sha256"] == hashlib.sha256(stored).hexdigest()
-
-
 def test_large_turned_and_odd_images(web: Any, shard: Shard) -> None:
     """Stored upright, as JPEG, the longest side reduced; the record has the size of the original."""
     turned = Image.new("RGB", (900, 300), (250, 250, 250))
@@ -192,12 +161,6 @@ def test_rows_of_one_address_differ_in_what_they_expect_there(web, shard, make_j
 def test_what_servers_fail_with_is_said_before_hashes(web: Any, shard: Shard) -> None:
     records, tar = shard([_row(0, web.url("/gone"), sha256="0" * 64), _row(1, web.url("/gone"))])
     assert [record["status"] for record in records] == ["http_status", "http_status"] and tar is None
-
-
-def test_attempts_are_counted(web: Any, shard: Shard) -> None:
-    web.pages["/a"] = lambda handler: handler.reply(b"", status=503)
-    records, _ = shard([_row(0, web.url("/a"))], retries=2)
-    assert records[0]["attempts"] == 3 == len(web.asked)
 
 
 def test_our_own_errors_fail_the_shard(web: Any, settings: DownloadSettings, tmp_path: Path) -> None:

@@ -159,12 +159,7 @@ REFUSED = {
     "a wrong token": ("me/cat", "hf_wrong", 3, "may not do that, or is not valid"),
     "data of somebody else": ("me/data", "hf_good", 3, "holds other data than this run's (its input: unknown,"),
     "data of somebody else under names of theirs": ("me/theirs", "hf_good", 3, "(its input: unknown,"),
-    "another input": (
-        "me/other",
-        "hf_good",
-        3,
-        "(its input: cafe, this one's: f00d); choose another OUTPUT, or another",
-    ),
+    "another input": ("me/other", "hf_good", 3, "(its input: cafe, this one's: f00d); choose another OUTPUT, or an"),
     "a broken record": ("me/broken", "hf_good", 3, "an unreadable run.json"),
     "too many units": ("me/cat", "hf_good", 10_001, "the input makes 10,001 files, one per unit"),
     "no name": ("me/-cat-", "hf_good", 3, "is not a repository name"),

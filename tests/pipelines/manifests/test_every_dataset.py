@@ -66,14 +66,8 @@ def test_its_own_schema(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(dataset_names()) - {"sample", "datacomp"}))
 def test_the_shards_that_img2dataset_made_of_it(name, write, tar_of, tmp_path):
-    path = write(
-        "00000.tar",
-        tar_of(
-            ("000000001.jpg", b"jpeg"),
-            ("000000001.json", json.dumps(IMG2DATASET).encode()),
-            ("000000001.txt", CAPTION.encode()),
-        ),
-    )
+    contents = {"jpg": b"jpeg", "json": json.dumps(IMG2DATASET).encode(), "txt": CAPTION.encode()}
+    path = write("00000.tar", tar_of(*((f"000000001.{ending}", content) for ending, content in contents.items())))
     dataset = load_dataset(name)
     info = inspect(path, dataset)
     [batch] = read(info, dataset)
