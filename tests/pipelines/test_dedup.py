@@ -1,5 +1,4 @@
-"""Whole runs over manifests with duplicates: which row stays, what is said of the others, and that it depends on the
-rows alone."""
+"""Runs over manifests with duplicates: which row stays, and that it depends on the rows alone."""
 
 import hashlib
 import io
@@ -103,7 +102,6 @@ def test_of_equal_pairs_the_first_stays_whatever_the_units(tmp_path: Path, filte
 
 
 def _urls(path: Path, rows: list[tuple[str, str, Any]], name: str = "uid") -> Path:
-    """A manifest of (url, caption, own id)."""
     urls, captions, own = zip(*rows, strict=True)
     table = {"n": list(range(len(rows))), "url": urls, "caption": captions, name: own}
     pq.write_table(pa.table({key: list(values) for key, values in table.items()}), path, row_group_size=2)
@@ -196,7 +194,7 @@ def test_what_is_rejected_can_change_without_a_new_parse(tmp_path, filtering, pr
     assert filtering(source, output, stages=TEXT, unit_rows=20).did_nothing
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_whatever_commits_are_lost_the_result_is_the_same(seed: int, tmp_path: Path, filtering: Filtering) -> None:
     source, _ = _pairs(tmp_path / "in")
     output = tmp_path / "out"

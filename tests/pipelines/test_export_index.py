@@ -118,7 +118,6 @@ def left(filtering: Any, source: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def exported(filtering: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The same as new shards."""
     return filtering(source, tmp_path_factory.mktemp("exported") / "out", stages=CAPTIONS, unit_rows=9)
 
 
@@ -290,12 +289,6 @@ def test_part_of_them_may_be_held_out(left: Any, tmp_path: Path) -> None:
         settings = settings_for(left.output, tmp_path, split=split)
         counts.append(sum(shard.samples for shard in open_source(settings.sources[0], settings).shards))
     assert sum(counts) == left.funnel["kept"] and all(counts)
-
-
-@pytest.fixture
-def runs(forks, tmp_path) -> Iterator[ForkedStarter]:
-    with closing(ForkedStarter(forks, tmp_path)) as made:
-        yield made
 
 
 def test_a_pilot_forecasts_indexes_in_place_of_shards(source, tmp_path, here, capsys):

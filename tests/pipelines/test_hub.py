@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from open_diht.pipelines.driver import cli
 from open_diht.pipelines.pilot import command as pilot
 from tests.hub_server import Files, Hub, Repository
 from tests.pipelines.conftest import KINDS, filter_manifest, sorted_tables
-from tests.pipelines.processes import starter
+from tests.pipelines.processes import Starter
 
 INPUT, OUTPUT, WORK = "hf://datasets/o/pairs/data/*.parquet", "hf://datasets/me/cat", "out/hub/me/cat"
 
@@ -60,7 +61,6 @@ def pairs_there(hub: Hub, captions: list[str], tmp_path: Path, monkeypatch: pyte
 
 @pytest.fixture(scope="module")
 def on_disk(captions: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """The same rows filtered on a disk."""
     folder = tmp_path_factory.mktemp("disk")
     for name, content in source(captions).items():
         (folder / Path(name).name).write_bytes(content)
@@ -134,7 +134,7 @@ def test_killed_while_it_publishes_and_started_again(hub, pairs_there, on_disk, 
 
     hub.after = kill
     more = ["--input", INPUT, "--output", OUTPUT, "--stages", "captions,export", "--work", str(tmp_path / "work")]
-    with starter(tmp_path.name) as runs:
+    with closing(Starter(tmp_path.name)) as runs:
         at_work.append(runs.start(tmp_path, tmp_path, *more, workers=1))
         said, _ = at_work[0].communicate()
         assert at_work[0].returncode == -signal.SIGKILL, said

@@ -26,7 +26,6 @@ LARGE = 8 * MIB
 
 
 def whole_path(source: str, output: Path) -> None:
-    """Runs in a process of its own."""
     dataset, layout = load_dataset("custom"), Layout(output)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     [unit] = keep_plan(layout.plan, make_plan(source, dataset, 1)).units

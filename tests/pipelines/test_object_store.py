@@ -158,23 +158,6 @@ def test_one_run_or_several_shards(bucket: str) -> None:
         assert last.take(shared=False)
 
 
-def test_a_killed_runs_lease_runs_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the server's clock, whatever the holder's said."""
-    layout = Layout(store_path(f"{bucket}/killed"))
-    killed = {"holder": "killed", "shard": "1-of-2-f", "shared": True, "taken": 0.0, "renewed": time.time()}
-    publish_json(layout.work / "leases" / "killed.json", killed)
-    with output_lock(layout, shared=True, shard="0-of-2-f") as other:
-        assert other.at_work() == {"0-of-2-f", "1-of-2-f"}
-        with pytest.raises(Busy, match=r"another run \(.*\) is working in s3://.*killed run counts for 45 seconds"):
-            output_lock(layout, shared=False).__enter__()
-        monkeypatch.setattr(lease, "VALID_S", 1.0)
-        deadline = time.monotonic() + 60
-        while other.at_work() != {"0-of-2-f"}:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        assert other.take_alone()
-
-
 @dataclass
 class Written(Stage):
     """A stage that publishes two files of a unit, and stops the process of one run at a moment."""

@@ -28,31 +28,24 @@ def runs(tmp_path_factory, filtering, ocr_models) -> dict[str, tuple[set[int], l
 
 
 @pytest.fixture(scope="module")
-def sample(runs: dict[str, tuple[set[int], list[str]]]) -> dict[str, set[int]]:
-    """The rows of the sample that each preset keeps."""
-    return {preset: kept for preset, (kept, _) in runs.items()}
-
-
-@pytest.fixture(scope="module")
 def labels() -> list[dict[str, str]]:
-    """Row, style and keep, by hand."""
     with open(SAMPLE / "expected.tsv", encoding="utf-8") as file:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
 @pytest.mark.parametrize("preset", ["paper", "strict"])
-def test_agreement_with_the_labels_of_the_sample(preset, sample, labels):
-    same = [(int(label["row"]) in sample[preset]) == (label["keep"] == "1") for label in labels]
+def test_agreement_with_the_labels_of_the_sample(preset, runs, labels):
+    same = [(int(label["row"]) in runs[preset][0]) == (label["keep"] == "1") for label in labels]
     rate = sum(same) / len(same)
     print(f"{preset}: {rate:.3f} of {len(same)} rows")
     assert rate >= 0.9
 
 
 @pytest.mark.parametrize("preset", ["paper", "strict"])
-def test_styles_of_the_sample(preset: str, sample: dict[str, set[int]], labels: list[dict[str, str]]) -> None:
+def test_styles_of_the_sample(preset, runs, labels):
     kept: dict[str, float] = {}
     for style in {label["style"] for label in labels}:
-        rows = [int(label["row"]) in sample[preset] for label in labels if label["style"] == style]
+        rows = [int(label["row"]) in runs[preset][0] for label in labels if label["style"] == style]
         kept[style] = sum(rows) / len(rows)
     print(preset, kept)
     assert kept["broken"] == 0

@@ -124,9 +124,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture
-def made() -> Callable[[Path], dict[str, bytes]]:
-    return files_of
+made = pytest.fixture(lambda: files_of)
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,6 @@ from open_diht.pipelines.store.storage import store_path
 
 @pytest.fixture
 def counted(tmp_path) -> Callable[[list[list[dict[str, Any]]]], tuple[Layout, list[str]]]:
-    """Counts parts of kept/."""
-
     def count(parts: list[list[dict[str, Any]]]) -> tuple[Layout, list[str]]:
         layout, units = Layout(tmp_path / "concepts"), []
         pair = pa.struct([("object", pa.string()), ("attribute", pa.string())])

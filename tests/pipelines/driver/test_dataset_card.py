@@ -30,21 +30,10 @@ FUNNEL = funnel(
 )
 KEPT = Config("kept", 40, pa.schema([("uid", pa.string()), ("a|b`c", pa.float32())]))
 TYPES = {
-    "text": pa.string(),
-    "long_text": pa.large_string(),
-    "small": pa.int8(),
-    "count": pa.uint64(),
-    "half": pa.float16(),
-    "single": pa.float32(),
-    "double": pa.float64(),
-    "yes": pa.bool_(),
-    "raw": pa.binary(),
-    "long_raw": pa.large_binary(),
-    "when": pa.timestamp("us", tz="UTC"),
-    "then": pa.timestamp("ms"),
-    "day": pa.date32(),
-    "nothing": pa.null(),
-    "words": pa.list_(pa.string()),
+    **{"text": pa.string(), "long_text": pa.large_string(), "small": pa.int8(), "count": pa.uint64()},
+    **{"half": pa.float16(), "single": pa.float32(), "double": pa.float64(), "yes": pa.bool_(), "raw": pa.binary()},
+    **{"long_raw": pa.large_binary(), "when": pa.timestamp("us", tz="UTC"), "then": pa.timestamp("ms")},
+    **{"day": pa.date32(), "nothing": pa.null(), "words": pa.list_(pa.string())},
     "pairs": pa.list_(pa.struct([("object", pa.string()), ("scores", pa.list_(pa.float32()))])),
     "nested": pa.list_(pa.list_(pa.int64())),
     "box": pa.struct([("x", pa.int32()), ("name", pa.struct([("first", pa.string())]))]),
@@ -134,7 +123,6 @@ def types_of(output: Path) -> dict[str, str]:
 
 
 def run(filtering: Callable[..., Any], folder: Path, *columns: dict[str, pa.Array], **settings: Any) -> Path:
-    """One manifest of two rows for each of `columns`."""
     (folder / "in").mkdir(exist_ok=True)
     for n, more in enumerate(columns):
         pq.write_table(pa.table({"caption": [CAPTION, "Sale"], **more}), folder / "in" / f"{n}.parquet")

@@ -196,8 +196,6 @@ def test_a_unit_that_kills_its_workers_is_set_aside_and_the_rest_goes_on(tmp_pat
 
 
 class KilledServer(ForkServer):
-    """A fork server that is killed while it starts."""
-
     def __init__(self) -> None:
         ours, self._theirs = socket.socketpair()
         super().__init__(ours, process=0)

@@ -27,8 +27,6 @@ from open_diht.pipelines.store.storage import store_path
 
 
 class Note(beam.DoFn):
-    """Leaves a file for each unit, with the process that did it."""
-
     def __init__(self, folder: Path):
         self._folder = folder
 

@@ -84,8 +84,6 @@ def test_input_that_changes_while_it_is_read(name, rows, tmp_path, filtering):
 def test_input_that_changes_before_it_is_decided(tmp_path: Path, filtering: Callable[..., Any]) -> None:
     """In its middle, its size and both ends as they were: only the time of the file tells."""
     path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
-    short = tmp_path / "short.yaml"
-    short.write_text("captions: {max_chars: 45}\n")
     first = filtering(path, output, **QUICK)
 
     def change(line: str) -> None:
@@ -94,7 +92,7 @@ def test_input_that_changes_before_it_is_decided(tmp_path: Path, filtering: Call
                 file.seek(100_000)
                 file.write(b"X")
 
-    disturbed = filtering(path, output, preset=str(short), on_line=change, **QUICK)
+    disturbed = filtering(path, output, preset="captions: {max_chars: 45}", on_line=change, **QUICK)
     assert disturbed.status == 1 and not marks(disturbed)
     assert disturbed.funnel["not_decided"]["rows"] == ROWS and not disturbed.funnel["not_decided"]["uncounted"]
     (error,) = disturbed.outcome.errors

@@ -246,19 +246,9 @@ def test_tls(web: Any, settings: DownloadSettings, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"threads": 0},
-        {"threads": 10**11},
-        {"threads": "64"},
-        {"max_bytes": 10**24},
-        {"retries": 10**15},
-        {"timeout": 0},
-        {"timeout": float("nan")},
-        {"retries": -1},
-        {"quality": 101},
-        {"ports": (0,)},
-        {"allow": ("localhost",)},
-        {"user_agent": "a\r\nb"},
-        {"user_agent": " "},
+        *[{"threads": 0}, {"threads": 10**11}, {"threads": "64"}, {"max_bytes": 10**24}, {"retries": 10**15}],
+        *[{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}, {"quality": 101}, {"ports": (0,)}],
+        *[{"allow": ("localhost",)}, {"user_agent": "a\r\nb"}, {"user_agent": " "}],
     ],
     ids=str,
 )
@@ -297,12 +287,8 @@ def test_digests_are_those_that_rows_need() -> None:
 @pytest.mark.parametrize(
     ("rows", "nobodys"),
     [
-        ([OTHER], True),
-        ([OTHER, Expected("md5", "0" * 32)], True),
-        ([OTHER, Expected("md5", MD5)], False),
-        ([OTHER, OURS], False),
-        ([OTHER, None], False),
-        ([], False),
+        *[([OTHER], True), ([OTHER, Expected("md5", "0" * 32)], True), ([OTHER, Expected("md5", MD5)], False)],
+        *[([OTHER, OURS], False), ([OTHER, None], False), ([], False)],
     ],
 )
 def test_a_file_that_is_the_image_of_no_row(rows: list[Expected | None], nobodys: bool) -> None:

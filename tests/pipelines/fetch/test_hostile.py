@@ -24,7 +24,6 @@ from tests.common.hostile_images import BOMBS, chunk
 
 # ---- addresses: nobody is asked, whatever listens there
 def refused(fetcher: Fetcher, url: Any) -> FetchError:
-    """Return the error that a fetch ends with."""
     with pytest.raises(FetchError) as error:
         fetcher.fetch(url)
     return error.value
@@ -85,13 +84,8 @@ class Names:
 @pytest.mark.parametrize(
     "answer",
     [
-        ["127.0.0.1"],
-        ["93.184.215.14", "127.0.0.1"],
-        ["93.184.215.14", "::1"],
-        ["2606:2800:21f:cb07::1", "fd00::1"],
-        ["::ffff:10.0.0.1"],
-        ["169.254.169.254"],
-        ["64:ff9b::a9fe:a9fe"],
+        *[["127.0.0.1"], ["93.184.215.14", "127.0.0.1"], ["93.184.215.14", "::1"]],
+        *[["2606:2800:21f:cb07::1", "fd00::1"], ["::ffff:10.0.0.1"], ["169.254.169.254"], ["64:ff9b::a9fe:a9fe"]],
     ],
     ids=str,
 )
@@ -240,19 +234,10 @@ def test_nobody_is_sent_on_by_who_says_no(web: Any, fetcher: Fetcher) -> None:
 
 
 RETRY_AFTER = [
-    "+99999999999999",
-    "9" * 30,
-    "9" * 5_000,
-    "Fri, 31 Dec 999999999999999999999999999999 23:59:59 GMT",
-    "Fri, 31 Dec 9999 23:59:59 -2359",
-    "Mon, 01 Jan 0001 00:00:00 +2359",
-    "Wed, 21 Oct 2026 99:99:99 +99999999999999999999",
-    "Wed, 21 Oct 2026 07:28:00 +99999999",
-    "-1",
-    "nan",
-    "²",
-    ",,,",
-    "\x1b[31m",
+    *["+99999999999999", "9" * 30, "9" * 5_000, "Fri, 31 Dec 999999999999999999999999999999 23:59:59 GMT"],
+    *["Fri, 31 Dec 9999 23:59:59 -2359", "Mon, 01 Jan 0001 00:00:00 +2359"],
+    *["Wed, 21 Oct 2026 99:99:99 +99999999999999999999", "Wed, 21 Oct 2026 07:28:00 +99999999", "-1", "nan", "²"],
+    *[",,,", "\x1b[31m"],
 ]
 
 

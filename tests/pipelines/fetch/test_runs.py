@@ -38,13 +38,11 @@ Rows = list[dict[str, Any]]
 
 @contextlib.contextmanager
 def no_network() -> Iterator[None]:
-    """No name is known, and no address."""
     with patch("socket.getaddrinfo", side_effect=socket.gaierror(socket.EAI_AGAIN, "no network")):
         yield
 
 
 def _shards(output: Path) -> dict[str, bytes]:
-    """The images of all shards by uid."""
     tars = map(members_of, (output / "shards").glob("*.tar"))
     named = (member for tar in tars for member in tar.items() if not member[0].endswith((".txt", ".json")))
     return {name.partition("-")[0]: content for name, content in named}
@@ -68,7 +66,6 @@ class Runs:
         )
 
     def records(self, output: str = "out") -> Path:
-        """Where the stage keeps what it did."""
         return self.folder / output / "work" / "download"
 
 
@@ -96,9 +93,8 @@ def test_urls_give_what_images_at_hand_give(web, polite, captions, draw, tsv, tm
         rows.append({"n": n, "caption": caption, "url": url, "image_path": f"images/{n}.jpg"})
     with_paths = tsv(tmp_path / "at_hand.tsv", rows)
     urls = tsv(tmp_path / "urls.tsv", [{k: v for k, v in row.items() if k != "image_path"} for row in rows])
-    own = tmp_path / "own.yaml"
-    own.write_text("captions: {min_complexity: 1}\n")  # as paper, but foresees no other preset
-    more = {"unit_rows": 9, "download": polite, "preset": str(own)}
+    own = "captions: {min_complexity: 1}"  # as paper, but foresees no other preset
+    more = {"unit_rows": 9, "download": polite, "preset": own}
 
     at_hand = filtering(with_paths, tmp_path / "at_hand", **more)
     assert not web.asked and "download" not in at_hand.funnel["stages"]
@@ -218,20 +214,19 @@ def test_a_preset_that_lets_more_through_downloads_only_what_is_missing(web, cap
     rows = [{"n": n, "caption": captions[n], "url": web.page(f"/{n}", make_jpeg())} for n in range(40)]
     rows.append({"n": 40, "caption": SENTENCE, "url": web.url("/gone")})
     manifest = runs.manifest(rows)
-    narrow = tmp_path / "narrow.yaml"
-    narrow.write_text("captions: {min_complexity: 2, max_chars: 60}\n")
+    narrow = "captions: {min_complexity: 2, max_chars: 60}"
 
     def run(output: str, preset: str) -> tuple[Any, list[str]]:
         before = len(web.asked)
         return runs(manifest, output, preset=preset, unit_rows=20), web.asked[before:]
 
-    first, asked = run("out", str(narrow))
+    first, asked = run("out", narrow)
     wide, then = run("out", "paper")
     fresh, at_once = run("fresh", "paper")
     assert asked and then and not set(asked) & set(then)
     assert sorted(asked + then) == sorted(at_once)
     assert wide.tables() == fresh.tables() and _shards(tmp_path / "out") == _shards(tmp_path / "fresh")
-    back, nothing = run("out", str(narrow))
+    back, nothing = run("out", narrow)
     assert back.tables() == first.tables() and not nothing
 
 
@@ -357,15 +352,15 @@ def test_an_outage_in_a_wider_run_is_seen_and_costs_no_image_of_an_earlier_one(w
         for unit, count in enumerate(long)
         for n in range(12)
     ]
-    manifest, narrow = runs.manifest(rows), tmp_path / "narrow.yaml"
-    narrow.write_text(f"base: paper\nforesee: []\ncaptions: {{max_chars: {len(SENTENCE)}}}\n")
-    first = runs(manifest, preset=str(narrow), unit_rows=12)
+    manifest = runs.manifest(rows)
+    narrow = f"base: paper\nforesee: []\ncaptions: {{max_chars: {len(SENTENCE)}}}"
+    first = runs(manifest, preset=narrow, unit_rows=12)
     assert first.status == 0 and len(web.asked) == len(first.rows("kept")) == 36
     with no_network():
         down = runs(manifest, unit_rows=12)
     assert down.status == 1 and len(down.funnel["set_aside"]) == 3 and "dns_failed" not in down.funnel["rejected"]
     web.asked.clear()
-    assert runs(manifest, preset=str(narrow), unit_rows=12).tables() == first.tables() and not web.asked
+    assert runs(manifest, preset=narrow, unit_rows=12).tables() == first.tables() and not web.asked
     up = runs(manifest, unit_rows=12)
     assert up.status == 0 and len(up.rows("kept")) == 48 and len(web.asked) == 12
 

@@ -32,8 +32,6 @@ def _row(ordinal: int, url: str | None, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def shard(tmp_path: Path, settings: DownloadSettings) -> Iterator[Shard]:
-    """Fetches rows; returns the records and the tar."""
-
     def fetch(rows: Rows, **more: Any) -> tuple[Rows, Path | None]:
         asked = dataclasses.replace(settings, **more)
         fetcher = Fetcher(asked)
@@ -107,13 +105,9 @@ def test_large_turned_and_odd_images(web: Any, shard: Shard) -> None:
         kinds[name] = out.getvalue()
     rows = [_row(index, web.page(f"/{name}", body)) for index, (name, body) in enumerate(kinds.items())]
     records, tar = shard(rows, image_size=512)
-    assert [(r["status"], r["width"], r["height"]) for r in records] == [
-        ("ok", 300, 900),
-        ("ok", 600, 900),
-        ("ok", 50, 90),
-        ("ok", 64, 48),
-        ("ok", 64, 48),
-    ]
+    assert {r["status"] for r in records} == {"ok"}
+    sizes = [(r["width"], r["height"]) for r in records]
+    assert sizes == [(300, 900), (600, 900), (50, 90), (64, 48), (64, 48)]
     stored = [Image.open(io.BytesIO(_stored(record, tar))) for record in records]
     assert all(image.format == "JPEG" for image in stored)
     assert [image.size for image in stored] == [(171, 512), (341, 512), (50, 90), (64, 48), (64, 48)]

@@ -18,7 +18,6 @@ PUBLISHER = Publisher(HubAddress("dataset", "me/cat"))
 
 
 def results(folder: Path, preset: str = "paper", parts: int = 3) -> Files:
-    """What a run would leave, and what of it is to be published."""
     content = {
         f"{kind}/part-{n}.parquet": f"{kind} {n} {preset}" for kind in ("kept", "rejected") for n in range(parts)
     }

@@ -1,5 +1,4 @@
-"""Damaged and hostile manifests, made at random: reading raises nothing but what it says it raises, and rows are
-conserved over batch sizes and spans."""
+"""Manifests damaged at random: no error but those that are documented, and rows are conserved."""
 
 import gzip
 import io

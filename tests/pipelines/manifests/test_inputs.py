@@ -165,8 +165,8 @@ def test_a_folder_of_images_and_texts_is_packed_first(write: Write, tmp_path: Pa
 @pytest.mark.parametrize(
     ("pattern", "said"),
     [
-        ("", ""),
-        ("  ", ""),
+        ("", "is empty; name a file"),
+        ("  ", "name a file"),
         (",,,", "has nothing between its commas"),
         ("foo://bucket/x", r"Protocol not known.*s3://bucket/folder"),
         ("/dev/zero", "'/dev/zero' is not a regular file"),

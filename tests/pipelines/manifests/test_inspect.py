@@ -133,8 +133,6 @@ def test_encrypted_columns_are_named_before_they_are_read(tmp_path):
 
 
 class _NoKms(encryption.KmsClient):  # type: ignore[misc]
-    """Keys that are wrapped in nothing."""
-
     def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> str:
         return base64.b64encode(key_bytes).decode()
 

@@ -27,8 +27,8 @@ def _units(files: int, each: int, rows: int = 10) -> list[Unit]:
 
 
 def _settings(source: Path, output: Path, **more: Any) -> RunSettings:
-    how = {"dataset": load_dataset("custom"), "preset": load_preset("paper"), "stages": ("captions",), **more}
-    return RunSettings(input=str(source), output=output, **how)
+    how: dict[str, Any] = {"dataset": load_dataset("custom"), "preset": load_preset("paper"), **more}
+    return RunSettings(input=str(source), output=output, stages=("captions",), **how)
 
 
 def _table(path: Path, rows: int) -> Path:

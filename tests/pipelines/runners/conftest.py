@@ -54,10 +54,7 @@ def run_filter(*arguments: object, python: Path | str = sys.executable, **variab
     )
 
 
-@pytest.fixture(scope="session")
-def filter_command() -> Callable[..., Any]:
-    """`run_filter`."""
-    return run_filter
+filter_command = pytest.fixture(scope="session")(lambda: run_filter)
 
 
 @pytest.fixture(scope="session")
@@ -125,7 +122,6 @@ def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 
 @contextmanager
 def killed_at_the_end(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that does not outlive the test."""
     try:
         yield process
     finally:
@@ -155,7 +151,6 @@ def arguments(manifest: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def local(arguments, filter_command, tables_of, tmp_path_factory, ocr_models) -> dict[str, list[dict[str, Any]]]:
-    """The rows of the run on this machine."""
     output = tmp_path_factory.mktemp("local") / "out"
     done = filter_command(*arguments, "--output", output)
     assert done.returncode == 0, done.stderr

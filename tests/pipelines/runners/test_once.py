@@ -32,8 +32,6 @@ class Speaks(beam.DoFn):
 
 
 class Asks(Speaks):
-    """Is asked to go while it works."""
-
     def process(self, element: str) -> None:
         said.append(f"let go: {let_go()}")
 
@@ -49,7 +47,6 @@ class IsAt(Speaks):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the driver is."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
