@@ -117,11 +117,6 @@ def head(output: Path) -> dict[str, Any]:
     return found
 
 
-def types_of(output: Path) -> dict[str, str]:
-    described = head(output)["dataset_info"][0]
-    return {one["name"]: one["dtype"] for one in described["features"] if "dtype" in one}
-
-
 def run(filtering: Callable[..., Any], folder: Path, *columns: dict[str, pa.Array], **settings: Any) -> Path:
     (folder / "in").mkdir(exist_ok=True)
     for n, more in enumerate(columns):
@@ -134,7 +129,7 @@ def run(filtering: Callable[..., Any], folder: Path, *columns: dict[str, pa.Arra
 def test_columns_of_all_files_and_their_common_types(filtering: Callable[..., Any], tmp_path: Path) -> None:
     ints, floats = pa.array([1, 2]), pa.array([0.5, 1.5])
     output = run(filtering, tmp_path, {"score": ints}, {"score": floats, "more": ints})
-    types = types_of(output)
+    types = {one["name"]: one.get("dtype") for one in head(output)["dataset_info"][0]["features"]}
     assert (types["score"], types["more"], types["uid"]) == ("float64", "int64", "string")
     assert [one["config_name"] for one in head(output)["configs"]] == ["kept", "rejected"]
 

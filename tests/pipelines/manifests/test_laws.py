@@ -33,8 +33,7 @@ def rows_of(what: FileInfo | Span, batch_rows: int) -> list[Row]:
     """All rows as (ordinal, "good" or the error, caption or raw bytes, uid), in the order of delivery."""
     rows: list[Row] = []
     for batch in read(what, CUSTOM, batch_rows):
-        assert 0 < batch.rows <= batch_rows
-        assert batch.table.num_rows == len(batch.captions)
+        assert 0 < batch.rows <= batch_rows and batch.table.num_rows == len(batch.captions)
         values = zip(batch.ordinals.tolist(), batch.captions, batch.uids, strict=True)
         good = [(place, "good", *pair) for place, *pair in values]
         bad: list[Row] = [(row.ordinal, row.error, repr(row.raw), "") for row in batch.bad]

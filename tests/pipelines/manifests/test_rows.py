@@ -62,8 +62,7 @@ class Rows:
 # TSV and CSV
 def test_tsv_neither_quotes_nor_escapes(write: Write) -> None:
     rows = Rows(write("a.tsv", b'url\tcaption\nhttp://1\t"a \\t 5" dog\nhttp://2\t"\n'))
-    assert rows.captions == {0: '"a \\t 5" dog', 1: '"'}
-    assert rows.urls == {0: "http://1", 1: "http://2"}
+    assert rows.captions == {0: '"a \\t 5" dog', 1: '"'} and rows.urls == {0: "http://1", 1: "http://2"}
 
 
 def test_tsv_bad_rows_cost_themselves(write: Write) -> None:
@@ -83,8 +82,7 @@ def test_byte_order_mark_and_line_ends(write: Write, ending: bytes, mark: bytes,
     for name, separator in (("a.tsv", b"\t"), ("a.csv", b",")):
         lines = [separator.join(pair) for pair in ((b"caption", b"url"), (b"a dog", b"http://1"), (), (b"b", b"c"))]
         rows = Rows(write(name, mark + ending.join(lines) + (ending if last else b"")))
-        assert rows.captions == {0: "a dog", 1: "b"}
-        assert rows.urls == {0: "http://1", 1: "c"}
+        assert rows.captions == {0: "a dog", 1: "b"} and rows.urls == {0: "http://1", 1: "c"}
 
 
 @pytest.mark.parametrize("pack", [lambda data: data, gzip.compress])
@@ -123,8 +121,7 @@ def test_csv_bad_rows_cost_one_line(write: Write) -> None:
     rows = Rows(write("a.csv", b"caption,url\n" + content))
     assert rows.captions == {0: "good", 2: "still good", 7: "good"}
     assert rows.errors == {1: "quoting", 3: "quoting", 4: "field_count", 5: "invalid_utf8", 6: "nul_byte"}
-    assert rows.bad[0].raw == b'"never closed,1'
-    assert rows.bad[-1].raw == b'"n\0\nul",6'
+    assert rows.bad[0].raw == b'"never closed,1' and rows.bad[-1].raw == b'"n\0\nul",6'
 
 
 def test_csv_with_another_delimiter(write: Write) -> None:
@@ -146,10 +143,8 @@ def test_an_oversized_line_is_never_held_whole(write: Write, name: str) -> None:
     rows = Rows(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert rows.captions == {0: "good", 2: "good"}
-    assert rows.errors == {1: "oversized"}
-    assert len(rows.bad[0].raw) == 64 * 1024
-    assert peak < 48 * MIB
+    assert rows.captions == {0: "good", 2: "good"} and rows.errors == {1: "oversized"}
+    assert len(rows.bad[0].raw) == 64 * 1024 and peak < 48 * MIB
 
 
 def test_compressed_text(write: Write) -> None:
@@ -347,8 +342,7 @@ def test_parquet_text_that_is_no_utf8_costs_its_row(write: Write, kind: str) -> 
         "view": {"caption": fine, "url": fine, "license": array.cast(pa.string_view())},
     }
     rows = Rows(parquet_of(write, pa.table(columns[kind])))
-    assert sorted(rows.captions) == [0, 2]
-    assert rows.errors == {1: "invalid_utf8"}
+    assert sorted(rows.captions) == [0, 2] and rows.errors == {1: "invalid_utf8"}
     assert json.loads(rows.bad[0].raw)["url"] == "y"
     rows.tables[0].validate(full=True)
 
@@ -419,8 +413,7 @@ def test_tar_rows(write, tar_of, kind):
     content = tar_of(*parts[0]) + tar_of(*parts[1]) if kind == "joined" else tar_of(*parts[0], *parts[1])
     path = write("a.tgz", gzip.compress(content)) if kind == "compressed" else write("a.tar", content)
     rows = Rows(path)
-    assert rows.captions == {0: "a dog", 1: "a cat"}
-    assert rows.urls == {0: "http://00", 1: "http://01"}
+    assert rows.captions == {0: "a dog", 1: "a cat"} and rows.urls == {0: "http://00", 1: "http://01"}
     assert rows.tables[0].column_names == ["__key__", "caption", "url", "key", "n", "txt", "_extra"]
     assert rows.column("n") == [1, 2]
 

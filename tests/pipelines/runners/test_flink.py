@@ -142,8 +142,7 @@ def test_hosts_with_files_of_their_own_start_their_own_boot_program_and_keep_the
     backend = make_backend("flink", [f"--flink_master={flink_rest()}"], workers)
     backend.check([("OUTPUT", "out")])
     backend.run(job())
-    assert submitted.payload.command == "/opt/diht/boot"
-    assert "DIHT_OCR_MODELS" not in submitted.payload.env
+    assert submitted.payload.command == "/opt/diht/boot" and "DIHT_OCR_MODELS" not in submitted.payload.env
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,7 @@ def test_the_server_of_a_job_leaves_interrupts_alone_and_ends_with_the_job() -> 
     before, runner = signal.getsignal(signal.SIGINT), Submits()
     with pytest.raises(JobFailed, match="captions: the job could not be submitted: Unable to fetch remote"):
         portable.run(runner, Job(label="captions", build=lambda pipeline: None, workers=1), [], portable.Workers())
-    assert signal.getsignal(signal.SIGINT) is before
-    assert runner.server.stopped
+    assert signal.getsignal(signal.SIGINT) is before and runner.server.stopped
 
 
 # ---- what is staged to workers is all of the code that they run
