@@ -1,7 +1,4 @@
-"""Starting the command as people do, or in a fork of a process that has imported it already; killing it, and making
-sure nothing of it is left running."""
-
-from __future__ import annotations
+"""Starting the command as people do or in a fork, killing it, and leaving nothing of it running."""
 
 import contextlib
 import os
@@ -10,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import apache_beam.runners.worker.sdk_worker_main  # noqa: F401  # that forks have it
@@ -46,13 +41,7 @@ class Forked:
     """The command in a fork, with the methods of `Popen` that tests need."""
 
     def __init__(
-        self,
-        forks: Forks,
-        words: list[str],
-        folder: Path,
-        said: Path,
-        errors: Path,
-        program: tuple[str, str] = COMMAND,
+        self, forks: Forks, words: list[str], folder: Path, said: Path, errors: Path, program: tuple[str, str] = COMMAND
     ):
         self._forks, self._said = forks, said
         self.returncode: int | None = None
@@ -87,8 +76,6 @@ def words_for(manifest: Path, output: Path, *more: str, workers: int) -> list[st
 
 
 class ForkedStarter:
-    """Starts the command in forks."""
-
     program = COMMAND
     """File and function of what the forks do."""
 
@@ -117,8 +104,6 @@ class ForkedStarter:
 
 
 class Starter:
-    """Starts `python -m open_diht.pipelines`."""
-
     def __init__(self, mark: str):
         self._mark = mark
         self._started: list[subprocess.Popen[str]] = []
@@ -137,7 +122,7 @@ class Starter:
         self._started.append(process)
         return process
 
-    def clear(self) -> None:
+    def close(self) -> None:
         """Kill what is left, workers included, by process id."""
         for process in self._started:
             with contextlib.suppress(ProcessLookupError):
@@ -148,7 +133,6 @@ class Starter:
                 os.kill(process_id, signal.SIGKILL)
 
     def left(self) -> list[int]:
-        """The processes that are there, workers included."""
         wanted, found = f"{_MARK}={self._mark}".encode(), []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -157,18 +141,7 @@ class Starter:
         return found
 
 
-@contextmanager
-def starter(mark: str) -> Iterator[Starter]:
-    """A `Starter` that clears up behind itself."""
-    made = Starter(mark)
-    try:
-        yield made
-    finally:
-        made.clear()
-
-
 def committed(output: Path, stage: str) -> int:
-    """Units of a stage that are done."""
     return sum(1 for _ in output.glob(f"work/{stage}/commits/[!.]*.json"))
 
 

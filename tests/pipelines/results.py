@@ -1,7 +1,5 @@
 """The funnel of a run, as its driver counts it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from open_diht.pipelines.report.funnel import FunnelRecord

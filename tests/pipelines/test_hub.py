@@ -1,7 +1,5 @@
 """A run whose input lies on a hub, and whose results are published there."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import json
@@ -9,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from open_diht.pipelines.driver import cli
 from open_diht.pipelines.pilot import command as pilot
 from tests.hub_server import Files, Hub, Repository
 from tests.pipelines.conftest import KINDS, filter_manifest, sorted_tables
-from tests.pipelines.processes import starter
+from tests.pipelines.processes import Starter
 
 INPUT, OUTPUT, WORK = "hf://datasets/o/pairs/data/*.parquet", "hf://datasets/me/cat", "out/hub/me/cat"
 
@@ -62,7 +61,6 @@ def pairs_there(hub: Hub, captions: list[str], tmp_path: Path, monkeypatch: pyte
 
 @pytest.fixture(scope="module")
 def on_disk(captions: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """The same rows filtered on a disk."""
     folder = tmp_path_factory.mktemp("disk")
     for name, content in source(captions).items():
         (folder / Path(name).name).write_bytes(content)
@@ -70,9 +68,7 @@ def on_disk(captions: list[str], tmp_path_factory: pytest.TempPathFactory) -> di
     return sorted_tables(folder / "out")
 
 
-def test_from_hub_to_hub_it_is_the_run_on_a_disk(
-    hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_from_hub_to_hub_it_is_the_run_on_a_disk(hub, pairs_there, on_disk, here, capsys):
     assert cli.main(words("--license", "CC-BY-4.0")) == 0
     said = capsys.readouterr().out.splitlines()
     commit = pairs_there.branches["main"]
@@ -92,21 +88,7 @@ def test_from_hub_to_hub_it_is_the_run_on_a_disk(
     assert "already holds these results" in capsys.readouterr().out and len(repository.commits) == 2
 
 
-def test_another_preset_is_published_in_its_place(
-    hub: Hub, pairs_there: Repository, here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(words()) == 0
-    repository = hub.repositories["datasets/me/cat"]
-    before = rows_of(repository)
-    assert cli.main(words("--preset", "strict")) == 0
-    after = rows_of(repository)
-    assert len(after["kept"]) < len(before["kept"]) and len(after["kept"]) + len(after["rejected"]) == 60
-    assert json.loads(repository.files()["funnel.json"])["preset"] == "strict" and len(repository.commits) == 3
-
-
-def test_a_run_goes_on_with_the_commit_that_it_began_with(
-    hub: Hub, pairs_there: Repository, captions: list[str], here: None
-) -> None:
+def test_a_run_goes_on_with_the_commit_that_it_began_with(hub, pairs_there, captions, here):
     hub.before = lambda asked: "preupload" not in asked  # it comes to an end, and is not published
     assert cli.main(words()) == 1
     pairs_there.commit("main", source(captions, " at night"))
@@ -119,9 +101,7 @@ def test_a_run_goes_on_with_the_commit_that_it_began_with(
     assert all(row["caption"].endswith(" at night") for rows in newer.values() for row in rows)
 
 
-def test_what_a_hub_does_not_give_for_a_while_is_no_dead_letter(
-    hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_hub_does_not_give_for_a_while_is_no_dead_letter(hub, pairs_there, on_disk, here, capsys):
     """When the plan is made the hub refuses, as those do that were asked too often."""
     plan = Path(WORK).absolute() / "work" / "plan.json"
     hub.before = lambda request: "b.parquet" not in request or not plan.exists()
@@ -134,9 +114,7 @@ def test_what_a_hub_does_not_give_for_a_while_is_no_dead_letter(
     assert rows_of(hub.repositories["datasets/me/cat"]) == on_disk
 
 
-def test_a_hub_that_fails_while_the_input_is_looked_at_is_wrong_use(
-    hub: Hub, pairs_there: Repository, here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_hub_that_fails_while_the_input_is_looked_at_is_wrong_use(hub, pairs_there, here, capsys):
     hub.before = lambda request: "b.parquet" not in request
     assert cli.main(words()) == 2
     errors = capsys.readouterr().err
@@ -145,9 +123,7 @@ def test_a_hub_that_fails_while_the_input_is_looked_at_is_wrong_use(
 
 @pytest.mark.slow
 @pytest.mark.kill
-def test_killed_while_it_publishes_and_started_again(
-    hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], tmp_path: Path
-) -> None:
+def test_killed_while_it_publishes_and_started_again(hub, pairs_there, on_disk, tmp_path):
     """In processes of their own: the client reads the environment when it is imported."""
     at_work: list[subprocess.Popen[str]] = []
 
@@ -158,7 +134,7 @@ def test_killed_while_it_publishes_and_started_again(
 
     hub.after = kill
     more = ["--input", INPUT, "--output", OUTPUT, "--stages", "captions,export", "--work", str(tmp_path / "work")]
-    with starter(tmp_path.name) as runs:
+    with closing(Starter(tmp_path.name)) as runs:
         at_work.append(runs.start(tmp_path, tmp_path, *more, workers=1))
         said, _ = at_work[0].communicate()
         assert at_work[0].returncode == -signal.SIGKILL, said
@@ -172,18 +148,14 @@ def test_killed_while_it_publishes_and_started_again(
     assert len(hub.sent) == len(set(hub.sent)) and sent < set(hub.sent), "what was sent is not sent again"
 
 
-def test_shards_work_together_elsewhere_and_the_last_one_publishes(
-    hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shards_work_together_elsewhere_and_the_last_one_publishes(hub, pairs_there, on_disk, here, capsys):
     assert cli.main(words("--work", "shared", "--shard", "0/2")) == 0
     assert not rows_of(hub.repositories["datasets/me/cat"])["kept"]
     assert cli.main(words("--work", "shared", "--shard", "1/2")) == 0
     assert rows_of(hub.repositories["datasets/me/cat"]) == on_disk
 
 
-def test_a_pilot_reads_there_and_publishes_nothing(
-    hub: Hub, pairs_there: Repository, here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pilot_reads_there_and_publishes_nothing(hub, pairs_there, here, capsys):
     assert pilot.main(words("--units", "2")) == 0
     assert hub.repositories.keys() == {"datasets/o/pairs"} and (Path(WORK) / "pilot" / "pilot.json").exists()
 
@@ -200,9 +172,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_wrong_use(
-    hub: Hub, pairs_there: Repository, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_use(hub, pairs_there, kind, tmp_path, capsys):
     more, output, says = WRONG[kind]
     assert cli.main(words(*more, output=output)) == 2
     errors = capsys.readouterr().err
@@ -220,9 +190,7 @@ print([sorted(rows.to_list(), key=lambda row: row["n"]) for rows in (kept, rejec
 
 
 @pytest.mark.slow
-def test_datasets_loads_what_is_published_and_what_lies_in_a_folder(
-    hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], here: None, tmp_path: Path
-) -> None:
+def test_datasets_loads_what_is_published_and_what_lies_in_a_folder(hub, pairs_there, on_disk, here, tmp_path):
     """Its parts have different columns: those of one manifest have a score, which is null in the others."""
     if importlib.util.find_spec("datasets") is None:
         pytest.skip("datasets is not installed: pip install '.[dev]'")

@@ -1,12 +1,9 @@
 """Decisions depend on a row alone: not on batches, units, workers, or the order of rows."""
 
-from __future__ import annotations
-
 import json
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +72,7 @@ def test_one_file_or_many(texts, whole, tmp_path, filtering):
 
 
 @pytest.mark.slow
-def test_workers_and_units_with_images(pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]) -> None:
+def test_workers_and_units_with_images(pairs, paper, tmp_path, filtering):
     """`paper` was made by one worker in four units."""
     two = filtering(pairs, tmp_path / "out", workers=2, unit_rows=23)
     assert two.tables() == paper.tables()

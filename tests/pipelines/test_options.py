@@ -1,7 +1,5 @@
 """The options of a run: a slip is answered, and help printed, before anything heavy is imported."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
         (["--help"], 0, "usage: "),
     ],
 )
-def test_a_slip_and_help_wait_for_no_import(
-    how: tuple[str, str], words: list[str], status: int, answer: str, tmp_path: Path
-) -> None:
+def test_a_slip_and_help_wait_for_no_import(how, words, status, answer, tmp_path):
     """`tmp_path` is no checkout: the missing sample is not what is wrong."""
     commands = ["filter", "pilot"] if how[1] == "open_diht" else [""]
     for command in commands:
@@ -64,12 +60,7 @@ def test_the_options_of_beam_are_those_that_its_source_names() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "remedy"),
-    [
-        ("--flink-mastr", "--flink_master"),
-        ("--max-dead-shar", "--max-dead-share"),
-        ("--worker", "--workers"),
-        ("--worker-zon=a", "--worker_zone"),
-    ],
+    [("--flink-mastr", "--flink_master"), ("--worker", "--workers"), ("--worker-zon=a", "--worker_zone")],
 )
 def test_the_nearest_option_is_named_whose_ever_it_is(typed: str, remedy: str) -> None:
     with pytest.raises(WrongUse, match=f"unknown argument '{typed}'; did you mean {remedy}[?]"):

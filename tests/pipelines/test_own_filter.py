@@ -30,7 +30,6 @@ CAPTIONS = ("a brown dog runs", MANY, "two cats sleep on a red sofa", "SALE NOW"
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A folder with a module of filters, a preset and a manifest."""
     module = MODULE.replace("image shows", "image shows <really>")  # what the report has to escape
     (tmp_path / "my_filters.py").write_text(module, encoding="utf-8")
     (tmp_path / "mine.yaml").write_text(PRESET, encoding="utf-8")
@@ -119,9 +118,7 @@ def _named(reason: str) -> type[Late]:
 
 
 @pytest.mark.parametrize("reason", ["action", "text_spotting", "clip_score", "image_unreadable", "captions", "foresee"])
-def test_a_reason_or_section_that_is_built_in_is_refused(
-    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reason_or_section_that_is_built_in_is_refused(reason, tmp_path, monkeypatch):
     monkeypatch.setattr("open_diht.filters.base._registered", {})
     register_filter(_named(reason))
     (tmp_path / "mine.yaml").write_text(f"{reason}: {{}}\n", encoding="utf-8")

@@ -70,11 +70,8 @@ def test_a_stage_of_ones_own_measures_images(tmp_path, filtering, monkeypatch):
     monkeypatch.setattr("open_diht.pipelines.stages.annotator._registered", {})
     (tmp_path / "images").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    for name, image in (
-        ("sharp", Image.fromarray(noise)),
-        ("flat", Image.new("RGB", (64, 64))),
-        ("dot", Image.new("L", (1, 1))),
-    ):
+    images = {"sharp": Image.fromarray(noise), "flat": Image.new("RGB", (64, 64)), "dot": Image.new("L", (1, 1))}
+    for name, image in images.items():
         image.save(tmp_path / "images" / f"{name}.png")
     (tmp_path / "images" / "page.png").write_text("<html>")
     names = ["sharp", "flat", "dot", "page", "absent", "sharp", "sharp"]
@@ -86,9 +83,8 @@ def test_a_stage_of_ones_own_measures_images(tmp_path, filtering, monkeypatch):
     exec(IMAGES, module.__dict__)
 
     def run(preset: str = "paper", *stages: str):
-        return filtering(
-            tmp_path / "rows.tsv", tmp_path / "out", preset=preset, stages=(*stages, "sharpness", "export")
-        )
+        stages = (*stages, "sharpness", "export")
+        return filtering(tmp_path / "rows.tsv", tmp_path / "out", preset=preset, stages=stages)
 
     done = run("paper", "captions")
     blurred = {1: "blurred", 2: "blurred"}
@@ -112,9 +108,7 @@ def test_the_name_of_a_stage_of_this_program_is_refused(name: str, monkeypatch: 
         register_annotator(kind)
 
 
-def test_a_stage_refuses_a_run_before_any_work_and_is_left_out_where_it_has_nothing_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_refuses_a_run_before_any_work_and_is_left_out_where_it_has_nothing_to_do(tmp_path, monkeypatch):
     class Picky(Annotator):
         name = "picky"
 

@@ -1,7 +1,6 @@
 """Runs with a second opinion: equal to Cat, counted, explained, and refused before the first stage without weights."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ STAGES = ("captions", "export")
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, tsv: Callable[..., Path], captions: list[str]) -> Path:
+def manifest(tmp_path_factory, tsv, captions) -> Path:
     rows = [{"n": n, "caption": caption} for n, caption in enumerate(captions)]
     return tsv(tmp_path_factory.mktemp("opinion") / "captions.tsv", rows)
 
 
 @pytest.fixture(scope="module")
-def precise(manifest: Path, filtering: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def precise(manifest, filtering, tmp_path_factory) -> Any:
     return filtering(manifest, tmp_path_factory.mktemp("precise") / "out", preset="precise", stages=STAGES)
 
 
@@ -41,29 +40,23 @@ def test_the_run_counts_what_was_moved_and_the_report_shows_what_was_read(precis
     assert note in report and "second opinion, by " in report
 
 
-def test_a_run_without_the_setting_asks_nothing(manifest: Path, filtering: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_run_without_the_setting_asks_nothing(manifest, filtering, tmp_path):
     strict = filtering(manifest, tmp_path / "out", preset="strict", stages=STAGES)
     assert strict.funnel["moves"] == {}
     assert "second opinion" not in (strict.output / "report.html").read_text(encoding="utf-8")
 
 
-def test_other_thresholds_need_no_new_parse(
-    precise: Any, manifest: Path, filtering: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_other_thresholds_need_no_new_parse(precise, manifest, filtering, tmp_path):
     shutil.copytree(precise.output, tmp_path / "out")
-    mine = tmp_path / "mine.yaml"
-    mine.write_text("base: precise\ncaptions: {min_action_score: 0.9}\n")
-    again = filtering(manifest, tmp_path / "out", preset=str(mine), stages=STAGES)
+    mine = "base: precise\ncaptions: {min_action_score: 0.9}"
+    again = filtering(manifest, tmp_path / "out", preset=mine, stages=STAGES)
     assert not any(line.startswith("captions:") for line in again.said)
     assert any("without parsing" in line for line in again.said)
     assert again.funnel["kept"] < precise.funnel["kept"]
 
 
-def test_missing_weights_are_an_error_before_anything_is_written(
-    manifest: Path, filtering: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_are_an_error_before_anything_is_written(manifest, filtering, tmp_path, monkeypatch):
     monkeypatch.setattr(opinion, "WEIGHTS", tmp_path / opinion.WEIGHTS.name)
     with pytest.raises(WrongUse, match=r"preset 'precise': second_opinion: .* missing\. Restore them: ") as caught:
         filtering(manifest, tmp_path / "out", preset="precise", stages=STAGES)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()

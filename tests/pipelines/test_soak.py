@@ -1,31 +1,28 @@
 """Ten thousand images through Text-spotting: memory stays flat, that of workers and OCR processes included."""
 
-from __future__ import annotations
-
 import csv
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.pipelines.processes import REPOSITORY, Starter, starter
+from tests.pipelines.processes import REPOSITORY, Starter
 
 IMAGES = 10_000
 SAMPLE = REPOSITORY / "data" / "sample"
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Starter]:
-    with starter(str(tmp_path)) as made:
+def runs(tmp_path) -> Iterator[Starter]:
+    with closing(Starter(str(tmp_path))) as made:
         yield made
 
 
 def _resident(process: psutil.Process) -> int:
-    """Bytes of a process and all below it."""
     total = 0
     for one in (process, *process.children(recursive=True)):
         try:

@@ -1,7 +1,5 @@
 """Features: rows fail one by one, units are committed and resumed, in whatever process they are done."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -105,9 +103,7 @@ class _Short(LoadedTeacher):
         return super().features(prepared)
 
 
-def test_a_teacher_out_of_memory_costs_its_unit_and_says_what_to_do(
-    filtered: Any, make: Any, tiny: tuple[str, str]
-) -> None:
+def test_a_teacher_out_of_memory_costs_its_unit_and_says_what_to_do(filtered, make, tiny):
     """The batch before it was kept; what can be done is, once the batch size is lowered."""
     data = filtered.write([9, 2])
     status, said = make(data, batch_size=4, teacher=ShortOfMemory(**vars(find_teacher(*tiny))))

@@ -1,10 +1,6 @@
 """What features are keyed to, and what is done where a library computes another teacher of the same weights."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +18,7 @@ def teacher(tiny: tuple[str, str]) -> Teacher:
     return find_teacher(*tiny)
 
 
-def test_another_version_of_torch_makes_nothing_anew(filtered: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_torch_makes_nothing_anew(filtered, make, monkeypatch):
     data = filtered.write([4])
     make(data)
     commit = data / "concepts/work/features/commits/00000-00000-000.json"
@@ -34,7 +30,7 @@ def test_another_version_of_torch_makes_nothing_anew(filtered: Any, make: Any, m
     assert not any("version" in key for key in about["teacher"])
 
 
-def test_the_fixed_image_tells_another_preprocessing(tmp_path: Path, teacher: Teacher) -> None:
+def test_the_fixed_image_tells_another_preprocessing(tmp_path, teacher):
     layout = Layout(tmp_path)
     sees = seen(teacher)
     settle(layout, teacher, "auto", "cpu", sees)
@@ -48,9 +44,7 @@ def test_the_fixed_image_tells_another_preprocessing(tmp_path: Path, teacher: Te
         settle(layout, teacher, "auto", "cpu", sees[:-1])
 
 
-def test_the_folder_says_the_precision_where_nobody_else_does(
-    tmp_path: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_says_the_precision_where_nobody_else_does(tmp_path, teacher, monkeypatch):
     layout, sees = Layout(tmp_path), np.ones(3, np.float32)
     monkeypatch.setattr("open_diht.common.devices.computes_bf16", lambda device: device == "cuda")
     assert precision_of(layout, teacher, "auto", "cuda") == "bf16" != precision_of(layout, teacher, "auto", "cpu")
@@ -62,7 +56,7 @@ def test_the_folder_says_the_precision_where_nobody_else_does(
     assert precision_of(layout, teacher, "auto", "cuda") == "fp32"
 
 
-def test_another_precision_is_another_feature(filtered: Any, make: Any) -> None:
+def test_another_precision_is_another_feature(filtered, make):
     data = filtered.write([4])
     make(data, precision="fp32")
     commit = data / "concepts/work/features/commits/00000-00000-000.json"

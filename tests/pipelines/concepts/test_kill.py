@@ -1,7 +1,5 @@
 """Killed with SIGKILL at random moments and started again, features end as if nothing had happened."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +25,6 @@ def make_targets(words: list[str], *where: str) -> None:
 
 
 class Runs(ForkedStarter):
-    """Runs of the command."""
-
     program = (__file__, "make_targets")
 
     def words(self, given: Path, output: Path, *more: str, workers: int) -> list[str]:

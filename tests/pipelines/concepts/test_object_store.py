@@ -1,7 +1,5 @@
 """Both halves of `make concepts` with data and output in a store equal those on a disk, and the trainer reads them."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -17,7 +15,6 @@ FAST = ["--k", "2", "--min-steps", "5", "--epochs", "2", "--holdout", "0.3"]
 
 
 def stored(folder: Any) -> dict[str, bytes]:
-    """What is made, by its path below the folder."""
     found = {}
     for pattern in ("work/*/data/*.np*", "targets/*.npz", "heads.safetensors", "vocabulary.json"):
         for path in folder.glob(pattern):

@@ -1,7 +1,5 @@
 """SHARD=i/n of `make concepts`: what n invocations make is what one makes."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import torch  # noqa: F401
 
 from open_diht.pipelines.concepts.run import ConceptSettings, run
 from open_diht.pipelines.concepts.teacher import find_teacher
-from tests.forks import Forks
 from tests.pipelines.conftest import Here
 
 SHARDS = 3
@@ -20,22 +17,14 @@ SHARDS = 3
 
 def shard(i: int, data: str, output: str, name: str, weights: str) -> None:
     """One of them. Runs in a process of its own."""
-    settings = ConceptSettings(
-        data=Path(data),
-        output=Path(output),
-        teacher=find_teacher(name, weights),
-        min_count=2,
-        batch_size=4,
-        precision="fp32",
-        workers=1,
-        backend=Here(),
-        shard=(i, SHARDS),
-    )
+    how: dict[str, Any] = {"min_count": 2, "batch_size": 4, "precision": "fp32", "workers": 1, "backend": Here()}
+    teacher = find_teacher(name, weights)
+    settings = ConceptSettings(data=Path(data), output=Path(output), teacher=teacher, shard=(i, SHARDS), **how)
     assert run(settings, lambda line: print(line, flush=True)) == 0
 
 
 @pytest.fixture
-def data(filtered: Any) -> Path:
+def data(filtered) -> Path:
     folder: Path = filtered.write([9, 5, 7, 1, 4, 6, 3], lambda n, m: [(m[0][0], b"<html>")] if n == 6 else m)
     return folder
 
@@ -47,9 +36,7 @@ def counts(output: Path) -> list[tuple[str, int, int]]:
 
 
 @pytest.mark.slow
-def test_at_once_they_end_as_one_process(
-    data: Path, forks: Forks, tiny: tuple[str, str], make: Any, made: Any, tmp_path: Path
-) -> None:
+def test_at_once_they_end_as_one_process(data, forks, tiny, make, made, tmp_path):
     one, together = tmp_path / "one", tmp_path / "together"
     assert make(data, output=one, batch_size=4, precision="fp32")[0] == 0
     said = [tmp_path / f"said-{i}" for i in range(SHARDS)]
@@ -64,9 +51,7 @@ def test_at_once_they_end_as_one_process(
     assert len(finished) == 1
 
 
-def test_one_after_the_other_the_last_finishes_and_nothing_looks_finished_before(
-    data: Path, tiny: tuple[str, str], make: Any, made: Any, tmp_path: Path
-) -> None:
+def test_one_after_the_other_the_last_finishes_and_nothing_looks_finished_before(data, tiny, make, made, tmp_path):
     output, how = tmp_path / "shards", {"batch_size": 4, "precision": "fp32"}
     for i in range(SHARDS - 1):
         status, said = make(data, output=output, shard=(i, SHARDS), **how)
@@ -81,7 +66,7 @@ def test_one_after_the_other_the_last_finishes_and_nothing_looks_finished_before
     assert made(output) == made(tmp_path / "one")
 
 
-def test_a_run_without_shard_finishes(data: Path, make: Any, made: Any, tmp_path: Path) -> None:
+def test_a_run_without_shard_finishes(data, make, made, tmp_path):
     output, how = tmp_path / "shards", {"batch_size": 4, "precision": "fp32"}
     make(data, output=output, shard=(1, SHARDS), **how)
     before = {path: path.stat().st_mtime_ns for path in (output / "work" / "features" / "data").iterdir()}

@@ -1,7 +1,5 @@
 """Teachers by name: what they see, and what is said where something is missing."""
 
-from __future__ import annotations
-
 import re
 import socket
 from pathlib import Path
@@ -70,9 +68,8 @@ def test_models_that_torchvision_changes_when_it_loads_its_own_weights(tmp_path:
     expected.transform_input = False
     assert not np.allclose(features, expected(loaded.transform(image)[None]).detach().numpy(), rtol=0.1)
     expected = torchvision.models.densenet121().eval()
-    old = {
-        re.sub(r"(\.denselayer\d+\.(norm|conv))", r"\1.", key): value for key, value in expected.state_dict().items()
-    }
+    layer = re.compile(r"(\.denselayer\d+\.(norm|conv))")
+    old = {layer.sub(r"\1.", key): value for key, value in expected.state_dict().items()}
     assert "features.denseblock1.denselayer1.norm.1.weight" in old  # as in the file that torchvision publishes
     torch.save(old, weights)
     loaded = find_teacher("torchvision:densenet121", str(weights)).load()
@@ -117,9 +114,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, tiny: tuple[str, str]) -> None:
         ("list.pt", b"\x80\x04]\x94(K\x01K\x02e."),
     ],
 )
-def test_a_file_that_holds_no_weights_is_one_line(
-    file: str, content: bytes, tmp_path: Path, tiny: tuple[str, str]
-) -> None:
+def test_a_file_that_holds_no_weights_is_one_line(file, content, tmp_path, tiny):
     (tmp_path / file).write_bytes(content)
     with pytest.raises(WrongUse, match=f"^{tmp_path}/{file} ") as refused:
         find_teacher(tiny[0], str(tmp_path / file)).load()
@@ -133,9 +128,7 @@ def test_a_file_that_holds_no_weights_is_one_line(
         ("torchvision:fcn_resnet50", "torchvision has no classifier fcn_resnet50"),
     ],
 )
-def test_a_model_that_would_be_downloaded_in_part_is_refused_without_a_request(
-    name: str, says: str, tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_would_be_downloaded_in_part_is_refused_without_a_request(name, says, tiny, monkeypatch):
     asked: list[Any] = []
 
     def resolve(*address: Any, **_: Any) -> Any:

@@ -1,7 +1,5 @@
 """What a run says where one reason costs every row, and where the remedy is followed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,12 +35,8 @@ def test_the_last_line_names_the_remedy_where_no_image_is_read(
     (tmp_path / "text.jpg").write_text("just text")
     rows = [{"n": n, "caption": f"{CAPTION} {n}", **columns} for n in range(3)]
     rows.append({"n": 3, "caption": "Blue mug", **columns})
-    result = filtering(
-        tsv(tmp_path / "a.tsv", rows),
-        tmp_path / "out",
-        max_dead_share=1.0,
-        download=DownloadSettings(retries=0, timeout=5.0),
-    )
+    asked = {"max_dead_share": 1.0, "download": DownloadSettings(retries=0, timeout=5.0)}
+    result = filtering(tsv(tmp_path / "a.tsv", rows), tmp_path / "out", **asked)
     assert result.status == 1
     assert f"3 of the 3 rows that needed one ended with {reason}" in result.outcome.errors[-1]
     assert remedy in result.outcome.errors[-1]
@@ -50,15 +44,13 @@ def test_the_last_line_names_the_remedy_where_no_image_is_read(
     assert not result.funnel["histograms"].get("overlap")
 
 
-def test_no_captions(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any]) -> None:
+def test_no_captions(tmp_path, tsv, filtering):
     manifest = tsv(tmp_path / "a.tsv", [{"caption": "", "words": CAPTION}] * 2)
     result = filtering(manifest, tmp_path / "out", stages=("captions",))
     assert result.status == 1 and "--caption-column" in result.outcome.errors[-1]
 
 
-def test_another_root_is_looked_into(
-    tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any], draw: Callable[..., Path], ocr_models: None
-) -> None:
+def test_another_root_is_looked_into(tmp_path, tsv, filtering, draw, ocr_models):
     """Images that were found before are not read again."""
     (tmp_path / "set").mkdir()
     (tmp_path / "far").mkdir()

@@ -1,9 +1,5 @@
 """What a person is told beside the funnel."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,14 +10,9 @@ from open_diht.pipelines.manifests.plan import make_plan
 
 
 @pytest.mark.parametrize(
-    ("second", "said"),
-    [
-        (pa.array(["high"]), True),
-        (pa.array([2], pa.int32()), False),
-        (pa.nulls(1), False),
-    ],
+    ("second", "said"), [(pa.array(["high"]), True), (pa.array([2], pa.int32()), False), (pa.nulls(1), False)]
 )
-def test_a_column_of_two_types_is_named_with_both_files(tmp_path: Path, second: pa.Array, said: bool) -> None:
+def test_a_column_of_two_types_is_named_with_both_files(tmp_path, second, said):
     for name, score in (("a", pa.array([1])), ("b", second)):
         pq.write_table(pa.table({"caption": ["a dog"], "score": score}), tmp_path / f"{name}.parquet")
     note = types_that_differ(make_plan(str(tmp_path), load_dataset("custom"), 1).infos)

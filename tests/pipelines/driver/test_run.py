@@ -1,15 +1,11 @@
 """What a run says while it waits."""
 
-from __future__ import annotations
-
 import threading
-
-import pytest
 
 from open_diht.pipelines.driver import run
 
 
-def test_what_takes_long_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_takes_long_is_said(monkeypatch):
     monkeypatch.setattr(run, "_SLOW_S", 0.01)
     said, told = list[str](), threading.Event()
 

@@ -1,7 +1,5 @@
 """Batches that are prepared ahead of who asks for them."""
 
-from __future__ import annotations
-
 import pytest
 
 from open_diht.pipelines.engine.ahead import prepared_ahead

@@ -1,15 +1,12 @@
 """Units that fail, workers that die: the others go on, the exit status says so, the next run tries again."""
 
-from __future__ import annotations
-
-import dataclasses
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from open_diht.pipelines.datasets import Dataset, load_dataset
+from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.engine.engine import Engine, _Counter
 from open_diht.pipelines.engine.progress import Count, Heartbeat
 from open_diht.pipelines.engine.stage import TRIES, Done, DoUnit, Stage
@@ -145,9 +142,7 @@ class Growing(Fussy):
         return {"rows": 1 if before is None else 2}, ()
 
 
-def test_the_old_record_of_a_unit_that_could_not_be_extended_is_not_taken_for_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_old_record_of_a_unit_that_could_not_be_extended_is_not_taken_for_done(tmp_path, monkeypatch):
     monkeypatch.setattr("open_diht.pipelines.engine.stage.PAUSES_S", (0.0, 0.0))
     engine, stage = Engine(Layout(tmp_path), 1, list[str]().append, backend=Here()), Growing(Layout(tmp_path))
     assert engine.run(stage, ["a"], of=1) == {} and engine.total("fussy", ["a"]) == 1
@@ -201,8 +196,6 @@ def test_a_unit_that_kills_its_workers_is_set_aside_and_the_rest_goes_on(tmp_pat
 
 
 class KilledServer(ForkServer):
-    """A fork server that is killed while it starts."""
-
     def __init__(self) -> None:
         ours, self._theirs = socket.socketpair()
         super().__init__(ours, process=0)
@@ -216,9 +209,7 @@ class KilledServer(ForkServer):
 @pytest.mark.slow
 @pytest.mark.kill
 @pytest.mark.timeout(120)
-def test_a_fork_server_that_is_killed_while_it_starts_is_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fork_server_that_is_killed_while_it_starts_is_started_again(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     running = ForkServer.running
     servers = iter([KilledServer(), KilledServer()])
@@ -232,9 +223,7 @@ def test_a_fork_server_that_is_killed_while_it_starts_is_started_again(
 
 @pytest.mark.kill
 @pytest.mark.timeout(120)
-def test_a_fork_server_that_never_starts_ends_the_run_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fork_server_that_never_starts_ends_the_run_in_one_line(tmp_path, monkeypatch, capfd):
     servers: list[ForkServer] = []
 
     def start() -> ForkServer:
@@ -249,42 +238,7 @@ def test_a_fork_server_that_never_starts_ends_the_run_in_one_line(
     assert "Traceback" not in capfd.readouterr().err
 
 
-@dataclass(frozen=True)
-class Deadly(Dataset):
-    """How to read manifests, in which the process dies that reads the unit of which `mark` says that it is under way,
-    as one dies that the kernel kills for want of memory. The driver, which only looks at the files, does not."""
-
-    mark: str = ""
-
-    def __getattribute__(self, name: str) -> Any:
-        mark = object.__getattribute__(self, "__dict__").get("mark")
-        if mark and not name.startswith("__") and Path(mark).exists():
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getattribute__(name)
-
-
-@pytest.mark.slow
-@pytest.mark.kill
-def test_a_run_with_one_worker_outlives_what_kills_it(
-    tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any]
-) -> None:
-    rows = [{"n": n, "url": f"http://example.org/{n}.jpg", "caption": f"A dog runs after {n} balls"} for n in range(9)]
-    (tmp_path / "in").mkdir()
-    for number, name in enumerate("abc"):
-        tsv(tmp_path / "in" / f"{name}.tsv", rows[3 * number : 3 * number + 3])
-    known, out = load_dataset("custom"), tmp_path / "out"
-    fields = {field.name: getattr(known, field.name) for field in dataclasses.fields(known)}
-    deadly = Deadly(**fields, mark=str(out / "work" / "captions" / "progress" / "00001-00000"))
-    result = filtering(tmp_path / "in", out, dataset=deadly, backend=Direct(), stages=("captions", "export"))
-    assert result.status == 1 and result.funnel["set_aside"] == {"00001-00000": "captions"}
-    assert [row["n"] for row in result.rows("kept")] == ["0", "1", "2", "6", "7", "8"]
-    record = read_json(Layout(out).failed("captions", "00001-00000"))
-    assert [entry["error"] for entry in record["tries"]] == ["WorkerDied"] * TRIES
-
-
-def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(
-    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(pairs, paper, tmp_path, filtering):
     """A folder in the place of a unit's file: nobody can write there, and it can be taken away again."""
     layout = Layout(tmp_path / "out")
     keep_plan(layout.plan, make_plan(str(pairs), load_dataset("custom"), 1, 15, layout.root))
@@ -305,15 +259,12 @@ def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(
     obstacle.rmdir()
     again = filtering(pairs, tmp_path / "out", unit_rows=15)
     assert again.status == 0 and again.tables() == paper.tables()
-    assert "captions: 3 of 4 units already done" in again.said
-    assert not again.funnel["set_aside"]
+    assert "captions: 3 of 4 units already done" in again.said and not again.funnel["set_aside"]
     for name in ("subset.npy", "shards/manifest.json"):
         assert (tmp_path / "out" / name).read_bytes() == (paper.output / name).read_bytes()
 
 
-def test_an_image_unit_set_aside_in_spotting_takes_its_unit_along(
-    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_an_image_unit_set_aside_in_spotting_takes_its_unit_along(pairs, paper, tmp_path, filtering):
     """An earlier decision about the unit does not stay beside a funnel that does not count it."""
     filtering(pairs, tmp_path / "out", unit_rows=15, stages=("captions", "export"))
     assert (tmp_path / "out" / "kept" / "part-00000-00002.parquet").exists()
@@ -335,9 +286,7 @@ class _Images(Fussy):
     counted = noun = "images"
 
 
-def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(tmp_path, monkeypatch):
     monkeypatch.setattr("open_diht.pipelines.engine.engine._LISTING_SHARE", 0)  # commits are listed at each look
     layout = Layout(tmp_path)
     counter = _Counter(_Images(layout), ["a", "b", "c", "d"], None)

@@ -1,11 +1,8 @@
 """What processes say of the units they are at, and the bar that adds it up."""
 
-from __future__ import annotations
-
 import io
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +12,7 @@ from open_diht.pipelines.engine.progress import Count, Heartbeat, StageProgress,
 UNITS = {"a", "b", "c"}
 
 
-def test_a_heartbeat_says_how_much_there_is_from_the_first_moment(tmp_path: Path) -> None:
+def test_a_heartbeat_says_how_much_there_is_from_the_first_moment(tmp_path):
     heartbeat, other = Heartbeat(tmp_path / "a"), Heartbeat(tmp_path / "b")
     (tmp_path / "c").touch()  # the mark of a unit that has not said anything
     heartbeat.expect(300)

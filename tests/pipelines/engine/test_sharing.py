@@ -1,7 +1,5 @@
 """Several shards do the units of a stage together: each unit once, whoever comes, goes or dies."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

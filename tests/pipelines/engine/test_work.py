@@ -1,7 +1,5 @@
 """A run that somebody disturbs: input that changes, an output folder that goes, a disk that is full."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import resource
@@ -25,7 +23,6 @@ from open_diht.pipelines.manifests.plan import PlanMismatch, keep_plan, make_pla
 from open_diht.pipelines.runners import Direct
 from open_diht.pipelines.store.commit import RunFailed, read_json
 from open_diht.pipelines.store.layout import Layout
-from tests.forks import Forks
 from tests.pipelines.conftest import Here
 
 ROWS, UNIT_ROWS = 4_000, 1_000
@@ -49,13 +46,9 @@ def marks(result: Any) -> set[str]:
 
 
 # ---- input that changes
-
-
 @pytest.mark.parametrize("name", ["a.tsv", "a.parquet"])
 @pytest.mark.parametrize("rows", [ROWS, ROWS // 2, None])
-def test_input_that_changes_while_it_is_read(
-    name: str, rows: int | None, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_input_that_changes_while_it_is_read(name, rows, tmp_path, filtering):
     """Overwritten, shortened or removed: nothing of it stays, the file is named, and once it is back the same command
     ends as if nothing had been."""
     path, output = write(tmp_path / name, "A"), tmp_path / "out"
@@ -91,8 +84,6 @@ def test_input_that_changes_while_it_is_read(
 def test_input_that_changes_before_it_is_decided(tmp_path: Path, filtering: Callable[..., Any]) -> None:
     """In its middle, its size and both ends as they were: only the time of the file tells."""
     path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
-    short = tmp_path / "short.yaml"
-    short.write_text("captions: {max_chars: 45}\n")
     first = filtering(path, output, **QUICK)
 
     def change(line: str) -> None:
@@ -101,7 +92,7 @@ def test_input_that_changes_before_it_is_decided(tmp_path: Path, filtering: Call
                 file.seek(100_000)
                 file.write(b"X")
 
-    disturbed = filtering(path, output, preset=str(short), on_line=change, **QUICK)
+    disturbed = filtering(path, output, preset="captions: {max_chars: 45}", on_line=change, **QUICK)
     assert disturbed.status == 1 and not marks(disturbed)
     assert disturbed.funnel["not_decided"]["rows"] == ROWS and not disturbed.funnel["not_decided"]["uncounted"]
     (error,) = disturbed.outcome.errors
@@ -131,8 +122,6 @@ def test_input_that_changes_after_it_was_read(tmp_path: Path, filtering: Callabl
 
 
 # ---- units that are set aside
-
-
 def test_rows_of_a_unit_that_is_set_aside_are_rows_in(tmp_path: Path, filtering: Callable[..., Any]) -> None:
     path, output = write(tmp_path / "a.parquet", "A"), tmp_path / "out"
     layout = Layout(output)
@@ -150,13 +139,7 @@ def test_rows_of_a_unit_that_is_set_aside_are_rows_in(tmp_path: Path, filtering:
 
 
 @pytest.mark.parametrize("unreadable", [0, 1])
-def test_a_unit_that_cannot_be_exported_hides_no_unreadable_file(
-    unreadable: int,
-    tmp_path: Path,
-    tsv: Callable[..., Path],
-    with_images: Callable[..., list[dict[str, Any]]],
-    filtering: Callable[..., Any],
-) -> None:
+def test_a_unit_that_cannot_be_exported_hides_no_unreadable_file(unreadable, tmp_path, tsv, with_images, filtering):
     (tmp_path / "in").mkdir()
     tsv(tmp_path / "in" / "a.tsv", with_images(tmp_path / "in" / "images", 40))
     for number in range(unreadable):
@@ -180,8 +163,6 @@ def test_a_unit_that_cannot_be_exported_hides_no_unreadable_file(
 
 
 # ---- an output folder that goes
-
-
 def test_an_output_folder_that_is_removed_is_named_at_once(tmp_path: Path, filtering: Callable[..., Any]) -> None:
     path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
     commits, calls = Layout(output).commits("captions"), []
@@ -194,9 +175,8 @@ def test_an_output_folder_that_is_removed_is_named_at_once(tmp_path: Path, filte
 
     thread = threading.Thread(target=remove, daemon=True)
     thread.start()
-    with pytest.raises(
-        RunFailed, match=f"OUTPUT {output} was removed or emptied.*remove {output}/work if .* run the same command"
-    ):
+    said = f"OUTPUT {output} was removed or emptied.*remove {output}/work if .* run the same command"
+    with pytest.raises(RunFailed, match=said):
         filtering(path, output, stages=("export",), unit_rows=20)
     assert calls
     done = len(list((tmp_path / "removed" / "work" / "captions" / "commits").glob("0*.json")))
@@ -207,8 +187,6 @@ def test_an_output_folder_that_is_removed_is_named_at_once(tmp_path: Path, filte
 
 
 # ---- a full disk
-
-
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """The system refuses to write larger files, as it would on a full disk."""
@@ -221,9 +199,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("size", "name"), [(1_000, "plan.json"), (12_000, "report.html")])
-def test_a_file_that_the_driver_cannot_write(
-    size: int, name: str, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_a_file_that_the_driver_cannot_write(size, name, tmp_path, filtering):
     path, output = write(tmp_path / "a.tsv", "A", 100), tmp_path / "out"
     with files_of_at_most(size), pytest.raises(RunFailed, match=rf"{name} cannot be written \(File too large\)"):
         filtering(path, output, stages=("export",), unit_rows=25)
@@ -258,14 +234,13 @@ def on_a_disk_for_few_files(output: str, source: str) -> None:
 @pytest.mark.parametrize(
     "run", [pytest.param("on_a_small_disk"), pytest.param("on_a_disk_for_few_files", marks=pytest.mark.slow)]
 )
-def test_a_full_disk(run: str, tmp_path: Path, forks: Forks) -> None:
+def test_a_full_disk(run, tmp_path, forks):
     """A file system of its own, so small that the run does not fit; then with room."""
     path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
     output.mkdir()
+    mount = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", str(output)]
     try:
-        subprocess.run(
-            ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", str(output)], check=True, capture_output=True
-        )
+        subprocess.run(mount, check=True, capture_output=True)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no file system can be mounted here: {error}")
     forks.call(__file__, run, str(output), str(path), said=tmp_path / "said")

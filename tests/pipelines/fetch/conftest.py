@@ -1,7 +1,5 @@
 """A web server on this machine that answers as the worst of the web does, and a fetcher that may ask it."""
 
-from __future__ import annotations
-
 import dataclasses
 import http.server
 import io
@@ -19,16 +17,13 @@ Page = Callable[["Handler"], None]
 
 
 def jpeg(size: tuple[int, int] = (40, 30), colour: tuple[int, int, int] = (200, 30, 30), kind: str = "JPEG") -> bytes:
-    """A small image."""
     out = io.BytesIO()
     Image.new("RGB", size, colour).save(out, kind)
     return out.getvalue()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the pages of its server."""
-
-    server: Web  # type: ignore[assignment]
+    server: "Web"  # type: ignore[assignment]
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -55,7 +50,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def raw(self, data: bytes) -> None:
-        """Bytes as they are."""
         self.wfile.write(data)
 
     def drip(self, data: bytes) -> None:
@@ -84,7 +78,6 @@ class Web(http.server.ThreadingHTTPServer):
 
     @property
     def place(self) -> str:
-        """Its address and port."""
         return f"127.0.0.1:{self.server_address[1]}"
 
     def url(self, path: str = "/") -> str:
@@ -101,7 +94,6 @@ class Web(http.server.ThreadingHTTPServer):
 
 @pytest.fixture
 def web() -> Iterator[Web]:
-    """A server without pages."""
     server = Web()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -136,15 +128,11 @@ def polite(settings: DownloadSettings) -> DownloadSettings:
     )
 
 
-@pytest.fixture
-def make_jpeg() -> Callable[..., bytes]:
-    """`jpeg`."""
-    return jpeg
+make_jpeg = pytest.fixture(lambda: jpeg)
 
 
 @pytest.fixture
 def fetcher(settings: DownloadSettings) -> Iterator[Fetcher]:
-    """A fetcher with these settings."""
     fetcher = Fetcher(settings)
     yield fetcher
     fetcher.close()

@@ -1,11 +1,8 @@
 """Results to a repository: what is there is not sent again, and whatever breaks, the same again ends the same."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,7 +18,6 @@ PUBLISHER = Publisher(HubAddress("dataset", "me/cat"))
 
 
 def results(folder: Path, preset: str = "paper", parts: int = 3) -> Files:
-    """What a run would leave, and what of it is to be published."""
     content = {
         f"{kind}/part-{n}.parquet": f"{kind} {n} {preset}" for kind in ("kept", "rejected") for n in range(parts)
     }
@@ -140,7 +136,7 @@ def test_a_repository_may_be_made_private(hub: Hub) -> None:
     assert hub.repositories["datasets/me/cat"].private
 
 
-def test_from_an_object_store(hub: Hub, repository: Repository, tmp_path: Path, monkeypatch: Any) -> None:
+def test_from_an_object_store(hub, repository, tmp_path, monkeypatch):
     from upath import UPath
 
     expected = results(tmp_path)
@@ -162,12 +158,7 @@ REFUSED = {
     "a wrong token": ("me/cat", "hf_wrong", 3, "may not do that, or is not valid"),
     "data of somebody else": ("me/data", "hf_good", 3, "holds other data than this run's (its input: unknown,"),
     "data of somebody else under names of theirs": ("me/theirs", "hf_good", 3, "(its input: unknown,"),
-    "another input": (
-        "me/other",
-        "hf_good",
-        3,
-        "(its input: cafe, this one's: f00d); choose another OUTPUT, or another",
-    ),
+    "another input": ("me/other", "hf_good", 3, "(its input: cafe, this one's: f00d); choose another OUTPUT, or an"),
     "a broken record": ("me/broken", "hf_good", 3, "an unreadable run.json"),
     "too many units": ("me/cat", "hf_good", 10_001, "the input makes 10,001 files, one per unit"),
     "no name": ("me/-cat-", "hf_good", 3, "is not a repository name"),

@@ -1,7 +1,5 @@
 """Whether the files of a manifest go together."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pyarrow as pa

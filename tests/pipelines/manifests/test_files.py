@@ -1,7 +1,5 @@
 """Remote files: read in parts, what is asked for, all of it, and nothing twice; and what an outage is."""
 
-from __future__ import annotations
-
 import errno
 import os
 import random

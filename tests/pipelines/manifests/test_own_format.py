@@ -1,7 +1,5 @@
 """The seam for formats: the module of `docs/extend/format.md`, by the command line and in worker processes."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """What is foretold of a row group's memory: never less than reading it takes."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

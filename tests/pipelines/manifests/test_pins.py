@@ -1,12 +1,9 @@
 """Data sets of a hub as input: read at one commit, and errors of one line."""
 
-from __future__ import annotations
-
 import io
 import re
 import sys
 import tarfile
-from pathlib import Path
 
 import pytest
 
@@ -14,12 +11,11 @@ from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import NoInput, expand_inputs, inspect, read, read_images, split
 from open_diht.pipelines.manifests.plan import pinned
 from open_diht.pipelines.store.hub_client import client
-from tests.hub_server import Hub
 
 FILES = {"data/a.tsv": b"caption\nA dog runs\n", "data/b.tsv": b"caption\nA cat sleeps\n", "README.md": b"# Data"}
 
 
-def test_a_revision_becomes_the_commit_that_it_is_and_stays_it(hub: Hub) -> None:
+def test_a_revision_becomes_the_commit_that_it_is_and_stays_it(hub):
     repository = hub.add("datasets/o/n", FILES)
     first = repository.branches["main"]
     repository.branches["v1"] = first
@@ -37,7 +33,7 @@ def test_other_input_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["", "/data", "/data/*.tsv", "/data/{a..b}.tsv", "@main/**/*.tsv"])
-def test_folders_and_globs(hub: Hub, pattern: str) -> None:
+def test_folders_and_globs(hub, pattern):
     commit = hub.add("datasets/o/n", FILES).branches["main"]
     place, _ = pinned(f"hf://datasets/o/n{pattern}", {})
     if "{" in pattern:
@@ -60,7 +56,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_cannot_be_read_is_one_line(hub: Hub, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_read_is_one_line(hub, kind, monkeypatch):
     pattern, token, says = WRONG[kind]
     hub.add("datasets/o/n", FILES)
     hub.add("datasets/o/private", FILES, asked={"private": True})
@@ -71,13 +67,13 @@ def test_what_cannot_be_read_is_one_line(hub: Hub, kind: str, monkeypatch: pytes
     assert "\n" not in str(error.value)
 
 
-def test_a_token_opens_what_is_private_or_gated(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_opens_what_is_private_or_gated(hub, monkeypatch):
     hub.add("datasets/o/private", FILES, asked={"private": True}, gated=True)
     monkeypatch.setenv("HF_TOKEN", "hf_read")
     assert pinned("hf://datasets/o/private", {})[1]
 
 
-def test_a_hub_that_cannot_be_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_asked(hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(NoInput, match=r"hf://datasets/o/n: http://127.0.0.1:9 cannot be reached \(ConnectError"):
         pinned("hf://datasets/o/n", {})
@@ -92,7 +88,7 @@ def test_without_its_client_the_package_is_named(monkeypatch: pytest.MonkeyPatch
         pinned("hf://datasets/o/n", {})
 
 
-def test_rows_and_images_are_those_of_a_disk(hub: Hub, tmp_path: Path) -> None:
+def test_rows_and_images_are_those_of_a_disk(hub, tmp_path):
     """From a tar, and from files beside a manifest; one that is not there is missing and nothing worse."""
     member = {"1.jpg": b"first image", "1.txt": b"A dog runs", "2.jpg": b"second image", "2.txt": b"A cat sleeps"}
     with tarfile.open(tmp_path / "a.tar", "w") as tar:

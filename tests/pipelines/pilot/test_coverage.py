@@ -1,7 +1,5 @@
 """Coverage: over many draws of a sample, how often the intervals hold the known whole, cut as a run cuts it."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The forecast: sums and products of what was measured; what was not is said to be unknown."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

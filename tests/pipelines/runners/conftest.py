@@ -1,7 +1,5 @@
 """What the tests of the runners share: pythons that lack this project, the binaries of the runners, small servers."""
 
-from __future__ import annotations
-
 import http.server
 import json
 import os
@@ -56,10 +54,7 @@ def run_filter(*arguments: object, python: Path | str = sys.executable, **variab
     )
 
 
-@pytest.fixture(scope="session")
-def filter_command() -> Callable[..., Any]:
-    """`run_filter`."""
-    return run_filter
+filter_command = pytest.fixture(scope="session")(lambda: run_filter)
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +122,6 @@ def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 
 @contextmanager
 def killed_at_the_end(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that does not outlive the test."""
     try:
         yield process
     finally:
@@ -137,9 +131,7 @@ def killed_at_the_end(process: subprocess.Popen[str]) -> Iterator[subprocess.Pop
 
 
 @pytest.fixture(scope="session")
-def manifest(
-    with_images: Callable[..., list[dict[str, Any]]], tsv: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def manifest(with_images, tsv, tmp_path_factory) -> Path:
     """Rows with images, one of them missing, an empty caption, and a line that is no row; do not change it."""
     folder = tmp_path_factory.mktemp("manifest")
     rows = with_images(folder / "images", 90)
@@ -158,14 +150,7 @@ def arguments(manifest: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def local(
-    arguments: list[str],
-    filter_command: Callable[..., Any],
-    tables_of: Callable[[Path], Any],
-    tmp_path_factory: pytest.TempPathFactory,
-    ocr_models: None,
-) -> dict[str, list[dict[str, Any]]]:
-    """The rows of the run on this machine."""
+def local(arguments, filter_command, tables_of, tmp_path_factory, ocr_models) -> dict[str, list[dict[str, Any]]]:
     output = tmp_path_factory.mktemp("local") / "out"
     done = filter_command(*arguments, "--output", output)
     assert done.returncode == 0, done.stderr

@@ -6,8 +6,6 @@ Installs the staged source package into a folder of its own, swaps each containe
 the pipeline, and prints where the stages were imported from. A program of its own, since it must not see the project.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import subprocess

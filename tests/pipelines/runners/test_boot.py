@@ -1,9 +1,4 @@
-"""The boot program: what it fetches, installs and starts, and that no failure of it is silent.
-
-The services of a runner are played by real gRPC servers of this process.
-"""
-
-from __future__ import annotations
+"""The boot program, with real gRPC servers for the services of a runner: no failure of it is silent."""
 
 import hashlib
 import json
@@ -34,8 +29,6 @@ from open_diht.pipelines.runners import boot
 class Runner(
     beam_provision_api_pb2_grpc.ProvisionServiceServicer, beam_artifact_api_pb2_grpc.ArtifactRetrievalServiceServicer
 ):
-    """Provisions one worker with what a test puts in."""
-
     def __init__(self) -> None:
         self.info = beam_provision_api_pb2.ProvisionInfo()
         self.files: dict[bytes, bytes] = {}
@@ -139,7 +132,6 @@ def test_a_worker_gets_its_id_options_addresses_and_capabilities(runner, start, 
 
 
 def sdist(folder: Path) -> bytes:
-    """A source package with one module."""
     source = folder / "source"
     source.mkdir()
     (source / "probe_of_boot.py").write_text("STAGED = 'yes'\n", encoding="utf-8")

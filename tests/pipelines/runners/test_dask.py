@@ -1,10 +1,4 @@
-"""RUNNER=dask: what is asked of the cluster before anything starts; and a real scheduler with two worker processes.
-
-The cluster is that of `make dask-up`, on ports of its own. Its workers import this project from the environment that
-the tests run in, as those of a shared file system or an image would.
-"""
-
-from __future__ import annotations
+"""RUNNER=dask: what is asked of a cluster before anything starts, and a real one of two worker processes."""
 
 import contextlib
 import os
@@ -42,8 +36,6 @@ ELSEWHERE = "tcp://10.0.0.7:40001"
 
 
 # ---- what is refused, without a cluster
-
-
 def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "open_diht.pipelines.runners.dask")
     monkeypatch.setitem(sys.modules, "distributed", None)
@@ -155,7 +147,6 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 
 def here(function: Callable[..., Any], *arguments: Any) -> Any:
-    """A worker that is as this process is."""
     return function(*arguments)
 
 
@@ -208,8 +199,6 @@ def test_places_that_a_worker_does_not_see_are_refused_and_no_trace_is_left(refu
 
 
 # ---- how a job is watched
-
-
 def test_the_units_that_workers_are_at_for_a_run_that_was_stopped_are_waited_for(monkeypatch):
     answers: list[bool | OSError] = [True, True, False, OSError("just ending")]
     cluster = Cluster(lambda is_at, place: answers.pop(0))
@@ -274,8 +263,6 @@ def test_a_cluster_that_has_lost_all_workers_is_waited_for_so_long_and_no_longer
 
 
 # ---- a real cluster
-
-
 class Note(beam.DoFn):
     """Leaves a file for each unit, with the process that did it."""
 
@@ -296,7 +283,6 @@ def cluster_command(word: str, state: Path, port: int) -> None:
 
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a scheduler with two workers."""
     state = tmp_path_factory.mktemp("dask")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -309,7 +295,6 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def start(scheduler: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the command on the cluster."""
     with contextlib.ExitStack() as stack:
 
         def run(*arguments: Any) -> subprocess.Popen[str]:

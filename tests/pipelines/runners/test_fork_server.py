@@ -1,7 +1,5 @@
 """The fork server, killed: whoever waits for one of its workers learns of it."""
 
-from __future__ import annotations
-
 import socket
 
 import pytest

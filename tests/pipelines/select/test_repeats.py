@@ -1,7 +1,5 @@
 """The allotment of readings to groups: it uses all samples, and no other one is worth more."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

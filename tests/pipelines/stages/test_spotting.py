@@ -1,11 +1,6 @@
 """Stage `spotting`: what its units cost."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -14,13 +9,7 @@ def _of_children() -> float:
     return sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children())
 
 
-def test_cpu_time_of_a_unit_counts_the_ocr_process(
-    tmp_path: Path,
-    tsv: Callable[..., Path],
-    with_images: Callable[..., Any],
-    filtering: Callable[..., Any],
-    ocr_models: None,
-) -> None:
+def test_cpu_time_of_a_unit_counts_the_ocr_process(tmp_path, tsv, with_images, filtering, ocr_models):
     source = tsv(tmp_path / "pairs.tsv", with_images(tmp_path / "images", 24))
     before = _of_children()
     filtering(source, tmp_path / "out", stages=("spotting",))

@@ -1,7 +1,5 @@
 """The public transforms, in a pipeline of Beam's own: the decisions of a run, whatever is wrong with a row."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence

@@ -1,12 +1,9 @@
 """Who may work in an output folder, and who finishes what several shards have done."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +14,7 @@ from open_diht.pipelines.store.locking import Busy, NoLocks, check_fence, output
 from open_diht.pipelines.store.storage import store_path
 
 
-def test_a_lock_given_back_may_be_taken_again(tmp_path: Path) -> None:
+def test_a_lock_given_back_may_be_taken_again(tmp_path):
     layout = Layout(tmp_path)
     with output_lock(layout, shared=True) as one, output_lock(layout, shared=True) as other:
         one.release()
@@ -28,7 +25,7 @@ def test_a_lock_given_back_may_be_taken_again(tmp_path: Path) -> None:
             output_lock(layout, shared=True).__enter__()
 
 
-def test_shards_lock_a_folder_on_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_lock_a_folder_on_nfs(tmp_path, monkeypatch):
     """Linux maps a flock on NFS to a lock of bytes, which asks how the file was opened (flock(2), "NFS details")."""
     flock = fcntl.flock
 
@@ -49,7 +46,7 @@ def test_shards_lock_a_folder_on_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert alone.at_work() == set()
 
 
-def test_each_run_has_the_next_token_and_shards_at_work_share_one(tmp_path: Path) -> None:
+def test_each_run_has_the_next_token_and_shards_at_work_share_one(tmp_path):
     layout = Layout(tmp_path)
     one, other = (output_lock(layout, True, f"{i}-of-2-f") for i in range(2))
     with one as first, other as second:
@@ -63,7 +60,7 @@ def test_each_run_has_the_next_token_and_shards_at_work_share_one(tmp_path: Path
         assert run.fence.token == 4
 
 
-def test_shards_of_other_settings_are_refused(tmp_path: Path) -> None:
+def test_shards_of_other_settings_are_refused(tmp_path):
     """Both would write the results of the same units."""
     layout = Layout(tmp_path)
     with output_lock(layout, True, "0-of-2-f"), output_lock(layout, True, "1-of-4-f"), pytest.raises(Busy):
@@ -72,7 +69,7 @@ def test_shards_of_other_settings_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_old_files_of_other_settings_that_another_shard_tests_are_no_obstacle(tmp_path: Path) -> None:
+def test_old_files_of_other_settings_that_another_shard_tests_are_no_obstacle(tmp_path):
     """Shards that start at the same moment test the same files, by locks of a moment."""
     layout = Layout(tmp_path)
     with output_lock(layout, True, "0-of-2-g"):
@@ -86,7 +83,7 @@ def test_old_files_of_other_settings_that_another_shard_tests_are_no_obstacle(tm
             assert lock.at_work() == {"0-of-2-f"}
 
 
-def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
     def unknown(handle: Any, operation: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 

@@ -1,10 +1,7 @@
 """What is done stays done only while its files are there: what is deleted, cut short or garbled is made again."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +19,13 @@ UNIT = "00000-00001"
 
 
 @pytest.fixture(scope="module")
-def done(pairs: Path, tmp_path_factory: pytest.TempPathFactory, filtering: Callable[..., Any]) -> Any:
+def done(pairs, tmp_path_factory, filtering) -> Any:
     """`pairs` without Text-spotting, in several units; do not change its output."""
     return filtering(pairs, tmp_path_factory.mktemp("done") / "out", unit_rows=15, stages=STAGES)
 
 
 @pytest.fixture
 def copy(done: Any, tmp_path: Path) -> Path:
-    """An output folder of its own."""
     return Path(shutil.copytree(done.output, tmp_path / "out"))
 
 
@@ -39,47 +35,17 @@ def results(output: Path) -> dict[str, bytes]:
     return {str(path.relative_to(output)): path.read_bytes() for path in places if path.is_file()}
 
 
-def take_away(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 WHOLE = {
     "kept": "decide:",
-    "rejected": "decide:",
     f"kept/part-{UNIT}.parquet": "decide: the files of 1 unit are missing or damaged",
     "work/captions/data": "captions: the files of 4 units are missing or damaged",
-    f"work/captions/data/{UNIT}.parquet": "captions: the files of 1 unit ",
-    "work/decide/data": "decide:",
     "work/pair_keys/data": "pair_keys:",
     "work/pair_duplicates/data": "pair_duplicates:",
     "work/image_duplicates/data": "image_duplicates:",
-    f"shards/{UNIT}-000.tar": "export: the files of 1 unit ",
     "shards": "export: the files of 4 units",
-    "shards/manifest.json": "",
-    "shards/sizes.json": "",
-    "subset.npy": "",
-    "report.html": "",
-    "run.json": "",
-    "funnel.json": "",
-    "work/exported.json": "",
-    "work/decide/commits": "",
+    **dict.fromkeys(("shards/manifest.json", "shards/sizes.json", "run.json", "work/decide/commits"), ""),
 }
 """What is taken away, and how a line begins that tells of it."""
-
-
-@pytest.mark.parametrize("name", WHOLE)
-def test_what_is_taken_away_is_made_again(name, copy, done, pairs, filtering):
-    take_away(copy / name)
-    again = filtering(pairs, copy, unit_rows=15, stages=STAGES)
-    assert again.status == 0 and (copy / name).exists()
-    assert results(copy) == results(done.output)
-    assert (copy / "report.html").exists() and (copy / "run.json").exists()
-    assert json.loads((copy / "funnel.json").read_text())["kept"] == done.funnel["kept"]
-    assert not any("nothing to do: " in line for line in again.said)
-    assert any(line.startswith(WHOLE[name]) for line in again.said), again.said
-    assert "nothing to do: " in filtering(pairs, copy, unit_rows=15, stages=STAGES).said[0]
-
-
 DAMAGED = {
     f"kept/part-{UNIT}.parquet": lambda content: content[:-100],
     f"work/captions/data/{UNIT}.parquet": lambda content: content[:200],
@@ -95,12 +61,18 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGED)
-def test_what_is_cut_short_or_garbled_is_made_again(name, copy, done, pairs, filtering):
-    (copy / name).write_bytes(DAMAGED[name]((copy / name).read_bytes()))
+@pytest.mark.parametrize(("name", "damage"), [*((name, None) for name in WHOLE), *DAMAGED.items()])
+def test_what_is_taken_away_cut_short_or_garbled_is_made_again(name, damage, copy, done, pairs, filtering):
+    if damage:
+        (copy / name).write_bytes(damage((copy / name).read_bytes()))
+    else:
+        shutil.rmtree(copy / name) if (copy / name).is_dir() else (copy / name).unlink()
     again = filtering(pairs, copy, unit_rows=15, stages=STAGES)
-    assert again.status == 0 and results(copy) == results(done.output)
+    assert again.status == 0 and (copy / name).exists() and results(copy) == results(done.output)
+    assert (copy / "report.html").exists() and (copy / "run.json").exists()
     assert json.loads((copy / "funnel.json").read_text())["kept"] == done.funnel["kept"]
+    assert not any("nothing to do: " in line for line in again.said)
+    assert damage or any(line.startswith(WHOLE[name]) for line in again.said), again.said
     assert "nothing to do: " in filtering(pairs, copy, unit_rows=15, stages=STAGES).said[0]
 
 
@@ -125,7 +97,7 @@ def test_a_garbled_plan_is_an_error_with_a_remedy(content, copy, pairs, filterin
         filtering(pairs, copy, unit_rows=15, stages=STAGES)
 
 
-def test_a_plan_that_is_gone_is_not_replaced(copy: Path, pairs: Path, filtering: Callable[..., Any]) -> None:
+def test_a_plan_that_is_gone_is_not_replaced(copy, pairs, filtering):
     """Another one may cut the input otherwise, and units of the same names be of other rows."""
     (copy / "work" / "plan.json").unlink()
     with pytest.raises(WrongUse, match=r"plan\.json is missing.*choose another OUTPUT"):

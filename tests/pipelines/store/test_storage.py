@@ -1,7 +1,5 @@
 """Stores that do not answer."""
 
-from __future__ import annotations
-
 import errno
 import pwd
 from pathlib import Path
@@ -56,8 +54,6 @@ def test_row_groups_are_chosen_by_their_own_column(tmp_path: Path) -> None:
 
 
 # ---- where things lie: the folder of this machine beside an output folder in a store
-
-
 def test_a_user_without_a_name_has_a_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container that is told to run as some number."""
 

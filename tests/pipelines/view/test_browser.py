@@ -1,14 +1,8 @@
-"""The pages in a real browser: what people do, and what captions must not.
-
-Rows are read by their text content: until one is drawn, which the browser may put off, it has no inner text.
-"""
-
-from __future__ import annotations
+"""The pages in a real browser. Rows are read by their text content: they have no inner text until they are drawn."""
 
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,7 +62,7 @@ def test_filter_by_reason_score_and_overlap(page: Any, finished: Any) -> None:
     assert all(int(re.search(r"overlap\s+(\d+)", text)[1]) >= 9 for text in shown)  # type: ignore[index]
 
 
-def test_a_moved_threshold_shows_what_a_run_then_keeps(page: Any, manifest: Path, copied: Path, filtering: Any) -> None:
+def test_a_moved_threshold_shows_what_a_run_then_keeps(page, manifest, copied, filtering):
     page.get_by_role("link", name="Thresholds").click()
     page.wait_for_selector("html.scripted")
     before = int(page.inner_text("#kept-rows"))
@@ -125,7 +119,7 @@ def test_pages_fit_their_window(width: int, scheme: str, site: str, browser: Any
     tab.close()
 
 
-def test_a_server_that_is_gone_is_said_on_the_page(copied: Path, served: Any, browser: Any) -> None:
+def test_a_server_that_is_gone_is_said_on_the_page(copied, served, browser):
     tab = browser.new_page()
     with served(Output(copied)) as site:
         tab.goto(f"{site}/thresholds")

@@ -1,7 +1,5 @@
 """The command: an address on this machine, an end by Ctrl-C, and wrong use in one line."""
 
-from __future__ import annotations
-
 import os
 import re
 import runpy
@@ -10,14 +8,11 @@ import socket
 import sys
 import time
 import urllib.request
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from open_diht.common.run_command import LOADING
 from open_diht.pipelines.view.cli import main
-from tests.forks import Forks
 
 
 def command(words: list[str]) -> None:
@@ -27,9 +22,7 @@ def command(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_its_address_answers_and_ends_when_it_is_told_to(
-    number: signal.Signals, finished: Any, forks: Forks, tmp_path: Path
-) -> None:
+def test_it_says_its_address_answers_and_ends_when_it_is_told_to(number, finished, forks, tmp_path):
     said = tmp_path / "said"
     process = forks.start(__file__, "command", ["--output", str(finished.output)], said=said)
     until = time.monotonic() + 60
@@ -43,7 +36,7 @@ def test_it_says_its_address_answers_and_ends_when_it_is_told_to(
     assert said.read_text() == f"{LOADING}\n{found[1]} shows {finished.output}; Ctrl-C ends it\n"
 
 
-def test_an_end_while_the_output_is_opened_names_no_remedy(copied: Path, forks: Forks, tmp_path: Path) -> None:
+def test_an_end_while_the_output_is_opened_names_no_remedy(copied, forks, tmp_path):
     (copied / "run.json").unlink()
     os.mkfifo(copied / "run.json")
     process = forks.start(__file__, "command", ["--output", str(copied)], said=tmp_path / "said")
@@ -65,16 +58,14 @@ def test_an_end_while_the_output_is_opened_names_no_remedy(copied: Path, forks: 
         (["--output", "{out}", "--prot", "1"], "unrecognized arguments: --prot 1"),
     ],
 )
-def test_wrong_use_is_one_line(
-    words: list[str], said: str, finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_use_is_one_line(words, said, finished, tmp_path, capsys):
     assert main([word.format(tmp=tmp_path, out=finished.output) for word in words]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1 and printed.err.startswith("error: ")
     assert said in printed.err
 
 
-def test_a_port_that_is_taken_is_one_line(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_that_is_taken_is_one_line(finished, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["--output", str(finished.output), "--port", str(port)]) == 2

@@ -1,9 +1,6 @@
 """An output in an object store is looked at as one on a disk: in the memory of this process, as stores go."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import Any
 
 import fsspec
 import pytest
@@ -17,7 +14,7 @@ from open_diht.pipelines.view.thresholds import decide
 
 
 @pytest.fixture(scope="module")
-def remote(finished: Any) -> Iterator[Output]:
+def remote(finished) -> Iterator[Output]:
     fs = fsspec.filesystem("memory")
     for path in finished.output.rglob("*"):
         if path.is_file() and not path.name.endswith("lock"):

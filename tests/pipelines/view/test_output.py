@@ -1,11 +1,6 @@
 """Which folder can be looked at, and what is known of it before its run has ended."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,14 +12,14 @@ from open_diht.pipelines.view.output import Output
 OTHER_SHAPE = '{"annotated": 1, "rows": [], "kept": 1, "rejected": {"action": "x"}, "dead": []}'
 
 
-def test_a_finished_output_says_what_its_run_was_asked_to_do(output: Output, finished: Any) -> None:
+def test_a_finished_output_says_what_its_run_was_asked_to_do(output, finished):
     assert output.preset == load_preset("paper")
     assert output.stages == tuple(finished.funnel["stages"])
     state = output.state()
     assert state.finished and state.units == state.decided == state.annotated > 2
 
 
-def test_of_a_running_one_what_is_committed_is_there(copied: Path) -> None:
+def test_of_a_running_one_what_is_committed_is_there(copied):
     for name in ("run.json", "funnel.json", "report.html"):
         (copied / name).unlink()
     decided = sorted((copied / "work/decide/commits").glob("*.json"))
@@ -40,7 +35,7 @@ def test_of_a_running_one_what_is_committed_is_there(copied: Path) -> None:
     assert {"captions", "spotting"} <= {*output.stages}
 
 
-def test_a_run_that_comes_to_its_end_is_noticed(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_comes_to_its_end_is_noticed(copied, monkeypatch):
     monkeypatch.setattr("open_diht.pipelines.view.output._FRESH_S", 0.0)
     record = json.loads((copied / "run.json").read_text())
     (copied / "run.json").unlink()
@@ -52,7 +47,7 @@ def test_a_run_that_comes_to_its_end_is_noticed(copied: Path, monkeypatch: pytes
     assert output.preset.captions.min_complexity == 3 and output.preset_from == "the run's own"
 
 
-def test_a_run_whose_preset_cannot_be_read_is_refused_each_time(copied: Path) -> None:
+def test_a_run_whose_preset_cannot_be_read_is_refused_each_time(copied):
     record = json.loads((copied / "run.json").read_text())
     (copied / "run.json").unlink()
     output = Output(copied)
@@ -66,7 +61,7 @@ def test_a_run_whose_preset_cannot_be_read_is_refused_each_time(copied: Path) ->
     assert Output(copied, "strict").preset == load_preset("strict")
 
 
-def test_units_that_are_decided_again_are_another_listing(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_units_that_are_decided_again_are_another_listing(copied, monkeypatch):
     monkeypatch.setattr("open_diht.pipelines.view.output._FRESH_S", 0.0)
     output = Output(copied)
     before = output.listing()
@@ -76,7 +71,7 @@ def test_units_that_are_decided_again_are_another_listing(copied: Path, monkeypa
     assert output.listing() != before and output.listing().decided == before.decided
 
 
-def test_a_caption_record_of_before_it_told_how_columns_were_read_is_read(copied: Path) -> None:
+def test_a_caption_record_of_before_it_told_how_columns_were_read_is_read(copied):
     path = min((copied / "work/captions/commits").glob("*.json"))
     record = json.loads(path.read_text())
     del record["values"]
@@ -85,7 +80,7 @@ def test_a_caption_record_of_before_it_told_how_columns_were_read_is_read(copied
 
 
 @pytest.mark.parametrize("where", ["nowhere", "empty", "a-file"])
-def test_what_is_no_output_is_one_line(where: str, tmp_path: Path) -> None:
+def test_what_is_no_output_is_one_line(where, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a-file").write_text("")
     with pytest.raises(WrongUse, match=r"OUTPUT .* (is not a folder|holds no output of `open-diht filter`)"):
@@ -100,7 +95,7 @@ def test_what_is_no_output_is_one_line(where: str, tmp_path: Path) -> None:
         ('{"a": 1}', "is not as this version of `open-diht filter` writes it; move it away"),
     ],
 )
-def test_a_record_that_cannot_be_used_is_one_line_that_names_it(content: str, said: str, copied: Path) -> None:
+def test_a_record_that_cannot_be_used_is_one_line_that_names_it(content, said, copied):
     (copied / "run.json").write_text(content)
     with pytest.raises(WrongUse, match=rf"run\.json {said}"):
         Output(copied)
@@ -110,9 +105,7 @@ def test_a_record_that_cannot_be_used_is_one_line_that_names_it(content: str, sa
     ("stage", "record_of"), [("captions", Output.captions_record), ("decide", Output.decide_record)]
 )
 @pytest.mark.parametrize("content", ['{"a": 1}', "[1]", OTHER_SHAPE])
-def test_so_is_a_commit_record_of_somebody_else(
-    content: str, stage: str, record_of: Callable[[Output, str], Any], copied: Path
-) -> None:
+def test_so_is_a_commit_record_of_somebody_else(content, stage, record_of, copied):
     path = min((copied / f"work/{stage}/commits").glob("*.json"))
     output = Output(copied)
     assert record_of(output, path.stem)
@@ -123,7 +116,7 @@ def test_so_is_a_commit_record_of_somebody_else(
         record_of(output, path.stem)
 
 
-def test_a_preset_on_columns_that_nobody_has_stored_is_refused(copied: Path) -> None:
+def test_a_preset_on_columns_that_nobody_has_stored_is_refused(copied):
     with pytest.raises(WrongUse, match="asks for column unsafe, which no run has read"):
         Output(copied, "safe")
     with pytest.raises(BadPreset):

@@ -1,12 +1,8 @@
 """What the page says that thresholds would keep is what a run keeps with them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,9 +28,7 @@ def preset_of(output: Output, moves: dict[str, str]) -> Preset:
 
 
 @pytest.mark.parametrize("moves", MOVES.values(), ids=MOVES)
-def test_it_is_what_a_run_keeps(
-    moves: dict[str, str], output: Output, finished: Any, manifest: Path, copied: Path, filtering: Any
-) -> None:
+def test_it_is_what_a_run_keeps(moves, output, finished, manifest, copied, filtering):
     preset = preset_of(output, moves)
     found = decide(output, draw(output), preset)
     file = copied.parent / "mine.yaml"
@@ -51,9 +45,7 @@ def test_it_is_what_a_run_keeps(
 
 
 @pytest.mark.parametrize("stages", [("captions",), ("spotting", "dedup")])
-def test_stages_that_are_not_asked_for_decide_nothing(
-    stages: tuple[str, ...], manifest: Path, copied: Path, filtering: Any
-) -> None:
+def test_stages_that_are_not_asked_for_decide_nothing(stages, manifest, copied, filtering):
     done = filtering(manifest, copied, stages=stages, unit_rows=12)
     output = Output(copied)
     assert output.stages == stages
@@ -62,9 +54,7 @@ def test_stages_that_are_not_asked_for_decide_nothing(
     assert found.rejected == {reason: count for reason, count in done.funnel["rejected"].items() if count}
 
 
-def test_units_with_images_are_certain_beside_units_that_are_downloaded(
-    manifest: Path, copied: Path, filtering: Any
-) -> None:
+def test_units_with_images_are_certain_beside_units_that_are_downloaded(manifest, copied, filtering):
     done = filtering(manifest, copied, stages=("captions",), unit_rows=12)
     record = json.loads((copied / "run.json").read_text())
     (copied / "run.json").write_text(json.dumps({**record, "stages": ["captions", "download"]}))
@@ -74,7 +64,7 @@ def test_units_with_images_are_certain_beside_units_that_are_downloaded(
 
 
 @pytest.mark.parametrize("later", ["score", "stage_of_the_user", "score that only measures"])
-def test_rows_that_pass_only_now_are_uncertain_where_a_later_stage_has_not_seen_them(later: str, copied: Path) -> None:
+def test_rows_that_pass_only_now_are_uncertain_where_a_later_stage_has_not_seen_them(later, copied):
     without = Output(copied)
     preset = preset_of(without, {"text_spotting.min_chars": "100"})
     as_run, looser = (decide(without, draw(without), one) for one in (without.preset, preset))
@@ -108,9 +98,7 @@ def test_duplicates_stay_where_they_are_not_looked_for_anew(output: Output) -> N
     assert decide(output, alone, output.preset).rejected["duplicate_pair"] == 0
 
 
-def test_a_sample_is_random_of_a_size_and_says_how_sure_it_is(
-    output: Output, finished: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sample_is_random_of_a_size_and_says_how_sure_it_is(output, finished, monkeypatch):
     monkeypatch.setattr("open_diht.pipelines.view.sample.PIECES", 10)
     samples = [draw(output, rows=30, seed=seed) for seed in (1, 1, 2)]
     first = samples[0]
@@ -134,7 +122,7 @@ def test_time_bounds_a_sample(output: Output) -> None:
     assert len(draw(output, rows=40, seconds=0.0).pieces) == 1
 
 
-def test_units_that_are_not_decided_are_part_of_it(copied: Path) -> None:
+def test_units_that_are_not_decided_are_part_of_it(copied):
     for record in list((copied / "work/decide/commits").glob("*.json"))[1:]:
         record.unlink()
     running, sample = Output(copied), draw(Output(copied))
@@ -158,7 +146,7 @@ def test_controls_move_what_they_name_and_refuse_what_the_preset_refuses(output:
             preset_of(output, wrong)
 
 
-def test_the_file_of_a_preset_holds_the_preset(output: Output, tmp_path: Path) -> None:
+def test_the_file_of_a_preset_holds_the_preset(output, tmp_path):
     (tmp_path / "own.yaml").write_text("base: strict\ncolumns: {similarity: {min: 0.1}}\n")
     own = load_preset(str(tmp_path / "own.yaml"))
     base = next(found for name in preset_names() if (found := load_preset(name)).columns or found.filters)
@@ -168,9 +156,7 @@ def test_the_file_of_a_preset_holds_the_preset(output: Output, tmp_path: Path) -
     assert recorded_preset(own.as_dict()) == own
 
 
-def test_thresholds_on_columns_of_the_manifest_move_too(
-    manifest: Path, copied: Path, filtering: Any, tmp_path: Path
-) -> None:
+def test_thresholds_on_columns_of_the_manifest_move_too(manifest, copied, filtering, tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("base: paper\ncolumns: {similarity: {min: 0.1}}\n")
     filtering(manifest, copied, preset=str(file), unit_rows=12)

@@ -1,7 +1,5 @@
 """Exact duplicates: the same as with a set that remembers everything, however keys are cut, batched and ordered."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

@@ -1,7 +1,5 @@
 """negCLIPLoss against the formula as a textbook writes it, in double precision."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The passes over all rows: their random order, its beginning, and the score that a fraction of them reaches."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,9 +1,5 @@
 """Decisions by stored scores."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pyarrow as pa
 import pytest
 
@@ -15,7 +11,7 @@ from open_diht.pipelines.store.commit import publish_json
 from open_diht.pipelines.store.layout import Layout
 
 
-def test_rows_of_a_unit_that_was_not_scored_are_not_decided(tmp_path: Path) -> None:
+def test_rows_of_a_unit_that_was_not_scored_are_not_decided(tmp_path):
     manifest = tmp_path / "rows.tsv"
     manifest.write_text("url\tcaption\nhttp://a.example/1.jpg\tA dog\n")
     layout = Layout(tmp_path / "out")
