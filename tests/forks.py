@@ -5,8 +5,6 @@ A process group with a server at its head, which reads orders from its standard 
 program, it is that server.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import pickle

@@ -1,8 +1,6 @@
 """No file imports one that, directly or by way of others, imports it: each can be read after what it stands on.
 Importing a package changes nothing in the process."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -15,10 +13,7 @@ import pytest
 from tests.imports import imported
 
 ROOT = Path(__file__).resolve().parents[1]
-PUBLIC = (
-    "open_diht",
-    *(f"open_diht.{name}" for name in ("common", "filters", "pipelines", "trainer", "eval")),
-)
+PUBLIC = ("open_diht", *(f"open_diht.{name}" for name in ("common", "filters", "pipelines", "trainer", "eval")))
 STATE = """
 import importlib, logging, os, pkgutil, signal, sys, warnings
 
@@ -58,13 +53,13 @@ def graph(root: Path, packages: tuple[str, ...]) -> dict[str, set[str]]:
     return found
 
 
-def test_there_is_no_circle() -> None:
+def test_there_is_no_circle():
     modules = graph(ROOT, PACKAGES)
     assert len(modules) > 250
     tuple(TopologicalSorter(modules).static_order())
 
 
-def test_a_circle_is_seen_wherever_the_import_stands(tmp_path: Path) -> None:
+def test_a_circle_is_seen_wherever_the_import_stands(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "__init__.py").write_text("")
     (tmp_path / "p" / "a.py").write_text("from p import b\n")
@@ -73,7 +68,7 @@ def test_a_circle_is_seen_wherever_the_import_stands(tmp_path: Path) -> None:
         tuple(TopologicalSorter(graph(tmp_path, ("p",))).static_order())
 
 
-def test_no_part_of_pipelines_imports_upward() -> None:
+def test_no_part_of_pipelines_imports_upward():
     prefix = "open_diht.pipelines."
     below = {name: used for name, used in graph(ROOT, ("open_diht",)).items() if name.startswith(prefix)}
 
@@ -113,6 +108,6 @@ OF_PIPELINES = WALK.format("open_diht.pipelines", " if each.ispkg")
     ],
     ids=["packages", "pipelines", *WALKED],
 )
-def test_importing_changes_nothing(code: str) -> None:
+def test_importing_changes_nothing(code):
     """What libraries change when they are imported is theirs: the code of all but the packages imports them before."""
     assert changed_by(code) == ""

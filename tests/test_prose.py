@@ -1,9 +1,6 @@
 """What `make lint` finds in docstrings, comments and pages."""
 
-from __future__ import annotations
-
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -35,9 +32,7 @@ def test_the_repository_has_no_odd_sentences(capsys):
     assert prose.main() == 0, capsys.readouterr().out
 
 
-def test_marks_of_a_merge_conflict_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_marks_of_a_merge_conflict_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prose, "ROOT", tmp_path)
     (tmp_path / "page.md.j2").write_text("A page.\n" + "<" * 7 + " HEAD\n")
     subprocess.run("git init -q && git add .", shell=True, cwd=tmp_path, check=True)

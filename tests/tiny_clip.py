@@ -1,7 +1,5 @@
 """A CLIP model so small that tests can encode with it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The cascade: the first reason that applies is the reason."""
 
-from __future__ import annotations
-
 import dataclasses
 import subprocess
 import sys
@@ -56,7 +54,7 @@ _RUNS = {
 }
 
 
-def test_first_reason_of_the_cascade_counts() -> None:
+def test_first_reason_of_the_cascade_counts():
     rows = _rows(
         _row(None),
         _row("x" * 5_000),
@@ -71,7 +69,7 @@ def test_first_reason_of_the_cascade_counts() -> None:
     assert alone.counts is None
 
 
-def test_the_longest_caption_counts_characters_not_bytes() -> None:
+def test_the_longest_caption_counts_characters_not_bytes():
     rows = _rows(_row("\U0001f415" * 4_096), _row("\U0001f415" * 4_097))
     assert apply_caption_filters(rows, PAPER, False).reasons.tolist() == [KEPT, "caption_length"]
 
@@ -84,7 +82,7 @@ def _record(status: str = "ok", side: int = 100, *lines: tuple[str, float]) -> d
     return {**record, "spotted": spotted if good else None}
 
 
-def test_images() -> None:
+def test_images():
     records = [
         _record(),
         _record("ok", 100, ("A brown dog runs", 0.95)),
@@ -114,7 +112,7 @@ class _Wide(ImageFilter):
         return np.asarray(images.records["width"]) > self.max_ratio * np.asarray(images.records["height"])
 
 
-def test_an_image_filter_of_ones_own_sees_only_images_that_were_read() -> None:
+def test_an_image_filter_of_ones_own_sees_only_images_that_were_read():
     preset = dataclasses.replace(PAPER, filters=(_Wide(),))
     banner = {**_record(), "width": 500}
     records = [banner, _record(), {**banner, **_record("ok", 100, ("A brown dog runs", 0.95)), "width": 500}]
@@ -125,12 +123,12 @@ def test_an_image_filter_of_ones_own_sees_only_images_that_were_read() -> None:
     assert preset.captions_fingerprint == PAPER.captions_fingerprint, "the same captions survive"
 
 
-def test_no_rows() -> None:
+def test_no_rows():
     assert apply_caption_filters(_rows(), PAPER, True).reasons.tolist() == []
     assert apply_image_filters([], RECORD.empty_table(), PAPER)[0].tolist() == []
 
 
-def test_a_row_shows_evidence_up_to_the_filter_that_rejects_it() -> None:
+def test_a_row_shows_evidence_up_to_the_filter_that_rejects_it():
     rows = _rows(_row("a dog", **_DOG), _row("a dog runs", **_DOG, **_RUNS)).append_column("ordinal", pa.array([3, 7]))
     records = [{**_record("ok", 100, ("A DOG", 0.9)), "ordinal": ordinal} for ordinal in (3, 7)]
     table = pa.Table.from_pylist(records, RECORD)
@@ -141,12 +139,12 @@ def test_a_row_shows_evidence_up_to_the_filter_that_rejects_it() -> None:
         apply_cascade(rows, table.slice(0, 1), PAPER, ["captions", "spotting"])
 
 
-def test_it_needs_no_beam() -> None:
+def test_it_needs_no_beam():
     code = "import sys, open_diht.filters.cascade; assert 'apache_beam' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
 
 
-def test_cascade_names_each_reason_once() -> None:
+def test_cascade_names_each_reason_once():
     for preset in map(load_preset, preset_names()):
         assert [step.reason for step in cascade(preset)] == list(stage_of(preset))
         assert all(step.explanation for step in cascade(preset))

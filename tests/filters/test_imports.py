@@ -1,7 +1,5 @@
 """Importing `filters` changes nothing in the process that imports it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -58,9 +56,9 @@ def changed(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def test_the_package_changes_nothing() -> None:
+def test_the_package_changes_nothing():
     assert changed() == "[]"
 
 
-def test_its_modules_change_nothing() -> None:
+def test_its_modules_change_nothing():
     assert changed("all") == "[]"

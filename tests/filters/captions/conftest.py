@@ -90,7 +90,7 @@ def plain_nlp() -> Language:
 
 
 @pytest.fixture(scope="session")
-def graph_of(parser: CaptionParser) -> Callable[[str], CaptionGraph]:
+def graph_of(parser) -> Callable[[str], CaptionGraph]:
     """graph_of(sentence)"""
     return lambda text: build_graph(parser.parse([text])[0])
 
@@ -111,12 +111,12 @@ def samples() -> Path:
 
 
 @pytest.fixture(scope="session")
-def laion(samples: Path) -> list[str]:
+def laion(samples) -> list[str]:
     """10,000 captions of LAION-400M."""
     return laion_captions(samples)
 
 
 @pytest.fixture(scope="session")
-def cc3m(samples: Path) -> list[str]:
+def cc3m(samples) -> list[str]:
     """The validation captions of Conceptual Captions."""
     return cc3m_captions(samples)

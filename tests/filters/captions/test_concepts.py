@@ -1,7 +1,5 @@
 """Words of captions to names of concepts."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest
@@ -43,7 +41,7 @@ def names() -> ConceptNames:
         ("big old red fire engines", ("red fire engine", "fire engine", "engine")),
     ],
 )
-def test_objects(names: ConceptNames, text: str, expected: tuple[str, ...]) -> None:
+def test_objects(names, text, expected):
     assert names.object(text) == expected
 
 
@@ -62,24 +60,24 @@ def test_objects(names: ConceptNames, text: str, expected: tuple[str, ...]) -> N
         ("!", None),
     ],
 )
-def test_attributes(names: ConceptNames, text: str, expected: str | None) -> None:
+def test_attributes(names, text, expected):
     assert names.attribute(text) == expected
 
 
-def test_a_caption_names_each_concept_once(names: ConceptNames) -> None:
+def test_a_caption_names_each_concept_once(names):
     assert names.objects(["Cats", "cat", None, "house cats"]) == {"cat", "house cat"}
     assert names.attributes(["Black", "black", None]) == {"black"}
 
 
 @given(text=st.text(max_size=40))
-def test_any_text_gives_few_lower_case_names(text: str) -> None:
+def test_any_text_gives_few_lower_case_names(text):
     found = concept_names().object(text)
     assert len(found) <= MAX_WORDS
     assert all(name == name.lower().strip() and name for name in found)
     assert all(long.endswith(short) for long, short in itertools.pairwise(found))
 
 
-def test_a_copy_of_the_model_that_is_not_the_known_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_of_the_model_that_is_not_the_known_one_is_refused(monkeypatch):
     if find_model() != COPY:
         pytest.skip("the model is not the third party's copy")
     monkeypatch.setattr("open_diht.filters.captions.parse.COPY_SHA256", "0" * 64)

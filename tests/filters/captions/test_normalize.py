@@ -27,7 +27,7 @@ a the dog cat Dog DANCING Girl running Riding on On beach house in 2 1999 red, b
         ('A 43"" screen on a wall', 'A 43" screen on a wall'),
     ],
 )
-def test_markup_and_invisible_characters(caption: str, parsed: str) -> None:
+def test_markup_and_invisible_characters(caption, parsed):
     assert normalize(caption) == parsed
 
 
@@ -48,7 +48,7 @@ def test_markup_and_invisible_characters(caption: str, parsed: str) -> None:
         ("a well-known state-of-the-art dog", "a well-known state-of-the-art dog"),
     ],
 )
-def test_file_names_and_slugs(caption: str, parsed: str) -> None:
+def test_file_names_and_slugs(caption, parsed):
     assert normalize(caption) == parsed
 
 
@@ -65,12 +65,12 @@ def test_file_names_and_slugs(caption: str, parsed: str) -> None:
         ("a dog running 12", "a dog running 12"),
     ],
 )
-def test_stock_boilerplate(caption: str, parsed: str) -> None:
+def test_stock_boilerplate(caption, parsed):
     assert normalize(caption) == parsed
 
 
 @pytest.mark.parametrize("caption", ["Stock Photo", "Dog Stock Photo", "Royalty Free Stock Image #12345678"])
-def test_boilerplate_stays_where_nothing_else_is_said(caption: str) -> None:
+def test_boilerplate_stays_where_nothing_else_is_said(caption):
     assert normalize(caption) == caption
 
 
@@ -86,7 +86,7 @@ def test_boilerplate_stays_where_nothing_else_is_said(caption: str) -> None:
         ("A dog running in Paris", "A dog running in Paris"),
     ],
 )
-def test_capitals(caption: str, parsed: str) -> None:
+def test_capitals(caption, parsed):
     assert normalize(caption) == parsed
 
 
@@ -100,16 +100,16 @@ def test_capitals(caption: str, parsed: str) -> None:
         ("YOUNG WOMAN SITTING THERE", True),
     ],
 )
-def test_is_title_case(text: str, is_title: bool) -> None:
+def test_is_title_case(text, is_title):
     assert is_title_case(text) is is_title
 
 
 @pytest.mark.parametrize("caption", ["", " ", "<br>", "&nbsp;", "\u200b", '""'])
-def test_nothing_but_markup_is_nothing(caption: str) -> None:
+def test_nothing_but_markup_is_nothing(caption):
     assert normalize(caption) == ""
 
 
-def test_what_follows_too_much_text_is_cut() -> None:
+def test_what_follows_too_much_text_is_cut():
     assert normalize("a dog runs " * 1_000) == ("a dog runs " * 1_000)[:MAX_CHARS].strip()
     assert len(normalize("İ" * 3_000)) == MAX_CHARS  # each has two characters in lower case
 
@@ -134,7 +134,7 @@ PIECES = st.sampled_from([*MARKUP, *WORDS.split()])
 
 
 @given(st.one_of(st.text(), st.lists(st.one_of(st.text(max_size=5), PIECES)).map(" ".join)))
-def test_any_text_becomes_one_line_of_bounded_length(text: str) -> None:
+def test_any_text_becomes_one_line_of_bounded_length(text):
     parsed = normalize(text)
     assert len(parsed) <= MAX_CHARS
     assert parsed == " ".join(parsed.split())
@@ -142,11 +142,11 @@ def test_any_text_becomes_one_line_of_bounded_length(text: str) -> None:
 
 
 @given(st.lists(st.sampled_from(WORDS.split()), max_size=20).map(" ".join))
-def test_what_is_prepared_stays_as_it_is(text: str) -> None:
+def test_what_is_prepared_stays_as_it_is(text):
     # Not a law of any text: escapes are undone twice, not for ever, and what they hid may be boilerplate in turn.
     assert normalize(normalize(text)) == normalize(text)
 
 
-def test_real_captions_are_prepared_in_one_go(laion: list[str]) -> None:
+def test_real_captions_are_prepared_in_one_go(laion):
     prepared = [normalize(caption) for caption in laion]
     assert sum(normalize(text) != text for text in prepared) <= 3  # of 10,000; triple quotes

@@ -121,12 +121,12 @@ def textbook(row: Row, rule: CaptionRule) -> Row:
 
 
 @given(TABLES, RULES)
-def test_decisions_are_those_of_the_textbook(content: list[Row], rule: CaptionRule) -> None:
+def test_decisions_are_those_of_the_textbook(content, rule):
     assert decided(table_of(content), rule) == [textbook(row, rule) for row in content]
 
 
 @given(TABLES, RULES, st.data())
-def test_a_row_is_decided_by_itself(content: list[Row], rule: CaptionRule, data: st.DataObject) -> None:
+def test_a_row_is_decided_by_itself(content, rule, data):
     table = table_of(content)
     together = decided(table, rule)
     start = data.draw(st.integers(0, len(content)))
@@ -151,7 +151,7 @@ STRICTER: dict[str, st.SearchStrategy[Any]] = {
 
 
 @given(TABLES, RULES, st.sampled_from(sorted(STRICTER)), st.data())
-def test_a_stricter_rule_counts_no_more(content: list[Row], rule: CaptionRule, name: str, data: st.DataObject) -> None:
+def test_a_stricter_rule_counts_no_more(content, rule, name, data):
     value, now = data.draw(STRICTER[name]), getattr(rule, name)
     if isinstance(value, tuple):
         value = tuple(kind for kind in now if kind in value)
@@ -165,12 +165,12 @@ def test_a_stricter_rule_counts_no_more(content: list[Row], rule: CaptionRule, n
         assert all(was or not now for was, now in zip(before["accepted"], after["accepted"], strict=True))
 
 
-def test_no_rows() -> None:
+def test_no_rows():
     assert decided(SCHEMA.empty_table(), CaptionRule()) == []
     assert len(decide_captions(SCHEMA.empty_table(), CaptionRule()).complexity) == 0
 
 
-def test_the_same_verb_twice_is_one_action_of_each_who_does_it() -> None:
+def test_the_same_verb_twice_is_one_action_of_each_who_does_it():
     action = {"verb": "runs", "lemma": "run", "start": 0, "end": 4, "tagged": True, "score": 1.0}
     row = {
         "parsed": "",
@@ -198,6 +198,6 @@ def test_the_same_verb_twice_is_one_action_of_each_who_does_it() -> None:
         ({"max_chars": 0}, r"max_chars is 0; it must be at least 1"),
     ],
 )
-def test_values_out_of_range_are_named(setting: dict[str, Any], message: str) -> None:
+def test_values_out_of_range_are_named(setting, message):
     with pytest.raises(ValueError, match=message):
         CaptionRule(**setting)

@@ -18,7 +18,7 @@ def pieces() -> WordPieces:
 
 
 @pytest.fixture(scope="module")
-def bert(pieces: WordPieces) -> Any:
+def bert(pieces) -> Any:
     model = tokenizers.models.WordPiece(dict(pieces.index), unk_token=UNKNOWN, max_input_chars_per_word=100)
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
@@ -52,17 +52,17 @@ ODD_WORDS = [
 
 
 @pytest.mark.parametrize("word", ODD_WORDS)
-def test_odd_words(word: str, pieces: WordPieces, bert: Any) -> None:
+def test_odd_words(word, pieces, bert):
     assert list(pieces[word]) == bert.encode(word, add_special_tokens=False).ids
 
 
 # Letters and marks that every version of Unicode since 2010 knows the same.
 @given(st.text(st.characters(max_codepoint=0x052F, exclude_categories=("Cn", "Cs")), max_size=30))
-def test_any_word_of_european_scripts(pieces: WordPieces, bert: Any, word: str) -> None:
+def test_any_word_of_european_scripts(pieces, bert, word):
     assert list(pieces[word]) == bert.encode(word, add_special_tokens=False).ids
 
 
-def test_all_words_of_real_captions(laion: list[str], pieces: WordPieces, bert: Any) -> None:
+def test_all_words_of_real_captions(laion, pieces, bert):
     words = sorted({word for caption in laion for word in caption.split()})
     assert len(words) > 10_000
     theirs = [found.ids for found in bert.encode_batch(words, add_special_tokens=False)]

@@ -115,7 +115,7 @@ BAD: dict[str, tuple[Callable[[], bytes], set[UnreadableImageReason]]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_bytes_are_named(kind: str) -> None:
+def test_bad_bytes_are_named(kind):
     make, reasons = BAD[kind]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -125,7 +125,7 @@ def test_bad_bytes_are_named(kind: str) -> None:
     assert caught.value.message
 
 
-def test_a_file_over_the_limit_is_not_looked_at() -> None:
+def test_a_file_over_the_limit_is_not_looked_at():
     with pytest.raises(UnreadableImage) as caught:
         decode_image(encode(noise(), "PNG"), DecodeLimits(max_bytes=100))
     assert caught.value.reason is UnreadableImageReason.TOO_MANY_BYTES
@@ -209,7 +209,7 @@ GOOD: dict[str, tuple[Callable[[], bytes], tuple[int, int, int]]] = {  # name ->
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_odd_images_have_the_right_colours(kind: str) -> None:
+def test_odd_images_have_the_right_colours(kind):
     make, (red, green, blue) = GOOD[kind]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -221,18 +221,18 @@ def test_odd_images_have_the_right_colours(kind: str) -> None:
     assert decoded.pixels.reshape(-1, 3).mean(axis=0) == pytest.approx((blue, green, red), abs=3)
 
 
-def test_content_decides_and_no_name_is_asked_for() -> None:
+def test_content_decides_and_no_name_is_asked_for():
     assert decode_image(encode(noise(), "PNG"), LIMITS).format == "PNG"
 
 
-def test_one_pixel_is_an_image() -> None:
+def test_one_pixel_is_an_image():
     decoded = decode_image(encode(flat("RGB", RED, (1, 1)), "PNG"), LIMITS)
     assert decoded.pixels.tolist() == [[[30, 30, 220]]]
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_makes_upright(orientation: int, format: str) -> None:
+def test_exif_orientation_makes_upright(orientation, format):
     upright = np.zeros((24, 40, 3), np.uint8)
     upright[:8, :8] = (255, 0, 0)  # a red corner at the top left
     stored: dict[int, Callable[[Any], Any]] = {  # what a camera that was held so has stored
@@ -254,7 +254,7 @@ def test_exif_orientation_makes_upright(orientation: int, format: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_large_images_are_reduced_and_remember_their_size(format: str) -> None:
+def test_large_images_are_reduced_and_remember_their_size(format):
     data = encode(noise(1500, 3000), format)
     decoded = decode_image(data, DecodeLimits(decode_side=960))
     assert (decoded.width, decoded.height) == (1500, 3000)
@@ -264,7 +264,7 @@ def test_large_images_are_reduced_and_remember_their_size(format: str) -> None:
 
 @given(st.binary(max_size=400), st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP"]), st.integers(0, 400))
 @settings(max_examples=150, deadline=None)
-def test_no_bytes_raise_anything_but_unreadable_image(noise_bytes: bytes, format: str, keep: int) -> None:
+def test_no_bytes_raise_anything_but_unreadable_image(noise_bytes, format, keep):
     data = encode(noise(24, 18), format)[:keep] + noise_bytes
     try:
         decoded = decode_image(data, DecodeLimits(max_pixels=10_000))
@@ -274,10 +274,10 @@ def test_no_bytes_raise_anything_but_unreadable_image(noise_bytes: bytes, format
         assert decoded.pixels.ndim == 3
 
 
-def test_every_reason_of_images_is_one_of_images() -> None:
+def test_every_reason_of_images_is_one_of_images():
     assert {str(reason) for reason in BadImageReason} <= {str(reason) for reason in UnreadableImageReason}
 
 
-def test_limits_name_what_is_wrong() -> None:
+def test_limits_name_what_is_wrong():
     with pytest.raises(ValueError, match="max_pixels is 0"):
         DecodeLimits(max_pixels=0)
