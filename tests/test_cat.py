@@ -116,23 +116,15 @@ def test_an_image_that_cannot_be_used_costs_its_row(ocr_models, tmp_path):
     bomb = io.BytesIO()
     Image.new("1", (60_000, 60_000)).save(bomb, "PNG")
     images = {
-        "bytes": (good.read_bytes(), None),
-        "path": (str(good), None),
-        "Path": (good, None),
+        "bytes": (good.read_bytes(), None), "path": (str(good), None), "Path": (good, None),
         "undecoded": ({"bytes": good.read_bytes(), "path": None}, None),
-        "of a path": ({"bytes": None, "path": str(good)}, None),
-        "PIL": (Image.open(good), None),
-        "none": (None, "image_not_available"),
-        "absent": (tmp_path / "absent.jpg", "image_missing"),
-        "folder": (tmp_path, "image_missing"),
-        "on the web": ("https://example.org/a.jpg", "image_not_available"),
-        "empty": (b"", "empty"),
-        "junk": (b"<html>" * 50, "not_an_image"),
-        "truncated": (truncated, "truncated"),
+        "of a path": ({"bytes": None, "path": str(good)}, None), "PIL": (Image.open(good), None),
+        "none": (None, "image_not_available"), "absent": (tmp_path / "absent.jpg", "image_missing"),
+        "folder": (tmp_path, "image_missing"), "on the web": ("https://example.org/a.jpg", "image_not_available"),
+        "empty": (b"", "empty"), "junk": (b"<html>" * 50, "not_an_image"), "truncated": (truncated, "truncated"),
         "truncated PIL": (Image.open(io.BytesIO(good.read_bytes()[:5000])), "image_unreadable"),
-        "bomb": (bomb.getvalue(), "too_many_pixels"),
-        "number": (3, "image_unreadable"),
-    }
+        "bomb": (bomb.getvalue(), "too_many_pixels"), "number": (3, "image_unreadable"),
+    }  # fmt: skip
     decisions = Cat()([DOG] * len(images), [image for image, _ in images.values()])
     assert dict(zip(images, decisions.reason, strict=True)) == {name: reason for name, (_, reason) in images.items()}
 

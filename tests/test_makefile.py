@@ -54,28 +54,18 @@ def test_the_help_fits_a_screen_and_names_every_target_and_variable():
 @pytest.mark.parametrize(
     ("words", "extras"),
     [
-        ("filter", ""),
-        ("filter DATASET=laion2b INPUT=x", "download"),
-        ("filter INPUT=x STAGES=captions,spotting", ""),
-        ("filter INPUT=x STAGES=captions RUNNER=dask", "dask"),
-        ("filter OUTPUT=s3://bucket/x", "cloud"),
-        ("filter RUNNER=dataflow", "cloud"),
-        ("filter PRESET=paper-dedup", "score"),
-        ("filter ARGS=--score-model=x", "score"),
-        ("train WORKDIR=gs://bucket/x", "train cloud"),
-        ("train DATA=/a,s3://bucket/x", "train cloud"),
+        ("filter", ""), ("filter DATASET=laion2b INPUT=x", "download"),
+        ("filter INPUT=x STAGES=captions,spotting", ""), ("filter INPUT=x STAGES=captions RUNNER=dask", "dask"),
+        ("filter OUTPUT=s3://bucket/x", "cloud"), ("filter RUNNER=dataflow", "cloud"),
+        ("filter PRESET=paper-dedup", "score"), ("filter ARGS=--score-model=x", "score"),
+        ("train WORKDIR=gs://bucket/x", "train cloud"), ("train DATA=/a,s3://bucket/x", "train cloud"),
         ("train ARGS=branch.path=s3://bucket/x", "train cloud"),
         ("filter INPUT=gcs://bucket/x OUTPUT=hf://datasets/me/x", "download cloud"),
-        ("concepts RUNNER=dask", "train dask"),
-        ("view", "view"),
-        ("select SAMPLES=9", ""),
-        ("bench", "eval"),
-        ("compare A=x B=y", "eval"),
-        ("study", "download train eval score"),
-        ("study-data", "download train eval score"),
-        ("dask-up", "dask"),
+        ("concepts RUNNER=dask", "train dask"), ("view", "view"), ("select SAMPLES=9", ""), ("bench", "eval"),
+        ("compare A=x B=y", "eval"), ("study", "download train eval score"),
+        ("study-data", "download train eval score"), ("dask-up", "dask"),
     ],
-)
+)  # fmt: skip
 def test_a_command_installs_what_it_needs_and_no_more(words, extras):
     assert extras_of(*words.split()) == ["base", *extras.split()]
 

@@ -13,17 +13,10 @@ import open_diht
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NEEDS = {
-    "CaptionParser": "spacy",
-    "CaptionAnnotator": "spacy",
-    "AnnotateCaptions": "apache_beam",
-    "ApplyCat": "apache_beam",
-    "SpotText": "apache_beam",
-    "HnNce": "torch",
-    "load_config": "torch",
-    "Config": "torch",
-    "load_model": "open_clip",
-    "train": "open_clip",
-}
+    "CaptionParser": "spacy", "CaptionAnnotator": "spacy", "AnnotateCaptions": "apache_beam",
+    "ApplyCat": "apache_beam", "SpotText": "apache_beam", "HnNce": "torch", "load_config": "torch", "Config": "torch",
+    "load_model": "open_clip", "train": "open_clip",
+}  # fmt: skip
 READS_IMAGES = ("TextSpotter", "SpotText")
 
 

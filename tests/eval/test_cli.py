@@ -304,24 +304,20 @@ def test_cautions_and_another_size_than_the_published_one_stand_beside_the_numbe
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--tasks", "diht92"], "did you mean 'diht29'"),
-        (["--model", "ViT-B-23"], "did you mean"),
+        (["--tasks", "diht92"], "did you mean 'diht29'"), (["--model", "ViT-B-23"], "did you mean"),
         (["--model", "ViT-B-32"], "needs weights: --pretrained"),
         (["--model", "ViT-B-32", "--pretrained", "laion2b"], "an evaluation downloads nothing"),
-        (["--model", "."], "is not an exported model"),
-        (["--precision", "fp8"], "precision 'fp8' is unknown"),
+        (["--model", "."], "is not an exported model"), (["--precision", "fp8"], "precision 'fp8' is unknown"),
         (["--device", "tpu"], "device 'tpu' is unknown"),
         (["--device", "cuda:x"], "--device 'cuda:x' is no device of torch"),
         (["--device", "cuda:9"], "--device cuda:9: torch sees 2 GPUs"),
         (["--device", "cuda"], "process 2 of this machine has no GPU of its own"),
-        (["--batch", "0"], "the value is 0; it must be at least 1"),
-        (["--shots", "one"], "shots 'one'"),
-        (["--taks", "demo"], "--taks"),
-        (["--data", "/no/such/folder"], "--data /no/such/folder is not a folder"),
+        (["--batch", "0"], "the value is 0; it must be at least 1"), (["--shots", "one"], "shots 'one'"),
+        (["--taks", "demo"], "--taks"), (["--data", "/no/such/folder"], "--data /no/such/folder is not a folder"),
         (["--cache", f"{__file__}/cache"], "test_cli.py is a file"),
         (["--output", __file__], "test_cli.py is a file"),
     ],
-)
+)  # fmt: skip
 def test_wrong_use_is_one_line_and_status_2_and_writes_nothing(world, capsys, change, message, monkeypatch):
     if "--device" in change:  # a machine with two GPUs, and the third process of torchrun there
         monkeypatch.setattr("torch.cuda.is_available", lambda: True)

@@ -339,13 +339,10 @@ def test_the_page_shows_what_the_tables_show_and_loads_nothing(tmp_path):
 
 
 DEGENERATE: dict[str, tuple[Any, Any]] = {
-    "one item": ([1.0], [0.0]),
-    "no item": ([], []),
-    "all equal": ([1.0] * 50, [1.0] * 50),
-    "all opposite": ([1.0] * 50, [0.0] * 50),
-    "not a number": ([np.nan] * 50, [1.0] * 50),
+    "one item": ([1.0], [0.0]), "no item": ([], []), "all equal": ([1.0] * 50, [1.0] * 50),
+    "all opposite": ([1.0] * 50, [0.0] * 50), "not a number": ([np.nan] * 50, [1.0] * 50),
     "infinite": ([np.inf] * 50, [1.0] * 50),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("what", DEGENERATE)

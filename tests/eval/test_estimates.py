@@ -48,15 +48,11 @@ def tagged(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     "draw",
     [
-        clustered,
-        by_class,
-        by_f1,
-        by_group,
-        area,
+        clustered, by_class, by_f1, by_group, area,
         lambda generator: estimates.mean_average_precision(*tagged(generator)),
         lambda generator: estimates.mean_average_precision_11point(*tagged(generator)),
     ],
-)
+)  # fmt: skip
 def test_the_parts_add_up_to_the_variance_over_other_images(draw):
     found = [draw(np.random.default_rng(seed)) for seed in range(80)]
     spread = np.std([one.value for one in found], ddof=1)

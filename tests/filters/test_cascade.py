@@ -42,16 +42,11 @@ _RED = {"attributes": [{"object": 0, "text": "red", "kind": "colour", "score": 0
 _RUNS = {
     "actions": [
         {
-            "verb": "runs",
-            "lemma": "run",
-            "start": 6,
-            "end": 10,
-            "tagged": True,
-            "score": 0.9,
+            "verb": "runs", "lemma": "run", "start": 6, "end": 10, "tagged": True, "score": 0.9,
             "participants": [{"object": 0, "role": "agent"}],
         }
     ]
-}
+}  # fmt: skip
 
 
 def test_first_reason_of_the_cascade_counts():
@@ -84,17 +79,11 @@ def _record(status: str = "ok", side: int = 100, *lines: tuple[str, float]) -> d
 
 def test_images():
     records = [
-        _record(),
-        _record("ok", 100, ("A brown dog runs", 0.95)),
-        _record("ok", 100, ("A brown dog runs", 0.5)),
-        _record("ok", 100, ("SALE", 0.99)),
-        _record("ok", 9, ("A brown dog runs", 0.95)),
-        _record("image_not_available"),
-        _record("truncated"),
-        _record("unread"),
-        _record("download:http_status"),
+        _record(), _record("ok", 100, ("A brown dog runs", 0.95)), _record("ok", 100, ("A brown dog runs", 0.5)),
+        _record("ok", 100, ("SALE", 0.99)), _record("ok", 9, ("A brown dog runs", 0.95)),
+        _record("image_not_available"), _record("truncated"), _record("unread"), _record("download:http_status"),
         _record("download:not_an_image"),
-    ]
+    ]  # fmt: skip
     reasons, overlaps = apply_image_filters(["A brown dog runs"] * 10, pa.Table.from_pylist(records, RECORD), PAPER)
     expected = [KEPT, "text_spotting", KEPT, KEPT, "image_too_small", "image_not_available", "dead_letter"]
     expected += [KEPT, "http_status", "not_an_image"]

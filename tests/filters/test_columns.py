@@ -25,13 +25,10 @@ def _kept(asked: dict[str, Any], column: pa.Array) -> list[Any]:
 @pytest.mark.parametrize(
     ("asked", "kept"),
     [
-        ({"max": 0.5}, [0.1, 0.5]),
-        ({"min": 0.5}, [0.5, 0.9, float("inf")]),
-        ({"min": 0.2, "max": 0.6}, [0.5]),
-        ({"in": [0.1, 0.9]}, [0.1, 0.9]),
-        ({"not_in": [0.1]}, [0.5, 0.9, float("inf")]),
+        ({"max": 0.5}, [0.1, 0.5]), ({"min": 0.5}, [0.5, 0.9, float("inf")]), ({"min": 0.2, "max": 0.6}, [0.5]),
+        ({"in": [0.1, 0.9]}, [0.1, 0.9]), ({"not_in": [0.1]}, [0.5, 0.9, float("inf")]),
     ],
-)
+)  # fmt: skip
 def test_bounds_belong_to_what_is_kept_and_what_is_no_number_does_not(asked, kept):
     assert _kept(asked, NUMBERS) == kept
 

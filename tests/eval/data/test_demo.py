@@ -15,14 +15,10 @@ FOLDER = Path(__file__).resolve().parents[3] / "data" / "demo"
 @pytest.mark.parametrize(
     ("name", "what", "count"),
     [
-        ("fashion_mnist", "labels", 1000),
-        ("stamps", "labels", 350),
-        ("stamps_t2i", "captions", 538),
-        ("stamps_questions", "questions", 600),
-        ("stamps_selection", "choices", 433),
-        ("stamps_pairs", "pairs", 80),
+        ("fashion_mnist", "labels", 1000), ("stamps", "labels", 350), ("stamps_t2i", "captions", 538),
+        ("stamps_questions", "questions", 600), ("stamps_selection", "choices", 433), ("stamps_pairs", "pairs", 80),
     ],
-)
+)  # fmt: skip
 def test_every_demo_task_opens_from_the_checkout_alone(name, what, count, tmp_path, memo):
     data = open_task(DEMO[name], tmp_path, memo)
     assert len(getattr(data, what)) == count and data.images.open(0).mode == "RGB"

@@ -379,16 +379,11 @@ def test_of_many_files_few_lines_are_said(server, tmp_path):
 @pytest.mark.parametrize(
     "entry",
     [
-        {"file": "a"},
-        {"file": "a", "to": "b", "unpack": {"c": "d"}},
-        {"flie": "a"},
-        {"file": "a/", "to": "b"},
-        {"file": "a/", "hub": "x/y", "unpack": {"c": "d"}},
-        {"file": "a-", "rows": "b"},
-        {"file": "a-", "hub": "x/y", "rows": "b", "to": "c"},
-        {"file": "a", "hub": "x/y", "drive": "z", "to": "b"},
+        {"file": "a"}, {"file": "a", "to": "b", "unpack": {"c": "d"}}, {"flie": "a"}, {"file": "a/", "to": "b"},
+        {"file": "a/", "hub": "x/y", "unpack": {"c": "d"}}, {"file": "a-", "rows": "b"},
+        {"file": "a-", "hub": "x/y", "rows": "b", "to": "c"}, {"file": "a", "hub": "x/y", "drive": "z", "to": "b"},
     ],
-)
+)  # fmt: skip
 def test_an_entry_that_says_nothing_is_wrong_use(tmp_path, entry):
     with pytest.raises(WrongUse, match="task set"):
         fetch_files("set", [entry], told(tmp_path)[0])

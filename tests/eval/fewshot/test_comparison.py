@@ -31,13 +31,9 @@ def predictions(share: float, seed: int = 0, **changes: Any) -> Predictions:
     generator = np.random.default_rng(seed)
     right = generator.random((2, 2, 3, N)) < share
     arrays: dict[str, Any] = {
-        "keys": KEYS,
-        "label": LABEL,
-        "methods": np.array(["zero-shot", "probe"]),
-        "shots": np.array([1, 4]),
-        "seeds": np.array([0, 1, 2]),
-        "predicted": np.where(right, LABEL, (LABEL + 1) % CLASSES).astype(np.int32),
-    }
+        "keys": KEYS, "label": LABEL, "methods": np.array(["zero-shot", "probe"]), "shots": np.array([1, 4]),
+        "seeds": np.array([0, 1, 2]), "predicted": np.where(right, LABEL, (LABEL + 1) % CLASSES).astype(np.int32),
+    }  # fmt: skip
     return Predictions(**{**arrays, **changes})
 
 

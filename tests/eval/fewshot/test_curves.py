@@ -162,14 +162,11 @@ def test_torch_and_numpy_are_both_welcome(world, result):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"shots": ()}, "different numbers"),
-        ({"shots": (0, 1)}, "from 1 on"),
-        ({"seeds": (1, 1)}, "all different"),
-        ({"methods": ("prob",)}, "'prob'"),
-        ({"metric": "auc"}, "top1 or mean_per_class"),
+        ({"shots": ()}, "different numbers"), ({"shots": (0, 1)}, "from 1 on"), ({"seeds": (1, 1)}, "all different"),
+        ({"methods": ("prob",)}, "'prob'"), ({"metric": "auc"}, "top1 or mean_per_class"),
         ({"standard_errors": -1}, "0 or more"),
     ],
-)
+)  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         FewShotSettings(**changes)

@@ -18,13 +18,10 @@ from open_diht.eval.metrics.selection import (
 @pytest.mark.parametrize(
     ("scores", "right", "ahead"),
     [
-        ([0.5, 0.4], 1, True),
-        ([0.4, 0.4], 1, False),
-        ([0.4, 0.5], 1, False),
-        ([0.5, 0.6, 0.4], 2, True),
+        ([0.5, 0.4], 1, True), ([0.4, 0.4], 1, False), ([0.4, 0.5], 1, False), ([0.5, 0.6, 0.4], 2, True),
         ([0.5, 0.4, 0.4], 2, False),
     ],
-)
+)  # fmt: skip
 def test_all_right_captions_have_to_be_ahead_of_all_wrong_ones(scores, right, ahead):
     assert all_ahead(np.array(scores), right) is ahead
 
@@ -38,14 +35,10 @@ def test_chance_is_what_random_scores_give(captions, right):
 @pytest.mark.parametrize(
     ("scores", "right", "index"),
     [
-        ([0.9, 0.8, 0.1, 0.2], 2, 1.0),
-        ([0.9, 0.1, 0.8, 0.2], 2, 1 / 3),
-        ([0.1, 0.2, 0.8, 0.9], 2, 0.0),
-        ([0.9, 0.5, 0.4, 0.8, 0.1], 3, 2 / 4),
-        ([0.9, 0.5, 0.5, 0.1], 2, 1 / 3),
-        ([0.5, 0.5, 0.5, 0.5], 2, 0.0),
+        ([0.9, 0.8, 0.1, 0.2], 2, 1.0), ([0.9, 0.1, 0.8, 0.2], 2, 1 / 3), ([0.1, 0.2, 0.8, 0.9], 2, 0.0),
+        ([0.9, 0.5, 0.4, 0.8, 0.1], 3, 2 / 4), ([0.9, 0.5, 0.5, 0.1], 2, 1 / 3), ([0.5, 0.5, 0.5, 0.5], 2, 0.0),
     ],
-)
+)  # fmt: skip
 def test_the_jaccard_index_of_the_nearest_ties_being_wrong(scores, right, index):
     assert jaccard(np.array(scores), right) == pytest.approx(index)
 

@@ -52,24 +52,13 @@ def test_every_task_of_the_29_says_how_large_it_is_and_what_is_asked():
 
 # evaluation of openai/CLIP: classes, templates, metric.
 PUBLISHED = {
-    "imagenet1k": (1000, 80, "top1"),
-    "cifar10": (10, 18, "top1"),
-    "cifar100": (100, 18, "top1"),
-    "stl10": (10, 2, "top1"),
-    "food101": (101, 1, "top1"),
-    "caltech101": (102, 34, "mean_per_class"),
-    "cars": (196, 8, "top1"),
-    "fgvc_aircraft": (100, 2, "mean_per_class"),
-    "flowers": (102, 1, "mean_per_class"),
-    "eurosat": (10, 3, "top1"),
-    "dtd": (47, 8, "top1"),
-    "pets": (37, 1, "mean_per_class"),
-    "sun397": (397, 2, "top1"),
-    "country211": (211, 5, "top1"),
-    "ucf101": (101, 48, "top1"),
-    "renderedsst2": (2, 1, "top1"),
+    "imagenet1k": (1000, 80, "top1"), "cifar10": (10, 18, "top1"), "cifar100": (100, 18, "top1"),
+    "stl10": (10, 2, "top1"), "food101": (101, 1, "top1"), "caltech101": (102, 34, "mean_per_class"),
+    "cars": (196, 8, "top1"), "fgvc_aircraft": (100, 2, "mean_per_class"), "flowers": (102, 1, "mean_per_class"),
+    "eurosat": (10, 3, "top1"), "dtd": (47, 8, "top1"), "pets": (37, 1, "mean_per_class"), "sun397": (397, 2, "top1"),
+    "country211": (211, 5, "top1"), "ucf101": (101, 48, "top1"), "renderedsst2": (2, 1, "top1"),
     "hateful_memes": (2, 1, "roc_auc"),
-}
+}  # fmt: skip
 
 
 def test_classes_templates_and_metrics_are_the_published_ones():
@@ -80,22 +69,12 @@ def test_classes_templates_and_metrics_are_the_published_ones():
 
 # CLIP_benchmark's and DataComp's lists of tasks: classes, images of the test split.
 SIZES = {
-    "imagenetv2": (1000, 10_000),
-    "imagenet_a": (200, 7_500),
-    "imagenet_r": (200, 30_000),
-    "imagenet_sketch": (1000, 50_889),
-    "objectnet": (113, 18_574),
-    "imagenet_o": (200, 2_000),
-    "clevr_counts": (8, 15_000),
-    "clevr_distance": (6, 15_000),
-    "gtsrb": (43, 12_630),
-    "kitti_distance": (4, 711),
-    "mnist": (10, 10_000),
-    "pcam": (2, 32_768),
-    "resisc45": (45, 6_300),
-    "svhn": (10, 26_032),
+    "imagenetv2": (1000, 10_000), "imagenet_a": (200, 7_500), "imagenet_r": (200, 30_000),
+    "imagenet_sketch": (1000, 50_889), "objectnet": (113, 18_574), "imagenet_o": (200, 2_000),
+    "clevr_counts": (8, 15_000), "clevr_distance": (6, 15_000), "gtsrb": (43, 12_630), "kitti_distance": (4, 711),
+    "mnist": (10, 10_000), "pcam": (2, 32_768), "resisc45": (45, 6_300), "svhn": (10, 26_032),
     "voc2007": (20, 14_976),
-}
+}  # fmt: skip
 
 
 def test_the_sizes_of_what_papers_report_beside_them_are_the_published_ones():

@@ -19,18 +19,13 @@ def captions_of(graph_of: GraphOf, text: str, original: str | None = None) -> Ca
 @pytest.mark.parametrize(
     ("caption", "name"),
     [
-        ("Bride And Groom Dancing", "caption: title case"),
-        ("a dog", "caption: short"),
-        ("dog 123", "caption: share of digits"),
-        ("a dog - stock photo", "caption: stock site"),
-        ("A dog runs.", "caption: ends with a stop"),
-        ("A dog runs on the beach", "caption: has a clause"),
-        ("your new dog", "caption: addresses the reader"),
-        ("How to train a dog", "caption: asks"),
-        ("What a dog!", "caption: exclaims"),
-        ("dogs | cats", "caption: has |"),
+        ("Bride And Groom Dancing", "caption: title case"), ("a dog", "caption: short"),
+        ("dog 123", "caption: share of digits"), ("a dog - stock photo", "caption: stock site"),
+        ("A dog runs.", "caption: ends with a stop"), ("A dog runs on the beach", "caption: has a clause"),
+        ("your new dog", "caption: addresses the reader"), ("How to train a dog", "caption: asks"),
+        ("What a dog!", "caption: exclaims"), ("dogs | cats", "caption: has |"),
     ],
-)
+)  # fmt: skip
 def test_features_of_the_caption(graph_of, caption, name):
     assert captions_of(graph_of, caption).facts.features(0)[name] > 0
     assert name not in captions_of(graph_of, "a brown dog in the garden of an old house", "").facts.features(0)

@@ -76,15 +76,10 @@ def test_an_ing_form_in_the_guise_of_a_noun_is_an_untagged_candidate(graph_of):
 @pytest.mark.parametrize(
     "sentence",
     [
-        "the sky is blue",
-        "She had been a teacher",
-        "Cats are black",
-        "she's a doctor",
-        "two dogs",
-        "a cup on the table",
-        "",
+        "the sky is blue", "She had been a teacher", "Cats are black", "she's a doctor", "two dogs",
+        "a cup on the table", "",
     ],
-)
+)  # fmt: skip
 def test_copula_and_noun_phrases_state_no_action(graph_of, sentence):
     assert not graph_of(sentence).actions
 
@@ -150,16 +145,12 @@ def test_objects(graph_of, sentence, expected):
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [
-        ("Elegant Wedding Card", ("Elegant", "titled")),
-        ("Chicago Bulls Youth Red Cap", ("Youth", "titled")),
-        ("Cat Toy - Blue", ("Blue", "listed")),
-        ("Hood - Pink", ("Pink", "listed")),
-        ("Grilled Cheese Bun", ("Grilled", "titled")),
-        (": Dining Chair Ideas Rustic", ("Rustic", "listed")),
-        ("Jeans (stone washed)", ("washed", "listed")),
-        ("Olive Oil 500ml", ("500ml", "listed")),
+        ("Elegant Wedding Card", ("Elegant", "titled")), ("Chicago Bulls Youth Red Cap", ("Youth", "titled")),
+        ("Cat Toy - Blue", ("Blue", "listed")), ("Hood - Pink", ("Pink", "listed")),
+        ("Grilled Cheese Bun", ("Grilled", "titled")), (": Dining Chair Ideas Rustic", ("Rustic", "listed")),
+        ("Jeans (stone washed)", ("washed", "listed")), ("Olive Oil 500ml", ("500ml", "listed")),
     ],
-)
+)  # fmt: skip
 def test_words_that_describe_inside_a_name_or_beside_it(graph_of, caption, expected):
     assert expected in {(text, kind) for _, text, kind in attributes(graph_of(normalize(caption)))}
 
@@ -174,13 +165,10 @@ def test_names_and_compounds_describe_nothing(graph_of, caption):
 @pytest.mark.parametrize(
     ("caption", "verb"),
     [
-        ("Federer wins match", "wins"),
-        ("Kid climbs on sofa", "climbs"),
-        ("nursing newborn", "nursing"),
-        ("boiling rice in a pot", "boiling"),
-        ("Rescuers help flood victims", "help"),
+        ("Federer wins match", "wins"), ("Kid climbs on sofa", "climbs"), ("nursing newborn", "nursing"),
+        ("boiling rice in a pot", "boiling"), ("Rescuers help flood victims", "help"),
     ],
-)
+)  # fmt: skip
 def test_verbs_that_taggers_take_for_nouns_are_candidates(graph_of, caption, verb):
     assert verb in {action.verb for action in graph_of(normalize(caption)).actions}
 

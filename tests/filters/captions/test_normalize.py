@@ -14,19 +14,14 @@ a the dog cat Dog DANCING Girl running Riding on On beach house in 2 1999 red, b
 @pytest.mark.parametrize(
     ("caption", "parsed"),
     [
-        ("Tom &amp; Jerry", "Tom & Jerry"),
-        ("Tom &amp;amp; Jerry", "Tom & Jerry"),
-        ("caf&eacute; &#39;open&#39;", "café 'open'"),
-        ("<b>A dog</b> running", "A dog running"),
-        ("&lt;p&gt;A dog&lt;/p&gt; running", "A dog running"),
-        ("3 < 5 and a dog", "3 < 5 and a dog"),
-        ("a d\u200bo\u00adg\ufeff running", "a dog running"),
-        ("  two\tlines\nof  text ", "two lines of text"),
-        ("the girl’s “dog”", "the girl's \"dog"),
-        ('"A dog running"', "A dog running"),
+        ("Tom &amp; Jerry", "Tom & Jerry"), ("Tom &amp;amp; Jerry", "Tom & Jerry"),
+        ("caf&eacute; &#39;open&#39;", "café 'open'"), ("<b>A dog</b> running", "A dog running"),
+        ("&lt;p&gt;A dog&lt;/p&gt; running", "A dog running"), ("3 < 5 and a dog", "3 < 5 and a dog"),
+        ("a d\u200bo\u00adg\ufeff running", "a dog running"), ("  two\tlines\nof  text ", "two lines of text"),
+        ("the girl’s “dog”", "the girl's \"dog"), ('"A dog running"', "A dog running"),
         ('A 43"" screen on a wall', 'A 43" screen on a wall'),
     ],
-)
+)  # fmt: skip
 def test_markup_and_invisible_characters(caption, parsed):
     assert normalize(caption) == parsed
 
@@ -34,20 +29,16 @@ def test_markup_and_invisible_characters(caption, parsed):
 @pytest.mark.parametrize(
     ("caption", "parsed"),
     [
-        ("a-dog-running_2.jpg", "a dog running 2"),
-        ("a-dog-on-a-beach", "a dog on a beach"),
-        ("dog+on+beach", "dog on beach"),
-        ("a dog running.png?w=300&h=200", "a dog running"),
+        ("a-dog-running_2.jpg", "a dog running 2"), ("a-dog-on-a-beach", "a dog on a beach"),
+        ("dog+on+beach", "dog on beach"), ("a dog running.png?w=300&h=200", "a dog running"),
         ("a-dog-running.png?w=300 300 x 200", "a dog running"),
         ("a-dog-running.png by-the-sea.jpg", "a dog running by the sea"),
         ("Pony Love.jpg Canvas Lunch Bag", "Pony Love Canvas Lunch Bag"),
-        ("adobe.png  How to win a prize", "How to win a prize"),
-        ("IMG_0042.JPG: a dog runs", "a dog runs"),
+        ("adobe.png  How to win a prize", "How to win a prize"), ("IMG_0042.JPG: a dog runs", "a dog runs"),
         *((name, "") for name in ("IMG_0042.JPG", "adobe.png", "IMG_20200124_231153", "spyker-c8-1.JPG", ".jpg")),
-        ("well-known", "well-known"),
-        ("a well-known state-of-the-art dog", "a well-known state-of-the-art dog"),
+        ("well-known", "well-known"), ("a well-known state-of-the-art dog", "a well-known state-of-the-art dog"),
     ],
-)
+)  # fmt: skip
 def test_file_names_and_slugs(caption, parsed):
     assert normalize(caption) == parsed
 
@@ -93,13 +84,10 @@ def test_capitals(caption, parsed):
 @pytest.mark.parametrize(
     ("text", "is_title"),
     [
-        ("Bride And Groom Dancing", True),
-        ("Bride and groom dancing", False),
-        ("Two Words", False),
-        ("", False),
+        ("Bride And Groom Dancing", True), ("Bride and groom dancing", False), ("Two Words", False), ("", False),
         ("YOUNG WOMAN SITTING THERE", True),
     ],
-)
+)  # fmt: skip
 def test_is_title_case(text, is_title):
     assert is_title_case(text) is is_title
 
@@ -115,21 +103,8 @@ def test_what_follows_too_much_text_is_cut():
 
 
 MARKUP = [
-    "&amp;",
-    "&lt;",
-    "<b>",
-    "</b>",
-    "&#0;",
-    "(photo",
-    ")",
-    "Stock Photo",
-    ".jpg",
-    "-",
-    "_",
-    "12345678",
-    "\u200b",
-    '"',
-]
+    "&amp;", "&lt;", "<b>", "</b>", "&#0;", "(photo", ")", "Stock Photo", ".jpg", "-", "_", "12345678", "\u200b", '"',
+]  # fmt: skip
 PIECES = st.sampled_from([*MARKUP, *WORDS.split()])
 
 

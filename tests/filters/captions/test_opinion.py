@@ -27,16 +27,9 @@ from open_diht.filters.captions.opinion import (
 )
 
 ODD = [
-    "",
-    "\u200b",
-    "😀😀 👨‍👩‍👧 dancing",
-    "東京タワーを見る人々",
-    "Девушка танцует на пляже",
-    "a dog running " * 290,
-    "x" * 4_096,
-    "!!! ??? ...",
-    "Bride and Groom Dancing at Sunset",
-]
+    "", "\u200b", "😀😀 👨‍👩‍👧 dancing", "東京タワーを見る人々", "Девушка танцует на пляже", "a dog running " * 290,
+    "x" * 4_096, "!!! ??? ...", "Bride and Groom Dancing at Sunset",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -139,15 +139,10 @@ def test_a_row_is_decided_by_itself(content, rule, data):
 
 
 STRICTER: dict[str, st.SearchStrategy[Any]] = {
-    "min_attribute_score": THRESHOLDS,
-    "min_relation_score": THRESHOLDS,
-    "min_action_score": THRESHOLDS,
-    "tagged_actions": st.just(True),
-    "need_participant": st.just(True),
-    "count_relations": st.just(False),
-    "count_actions": st.just(False),
-    "attribute_kinds": SOME_KINDS,
-}
+    "min_attribute_score": THRESHOLDS, "min_relation_score": THRESHOLDS, "min_action_score": THRESHOLDS,
+    "tagged_actions": st.just(True), "need_participant": st.just(True), "count_relations": st.just(False),
+    "count_actions": st.just(False), "attribute_kinds": SOME_KINDS,
+}  # fmt: skip
 
 
 @given(TABLES, RULES, st.sampled_from(sorted(STRICTER)), st.data())

@@ -27,28 +27,10 @@ def bert(pieces) -> Any:
 
 
 ODD_WORDS = [
-    "",
-    "Sleeping",
-    "don't",
-    "CAFÉ",
-    "naïve",
-    "東京タワー",
-    "😀",
-    "👨‍👩‍👧",
-    "Straße",
-    "İstanbul",
-    "ΣΟΦΟΣ",
-    "привет",
+    "", "Sleeping", "don't", "CAFÉ", "naïve", "東京タワー", "😀", "👨‍👩‍👧", "Straße", "İstanbul", "ΣΟΦΟΣ", "привет",
     "مرحبا",
-    "नमस्ते",
-    "\u200b",
-    "\ufffd",
-    "a\tb",
-    "x" * 100,
-    "x" * 101,
-    "$4.99/lb",
-    "e\u0301t\u0301",
-]
+    "नमस्ते", "\u200b", "\ufffd", "a\tb", "x" * 100, "x" * 101, "$4.99/lb", "e\u0301t\u0301",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("word", ODD_WORDS)

@@ -8,17 +8,11 @@ from open_diht.filters.captions.words import PERSON, UNKNOWN, known_word
 @pytest.mark.parametrize(
     ("word", "group"),
     [
-        ("Red", "colour"),
-        ("WOODEN", "material"),
-        ("500ml", "number"),
-        ("3", "number"),
-        ("2019", None),
-        ("42nd", None),
-        ("climbed", "participle"),
-        *((word, None) for word in ("bed", "feed", "Need", "SHED")),
+        ("Red", "colour"), ("WOODEN", "material"), ("500ml", "number"), ("3", "number"), ("2019", None),
+        ("42nd", None), ("climbed", "participle"), *((word, None) for word in ("bed", "feed", "Need", "SHED")),
         ("table", None),
     ],
-)
+)  # fmt: skip
 def test_what_a_word_describes(word, group):
     assert known_word(word).group == group
 

@@ -132,22 +132,10 @@ def test_settings_name_what_is_wrong():
 
 WORDS = st.sampled_from(
     [
-        "the",
-        "of",
-        "a",
-        "black",
-        "house",
-        "other",
-        "mother",
-        "nation",
-        "wartburg",
-        "wartbrug",
-        "carlsberg",
-        "2015",
-        "x5",
-        "北京",
+        "the", "of", "a", "black", "house", "other", "mother", "nation", "wartburg", "wartbrug", "carlsberg", "2015",
+        "x5", "北京",
     ]
-)
+)  # fmt: skip
 PHRASE = st.lists(WORDS, max_size=7).map(" ".join)
 SPOTTED = st.lists(st.tuples(PHRASE, st.sampled_from([0.5, 0.8, 0.95])), max_size=4)
 RULES = st.sampled_from([PAPER, TOLERANT, replace(TOLERANT, unit="word"), replace(TOLERANT, common_chance=0)])

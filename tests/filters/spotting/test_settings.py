@@ -24,14 +24,10 @@ def test_which_models_must_be_installed():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("engine", "tesseract"),
-        ("model", "huge"),
-        ("limit_side", 0),
-        ("min_score", 1.5),
-        ("timeout_s", 0),
+        ("engine", "tesseract"), ("model", "huge"), ("limit_side", 0), ("min_score", 1.5), ("timeout_s", 0),
         ("attempts", 0),
     ],
-)
+)  # fmt: skip
 def test_wrong_settings_are_named(field, value):
     with pytest.raises(ValueError, match=field):
         SpotterSettings(**{field: value})  # type: ignore[arg-type]

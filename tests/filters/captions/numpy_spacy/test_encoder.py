@@ -13,27 +13,16 @@ from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.numpy_spacy.encoder import Floats, TokenEncoder, UnsupportedModel
 
 HASHED = {
-    "@architectures": "spacy.MultiHashEmbed.v2",
-    "width": 96,
-    "attrs": ["NORM", "PREFIX", "SUFFIX", "SHAPE"],
-    "rows": [500] * 4,
-    "include_static_vectors": False,
-}
+    "@architectures": "spacy.MultiHashEmbed.v2", "width": 96, "attrs": ["NORM", "PREFIX", "SUFFIX", "SHAPE"],
+    "rows": [500] * 4, "include_static_vectors": False,
+}  # fmt: skip
 CHARACTERS = {
-    "@architectures": "spacy.CharacterEmbed.v2",
-    "width": 96,
-    "rows": 100,
-    "nM": 16,
-    "nC": 8,
+    "@architectures": "spacy.CharacterEmbed.v2", "width": 96, "rows": 100, "nM": 16, "nC": 8,
     "include_static_vectors": False,
-}
+}  # fmt: skip
 MAXOUT = {
-    "@architectures": "spacy.MaxoutWindowEncoder.v2",
-    "width": 96,
-    "window_size": 1,
-    "maxout_pieces": 3,
-    "depth": 4,
-}
+    "@architectures": "spacy.MaxoutWindowEncoder.v2", "width": 96, "window_size": 1, "maxout_pieces": 3, "depth": 4,
+}  # fmt: skip
 MISH = {"@architectures": "spacy.MishWindowEncoder.v2", "width": 96, "window_size": 1, "depth": 4}
 
 
@@ -90,14 +79,11 @@ def test_no_tokens_have_no_vectors(plain_nlp):
 @pytest.mark.parametrize(
     ("embed", "encode"),
     [
-        (CHARACTERS, MAXOUT),
-        (HASHED, MISH),
-        (HASHED, {**MAXOUT, "window_size": 2}),
-        (HASHED, {**MAXOUT, "depth": 2}),
-        (HASHED, {**MAXOUT, "depth": 8}),
+        (CHARACTERS, MAXOUT), (HASHED, MISH), (HASHED, {**MAXOUT, "window_size": 2}),
+        (HASHED, {**MAXOUT, "depth": 2}), (HASHED, {**MAXOUT, "depth": 8}),
     ],
     ids=["characters", "mish", "wide window", "shallow", "deep"],
-)
+)  # fmt: skip
 def test_other_architectures_are_refused(embed, encode):
     nlp = spacy.blank("en")
     model = {"@architectures": "spacy.Tok2Vec.v2", "embed": embed, "encode": encode}

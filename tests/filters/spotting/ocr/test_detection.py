@@ -20,13 +20,10 @@ from open_diht.filters.spotting.settings import SpotterSettings
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        ((768, 512), (384, 256)),
-        ((100, 384), (96, 384)),
-        ((3000, 3), (384, 32)),
-        ((1, 1), (32, 32)),
+        ((768, 512), (384, 256)), ((100, 384), (96, 384)), ((3000, 3), (384, 32)), ((1, 1), (32, 32)),
         ((40, 33), (32, 32)),
     ],
-)
+)  # fmt: skip
 def test_sides_are_multiples_of_the_stride(size, expected):
     assert detector_input(np.zeros((*size, 3), np.uint8), 384).shape == (1, 3, *expected)
 

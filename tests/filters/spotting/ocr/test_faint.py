@@ -40,14 +40,11 @@ def test_faint_pixels_outside_of_lines_are_looked_at_again():
 @pytest.mark.parametrize(
     ("probabilities", "lines"),
     [
-        (text_map(), []),
-        (text_map((100, 80, 140, 88, 0.05)), []),
-        (text_map((100, 80, 103, 83, 0.9)), []),
-        (text_map((60, 60, 160, 80, 0.9)), [box(50, 50, 170, 90)]),
-        (text_map((0, 0, 256, 192, 0.15)), []),
+        (text_map(), []), (text_map((100, 80, 140, 88, 0.05)), []), (text_map((100, 80, 103, 83, 0.9)), []),
+        (text_map((60, 60, 160, 80, 0.9)), [box(50, 50, 170, 90)]), (text_map((0, 0, 256, 192, 0.15)), []),
     ],
     ids=["nothing", "too faint", "a speck", "a large line", "all of it"],
-)
+)  # fmt: skip
 def test_no_second_look(probabilities, lines):
     settings = replace(SETTINGS, limit_side=256)  # nothing that fills the image can be enlarged
     assert region(probabilities, *lines, settings=settings) is None
