@@ -41,17 +41,12 @@ def no_wait_for_the_disk() -> Iterator[None]:
 
 
 @pytest.fixture
-def commands_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def commands_in_process(monkeypatch) -> None:
     """What starts a command of `pipelines` runs it in the process of the test, which keeps its signals and forks
     nothing."""
 
     def run_command(
-        module: str,
-        *arguments: Any,
-        check: str | None = None,
-        resumes: bool = True,
-        workers: bool = True,
-        **named: Any,
+        module: str, *arguments: Any, check: str | None = None, resumes: bool = True, workers: bool = True, **named: Any
     ) -> NoReturn:
         if check is not None:
             importlib.import_module(check).check(*arguments, **named)
@@ -62,7 +57,6 @@ def commands_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """See `Forks`."""
     forks = Forks()
     yield forks
     forks.close()
@@ -95,7 +89,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(monkeypatch) -> Iterator[Hub]:
     """A hub on this machine, to which the environment and the client lead, with a token that may write."""
     constants = pytest.importorskip("huggingface_hub.constants", reason="not installed: pip install '.[cloud]'")
     from huggingface_hub import HfFileSystem
@@ -135,7 +129,7 @@ def _server() -> str:
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def bucket(tmp_path_factory) -> Iterator[str]:
     """s3://... of an empty bucket; the environment leads to its server."""
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[cloud]'")
     folder = tmp_path_factory.mktemp("store")
@@ -143,11 +137,9 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "testkey",
-        "AWS_SECRET_ACCESS_KEY": "testsecret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "testkey",
+        "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
     with open(folder / "log", "wb") as log:
         server = subprocess.Popen(
             [_server(), "--port", f"127.0.0.1:{port}", "--region", "us-east-1", "posix", str(folder)],
@@ -173,7 +165,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def dead_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def dead_store(monkeypatch) -> Iterator[str]:
     """s3://... of a store whose server does not answer."""
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[cloud]'")
     with socket.socket() as probe:  # bound and not listening, so that no other process takes the port

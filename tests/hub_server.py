@@ -1,7 +1,5 @@
 """A hub on this machine: the calls of the Hugging Face hub that the real client makes, over repositories in memory."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

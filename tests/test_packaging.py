@@ -1,7 +1,5 @@
 """The distribution has one package, wherever and however it is installed, and leaves a user's own modules alone."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re
@@ -40,13 +38,12 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel that is published."""
+def wheel(tmp_path_factory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
-def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(wheel, tmp_path_factory) -> Path:
     """A folder with the wheel's content, as `pip install --target` leaves it."""
     folder = tmp_path_factory.mktemp("site") / "packages"
     install = ["install", "--quiet", "--no-deps", "--no-index", "--no-compile", "--target"]
@@ -55,7 +52,7 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def users(tmp_path: Path) -> Path:
+def users(tmp_path) -> Path:
     """A user's folder with a manifest and modules whose names are those of our folders."""
     folder = tmp_path / "mine"
     (folder / "common").mkdir(parents=True)
@@ -68,7 +65,7 @@ def users(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory) -> Path:
     """A copy of the repository's code with its links."""
     tree = tmp_path_factory.mktemp("checkout") / "tree"
     left_out = shutil.ignore_patterns("__pycache__")
@@ -89,7 +86,7 @@ def files_of(wheel: Path) -> list[str]:
     return [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
 
 
-def test_the_wheel_holds_the_package_once_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_the_package_once_and_nothing_else(wheel):
     found = Counter(files_of(wheel))
     assert set(found) == sources() and set(found.values()) == {1}
     tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
@@ -97,7 +94,7 @@ def test_the_wheel_holds_the_package_once_and_nothing_else(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_sdist_holds_the_package_and_makes_the_same_wheel(checkout: Path, wheel: Path, tmp_path: Path) -> None:
+def test_the_sdist_holds_the_package_and_makes_the_same_wheel(checkout, wheel, tmp_path):
     build = f"import setuptools.build_meta as b; b.build_sdist({str(tmp_path)!r})"
     run(sys.executable, "-c", build, folder=checkout)
     (path,) = tmp_path.glob("*.tar.gz")
@@ -113,7 +110,7 @@ def test_the_sdist_holds_the_package_and_makes_the_same_wheel(checkout: Path, wh
 
 @pytest.mark.slow
 @pytest.mark.parametrize("own_first", [False, True])
-def test_a_users_own_modules_and_ours_do_not_meet(own_first: bool, site: Path, users: Path) -> None:
+def test_a_users_own_modules_and_ours_do_not_meet(own_first, site, users):
     path = f".{os.pathsep}{site}" if own_first else str(site)
     asked = ["filter", "--dataset", "custom", "--input", "manifest.tsv", "--output", "out", "--stages", "captions"]
     run(sys.executable, "-m", "open_diht", *asked, "--unit-rows", "2", "--workers", "2", folder=users, path=path)
@@ -124,7 +121,7 @@ def test_a_users_own_modules_and_ours_do_not_meet(own_first: bool, site: Path, u
 
 
 @pytest.mark.slow
-def test_torchrun_starts_our_trainer_next_to_a_users_own(site: Path, users: Path) -> None:
+def test_torchrun_starts_our_trainer_next_to_a_users_own(site, users):
     pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
     done = run(*launcher, "open_diht.trainer", "--help", folder=users, path=str(site))
@@ -132,7 +129,7 @@ def test_torchrun_starts_our_trainer_next_to_a_users_own(site: Path, users: Path
 
 
 @pytest.mark.slow
-def test_an_editable_install_shows_the_package_alone(checkout: Path, users: Path, tmp_path: Path) -> None:
+def test_an_editable_install_shows_the_package_alone(checkout, users, tmp_path):
     folder = tmp_path / "venv"
     venv.create(folder, with_pip=False, symlinks=True)
     (there,) = folder.glob("lib/python*/site-packages")
@@ -155,7 +152,7 @@ def test_an_editable_install_shows_the_package_alone(checkout: Path, users: Path
     assert run(folder / "bin" / "open-diht", "--version", folder=users).stdout.startswith("open-diht ")
 
 
-def test_a_copy_that_lost_its_links_says_how_to_make_them(checkout: Path, tmp_path: Path) -> None:
+def test_a_copy_that_lost_its_links_says_how_to_make_them(checkout, tmp_path):
     tree = tmp_path / "tree"
     shutil.copytree(checkout, tree, symlinks=True, ignore=shutil.ignore_patterns("*.egg-info"))
     for name in FOLDERS:  # as archives without links hold them
@@ -171,7 +168,7 @@ def test_a_copy_that_lost_its_links_says_how_to_make_them(checkout: Path, tmp_pa
     assert (tree / "open_diht" / "trainer" / "loop.py").is_file()
 
 
-def test_a_folder_that_was_left_out_is_left_out_of_the_copy_for_workers(checkout: Path, tmp_path: Path) -> None:
+def test_a_folder_that_was_left_out_is_left_out_of_the_copy_for_workers(checkout, tmp_path):
     tree = tmp_path / "tree"  # as images of the filters are built, without the trainer
     shutil.copytree(checkout, tree, symlinks=True, ignore=shutil.ignore_patterns("*.egg-info"))
     shutil.rmtree(tree / "trainer")
@@ -180,7 +177,7 @@ def test_a_folder_that_was_left_out_is_left_out_of_the_copy_for_workers(checkout
     assert run(sys.executable, "setup.py", "--version", folder=tree).stdout.strip()
 
 
-def test_no_file_imports_a_folder_by_a_second_name() -> None:
+def test_no_file_imports_a_folder_by_a_second_name():
     tops = ("open_diht", "study", "benchmarks", "deploy", "examples", "tests", "docs")
     paths = [path for top in tops for path in glob(f"{REPOSITORY}/{top}/**/*.py", recursive=True)]
     assert len(paths) > 700
@@ -194,7 +191,7 @@ def test_no_file_imports_a_folder_by_a_second_name() -> None:
 
 
 @pytest.mark.slow
-def test_no_module_is_there_under_two_names() -> None:
+def test_no_module_is_there_under_two_names():
     """Where the root of the repository is on the path, the folders can be imported by their own names, too."""
     code = (
         "import os, sys; sys.path.insert(0, os.getcwd())\n"

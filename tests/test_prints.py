@@ -1,7 +1,5 @@
 """Only command lines print: what stands below them tells `say`, or logs."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 
@@ -20,7 +18,7 @@ def prints(text: str) -> bool:
     return named and not any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body)
 
 
-def test_only_command_lines_print() -> None:
+def test_only_command_lines_print():
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     assert len(files) > 250
     found = {path.relative_to(ROOT).as_posix() for path in files if prints(path.read_text(encoding="utf-8"))}
@@ -28,5 +26,5 @@ def test_only_command_lines_print() -> None:
 
 
 @pytest.mark.parametrize("text", ["print('here')", "def run(say=print): ...", "def run():\n    print('here')"])
-def test_a_print_is_seen(text: str) -> None:
+def test_a_print_is_seen(text):
     assert prints(text) and not prints(f"{text}\ndef main(): ...")

@@ -1,9 +1,6 @@
 """What `make lint` finds in docstrings, comments and pages."""
 
-from __future__ import annotations
-
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -14,17 +11,13 @@ from docs import prose
     ("name", "text", "found"),
     [
         ("a.py", '"""Of each row whether it is kept."""\n', 1),
-        ("a.py", '"""Return whether each row is kept."""\n', 0),
-        ("a.py", "x = 1  # is read anew\n", 1),
-        ("a.py", "x = 'anew'  # a word in data\n", 0),
-        ("a.py", "x = f'{y} is then read anew'  # a message\n", 1),
+        ("a.py", '"""Return whether each row is kept."""\n', 0), ("a.py", "x = 1  # is read anew\n", 1),
+        ("a.py", "x = 'anew'  # a word in data\n", 0), ("a.py", "x = f'{y} is then read anew'  # a message\n", 1),
         ("a.py", 'class A:\n    b: bool\n    """Whether it is kept there."""\n', 0),
-        ("a.py", '"""Return `set_aside` and "anew"."""\n', 0),
-        ("a.md", "It goes on where nobody is.\n", 2),
-        ("a.md", "```\nIt goes on.\n```\nIt continues.\n", 0),
-        ("a.md", "|" + "a|" * 9 + "\n|" + "a|" * 8 + "\n", 1),
+        ("a.py", '"""Return `set_aside` and "anew"."""\n', 0), ("a.md", "It goes on where nobody is.\n", 2),
+        ("a.md", "```\nIt goes on.\n```\nIt continues.\n", 0), ("a.md", "|" + "a|" * 9 + "\n|" + "a|" * 8 + "\n", 1),
     ],
-)
+)  # fmt: skip
 def test_odd_sentences(name, text, found, tmp_path, monkeypatch):
     monkeypatch.setattr(prose, "ROOT", tmp_path)
     (tmp_path / name).write_text(text)
@@ -35,9 +28,7 @@ def test_the_repository_has_no_odd_sentences(capsys):
     assert prose.main() == 0, capsys.readouterr().out
 
 
-def test_marks_of_a_merge_conflict_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_marks_of_a_merge_conflict_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prose, "ROOT", tmp_path)
     (tmp_path / "page.md.j2").write_text("A page.\n" + "<" * 7 + " HEAD\n")
     subprocess.run("git init -q && git add .", shell=True, cwd=tmp_path, check=True)

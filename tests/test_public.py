@@ -1,7 +1,5 @@
 """The public face: few names, loaded late, each described and shown at work."""
 
-from __future__ import annotations
-
 import ast
 import doctest
 import inspect
@@ -15,21 +13,14 @@ import open_diht
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NEEDS = {
-    "CaptionParser": "spacy",
-    "CaptionAnnotator": "spacy",
-    "AnnotateCaptions": "apache_beam",
-    "ApplyCat": "apache_beam",
-    "SpotText": "apache_beam",
-    "HnNce": "torch",
-    "load_config": "torch",
-    "Config": "torch",
-    "load_model": "open_clip",
-    "train": "open_clip",
-}
+    "CaptionParser": "spacy", "CaptionAnnotator": "spacy", "AnnotateCaptions": "apache_beam",
+    "ApplyCat": "apache_beam", "SpotText": "apache_beam", "HnNce": "torch", "load_config": "torch", "Config": "torch",
+    "load_model": "open_clip", "train": "open_clip",
+}  # fmt: skip
 READS_IMAGES = ("TextSpotter", "SpotText")
 
 
-def test_the_names_are_few_and_the_same_for_people_python_and_type_checkers() -> None:
+def test_the_names_are_few_and_the_same_for_people_python_and_type_checkers():
     assert len(open_diht.__all__) <= 25 and set(open_diht.__all__) == set(open_diht._MODULES)
     tree = ast.parse((REPOSITORY / "open_diht" / "__init__.py").read_text(encoding="utf-8"))
     (checked,) = (node for node in tree.body if isinstance(node, ast.If))
@@ -41,7 +32,7 @@ def test_the_names_are_few_and_the_same_for_people_python_and_type_checkers() ->
         _ = open_diht.no_such_name
 
 
-def test_importing_loads_no_library_and_changes_nothing() -> None:
+def test_importing_loads_no_library_and_changes_nothing():
     code = (
         "import os, signal, sys\n"
         "state = lambda: (dict(os.environ), sys.path[:], sys.meta_path[:], list(map(signal.getsignal, (2, 15))))\n"
@@ -76,6 +67,6 @@ def test_each_name_is_described_and_its_example_runs(name, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_the_example_of_the_package_runs() -> None:
+def test_the_example_of_the_package_runs():
     pytest.importorskip("spacy")
     assert doctest.testmod(open_diht).failed == 0

@@ -1,7 +1,5 @@
 """A CLIP model so small that tests can encode with it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -21,14 +19,9 @@ def write_tiny(folder: Path, seed: int = 0) -> Path:
     model = open_clip.CLIP(TINY["embed_dim"], TINY["vision_cfg"], TINY["text_cfg"])
     folder.mkdir(parents=True)
     preprocess = {
-        "mean": [0.5] * 3,
-        "std": [0.5] * 3,
-        "size": 32,
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-        "mode": "RGB",
-        "fill_color": 0,
-    }
+        "mean": [0.5] * 3, "std": [0.5] * 3, "size": 32, "interpolation": "bicubic", "resize_mode": "shortest",
+        "mode": "RGB", "fill_color": 0,
+    }  # fmt: skip
     config = {"model_cfg": TINY, "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")

@@ -1,7 +1,5 @@
 """Sets in the webdataset layout that `open_diht.eval.data` reads, for tests."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

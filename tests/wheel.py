@@ -1,7 +1,5 @@
 """The wheel that is published, built from a copy of the checkout: several tests may build at the same time."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,10 +1,4 @@
-"""A tiny dual encoder, exported as a user would find it, and small sets in the layouts we read.
-
-On one's own machine a test is skipped where its packages or its data are not there. In CI, which installs and fetches
-all of them, it fails: a run in which nothing was tested must not look like one in which all is well.
-"""
-
-from __future__ import annotations
+"""A tiny dual encoder, exported as a user would find it, and small sets in the layouts we read."""
 
 import importlib
 import os
@@ -19,7 +13,7 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
 def needed(module: str) -> Any:
-    """The module. Where it is not installed: an error in CI, a skip elsewhere."""
+    """The module; where it is not installed an error in CI, which must not look well untested, a skip elsewhere."""
     if IN_CI:
         return importlib.import_module(module)
     return pytest.importorskip(module, reason=f"{module} is not installed: make test, or pip install '.[eval,dev]'")
@@ -50,22 +44,22 @@ COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_folder(tmp_path_factory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_folder: Path) -> Model:
+def tiny(tiny_folder) -> Model:
     return load_model(str(tiny_folder), data=tiny_folder)
 
 
 @pytest.fixture
-def memo(tmp_path: Path) -> Memo:
+def memo(tmp_path) -> Memo:
     return Memo(tmp_path / "hashes")
 
 
 @pytest.fixture
-def cache(tmp_path: Path, tiny: Model) -> FeatureCache:
+def cache(tmp_path, tiny) -> FeatureCache:
     return FeatureCache(tmp_path / "features", tiny, batch=4, text_batch=8)
 
 
@@ -90,7 +84,7 @@ def paint(path: Path, colour: str, number: int) -> None:
 
 
 @pytest.fixture
-def colour_set(tmp_path: Path) -> Callable[..., Path]:
+def colour_set(tmp_path) -> Callable[..., Path]:
     """Writes `n` coloured images of three classes as a webdataset; returns the data root."""
 
     def write(name: str = "colours", n: int = 12, names: Sequence[str] = tuple(COLOURS), split: str = "test") -> Path:

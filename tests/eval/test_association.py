@@ -1,7 +1,5 @@
 """Cues and the images that go with them: read as WinoGAViL is published, counted by hand, shown in the report."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import json
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
 
-from open_diht.eval.data import DataSet, Memo
+from open_diht.eval.data import DataSet
 from open_diht.eval.errors import DataBroken, DataMissing
 from open_diht.eval.features import FeatureCache
 from open_diht.eval.report import write_report
@@ -46,7 +44,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 @pytest.fixture
-def data(tmp_path: Path, memo: Memo) -> DataSet:
+def data(tmp_path, memo) -> DataSet:
     """Three boards, two cues each, and one with too few images."""
     rows = [{"candidates": NAMES[:3], "cue": "few", "associations": NAMES[:1]}]
     for board in range(3):
@@ -57,7 +55,7 @@ def data(tmp_path: Path, memo: Memo) -> DataSet:
     return open_task(TASK, tmp_path / "data", memo)
 
 
-def test_rows_become_cues_with_the_right_images_first(data: DataSet) -> None:
+def test_rows_become_cues_with_the_right_images_first(data):
     found = data.associations
     assert found is not None and data.items == len(found) == 6
     names = [Path(data.images.keys[one]).stem for one in found[1].images]
@@ -65,7 +63,7 @@ def test_rows_become_cues_with_the_right_images_first(data: DataSet) -> None:
     assert [one.cluster for one in found] == [0, 0, 1, 1, 2, 2]
 
 
-def test_the_nearest_images_are_chosen_as_many_as_people_chose(cache: FeatureCache, data: DataSet) -> None:
+def test_the_nearest_images_are_chosen_as_many_as_people_chose(cache, data):
     outcome = evaluate_association(TASK, data, cache)
     first, plain = outcome.results
     assert (first.metric, plain.metric, first.n) == ("jaccard", "jaccard ({})", 6)
@@ -83,17 +81,17 @@ def test_the_nearest_images_are_chosen_as_many_as_people_chose(cache: FeatureCac
     assert first.protocol["chance"] == pytest.approx(chance)
 
 
-def test_cues_are_asked_with_their_article_in_lower_case() -> None:
+def test_cues_are_asked_with_their_article_in_lower_case():
     assert [prompt("{A} {}", cue) for cue in ("Apple", "werewolf")] == ["An apple", "A werewolf"]
     assert prompt("a photo of {a} {}.", "Ice") == "a photo of an ice."
 
 
-def test_a_collapsed_model_finds_nothing(tmp_path: Path, tiny: Any, data: DataSet) -> None:
+def test_a_collapsed_model_finds_nothing(tmp_path, tiny, data):
     outcome = evaluate_association(TASK, data, FeatureCache(tmp_path / "f", collapsed(tiny, texts=True)))
     assert {one.value for one in outcome.results} == {0.0}
 
 
-def test_a_sample_keeps_cues_whole(data: DataSet) -> None:
+def test_a_sample_keeps_cues_whole(data):
     some = data.sampled(2)
     assert some.items == 2 and all(len(one.images) == 6 for one in some.associations or ())
     assert set(some.images.keys) <= set(data.images.keys) and len(some) <= 8
@@ -109,13 +107,13 @@ def test_a_sample_keeps_cues_whole(data: DataSet) -> None:
         ({"candidates": "red"}, "column 'candidates' has 'red', no list of names"),
     ],
 )
-def test_rows_that_cannot_be_asked_are_named(tmp_path: Path, memo: Memo, changed: Any, message: str) -> None:
+def test_rows_that_cannot_be_asked_are_named(tmp_path, memo, changed, message):
     write(tmp_path / "winogavil", [{"candidates": NAMES[:4], "cue": "x", "associations": NAMES[:1], **changed}])
     with pytest.raises(DataBroken, match=message):
         open_task(TASK, tmp_path, memo)
 
 
-def test_images_that_are_not_there_are_missing_or_broken(tmp_path: Path, memo: Memo, data: DataSet) -> None:
+def test_images_that_are_not_there_are_missing_or_broken(tmp_path, memo, data):
     assert len(data)
     images = tmp_path / "data" / "winogavil" / "winogavil_images"
     (images / f"{NAMES[2]}.jpg").unlink()
@@ -129,7 +127,7 @@ def test_images_that_are_not_there_are_missing_or_broken(tmp_path: Path, memo: M
         open_task(dataclasses.replace(TASK, sources=(fewest,)), tmp_path / "data", memo)
 
 
-def test_examples_show_the_images_offered(cache: FeatureCache, data: DataSet, tmp_path: Path) -> None:
+def test_examples_show_the_images_offered(cache, data, tmp_path):
     outcome = evaluate_association(TASK, data, cache)
     assert outcome.items is not None
     found = KINDS["association"].examples(TASK, data, outcome.items, cache)

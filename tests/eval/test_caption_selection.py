@@ -1,7 +1,5 @@
 """Captions chosen for images: accuracy over questions and categories, clustered by photograph, on ranks and blind."""
 
-from __future__ import annotations
-
 import ast
 import csv
 import dataclasses
@@ -16,7 +14,7 @@ import pytest
 from open_diht.common.ranks import Ranks
 from open_diht.eval import estimates
 from open_diht.eval.blind import blind_accuracy
-from open_diht.eval.data import Choice, DataSet, Memo
+from open_diht.eval.data import Choice, DataSet
 from open_diht.eval.examples import FoundTexts
 from open_diht.eval.features import FeatureCache
 from open_diht.eval.results import estimate_of, read_items
@@ -37,7 +35,7 @@ TASK = a_task(
 
 
 @pytest.fixture
-def data(tmp_path: Path, memo: Memo) -> DataSet:
+def data(tmp_path, memo) -> DataSet:
     """Twelve images with two questions each: one of a colour, one of a place."""
     rows = []
     for index in range(12):
@@ -50,7 +48,7 @@ def data(tmp_path: Path, memo: Memo) -> DataSet:
     return open_task(TASK, tmp_path / "data", memo)
 
 
-def test_accuracy_is_that_of_the_products(cache: FeatureCache, data: DataSet) -> None:
+def test_accuracy_is_that_of_the_products(cache, data):
     outcome = evaluate_caption_selection(TASK, data, cache)
     found = {result.metric: result for result in outcome.results}
     assert list(found) == ["accuracy", "mean_per_category", "accuracy (hue)", "accuracy (place)"]
@@ -67,7 +65,7 @@ def test_accuracy_is_that_of_the_products(cache: FeatureCache, data: DataSet) ->
     assert set(found["accuracy"].protocol["blind"]) == {"shorter", "longer", "likelier"}
 
 
-def test_questions_about_one_photograph_are_one_observation(cache: FeatureCache, data: DataSet, tmp_path: Path) -> None:
+def test_questions_about_one_photograph_are_one_observation(cache, data, tmp_path):
     task = dataclasses.replace(TASK, metric="mean_per_category")
     outcome = evaluate_caption_selection(task, data, cache)
     assert outcome.items is not None and outcome.results[0].metric == "mean_per_category"
@@ -78,7 +76,7 @@ def test_questions_about_one_photograph_are_one_observation(cache: FeatureCache,
         assert again is not None and (result.low, result.high) == again.interval()
 
 
-def test_clusters_widen_the_mean_over_categories_where_questions_agree() -> None:
+def test_clusters_widen_the_mean_over_categories_where_questions_agree():
     hits, category = np.tile([1.0, 1.0, 0.0, 0.0], 10), np.tile([0, 1], 20)
     alone = estimates.mean_per_class(hits, category)
     together = estimates.mean_per_class(hits, category, np.repeat(np.arange(20), 2))
@@ -87,14 +85,12 @@ def test_clusters_widen_the_mean_over_categories_where_questions_agree() -> None
     assert (apart.variance, apart.df, apart.most) == pytest.approx((alone.variance, alone.df, alone.most))
 
 
-def test_a_collapsed_model_gets_nothing_right(tmp_path: Path, tiny: Any, data: DataSet) -> None:
+def test_a_collapsed_model_gets_nothing_right(tmp_path, tiny, data):
     outcome = evaluate_caption_selection(TASK, data, FeatureCache(tmp_path / "f", collapsed(tiny, texts=True)))
     assert outcome.results[0].value == 0.0
 
 
-def test_of_two_right_captions_both_have_to_be_ahead_and_the_text_is_asked_alone(
-    cache: FeatureCache, data: DataSet
-) -> None:
+def test_of_two_right_captions_both_have_to_be_ahead_and_the_text_is_asked_alone(cache, data):
     assert data.choices is not None
     two = tuple(
         dataclasses.replace(one, captions=(one.captions[0], f"{one.captions[0]}!", one.captions[1]), right=2)
@@ -112,13 +108,13 @@ def test_of_two_right_captions_both_have_to_be_ahead_and_the_text_is_asked_alone
     assert found["text_only"].value == pytest.approx(np.mean(alike))
 
 
-def test_a_second_template_gives_numbers_of_its_own(cache: FeatureCache, data: DataSet) -> None:
+def test_a_second_template_gives_numbers_of_its_own(cache, data):
     task = dataclasses.replace(TASK, caption_templates=("{}", "a photo of {}"))
     names = [result.metric for result in evaluate_caption_selection(task, data, cache).results]
     assert len(names) == 8 and names[4:] == [f"{name} (a photo of {{}})" for name in names[:4]]
 
 
-def test_ranks_get_what_one_process_gets(cache: FeatureCache, data: DataSet) -> None:
+def test_ranks_get_what_one_process_gets(cache, data):
     whole = evaluate_caption_selection(TASK, data, cache)
     shares: list[Any] = []
 
@@ -139,7 +135,7 @@ def test_ranks_get_what_one_process_gets(cache: FeatureCache, data: DataSet) -> 
     assert np.array_equal(whole.items.hits, found.items.hits)
 
 
-def test_examples_show_the_captions_in_order_of_nearness(cache: FeatureCache, data: DataSet) -> None:
+def test_examples_show_the_captions_in_order_of_nearness(cache, data):
     items = evaluate_caption_selection(TASK, data, cache).items
     assert items is not None
     found = KINDS[TASK.kind].examples(TASK, data, items, cache)
@@ -156,15 +152,15 @@ class TestBlind:
     def choice(self, number: int, right: str, wrong: str) -> Choice:
         return Choice(str(number), number, (right, wrong), 1, "", number)
 
-    def test_the_shorter_one_and_the_longer_one(self) -> None:
+    def test_the_shorter_one_and_the_longer_one(self):
         found = blind_accuracy([self.choice(0, "a cat", "a cat and a dog"), self.choice(1, "a dog", "the dog")])
         assert found["shorter"] == 0.75 and found["longer"] == 0.25
 
-    def test_words_that_follow_each_other_elsewhere(self) -> None:
+    def test_words_that_follow_each_other_elsewhere(self):
         told = [self.choice(number, "a cat on the mat", "a mat cat the on") for number in range(5)]
         assert blind_accuracy(told)["likelier"] == 1.0
 
-    def test_the_captions_of_one_photograph_say_nothing_of_it(self) -> None:
+    def test_the_captions_of_one_photograph_say_nothing_of_it(self):
         one = [Choice(str(number), 0, ("b a", "a b"), 1, "", 0) for number in range(3)]
         assert blind_accuracy(one)["likelier"] == 0.5
 
@@ -193,7 +189,7 @@ COUNTS |= {"swap_att": 666, "swap_obj": 245}
 class TestPublished:
     """What can be checked of published sets without their images."""
 
-    def test_the_questions_of_sugarcrepe_by_category(self) -> None:
+    def test_the_questions_of_sugarcrepe_by_category(self):
         choices = sugarcrepe()
         assert Counter(choice.category for choice in choices) == COUNTS
         (task,) = [task for task in load_suite("compositional").tasks if task.name == "sugarcrepe"]
@@ -201,7 +197,7 @@ class TestPublished:
         assert {name.removesuffix(".json") for name in task.sources[0].options["files"]} == set(COUNTS)
         assert not any(choice.captions[0] == choice.captions[1] for choice in choices)
 
-    def test_added_words_give_sugarcrepe_s_wrong_captions_away_and_little_else_does(self) -> None:
+    def test_added_words_give_sugarcrepe_s_wrong_captions_away_and_little_else_does(self):
         found = {}
         choices = sugarcrepe()
         for category in COUNTS:
@@ -210,7 +206,7 @@ class TestPublished:
         assert all(0.5 < found[name]["shorter"] < 0.62 for name in found if not name.startswith("add"))
         assert all(found[name]["likelier"] < 0.62 for name in found if not name.startswith("add"))
 
-    def test_captions_shuffled_by_program_are_told_by_their_words(self) -> None:
+    def test_captions_shuffled_by_program_are_told_by_their_words(self):
         """The negatives of the authors of ARO: no sentences, which a table of word pairs sees in six of seven."""
         with (samples("aro") / "valid_neg_clip.tsv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))

@@ -1,7 +1,5 @@
 """Two models on the same items: paired, corrected for several tasks, and silent about nothing."""
 
-from __future__ import annotations
-
 import html
 import json
 import re
@@ -65,9 +63,7 @@ def hits() -> tuple[np.ndarray, np.ndarray]:
     return a, np.where((a == 0) & (generator.random(600) < 0.1), 1, a)
 
 
-def test_the_better_model_is_found_whatever_the_order_of_items(
-    tmp_path: Path, hits: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_the_better_model_is_found_whatever_the_order_of_items(tmp_path, hits):
     a, b = hits
     order = np.random.default_rng(1).permutation(600)
     shuffled = items(b[order], keys=[f"k{number:04}" for number in order], clusters=order)
@@ -81,7 +77,7 @@ def test_the_better_model_is_found_whatever_the_order_of_items(
     assert back.difference == pytest.approx(-found.difference) and back.p == found.p
 
 
-def test_captions_are_compared_by_image(tmp_path: Path, hits: tuple[np.ndarray, np.ndarray]) -> None:
+def test_captions_are_compared_by_image(tmp_path, hits):
     a, b = hits
     images = np.arange(600) // 5
     folders = [
@@ -93,7 +89,7 @@ def test_captions_are_compared_by_image(tmp_path: Path, hits: tuple[np.ndarray, 
 
 
 @pytest.mark.parametrize("metric", ["mean_per_class", "roc_auc", "map"])
-def test_metrics_that_are_no_means(tmp_path: Path, metric: str) -> None:
+def test_metrics_that_are_no_means(tmp_path, metric):
     generator = np.random.default_rng(0)
     label = np.repeat([0, 1], [40, 160])
     weak = generator.normal(label, 1.0)
@@ -113,16 +109,14 @@ def test_metrics_that_are_no_means(tmp_path: Path, metric: str) -> None:
     assert found.a is not None and found.b is not None and found.difference == pytest.approx(found.b - found.a)
 
 
-def test_a_roc_auc_without_one_of_its_classes_is_not_compared(
-    tmp_path: Path, hits: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_a_roc_auc_without_one_of_its_classes_is_not_compared(tmp_path, hits):
     kept = {"t": items(hits[0], scores=hits[0]), "cats": items(hits[0])}
     rows = [row("t", "roc_auc", 0.5), top1(hits[0])]
     broken, tested = compare(*(write(tmp_path / name, rows, kept) for name in "ab")).tasks
     assert (broken.p, broken.difference, tested.difference) == (None, None, 0) and "class" in broken.note
 
 
-def test_several_tasks_are_corrected_and_averaged(tmp_path: Path, hits: tuple[np.ndarray, np.ndarray]) -> None:
+def test_several_tasks_are_corrected_and_averaged(tmp_path, hits):
     a, b = hits
     same = np.tile([0, 1, 1], 100)
     one = write(
@@ -139,9 +133,7 @@ def test_several_tasks_are_corrected_and_averaged(tmp_path: Path, hits: tuple[np
     assert average.low is not None and average.low < average.difference < (average.high or 0)
 
 
-def test_tasks_on_the_same_images_share_their_luck_in_the_average(
-    tmp_path: Path, hits: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_tasks_on_the_same_images_share_their_luck_in_the_average(tmp_path, hits):
     a, b = hits
     widths = {}
     for kind, other_images in (("shared", "p"), ("apart", "q")):
@@ -183,34 +175,25 @@ OTHER = {"images_sha256": "q", "labels_sha256": "l"}
         (top1(ONES), items(ONES, keys=["k"] * 20), "repeated"),
     ],
 )
-def test_what_cannot_be_compared_says_why(tmp_path: Path, row_b: Any, items_b: Any, note: str) -> None:
+def test_what_cannot_be_compared_says_why(tmp_path, row_b, items_b, note):
     one = write(tmp_path / "a", [top1(HALF)], {"cats": items(HALF)})
     other = write(tmp_path / "b", [row_b] if row_b else [], {"cats": items_b} if items_b else {})
     (found,) = compare(one, other).tasks
     assert found.p is None and found.difference is None and re.search(note, found.note)
 
 
-def test_protocols_that_differ_are_named(tmp_path: Path) -> None:
-    hits = np.tile([0, 1], 10)
-    one = write(tmp_path / "a", [top1(hits, templates={"sha256": "1"})], {"cats": items(hits)})
-    other = write(tmp_path / "b", [top1(hits, templates={"sha256": "2"}, model={"name": "y"})], {"cats": items(hits)})
-    assert compare(one, other).tasks[0].note == "the protocols differ in templates"
-
-
-def test_cautions_stand_beside_the_difference(tmp_path: Path) -> None:
-    hits = np.tile([0, 1], 10)
-    data = {"images_sha256": "1", "labels_sha256": "2", "caution": "training images of A"}
-    one, other = (
-        write(tmp_path / name, [top1(hits, data=data, templates={"sha256": name})], {"cats": items(hits)})
-        for name in ("a", "b")
-    )
-    assert compare(one, other).tasks[0].note == "the protocols differ in templates; training images of A"
+@pytest.mark.parametrize("caution", ["", "training images of A"])
+def test_protocols_that_differ_are_named_and_cautions_stand_beside_them(tmp_path, caution):
+    data = {"images_sha256": "1", "labels_sha256": "2", **({"caution": caution} if caution else {})}
+    for name in "ab":
+        found = top1(HALF, data=data, templates={"sha256": name}, model={"name": name})
+        write(tmp_path / name, [found], {"cats": items(HALF)})
+    note = "; ".join(filter(None, ["the protocols differ in templates", caution]))
+    assert compare(tmp_path / "a", tmp_path / "b").tasks[0].note == note
 
 
 class TestCommand:
-    def test_writes_json_and_markdown(
-        self, tmp_path: Path, hits: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_writes_json_and_markdown(self, tmp_path, hits, capsys):
         a, b = hits
         one = write(tmp_path / "a", [top1(a)], {"cats": items(a)})
         other = write(tmp_path / "b", [top1(b), top1(b, "dogs")], {"cats": items(b)})
@@ -222,7 +205,7 @@ class TestCommand:
         assert written["tasks"][0]["difference"] == pytest.approx(b.mean() - a.mean())
         assert written["average"] is None
 
-    def test_wrong_use_is_one_line_and_writes_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_wrong_use_is_one_line_and_writes_nothing(self, tmp_path, capsys):
         folder = write(tmp_path / "a", [], {})
         for words in (
             [str(folder)],
@@ -234,13 +217,13 @@ class TestCommand:
             assert capsys.readouterr().err.startswith("error: ")
         assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "results.json"]
 
-    def test_the_current_folder_is_a_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_current_folder_is_a_folder(self, tmp_path, monkeypatch):
         one, other = (write(tmp_path / name, [top1(np.ones(4))], {"cats": items(np.ones(4))}) for name in "ab")
         monkeypatch.chdir(one)
         assert main([".", str(other)]) == 0
         assert json.loads((other / "compare.json").read_text())["a"] == "."
 
-    def test_an_output_that_cannot_be_written_is_one_line(self, tmp_path: Path, capsys: Any) -> None:
+    def test_an_output_that_cannot_be_written_is_one_line(self, tmp_path, capsys):
         one, other = (write(tmp_path / name, [top1(np.ones(4))], {"cats": items(np.ones(4))}) for name in "ab")
         (tmp_path / "file").touch()
         assert main([str(one), str(other), "--output", str(tmp_path / "file" / "c")]) == 1
@@ -248,12 +231,16 @@ class TestCommand:
         assert said.startswith("error: ") and said.count("\n") == 1 and f"{tmp_path}/file" in said
         assert "check --output" in said
 
-    def test_nothing_comparable_is_a_failure(self, tmp_path: Path) -> None:
+    def test_nothing_comparable_is_a_failure_and_a_folder_without_results_says_what_to_name(self, tmp_path):
         one = write(tmp_path / "a", [row("cats", "top1", 0.5)], {})
         other = write(tmp_path / "b", [row("dogs", "top1", 0.5)], {})
         assert main([str(one), str(other)]) == 1
+        (tmp_path / "file").touch()
+        for path in (tmp_path, tmp_path / "file"):
+            with pytest.raises(WrongUse, match="open-diht bench"):
+                compare(path, path)
 
-    def test_torn_files_are_one_line_that_names_them(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_torn_files_are_one_line_that_names_them(self, tmp_path, capsys):
         one = write(tmp_path / "a", [top1(np.ones(4))], {"cats": items(np.ones(4))})
         other = write(tmp_path / "b", [top1(np.ones(4))], {"cats": items(np.ones(4))})
         of_list = json.dumps([{**top1(np.ones(4)), "protocol": []}])
@@ -263,21 +250,15 @@ class TestCommand:
             said = capsys.readouterr().err
             assert said.startswith("error: ") and said.count("\n") == 1 and "results.json" in said
 
-    def test_a_folder_without_results_says_what_to_name(self, tmp_path: Path) -> None:
-        (tmp_path / "file").touch()
-        for path in (tmp_path, tmp_path / "file"):
-            with pytest.raises(WrongUse, match="open-diht bench"):
-                compare(path, path)
-
 
 class TestItems:
-    def test_round_trip(self, tmp_path: Path) -> None:
+    def test_round_trip(self, tmp_path):
         kept = items([0, 1, 0.5], scores=np.array([0.1, 0.2, 0.3]))
         kept.write(tmp_path / "t.npz")
         read = read_items(tmp_path / "t.npz")
         assert read.keys.tolist() == kept.keys.tolist() and read.extra["scores"].tolist() == [0.1, 0.2, 0.3]
 
-    def test_anything_else_is_refused(self, tmp_path: Path) -> None:
+    def test_anything_else_is_refused(self, tmp_path):
         path = tmp_path / "t.npz"
         path.write_bytes(b"PK\x03\x04 no zip at all")
         with pytest.raises(DataBroken, match=r"t\.npz"):
@@ -295,7 +276,7 @@ class TestItems:
         with pytest.raises(DataBroken, match="lacks hits, clusters"):
             read_items(path)
 
-    def test_the_estimate_is_of_the_metric(self) -> None:
+    def test_the_estimate_is_of_the_metric(self):
         label = np.repeat([0, 1], [10, 90])
         kept = items(np.tile([0.0, 1.0], 50), label=label, scores=np.linspace(0, 1, 100))
         for metric, value in (
@@ -319,9 +300,7 @@ class TestItems:
         (0.5, [], "cats.npz holds no items"),
     ],
 )
-def test_results_that_are_no_numbers_are_one_line(
-    value: Any, hits: list[float], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_results_that_are_no_numbers_are_one_line(value, hits, says, tmp_path, capsys):
     good = write(tmp_path / "good", [row("cats", "top1", 0.5)], {"cats": items([1, 0])})
     bad = write(tmp_path / "bad", [row("cats", "top1", value)], {"cats": items(hits)})
     for pair in ((good, bad), (bad, good)):
@@ -329,7 +308,7 @@ def test_results_that_are_no_numbers_are_one_line(
         assert re.fullmatch(f"error: .*{says}.*\n", capsys.readouterr().err)
 
 
-def test_items_of_other_images_are_not_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_items_of_other_images_are_not_tested(tmp_path, capsys):
     a, b = (
         write(tmp_path / name, [row("cats", "top1", 0.5)], {"cats": items([1, 0], clusters=clusters)})
         for name, clusters in (("a", [0, 1]), ("b", [0, 0]))
@@ -338,7 +317,7 @@ def test_items_of_other_images_are_not_tested(tmp_path: Path, capsys: pytest.Cap
     assert "the items of A and B belong to different images" in capsys.readouterr().out
 
 
-def test_the_page_shows_what_the_tables_show_and_loads_nothing(tmp_path: Path) -> None:
+def test_the_page_shows_what_the_tables_show_and_loads_nothing(tmp_path):
     hits = np.random.default_rng(0).random(200) < 0.6
     a = write(tmp_path / "a", [top1(hits), top1(hits, task="<b>only</b>")], {"cats": items(hits)})
     b = write(tmp_path / "b", [top1(~hits)], {"cats": items(~hits)})
@@ -351,17 +330,14 @@ def test_the_page_shows_what_the_tables_show_and_loads_nothing(tmp_path: Path) -
 
 
 DEGENERATE: dict[str, tuple[Any, Any]] = {
-    "one item": ([1.0], [0.0]),
-    "no item": ([], []),
-    "all equal": ([1.0] * 50, [1.0] * 50),
-    "all opposite": ([1.0] * 50, [0.0] * 50),
-    "not a number": ([np.nan] * 50, [1.0] * 50),
+    "one item": ([1.0], [0.0]), "no item": ([], []), "all equal": ([1.0] * 50, [1.0] * 50),
+    "all opposite": ([1.0] * 50, [0.0] * 50), "not a number": ([np.nan] * 50, [1.0] * 50),
     "infinite": ([np.inf] * 50, [1.0] * 50),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("what", DEGENERATE)
-def test_degenerate_results_are_compared_or_the_reason_is_given(what: str, tmp_path: Path, capsys: Any) -> None:
+def test_degenerate_results_are_compared_or_the_reason_is_given(what, tmp_path, capsys):
     folders = []
     for name, hits in zip("ab", DEGENERATE[what], strict=True):
         value = float(np.mean(hits)) if hits else 0.0

@@ -1,7 +1,5 @@
 """Every metric with the part of each image: the value is the metric's, the variance that of drawing other images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -50,16 +48,12 @@ def tagged(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     "draw",
     [
-        clustered,
-        by_class,
-        by_f1,
-        by_group,
-        area,
+        clustered, by_class, by_f1, by_group, area,
         lambda generator: estimates.mean_average_precision(*tagged(generator)),
         lambda generator: estimates.mean_average_precision_11point(*tagged(generator)),
     ],
-)
-def test_the_parts_add_up_to_the_variance_over_other_images(draw: Draw) -> None:
+)  # fmt: skip
+def test_the_parts_add_up_to_the_variance_over_other_images(draw):
     found = [draw(np.random.default_rng(seed)) for seed in range(80)]
     spread = np.std([one.value for one in found], ddof=1)
     assert np.sqrt(np.mean([one.variance for one in found])) == pytest.approx(spread, rel=0.25)
@@ -67,7 +61,7 @@ def test_the_parts_add_up_to_the_variance_over_other_images(draw: Draw) -> None:
         assert one.parts.sum() == pytest.approx(0, abs=1e-9) and len(one.parts) == len(one.units)
 
 
-def test_values_are_those_of_the_metrics() -> None:
+def test_values_are_those_of_the_metrics():
     generator = np.random.default_rng(0)
     scores, labels = tagged(generator)
     assert estimates.roc_auc(scores[:, 0], labels[:, 0]).value == pytest.approx(
@@ -84,7 +78,7 @@ def test_values_are_those_of_the_metrics() -> None:
     assert estimates.mean_per_class(hits, of).value == pytest.approx(mean_per_class(hits.astype(float), of))
 
 
-def test_macro_f1_is_scikit_learn_s_over_the_classes_that_occur() -> None:
+def test_macro_f1_is_scikit_learn_s_over_the_classes_that_occur():
     for seed in range(20):
         generator = np.random.default_rng(seed)
         labels, said = generator.integers(9, size=40), generator.integers(12, size=40)
@@ -93,7 +87,7 @@ def test_macro_f1_is_scikit_learn_s_over_the_classes_that_occur() -> None:
     assert estimates.macro_f1([7, 7, 3], [7, 7, 3]).value == 1 and estimates.macro_f1([9], [3]).value == 0
 
 
-def test_the_worst_group_is_the_lowest_mean_with_the_parts_of_its_images() -> None:
+def test_the_worst_group_is_the_lowest_mean_with_the_parts_of_its_images():
     hits, groups = [1, 0, 1, 1, 0, 0, 0, 1], ["a", "a", "a", "b", "b", "b", "b", "c"]
     found = estimates.worst_group(hits, groups)
     assert found.value == 1 / 4
@@ -101,7 +95,7 @@ def test_the_worst_group_is_the_lowest_mean_with_the_parts_of_its_images() -> No
     assert found.parts[own] == pytest.approx(estimates.mean([1, 0, 0, 0]).parts) and not found.parts[~own].any()
 
 
-def test_the_worst_group_is_bounded_by_each_group_from_above_and_by_its_own_from_below() -> None:
+def test_the_worst_group_is_bounded_by_each_group_from_above_and_by_its_own_from_below():
     many = np.repeat([0, 1], 1000)
     hits = np.concatenate([np.arange(1000) < 500, np.arange(1000) < 900])
     apart, alone = estimates.worst_group(hits, many), estimates.mean(hits[:1000])
@@ -115,7 +109,7 @@ def test_the_worst_group_is_bounded_by_each_group_from_above_and_by_its_own_from
     assert one is not None and one.low == 0 and one.high > 0.5
 
 
-def test_images_of_one_burst_are_one_observation_of_a_group_too() -> None:
+def test_images_of_one_burst_are_one_observation_of_a_group_too():
     hits, groups, bursts = np.repeat([1, 0, 1, 0], 50), np.repeat([0, 1], 100), np.repeat(np.arange(20), 10)
     single, together = (estimates.worst_group(hits, groups, of).interval() for of in (None, bursts))
     assert single is not None and together is not None
@@ -123,7 +117,7 @@ def test_images_of_one_burst_are_one_observation_of_a_group_too() -> None:
     assert estimates.macro_f1(hits, groups, bursts).variance > 5 * estimates.macro_f1(hits, groups).variance
 
 
-def test_leaving_out_an_image_in_closed_form_is_leaving_it_out() -> None:
+def test_leaving_out_an_image_in_closed_form_is_leaving_it_out():
     scores, labels = tagged(np.random.default_rng(3))
     scores, labels = np.round(scores[:40], 1), labels[:40]  # with ties
     parts = estimates.mean_average_precision(scores, labels).parts
@@ -132,7 +126,7 @@ def test_leaving_out_an_image_in_closed_form_is_leaving_it_out() -> None:
     assert parts == pytest.approx((np.mean(without) - without) * np.sqrt(39 / 40))
 
 
-def test_perfect_classes_are_not_certain() -> None:
+def test_perfect_classes_are_not_certain():
     found = estimates.mean_per_class(np.ones(10), np.repeat(np.arange(5), 2)).interval()
     assert found is not None and found.low < 0.8 and found.high == 1
 
@@ -143,7 +137,7 @@ def classes_hit(*of: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return hits.astype(float), np.repeat(np.arange(len(of)), [size for _, size in of])
 
 
-def test_a_small_perfect_class_next_to_a_large_one_is_as_unsure_as_it_is_alone() -> None:
+def test_a_small_perfect_class_next_to_a_large_one_is_as_unsure_as_it_is_alone():
     hits, labels = classes_hit((700, 1000), (5, 5))
     alone = estimates.mean(np.ones(5)).interval()
     assert alone is not None
@@ -157,7 +151,7 @@ def test_a_small_perfect_class_next_to_a_large_one_is_as_unsure_as_it_is_alone()
     ("sizes", "rates"),
     [([1000, 5], [0.7, 0.95]), ([1000, 1000, 3, 3], [0.7, 0.7, 0.95, 0.95]), ([200] * 10 + [2] * 10, [0.99, 0.98])],
 )
-def test_intervals_of_means_over_classes_of_unequal_sizes_hold(sizes: list[int], rates: list[float]) -> None:
+def test_intervals_of_means_over_classes_of_unequal_sizes_hold(sizes, rates):
     truth = np.repeat(rates, len(sizes) // len(rates))
     held = []
     for seed in range(150):
@@ -167,7 +161,7 @@ def test_intervals_of_means_over_classes_of_unequal_sizes_hold(sizes: list[int],
     assert np.mean(held) > 0.93
 
 
-def test_a_difference_knows_that_a_small_class_without_a_change_says_little() -> None:
+def test_a_difference_knows_that_a_small_class_without_a_change_says_little():
     hits, labels = classes_hit((700, 1000), (5, 5))
     better = hits.copy()
     better[np.flatnonzero(hits[:1000] == 0)[:40]] = 1
@@ -183,7 +177,7 @@ def test_a_difference_knows_that_a_small_class_without_a_change_says_little() ->
     assert ends is not None and own is not None and ends.low <= own.low + 0.02
 
 
-def test_classes_of_one_size_are_one_stratum_and_a_lone_item_is_one_item() -> None:
+def test_classes_of_one_size_are_one_stratum_and_a_lone_item_is_one_item():
     even = estimates.mean_per_class(*classes_hit((3, 5), (5, 5)))
     assert type(even) is Estimate
     ends = estimates.mean_per_class(*classes_hit((700, 1000), (1, 1))).interval()
@@ -193,16 +187,16 @@ def test_classes_of_one_size_are_one_stratum_and_a_lone_item_is_one_item() -> No
 
 
 @pytest.mark.parametrize("labels", [[1, 0, 0, 0], [0, 1, 1, 1]])
-def test_an_auc_of_one_item_of_a_class_is_too_little_to_tell(labels: list[int]) -> None:
+def test_an_auc_of_one_item_of_a_class_is_too_little_to_tell(labels):
     assert estimates.roc_auc([0.4, 0.3, 0.2, 0.1], labels).interval() is None
 
 
-def test_an_auc_of_one_class_is_refused_by_its_count() -> None:
+def test_an_auc_of_one_class_is_refused_by_its_count():
     with pytest.raises(ValueError, match="there are 0 of class 1 and 3 of class 0"):
         estimates.roc_auc([0.1, 0.2, 0.3], [0, 0, 0])
 
 
-def test_a_class_with_one_positive_leaves_no_interval() -> None:
+def test_a_class_with_one_positive_leaves_no_interval():
     scores, labels = tagged(np.random.default_rng(0))
     labels[:, 2] = np.arange(150) == 3
     for estimate in (estimates.mean_average_precision, estimates.mean_average_precision_11point):
@@ -210,7 +204,7 @@ def test_a_class_with_one_positive_leaves_no_interval() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [[0.0, 1.0]], [0.5, float("nan")]])
-def test_what_is_no_list_of_numbers_is_refused(values: list[float]) -> None:
+def test_what_is_no_list_of_numbers_is_refused(values):
     with pytest.raises(ValueError):
         estimates.mean(values)
     with pytest.raises(ValueError, match="clusters have shape"):

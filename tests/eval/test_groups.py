@@ -1,7 +1,5 @@
 """Numbers by group and macro F1, from data to results: counted again by hand, kept for averages and comparisons."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path
@@ -36,7 +34,7 @@ WORST = grouped_task("worst_group_top1", group=0, group_name="region")
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path) -> Path:
     """Eighty images of three classes: 40 and 36 of two regions, four of a third; always four of a burst."""
     samples = []
     for index in range(80):
@@ -53,7 +51,7 @@ def by_metric(task: Task, root: Path, memo: Memo, cache: FeatureCache) -> tuple[
     return {one.metric: one for one in outcome.results}, outcome.items, data
 
 
-def test_the_worst_group_counted_by_hand(root: Path, memo: Memo, cache: FeatureCache) -> None:
+def test_the_worst_group_counted_by_hand(root, memo, cache):
     found, items, data = by_metric(WORST, root, memo, cache)
     right = (items.predicted == data.labels).astype(float)
     of = [right[:40].mean(), right[40:76].mean(), right[76:].mean()]
@@ -67,7 +65,7 @@ def test_the_worst_group_counted_by_hand(root: Path, memo: Memo, cache: FeatureC
     assert record["groups"] == dict(zip(REGIONS, (40, 36, 4), strict=True)) and "each group" in record["interval"]
 
 
-def test_images_without_groups_have_no_worst_one(root: Path, memo: Memo, cache: FeatureCache) -> None:
+def test_images_without_groups_have_no_worst_one(root, memo, cache):
     found, _, data = by_metric(grouped_task("top1"), root, memo, cache)
     assert not any("group" in metric for metric in found)
     with pytest.raises(DataBroken, match="has no groups of images"):
@@ -75,9 +73,7 @@ def test_images_without_groups_have_no_worst_one(root: Path, memo: Memo, cache: 
 
 
 @pytest.mark.parametrize("name", ["iwildcam", "fmow", "dollar_street", "geode"])
-def test_the_shipped_tasks_measure_sets_in_datacomp_s_layout(
-    name: str, tmp_path: Path, memo: Memo, cache: FeatureCache
-) -> None:
+def test_the_shipped_tasks_measure_sets_in_datacomp_s_layout(name, tmp_path, memo, cache):
     (task,) = [one for one in load_suite("datacomp38").tasks if one.name == name]
     samples, classes = [], task.classes or 0
     for index in range(24):
@@ -95,7 +91,7 @@ def test_the_shipped_tasks_measure_sets_in_datacomp_s_layout(
     )
 
 
-def test_macro_f1_is_scikit_learn_s_and_a_burst_is_one_observation(root: Path, memo: Memo, cache: FeatureCache) -> None:
+def test_macro_f1_is_scikit_learn_s_and_a_burst_is_one_observation(root, memo, cache):
     found, items, data = by_metric(grouped_task("macro_f1", burst=1), root, memo, cache)
     expected = f1_score(data.labels, items.predicted, average="macro", zero_division=0)
     first = next(iter(found.values()))
@@ -107,9 +103,7 @@ def test_macro_f1_is_scikit_learn_s_and_a_burst_is_one_observation(root: Path, m
 
 
 @pytest.mark.parametrize("task", [WORST, grouped_task("macro_f1", burst=1)], ids=lambda one: one.metric)
-def test_items_give_the_number_again_and_two_models_are_tested(
-    task: Task, root: Path, memo: Memo, cache: FeatureCache, tmp_path: Path
-) -> None:
+def test_items_give_the_number_again_and_two_models_are_tested(task, root, memo, cache, tmp_path):
     outcome = evaluate_classification(task, open_task(task, root, memo), cache)
     assert outcome.items is not None
     for name in ("one", "other"):
@@ -130,7 +124,7 @@ def test_items_give_the_number_again_and_two_models_are_tested(
     assert told.difference == pytest.approx((told.b or 0) - (told.a or 0))
 
 
-def test_a_folder_says_its_groups_in_a_table(tmp_path: Path, memo: Memo, cache: FeatureCache) -> None:
+def test_a_folder_says_its_groups_in_a_table(tmp_path, memo, cache):
     for number, colour in enumerate(tuple(COLOURS) * 2):
         path = tmp_path / "mine" / "test" / colour / f"{number}.png"
         paint(path, colour, number)

@@ -1,16 +1,13 @@
 """Pairs of images and captions: Winoground's three scores, by category, and clustered where images are shared."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from open_diht.eval.data import DataSet, Memo, Pair
+from open_diht.eval.data import DataSet, Pair
 from open_diht.eval.examples import ComparedPair
 from open_diht.eval.features import FeatureCache
 from open_diht.eval.report import write_report
@@ -30,7 +27,7 @@ TASK = a_task(
 
 
 @pytest.fixture
-def data(tmp_path: Path, memo: Memo) -> DataSet:
+def data(tmp_path, memo) -> DataSet:
     """Twelve pairs of two colours."""
     rows = []
     for number in range(12):
@@ -44,12 +41,12 @@ def data(tmp_path: Path, memo: Memo) -> DataSet:
     return open_task(TASK, tmp_path / "data", memo)
 
 
-def test_the_three_scores_of_all_pairs_and_the_task_s_own_of_each_category(cache: FeatureCache, data: DataSet) -> None:
+def test_the_three_scores_of_all_pairs_and_the_task_s_own_of_each_category(cache, data):
     outcome = evaluate_pair_selection(TASK, data, cache)
     found: dict[str, Any] = {one.metric: one for one in outcome.results}
     assert list(found) == ["group_score", "text_score", "image_score", "group_score (even)", "group_score (odd)"]
     assert [one.n for one in outcome.results] == [12, 12, 12, 6, 6]
-    images, (first, *_) = cache.images(data.images).all(), data.pairs or ()
+    images, (first, *_) = cache.images(data.images).all(), data.pairs
     captions = cache.texts(first.captions).all()
     cosines = images[list(first.images)] @ captions.T
     text = cosines[0, 0] > cosines[0, 1] and cosines[1, 1] > cosines[1, 0]
@@ -63,25 +60,25 @@ def test_the_three_scores_of_all_pairs_and_the_task_s_own_of_each_category(cache
     assert found["group_score"].value <= min(found["text_score"].value, found["image_score"].value)
 
 
-def test_a_collapsed_model_keeps_nothing_apart(tmp_path: Path, tiny: Any, data: DataSet) -> None:
+def test_a_collapsed_model_keeps_nothing_apart(tmp_path, tiny, data):
     outcome = evaluate_pair_selection(TASK, data, FeatureCache(tmp_path / "f", collapsed(tiny, texts=True)))
     assert {one.value for one in outcome.results} == {0.0}
 
 
-def test_pairs_that_share_an_image_are_one_observation() -> None:
+def test_pairs_that_share_an_image_are_one_observation():
     pairs = [Pair(str(a), (a, b), ("x", "y"), "") for a, b in ((0, 1), (2, 3), (1, 4), (5, 4), (6, 7))]
     clusters = clusters_of(pairs)
     assert clusters[0] == clusters[2] == clusters[3] and len(np.unique(clusters)) == 3
 
 
-def test_the_template_of_the_task_is_what_is_asked(cache: FeatureCache, data: DataSet) -> None:
+def test_the_template_of_the_task_is_what_is_asked(cache, data):
     task = dataclasses.replace(TASK, metric="image_score", caption_templates=("a photo of {}",))
     outcome = evaluate_pair_selection(task, data, cache)
     assert outcome.results[0].metric == "image_score"
     assert outcome.results[0].protocol["caption_template"] == "a photo of {}"
 
 
-def test_examples_show_both_images_with_both_captions(cache: FeatureCache, data: DataSet, tmp_path: Path) -> None:
+def test_examples_show_both_images_with_both_captions(cache, data, tmp_path):
     outcome = evaluate_pair_selection(TASK, data, cache)
     assert outcome.items is not None
     found = KINDS[TASK.kind].examples(TASK, data, outcome.items, cache)

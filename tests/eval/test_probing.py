@@ -1,9 +1,4 @@
-"""Few-shot rows of a run: the shots alone are encoded, and they are those of the whole training split.
-
-The full linear probe is scikit-learn's at a penalty that training images alone chose.
-"""
-
-from __future__ import annotations
+"""Few-shot rows of a run, and the full linear probe, whose penalty training images alone choose."""
 
 import dataclasses
 import json
@@ -49,7 +44,7 @@ def write_training(root: Any, names: Any = tuple(COLOURS), kinds: int = 3, n: in
 
 
 @pytest.fixture
-def root(colour_set: Any) -> Any:
+def root(colour_set) -> Any:
     folder = colour_set(n=9)
     write_training(folder, n=60)
     return folder
@@ -60,9 +55,7 @@ def rows(task: Task, root: Any, memo: Any, cache: FeatureCache, tmp_path: Any, s
     return evaluate_few_shot(task, open_task(task, root, memo), session, shots)
 
 
-def test_the_shots_are_those_of_the_whole_split_and_nothing_else_is_encoded(
-    tmp_path: Any, root: Any, memo: Any, tiny: Any
-) -> None:
+def test_the_shots_are_those_of_the_whole_split_and_nothing_else_is_encoded(tmp_path, root, memo, tiny):
     shots = Shots(counts=(1, 2), seeds=(0, 1, 2))
     model = counted_model(tiny)
     found = rows(TASK, root, memo, FeatureCache(tmp_path / "f", model), tmp_path, shots)
@@ -74,47 +67,34 @@ def test_the_shots_are_those_of_the_whole_split_and_nothing_else_is_encoded(
     assert model.images_seen == 9 + len(different)
     assert {row.kind for row in found} == {"few_shot"}
     assert {row.protocol["few_shot"]["shots"] for row in found} == {1, 2}
-    assert found[0].protocol["support"]["images"] == 60
-    assert all(row.low <= row.value <= row.high for row in found)
+    assert found[0].protocol["support"]["images"] == 60 and all(row.low <= row.value <= row.high for row in found)
 
 
-def test_zero_shots_of_a_split_that_is_not_at_hand_is_a_row_that_says_so(
-    tmp_path: Any, root: Any, memo: Any, cache: Any
-) -> None:
+def test_zero_shots_of_a_split_that_is_not_at_hand_is_a_row_that_says_so(tmp_path, root, memo, cache):
     away = dataclasses.replace(TASK, support=(Source(layout="webdataset", path="away", split="train"),))
     (row,) = rows(away, root, memo, cache, tmp_path, Shots())
     assert row.value is None and "training split" in row.protocol["missing"]
     assert rows(dataclasses.replace(TASK, support=()), root, memo, cache, tmp_path, Shots()) == []
 
 
-def test_a_class_without_a_training_image_costs_the_few_shot_part_alone(
-    tmp_path: Any, root: Any, memo: Any, cache: Any
-) -> None:
+def test_a_training_split_that_does_not_fit_costs_the_few_shot_part_alone(tmp_path, root, memo, cache):
     write_training(root, kinds=1, n=5)
     (row,) = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
     assert row.value is None and row.kind == "few_shot" and not is_broken(row)
     assert "2 of 3 classes have no image in training: green, blue" in row.protocol["missing"]
-
-
-def test_a_training_split_with_other_classes_costs_the_few_shot_part_alone_and_is_broken_data(
-    tmp_path: Any, root: Any, memo: Any, cache: Any
-) -> None:
     write_training(root, names=("red", "blue", "green"), n=6)
     (row,) = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
     assert is_broken(row) and "other classes than colours" in row.protocol["missing"]
 
 
-def test_a_collapsed_model_scores_chance_with_every_method(tmp_path: Any, root: Any, memo: Any, tiny: Any) -> None:
+def test_a_collapsed_model_scores_chance_with_every_method(tmp_path, root, memo, tiny):
     cache = FeatureCache(tmp_path / "f", collapsed(tiny, texts=True))
     found = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1, 2, 5), seeds=(0, 1)))
-    assert len(found) == 3 * len(METHODS)
-    assert [row.value for row in found] == pytest.approx([1 / 3] * len(found))
+    assert len(found) == 3 * len(METHODS) and [row.value for row in found] == pytest.approx([1 / 3] * len(found))
     assert {row.protocol["chance"] for row in found} == {1 / 3}
 
 
-def test_shots_that_are_also_test_images_are_counted_named_and_warned_of(
-    tmp_path: Any, root: Any, memo: Any, cache: Any
-) -> None:
+def test_shots_that_are_also_test_images_are_counted_named_and_warned_of(tmp_path, root, memo, cache):
     clean = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1, 2), seeds=(0,)))
     assert clean[0].protocol["support"] | {"drawn": 6, "also_test": 0} == clean[0].protocol["support"]
     assert cautions(clean[0].protocol) == ""
@@ -130,14 +110,13 @@ def test_shots_that_are_also_test_images_are_counted_named_and_warned_of(
     assert kept["also_test"] == ["t0", "t3"]
 
 
-def test_every_few_shot_number_says_from_what_and_how(tmp_path: Any, root: Any, memo: Any, cache: Any) -> None:
+def test_every_few_shot_number_says_from_what_and_how(tmp_path, root, memo, cache):
     found = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(2,), seeds=(0, 1)))
     for row in found:
         record, own = row.protocol, row.protocol["few_shot"]
         assert record["templates"]["count"] == 2 and record["class_names"]["count"] == 3
         assert record["support"]["split"] == "train" and record["data"]["split"] == "test"
-        assert record["truncated_texts"] == 0 and record["ties"]
-        assert len(record["support"]["images_sha256"]) == 64
+        assert record["truncated_texts"] == 0 and record["ties"] and len(record["support"]["images_sha256"]) == 64
         assert (
             own["seeds"] == [0, 1]
             and own["metric"] == "top1"
@@ -154,9 +133,7 @@ def probed(task: Any, root: Any, memo: Any, cache: Any) -> Any:
     return evaluate_linear_probe(task, open_task(task, root, memo), session)
 
 
-def test_the_probe_is_one_more_number_of_its_task_with_its_choices(
-    tmp_path: Any, colour_set: Any, memo: Any, tiny: Any
-) -> None:
+def test_the_probe_is_one_more_number_of_its_task_with_its_choices(tmp_path, colour_set, memo, tiny):
     root = colour_set(n=12)
     write_training(root)
     cache = FeatureCache(tmp_path / "f", tiny)
@@ -171,7 +148,7 @@ def test_the_probe_is_one_more_number_of_its_task_with_its_choices(
     assert again == row
 
 
-def test_what_cannot_be_probed_is_a_row_that_says_why(colour_set: Any, memo: Any, cache: Any) -> None:
+def test_what_cannot_be_probed_is_a_row_that_says_why(colour_set, memo, cache):
     root = colour_set(n=6)
     (row,) = probed(TASK, root, memo, cache)
     assert row.value is None and "training split" in row.protocol["missing"]
@@ -184,7 +161,7 @@ def test_what_cannot_be_probed_is_a_row_that_says_why(colour_set: Any, memo: Any
     assert probed(dataclasses.replace(TASK, support=()), root, memo, cache) == []
 
 
-def test_the_answer_is_scikit_learns_and_the_test_set_has_no_say() -> None:
+def test_the_answer_is_scikit_learns_and_the_test_set_has_no_say():
     generator = np.random.default_rng(0)
     labels = np.arange(90) % 3
     features = (np.eye(3, 8)[labels] + generator.normal(0, 0.7, (90, 8))).astype(np.float32)
@@ -199,14 +176,14 @@ def test_the_answer_is_scikit_learns_and_the_test_set_has_no_say() -> None:
 
 
 @pytest.mark.parametrize("peak", [-6 * DECADE, -13, 0, 5, 6 * DECADE])
-def test_the_search_finds_a_peak_to_an_eighth_of_a_decade(peak: int) -> None:
+def test_the_search_finds_a_peak_to_an_eighth_of_a_decade(peak):
     tried = search(lambda step: -abs(step - peak), Ranks())
     assert best(tried) == peak and len(tried) <= len(COARSE) + 8
     flat = search(lambda step: 0.5, Ranks())
     assert best(flat) == 6 * DECADE  # of equal ones the most cautious
 
 
-def test_each_class_is_held_out_alike_and_none_as_a_whole() -> None:
+def test_each_class_is_held_out_alike_and_none_as_a_whole():
     labels = np.array([0] * 50 + [1] * 5 + [2] * 2 + [3])
     keys = [f"k{index}" for index in range(len(labels))]
     held = held_out(keys, labels)

@@ -1,7 +1,5 @@
 """Several ranks share the encoding and the ranking, and get what one process gets."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path
@@ -32,15 +30,11 @@ tasks:
 """
 
 
-def test_one_process_is_all_there_is() -> None:
+def test_one_process_is_all_there_is_and_shares_cover_everything_once():
     alone = Ranks()
-    assert alone.first and list(alone.part(3)) == [0, 1, 2]
-    assert alone.share("x") == "x" and alone.collect(5) == [5]
+    assert alone.first and list(alone.part(3)) == [0, 1, 2] and alone.share("x") == "x" and alone.collect(5) == [5]
     with pytest.raises(ValueError, match="told"):
         alone.all_or_error(ValueError("told"))
-
-
-def test_shares_cover_everything_once() -> None:
     assert sorted(index for rank in range(3) for index in Ranks(rank, 3).part(8)) == list(range(8))
 
 
@@ -54,7 +48,7 @@ class Three(Ranks):
 
 
 @pytest.mark.parametrize("edges", [[0, 3, 4, 9, 10, 12], [0, 5], [0, 1, 2], [0]])
-def test_what_ranks_computed_is_put_in_the_order_of_the_blocks(edges: Any) -> None:
+def test_what_ranks_computed_is_put_in_the_order_of_the_blocks(edges):
     blocks = [range(low, high) for low, high in itertools.pairwise(edges)]
     rows = np.arange(2 * edges[-1]).reshape(-1, 2)
 
@@ -70,7 +64,7 @@ def test_what_ranks_computed_is_put_in_the_order_of_the_blocks(edges: Any) -> No
 
 
 @pytest.mark.slow
-def test_two_ranks_encode_every_image_once_and_agree_with_one(tmp_path: Any, tiny_folder: Any, forks: Forks) -> None:
+def test_two_ranks_encode_every_image_once_and_agree_with_one(tmp_path, tiny_folder, forks):
     told = [(f"t{i}", {"jpg": jpeg(image("red", i)), "txt": f"one {i}\ntwo {i}"}) for i in range(31)]
     write_webdataset(tmp_path / "data" / "told", told, kind="retrieval")
     names = list(COLOURS)

@@ -1,7 +1,5 @@
 """Retrieval tasks: both directions, several captions per image, with and without the caption template."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,13 @@ from open_diht.eval.retrieval import evaluate_retrieval
 from open_diht.eval.session import open_task
 from tests.eval.conftest import a_task, image
 from tests.eval.test_zeroshot import collapsed
-from tests.forks import Forks
 from tests.webdatasets import write_webdataset
 
 TASK = a_task("told", "retrieval", "recall@1", direction="image_to_text")
 
 
 @pytest.fixture
-def data(tmp_path: Any, memo: Any) -> Any:
+def data(tmp_path, memo) -> Any:
     samples = [
         (f"p{index}", {"jpg": jpeg(image("red", index)), "txt": "".join(f"{word} {index}\n" for word in "abc")})
         for index in range(20)
@@ -31,9 +28,7 @@ def data(tmp_path: Any, memo: Any) -> Any:
 
 
 @pytest.mark.parametrize(("direction", "n"), [("image_to_text", 20), ("text_to_image", 60)])
-def test_recall_at_1_5_and_10_with_and_without_the_caption_template(
-    cache: Any, data: Any, direction: Any, n: Any
-) -> None:
+def test_recall_at_1_5_and_10_with_and_without_the_caption_template(cache, data, direction, n):
     task = dataclasses.replace(TASK, direction=direction, caption_templates=("{}", "a photo of {}."))
     outcome: Any = evaluate_retrieval(task, data, cache)
     bare = [f"recall@{k}" for k in (1, 5, 10)]
@@ -45,7 +40,7 @@ def test_recall_at_1_5_and_10_with_and_without_the_caption_template(
     assert len(set(outcome.items.keys.tolist())) == n and len(set(outcome.items.clusters.tolist())) == 20
 
 
-def test_only_the_first_captions_of_an_image_are_kept_where_the_task_says_so(cache: Any, data: Any) -> None:
+def test_only_the_first_captions_of_an_image_are_kept_where_the_task_says_so(cache, data):
     task = dataclasses.replace(TASK, direction="text_to_image", captions_per_image=2)
     outcome: Any = evaluate_retrieval(task, data, cache)
     assert outcome.results[0].n == 40 and outcome.results[0].protocol["captions_per_image"] == 2
@@ -53,9 +48,7 @@ def test_only_the_first_captions_of_an_image_are_kept_where_the_task_says_so(cac
 
 @pytest.mark.parametrize("direction", ["image_to_text", "text_to_image"])
 @pytest.mark.parametrize(("strict", "share"), [(False, 1 / 20), (True, 0.0)])
-def test_a_collapsed_model_scores_chance_and_strictly_nothing(
-    tmp_path: Any, tiny: Any, data: Any, direction: Any, strict: Any, share: Any
-) -> None:
+def test_a_collapsed_model_scores_chance_and_strictly_nothing(tmp_path, tiny, data, direction, strict, share):
     cache = FeatureCache(tmp_path / "f", collapsed(tiny, texts=True))
     outcome: Any = evaluate_retrieval(dataclasses.replace(TASK, direction=direction), data, cache, strict)
     assert outcome.results[0].value == pytest.approx(share)
@@ -70,7 +63,7 @@ def measure(captions: int, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_number_of_captions(forks: Forks, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_captions(forks, tmp_path):
     """Encoding, ranking both ways, intervals: what a caption costs is its name and its rank, not its 2 KiB of features
     nor its row of scores (82 MiB and 160 MiB more at 40,000 of them)."""
     peaks = []

@@ -1,7 +1,5 @@
 """Several models in one table, as people paste it."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -15,7 +13,7 @@ from tests.eval.test_compare import row, write
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> list[str]:
+def folders(tmp_path) -> list[str]:
     def of(task: str, value: float | None, **protocol: Any) -> dict[str, Any]:
         ends = {} if value is None else {"low": value - 0.02, "high": value + 0.02}
         return {**row(task, "top1", value, **protocol), **ends}
@@ -28,7 +26,7 @@ def folders(tmp_path: Path) -> list[str]:
     return [str(write(tmp_path / name, rows, {})) for name, rows in models.items()]
 
 
-def test_markdown_has_every_task_once_and_marks_what_was_asked_otherwise(folders: Any, capsys: Any) -> None:
+def test_markdown_has_every_task_once_and_marks_what_was_asked_otherwise(folders, capsys):
     assert main(folders) == 0
     said = capsys.readouterr()
     assert said.out.splitlines() == [
@@ -53,7 +51,7 @@ def across(folders: list[str], capsys: Any) -> list[str]:
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| mine", "| imagenet_r | eff"))]
 
 
-def test_averages_of_other_tasks_do_not_share_a_row(tmp_path: Path, capsys: Any) -> None:
+def test_averages_of_other_tasks_do_not_share_a_row(tmp_path, capsys):
     one = averaged(tmp_path / "one", {"a": 0.9, "b": 0.5, "c": None})
     other = averaged(tmp_path / "other", {"a": None, "b": 0.5, "c": 0.1})
     assert across([one, other], capsys) == [
@@ -69,7 +67,7 @@ def test_averages_of_other_tasks_do_not_share_a_row(tmp_path: Path, capsys: Any)
     ]
 
 
-def test_numbers_over_several_tasks_are_marked_where_data_differ(tmp_path: Path, capsys: Any) -> None:
+def test_numbers_over_several_tasks_are_marked_where_data_differ(tmp_path, capsys):
     values: dict[str, float | None] = {"a": 0.9, "b": 0.5, "c": 0.1, "imagenet1k": 0.6, "imagenet_r": 0.7}
     sampled = {"images_sha256": "a sample", "labels_sha256": "l"}
     same = averaged(tmp_path / "same", values)
@@ -79,14 +77,14 @@ def test_numbers_over_several_tasks_are_marked_where_data_differ(tmp_path: Path,
     assert [cell.endswith("*") for cell in robust.strip("| ").split(" | ")[2:]] == [False, False, True]
 
 
-def test_csv_has_the_numbers_as_they_are(folders: Any, capsys: Any) -> None:
+def test_csv_has_the_numbers_as_they_are(folders, capsys):
     assert main([*folders, "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [one["task"] for one in rows] == ["cats", "dogs_2", "fish"]
     assert float(rows[0]["two"]) == 0.6 and float(rows[0]["two low"]) == 0.58 and rows[2]["one high"] == ""
 
 
-def test_every_model_has_a_name_of_its_own(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_model_has_a_name_of_its_own(tmp_path, capsys, monkeypatch):
     places = [tmp_path / name for name in ("v1/run", "v2/run", "v2/other/run", "here")]
     for number, place in enumerate(places):
         write(place, [row("cats", "top1", number / 10)], {})
@@ -98,7 +96,7 @@ def test_every_model_has_a_name_of_its_own(tmp_path: Path, capsys: Any, monkeypa
     assert len(one) == 2 + 3 * 4  # the folder that was named twice has one name
 
 
-def test_latex_is_a_tabular_with_its_letters_escaped(folders: Any, capsys: Any) -> None:
+def test_latex_is_a_tabular_with_its_letters_escaped(folders, capsys):
     assert main([*folders, "--format", "latex"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("\\begin{tabular}{llrrr}") and said.rstrip().endswith("\\end{tabular}")
@@ -106,7 +104,7 @@ def test_latex_is_a_tabular_with_its_letters_escaped(folders: Any, capsys: Any) 
     assert "dogs\\_2 &" in said
 
 
-def test_a_page_has_every_model_and_number_and_loads_nothing(folders: Any, capsys: Any) -> None:
+def test_a_page_has_every_model_and_number_and_loads_nothing(folders, capsys):
     assert main([*folders, "--format", "html"]) == 0
     page = capsys.readouterr().out
     assert "<title>Evaluation of 3 models</title>" in page and page.count('<td class="number">') == 3 * 3
@@ -115,10 +113,9 @@ def test_a_page_has_every_model_and_number_and_loads_nothing(folders: Any, capsy
     assert page.count('class="track"') == 6 and "://" not in page and "<script" not in page
 
 
-def test_wrong_use_and_torn_results_are_one_line(folders: Any, tmp_path: Path, capsys: Any) -> None:
+def test_wrong_use_and_torn_results_are_one_line(folders, tmp_path, capsys):
     assert main([*folders, "--format", "xls"]) == 2
-    assert main([str(tmp_path / "nowhere")]) == 2
-    assert main([str(tmp_path / "one" / "results.json")]) == 2
+    assert main([str(tmp_path / "nowhere")]) == 2 and main([str(tmp_path / "one" / "results.json")]) == 2
     (tmp_path / "one" / "results.json").write_text("[{")
     assert main(folders) == 1
     assert [line.startswith("error: ") for line in capsys.readouterr().err.splitlines()] == [True] * 4

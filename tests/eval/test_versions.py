@@ -1,10 +1,7 @@
 """A raised version of a task invalidates its own results and nothing else's."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +21,7 @@ tasks:
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny_folder: Path, colour_set: Callable[..., Path]) -> Callable[[int, str], dict[str, Any]]:
+def run(tmp_path, tiny_folder, colour_set) -> Callable[[int, str], dict[str, Any]]:
     """Evaluates both tasks; by task, its kept record."""
     root = colour_set()
 
@@ -39,19 +36,17 @@ def run(tmp_path: Path, tiny_folder: Path, colour_set: Callable[..., Path]) -> C
     return evaluate
 
 
-def test_a_raised_version_is_measured_again_and_the_other_task_is_kept(
-    run: Callable[[int, str], dict[str, Any]],
-) -> None:
+def test_a_raised_version_is_measured_again_and_the_other_task_is_kept(run):
     before, after = run(1, "paint some"), run(2, "paint some")
     assert before["one"]["key"] != after["one"]["key"] and before["other"] == after["other"]
     assert [found["one"]["results"][0]["protocol"]["task_version"] for found in (before, after)] == [1, 2]
 
 
-def test_how_to_get_the_data_is_no_part_of_a_result(run: Callable[[int, str], dict[str, Any]]) -> None:
+def test_how_to_get_the_data_is_no_part_of_a_result(run):
     assert run(1, "paint some") == run(1, "paint them")
 
 
-def test_numbers_of_other_versions_are_not_compared() -> None:
+def test_numbers_of_other_versions_are_not_compared():
     old: dict[str, Any] = {"rules": 2, "data": {"images_sha256": "x"}}  # from before tasks had versions
     assert why_not_comparable(old, {**old, "task_version": 1}) == ""
     assert why_not_comparable(old, {**old, "task_version": 2}) == (

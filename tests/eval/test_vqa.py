@@ -1,7 +1,5 @@
 """Questions as statements, and what a model that cannot tell them apart gets."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -23,32 +21,29 @@ from tests.webdatasets import questions_member, write_webdataset
 @pytest.mark.parametrize(
     ("question", "answer", "expected"),
     [
-        ("Is there a dog?", "yes", "there is a dog"),
-        ("Is there a dog?", "no", "there is no dog"),
+        ("Is there a dog?", "yes", "there is a dog"), ("Is there a dog?", "no", "there is no dog"),
         ("Is there an umbrella?", "yes", "there is an umbrella"),
         ("Are there a few dogs?", "yes", "there are a few dogs"),
         ("Are there any people here?", "no", "there are no people here"),
         ("Is the man wearing a hat?", "yes", "the man is wearing a hat"),
         ("Is the man wearing a hat?", "no", "the man is not wearing a hat"),
-        ("Is this an animal?", "no", "this is not an animal"),
-        ("How many animals are there?", "3", "3 animals"),
+        ("Is this an animal?", "no", "this is not an animal"), ("How many animals are there?", "3", "3 animals"),
         ("How many people are wearing hats?", "2", "2 people are wearing hats"),
         ("What is the man holding?", "frisbee", "the man is holding frisbee"),
-        ("What color is the bus?", "Red", "the bus is red"),
-        ("Where is the cat?", "table", "the cat is table"),
+        ("What color is the bus?", "Red", "the bus is red"), ("Where is the cat?", "table", "the cat is table"),
         ("Name it", "cup", "question: name it answer: cup"),
     ],
-)
-def test_every_form_of_question_has_its_rule(question: Any, answer: Any, expected: Any) -> None:
+)  # fmt: skip
+def test_every_form_of_question_has_its_rule(question, answer, expected):
     assert statement(question, answer) == expected
 
 
-def test_a_hypothesis_is_judged() -> None:
+def test_a_hypothesis_is_judged():
     assert judgment("A man sleeps.", "entailment") == "a man sleeps"
     assert judgment("A man sleeps.", "contradiction") == "it is not true that a man sleeps"
 
 
-def test_the_two_answers_to_a_question_never_make_the_same_statement() -> None:
+def test_the_two_answers_to_a_question_never_make_the_same_statement():
     for question in ("Is it?", "Does the dog bark?", "Can you see?", "Why?", "Is there?"):
         assert statement(question, "yes") != statement(question, "no")
 
@@ -56,36 +51,22 @@ def test_the_two_answers_to_a_question_never_make_the_same_statement() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("Two", "2"),
-        ("a red  Bus.", "red bus"),
-        ("the 1,000", "1000"),
-        ("2.5", "2.5"),
-        ("Yes!", "yes"),
-        ("man's", "mans"),
-        ("U.S.", "us"),
-        ("u.s.a", "usa"),
-        ("no.", "no"),
-        (".5", ".5"),
-        ("5.", "5"),
-        ("black-white", "black white"),
-        ("black - white", "black white"),
-        ("red, t-shirt", "red t shirt"),
-        ("1,000 t-shirts", "1000 tshirts"),
-        ("10:30", "10:30"),
-        ("zero", "0"),
-        ("none", "0"),
+        ("Two", "2"), ("a red  Bus.", "red bus"), ("the 1,000", "1000"), ("2.5", "2.5"), ("Yes!", "yes"),
+        ("man's", "mans"), ("U.S.", "us"), ("u.s.a", "usa"), ("no.", "no"), (".5", ".5"), ("5.", "5"),
+        ("black-white", "black white"), ("black - white", "black white"), ("red, t-shirt", "red t shirt"),
+        ("1,000 t-shirts", "1000 tshirts"), ("10:30", "10:30"), ("zero", "0"), ("none", "0"),
     ],
-)
-def test_answers_are_compared_without_case_articles_and_punctuation(given: Any, expected: Any) -> None:
+)  # fmt: skip
+def test_answers_are_compared_without_case_articles_and_punctuation(given, expected):
     assert normalized(given) == expected
 
 
 @pytest.mark.parametrize(("matching", "value"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
-def test_of_ten_people_each_is_left_out_once(matching: Any, value: Any) -> None:
+def test_of_ten_people_each_is_left_out_once(matching, value):
     assert soft_accuracy("yes", ["yes"] * matching + ["no"] * (10 - matching)) == pytest.approx(value)
 
 
-def test_with_few_people_all_of_the_others_are_enough() -> None:
+def test_with_few_people_all_of_the_others_are_enough():
     assert soft_accuracy("2", ["two"]) == 1.0 and soft_accuracy("3", ["two"]) == 0.0
     assert soft_accuracy("2", ["two", "2"]) == 1.0 and soft_accuracy("2", ["two", "3"]) == 0.5
     assert soft_accuracy("2", ["two", "2", "3"]) == pytest.approx(2 / 3)
@@ -97,7 +78,7 @@ TASK = a_task("asked", "vqa", "soft_accuracy")
 
 
 @pytest.fixture
-def data(tmp_path: Any, memo: Any) -> Any:
+def data(tmp_path, memo) -> Any:
     def asked(index: Any) -> Any:
         return [
             {"question": "Is it red?", "kind": "yes/no", "answers": ["yes"] * 10, "candidates": ["yes", "no"]},
@@ -114,7 +95,7 @@ def data(tmp_path: Any, memo: Any) -> Any:
     return open_task(TASK, tmp_path / "data", memo)
 
 
-def test_accuracy_of_all_questions_and_of_each_kind(cache: Any, data: Any) -> None:
+def test_accuracy_of_all_questions_and_of_each_kind(cache, data):
     outcome: Any = evaluate_vqa(TASK, data, cache)
     found = {result.metric: result for result in outcome.results}
     assert set(found) == {"soft_accuracy", "soft_accuracy (number)", "soft_accuracy (yes/no)"}
@@ -124,7 +105,7 @@ def test_accuracy_of_all_questions_and_of_each_kind(cache: Any, data: Any) -> No
     assert outcome.items.clusters.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_the_record_names_the_origin_of_the_candidates(tmp_path: Any, memo: Any, cache: Any, data: Any) -> None:
+def test_the_record_names_the_origin_of_the_candidates(tmp_path, memo, cache, data):
     assert evaluate_vqa(TASK, data, cache).results[0].protocol["candidates"] == "the data's own"
     for count, offered in ((2, 2), (None, 10)):
         made = dataclasses.replace(vqa(tmp_path), candidates=count)
@@ -132,7 +113,7 @@ def test_the_record_names_the_origin_of_the_candidates(tmp_path: Any, memo: Any,
         assert said == f"the data's own, else {offered} frequent answers per type of question"
 
 
-def test_what_people_answered_has_no_say_in_the_statements(tmp_path: Any, memo: Any, cache: Any) -> None:
+def test_what_people_answered_has_no_say_in_the_statements(tmp_path, memo, cache):
     """`kind` is read off people's answers: another one must not change what the model is asked."""
     said = {}
     for kind in ("yes/no", "number", "other"):
@@ -144,9 +125,7 @@ def test_what_people_answered_has_no_say_in_the_statements(tmp_path: Any, memo: 
     assert len(set(said.values())) == 1
 
 
-def test_a_collapsed_model_scores_the_mean_over_the_candidates_whatever_their_order(
-    tmp_path: Any, tiny: Any, data: Any
-) -> None:
+def test_a_collapsed_model_scores_the_mean_over_the_candidates_whatever_their_order(tmp_path, tiny, data):
     outcome: Any = evaluate_vqa(TASK, data, FeatureCache(tmp_path / "f", collapsed(tiny, texts=True)))
     found = {result.metric: result for result in outcome.results}
     assert found["soft_accuracy (yes/no)"].value == pytest.approx(0.5)
@@ -154,7 +133,7 @@ def test_a_collapsed_model_scores_the_mean_over_the_candidates_whatever_their_or
 
 
 @pytest.mark.parametrize("width", [512, 500, 33])
-def test_equal_statements_are_equally_near_to_the_last_bit(tmp_path: Any, width: int) -> None:
+def test_equal_statements_are_equally_near_to_the_last_bit(tmp_path, width):
     vectors = np.random.default_rng(0).standard_normal((201, width)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     features = []

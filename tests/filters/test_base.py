@@ -14,7 +14,7 @@ def _all(captions: CaptionEvidence) -> Bools:
     return np.ones(len(captions), bool)
 
 
-def test_a_registered_filter_is_known_by_its_reason() -> None:
+def test_a_registered_filter_is_known_by_its_reason():
     @register_filter
     @dataclass(frozen=True, kw_only=True)
     class TestOnly(CaptionFilter):
@@ -35,7 +35,7 @@ def test_a_registered_filter_is_known_by_its_reason() -> None:
         register_filter(Other)
 
 
-def test_what_cannot_be_set_from_a_preset_is_refused() -> None:
+def test_what_cannot_be_set_from_a_preset_is_refused():
     class Plain(CaptionFilter):
         reason, explanation = "plain", ""
 
@@ -51,6 +51,6 @@ def test_what_cannot_be_set_from_a_preset_is_refused() -> None:
             register_filter(named)
 
 
-def test_annotations_that_were_not_made_are_not_guessed() -> None:
+def test_annotations_that_were_not_made_are_not_guessed():
     with pytest.raises(RuntimeError, match="not annotated"):
         _ = CaptionEvidence(pa.table({"caption": ["a"]}), None).counts

@@ -1,9 +1,6 @@
 """Conditions on the manifest's own columns: what they keep, what they refuse to mean, how they are drawn."""
 
-from __future__ import annotations
-
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,18 +25,15 @@ def _kept(asked: dict[str, Any], column: pa.Array) -> list[Any]:
 @pytest.mark.parametrize(
     ("asked", "kept"),
     [
-        ({"max": 0.5}, [0.1, 0.5]),
-        ({"min": 0.5}, [0.5, 0.9, float("inf")]),
-        ({"min": 0.2, "max": 0.6}, [0.5]),
-        ({"in": [0.1, 0.9]}, [0.1, 0.9]),
-        ({"not_in": [0.1]}, [0.5, 0.9, float("inf")]),
+        ({"max": 0.5}, [0.1, 0.5]), ({"min": 0.5}, [0.5, 0.9, float("inf")]), ({"min": 0.2, "max": 0.6}, [0.5]),
+        ({"in": [0.1, 0.9]}, [0.1, 0.9]), ({"not_in": [0.1]}, [0.5, 0.9, float("inf")]),
     ],
-)
-def test_bounds_belong_to_what_is_kept_and_what_is_no_number_does_not(asked: dict[str, Any], kept: list[float]) -> None:
+)  # fmt: skip
+def test_bounds_belong_to_what_is_kept_and_what_is_no_number_does_not(asked, kept):
     assert _kept(asked, NUMBERS) == kept
 
 
-def test_rows_without_a_value_stay_where_the_preset_says_so() -> None:
+def test_rows_without_a_value_stay_where_the_preset_says_so():
     assert _kept({"max": 0.5, "missing": "keep"}, pa.array(["0.4", "0.6", "", "n/a", None])) == ["0.4", "", "n/a", None]
 
 
@@ -54,7 +48,7 @@ def test_rows_without_a_value_stay_where_the_preset_says_so() -> None:
         ({"min": 256}, pa.array([255, 256], pa.int16()), [256]),
     ],
 )
-def test_columns_of_any_plain_type_are_compared(asked: dict[str, Any], column: pa.Array, kept: list[Any]) -> None:
+def test_columns_of_any_plain_type_are_compared(asked, column, kept):
     assert _kept(asked, column) == kept
 
 
@@ -75,7 +69,7 @@ def test_columns_of_any_plain_type_are_compared(asked: dict[str, Any], column: p
         ([1], "it must be a section of columns"),
     ],
 )
-def test_what_a_condition_cannot_mean_is_refused(section: Any, message: str) -> None:
+def test_what_a_condition_cannot_mean_is_refused(section, message):
     with pytest.raises(BadValue, match=re.escape(message)):
         conditions_of(section)
 
@@ -83,16 +77,14 @@ def test_what_a_condition_cannot_mean_is_refused(section: Any, message: str) -> 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"in": [1, [2]]}, "columns.v.in[1]"),
-        ({"not_in": "x"}, "columns.v.not_in is 'x'"),
+        ({"in": [1, [2]]}, "columns.v.in[1]"), ({"not_in": "x"}, "columns.v.not_in is 'x'"),
         ({"in": []}, "columns.v.in is an empty list; list values, or leave in out"),
         ({"min": 1, "not_in": []}, "columns.v.not_in is an empty list"),
-        ({"max": 2**53}, "columns.v.max has 9007199254740992"),
-        ({"in": [1, -(2**60)]}, "quote it"),
+        ({"max": 2**53}, "columns.v.max has 9007199254740992"), ({"in": [1, -(2**60)]}, "quote it"),
         ({"max": 10**400}, "columns.v.max has"),
     ],
-)
-def test_errors_use_the_words_of_the_preset(asked: dict[str, Any], said: str) -> None:
+)  # fmt: skip
+def test_errors_use_the_words_of_the_preset(asked, said):
     with pytest.raises(BadValue) as error:
         condition_of("v", asked)
     assert said in str(error.value) and "among" not in str(error.value)
@@ -101,12 +93,10 @@ def test_errors_use_the_words_of_the_preset(asked: dict[str, Any], said: str) ->
 _FLOATS = st.floats(width=32, allow_nan=True) | st.sampled_from([0.0, -0.0, 0.28, 0.5])
 _KINDS: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.int64(): st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3) | st.sampled_from([2**53 - 1, 2**53, 2**53 + 1]),
-    pa.uint64(): st.integers(0, 2**64 - 1) | st.integers(0, 3),
-    pa.float32(): _FLOATS,
-    pa.float64(): _FLOATS | st.floats(),
-    pa.bool_(): st.booleans(),
+    pa.uint64(): st.integers(0, 2**64 - 1) | st.integers(0, 3), pa.float32(): _FLOATS,
+    pa.float64(): _FLOATS | st.floats(), pa.bool_(): st.booleans(),
     pa.string(): st.sampled_from(["0", "-0", "1", "0.28", "inf", "nan", "", "x", "true"]),
-}
+}  # fmt: skip
 
 
 def _oracle(asked: dict[str, Any], value: Any, kind: pa.DataType) -> bool:
@@ -142,7 +132,7 @@ _asked = _numeric | _plain.map(lambda bound: {"max": bound}) | _worded
 
 @pytest.mark.parametrize("kind", _KINDS, ids=str)
 @given(data=st.data())
-def test_a_condition_keeps_what_plain_python_keeps(kind: pa.DataType, data: st.DataObject) -> None:
+def test_a_condition_keeps_what_plain_python_keeps(kind, data):
     asked = data.draw(_worded if pa.types.is_boolean(kind) else _numeric if pa.types.is_floating(kind) else _asked)
     asked = {**asked, "missing": data.draw(st.sampled_from(["keep", "reject"]))}
     values = data.draw(st.lists(st.none() | _KINDS[kind], max_size=12))
@@ -154,7 +144,7 @@ def test_a_condition_keeps_what_plain_python_keeps(kind: pa.DataType, data: st.D
 
 
 @pytest.mark.parametrize("bound", [0.28, 0.1, 1e-8, 3.4e38])
-def test_a_float32_lies_within_its_own_bound(bound: float) -> None:
+def test_a_float32_lies_within_its_own_bound(bound):
     column = pa.array([bound], pa.float32())
     assert [_kept({"min": bound}, column), _kept({"max": bound}, column)] == [column.to_pylist()] * 2
 
@@ -174,9 +164,7 @@ def _conditions(draw: st.DrawFn) -> ColumnCondition:
 
 
 @given(_conditions(), _conditions())
-def test_a_condition_implies_another_only_where_it_rejects_all_that_the_other_does(
-    one: ColumnCondition, other: ColumnCondition
-) -> None:
+def test_a_condition_implies_another_only_where_it_rejects_all_that_the_other_does(one, other):
     values = pa.array([None, -1.0, 0.0, 0.1, 0.2, 0.3, 0.5, 0.6, 0.8, 1.0])
     assert one.implies(one)
     if one.implies(other):
@@ -184,12 +172,12 @@ def test_a_condition_implies_another_only_where_it_rejects_all_that_the_other_do
 
 
 @given(_conditions())
-def test_a_condition_is_written_as_a_preset_writes_it(condition: ColumnCondition) -> None:
+def test_a_condition_is_written_as_a_preset_writes_it(condition):
     assert condition_of(condition.reason, as_section(condition)) == condition
 
 
 @given(st.lists(st.none() | st.floats(-1e6, 1e6), max_size=20), st.sampled_from([0.5, -3.0, 256.0, 1e-9]))
-def test_no_bin_of_a_histogram_lies_on_both_sides_of_a_threshold(values: list[float | None], bound: float) -> None:
+def test_no_bin_of_a_histogram_lies_on_both_sides_of_a_threshold(values, bound):
     condition = condition_of("x", {"min": bound})
     places = condition.places(pa.array(values, pa.float64())).tolist()
     for value, place in zip(values, places, strict=True):
@@ -199,7 +187,7 @@ def test_no_bin_of_a_histogram_lies_on_both_sides_of_a_threshold(values: list[fl
             assert (place >= condition.thresholds[0]) is (value > bound)
 
 
-def test_words_are_counted_by_what_the_condition_names() -> None:
+def test_words_are_counted_by_what_the_condition_names():
     condition = condition_of("language", {"in": ["en", "de"]})
     places = condition.places(pa.array(["de", "en", "fr", None]))
     assert [condition.label(place) for place in places.tolist()] == ["de", "en", "others", "none"]
@@ -209,11 +197,11 @@ def test_words_are_counted_by_what_the_condition_names() -> None:
     assert condition.thresholds == ()
 
 
-def test_a_reason_says_what_the_threshold_is() -> None:
+def test_a_reason_says_what_the_threshold_is():
     assert condition_of("punsafe", {"max": 0.5}).explanation == ("The value of punsafe is above 0.5 or missing.")
 
 
-def test_every_condition_changes_what_a_preset_stands_for(tmp_path: Path) -> None:
+def test_every_condition_changes_what_a_preset_stands_for(tmp_path):
     found = {}
     for text in ("{}", "columns: {a: {max: 1}}", "columns: {a: {max: 2}}", "columns: {b: {max: 1}}"):
         (tmp_path / "mine.yaml").write_text(text)
@@ -223,7 +211,7 @@ def test_every_condition_changes_what_a_preset_stands_for(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["complexity", "text_spotting", "image_unreadable", "dead_letter"])
-def test_a_column_may_not_take_the_name_of_a_filter(tmp_path: Path, name: str) -> None:
+def test_a_column_may_not_take_the_name_of_a_filter(tmp_path, name):
     (tmp_path / "mine.yaml").write_text(f"columns: {{{name}: {{max: 1}}}}")
     with pytest.raises(BadPreset, match=f"columns.{name}: .* is a built-in reason"):
         load_preset(str(tmp_path / "mine.yaml"))

@@ -1,7 +1,5 @@
 """Languages of captions: what is identified, what is not, and that no text ends the run."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest
@@ -19,25 +17,25 @@ CAPTIONS = {
 }
 
 
-def test_the_language_of_a_caption_is_identified() -> None:
+def test_the_language_of_a_caption_is_identified():
     assert [code for code, _ in identify(CAPTIONS)] == list(CAPTIONS.values())
     assert all(score is not None and 0.5 < score <= 1 for _, score in identify(CAPTIONS))
     assert provenance().startswith("pycld2 ")
 
 
 @pytest.mark.parametrize("caption", [None, "", "   ", "1234567", "\x00\x01", "\ud800", "DSC_0042.JPG"])
-def test_what_has_no_language_has_none(caption: str | None) -> None:
+def test_what_has_no_language_has_none(caption):
     ((code, score),) = identify([caption])
     assert (code is None) is (score is None)
     assert code in (None, "en"), "a file's name may be taken for English"
 
 
 @given(st.lists(st.text(max_size=40), max_size=5))
-def test_a_language_does_not_depend_on_neighbours(captions: list[str]) -> None:
+def test_a_language_does_not_depend_on_neighbours(captions):
     assert identify(captions) == [identify([one])[0] for one in captions]
 
 
-def test_a_missing_identifier_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_identifier_is_said_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycld2", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"install .*\[score\]"):

@@ -1,7 +1,5 @@
 """What is hidden looks uninstalled inside the block, and nothing else changes."""
 
-from __future__ import annotations
-
 import importlib.util
 import subprocess
 import sys
@@ -14,7 +12,7 @@ from open_diht.filters.light_imports import without
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def test_hidden_modules_look_uninstalled() -> None:
+def test_hidden_modules_look_uninstalled():
     sys.modules.pop("colorsys", None)
     with without("colorsys"):
         assert importlib.util.find_spec("colorsys") is None
@@ -26,7 +24,7 @@ def test_hidden_modules_look_uninstalled() -> None:
     assert colorsys.rgb_to_hsv(0, 0, 0) == (0.0, 0.0, 0) and wave
 
 
-def test_loaded_modules_stay() -> None:
+def test_loaded_modules_stay():
     import colorsys
 
     with without("colorsys"):
@@ -34,7 +32,7 @@ def test_loaded_modules_stay() -> None:
     assert again is colorsys
 
 
-def test_finders_that_imports_add_stay() -> None:
+def test_finders_that_imports_add_stay():
     class Added:
         def find_spec(self, *_: object) -> None:
             return None
@@ -55,7 +53,7 @@ def test_finders_that_imports_add_stay() -> None:
     "module",
     ["open_diht.filters.captions.annotate", "open_diht.pipelines.driver.run", "open_diht.filters.spotting.ocr.paddle"],
 )
-def test_filters_do_not_load_torch(module: str) -> None:
+def test_filters_do_not_load_torch(module):
     if module == "open_diht.filters.spotting.ocr.paddle":
         pytest.importorskip("paddleocr")
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

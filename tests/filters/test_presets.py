@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -18,7 +17,7 @@ Write = Callable[[str], str]
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Write:
+def write(tmp_path) -> Write:
     """write(text): the name of a preset file."""
 
     def written(text: str) -> str:
@@ -28,23 +27,21 @@ def write(tmp_path: Path) -> Write:
     return written
 
 
-def test_the_shipped_presets_load() -> None:
+def test_the_shipped_presets_load():
     assert preset_names() == ["balanced", "laion-paper", "paper", "paper-dedup", "precise", "safe", "strict", "tmars"]
     for name in preset_names():
         preset = load_preset(name)
-        assert preset.name == name
-        assert set(preset.foresee) <= set(preset_names())
+        assert preset.name == name and set(preset.foresee) <= set(preset_names())
 
 
-def test_paper_counts_every_candidate_and_strict_asks_the_verifier() -> None:
+def test_paper_counts_every_candidate_and_strict_asks_the_verifier():
     paper, strict = load_preset("paper"), load_preset("strict")
-    assert paper.captions == CaptionRule()
-    assert paper.text_spotting == PAPER
+    assert paper.captions == CaptionRule() and paper.text_spotting == PAPER
     assert strict.text_spotting == TOLERANT
     assert strict.captions.min_action_score > 0 and strict.captions.min_attribute_score > 0
 
 
-def test_balanced_is_strict_with_lower_bars() -> None:
+def test_balanced_is_strict_with_lower_bars():
     balanced, strict = load_preset("balanced"), load_preset("strict")
     bars = ("min_action_score", "min_attribute_score", "min_relation_score")
     low, high = ({bar: getattr(one.captions, bar) for bar in bars} for one in (balanced, strict))
@@ -55,7 +52,7 @@ def test_balanced_is_strict_with_lower_bars() -> None:
     assert load_preset("paper").foresee == ("balanced", "strict")  # and with it whatever strict keeps
 
 
-def test_tmars_decides_by_the_masked_score_alone() -> None:
+def test_tmars_decides_by_the_masked_score_alone():
     tmars = load_preset("tmars")
     assert tmars.score == ScoreRule(masked=MaskedRule(keep=0.5))
     assert tmars.captions.min_complexity == tmars.captions.min_actions == 0
@@ -64,7 +61,7 @@ def test_tmars_decides_by_the_masked_score_alone() -> None:
     assert length < tmars.text_spotting.min_chars, "no caption is long enough to be rejected for its text"
 
 
-def test_precise_is_strict_with_a_second_opinion_and_its_own_bars() -> None:
+def test_precise_is_strict_with_a_second_opinion_and_its_own_bars():
     precise, strict = load_preset("precise"), load_preset("strict")
     bars = {
         bar: getattr(strict.captions, bar) for bar in ("min_action_score", "min_attribute_score", "min_relation_score")
@@ -75,7 +72,7 @@ def test_precise_is_strict_with_a_second_opinion_and_its_own_bars() -> None:
     assert asking == ["precise"]
 
 
-def test_a_preset_with_other_annotations_cannot_be_foreseen(write: Write) -> None:
+def test_a_preset_with_other_annotations_cannot_be_foreseen(write):
     with pytest.raises(BadPreset, match=r"foresee names precise, which needs a new parse.*`foresee: \[\]`"):
         load_preset(write("base: paper\nforesee: [precise]"))
     with pytest.raises(BadPreset, match="foresee names strict, which needs a new parse"):
@@ -86,14 +83,12 @@ def test_a_preset_with_other_annotations_cannot_be_foreseen(write: Write) -> Non
     ("captions", "foresee"),
     [("second_opinion: true", ()), ("second_opinion: false", ("balanced", "strict")), ("", ("balanced", "strict"))],
 )
-def test_what_a_base_foresees_is_inherited_where_it_needs_no_new_parse(
-    write: Write, captions: str, foresee: tuple[str, ...]
-) -> None:
+def test_what_a_base_foresees_is_inherited_where_it_needs_no_new_parse(write, captions, foresee):
     preset = load_preset(write(f"base: paper\ncaptions: {{{captions}}}"))
     assert preset.foresee == foresee and preset.captions.second_opinion == (foresee == ())
 
 
-def test_paper_dedup_is_paper_but_for_duplicates() -> None:
+def test_paper_dedup_is_paper_but_for_duplicates():
     paper, dedup = load_preset("paper"), load_preset("paper-dedup")
     assert dataclasses.replace(dedup, name="paper", dedup=paper.dedup) == paper
     assert paper.dedup == load_preset("strict").dedup == DedupRule()
@@ -101,7 +96,7 @@ def test_paper_dedup_is_paper_but_for_duplicates() -> None:
     assert dedup.fingerprint != paper.fingerprint and dedup.filters_fingerprint == paper.filters_fingerprint
 
 
-def test_a_file_may_say_what_differs_from_a_preset(write: Write) -> None:
+def test_a_file_says_what_differs_from_a_preset_or_from_the_defaults(write):
     strict = load_preset("strict")
     mine = load_preset(write("base: strict\ncaptions: {min_action_score: 0.5}\ncolumns: {aesthetic: {min: 5}}\n"))
     assert mine.captions == dataclasses.replace(strict.captions, min_action_score=0.5)
@@ -109,21 +104,15 @@ def test_a_file_may_say_what_differs_from_a_preset(write: Write) -> None:
     assert [one.reason for one in mine.columns] == ["aesthetic"]
     with pytest.raises(BadPreset, match=r"base is 'stric'.*choose"):
         load_preset(write("base: stric\n"))
-
-
-def test_a_file_need_only_say_what_differs(write: Write) -> None:
     preset = load_preset(write("captions: {min_complexity: 2}\nimages:\n"))
-    assert preset.name == "mine"
-    assert preset.captions == CaptionRule(min_complexity=2)
-    assert preset.images == ImageRule()
-    assert preset.text_spotting == OverlapRule()
+    assert preset.name == "mine" and preset.captions == CaptionRule(min_complexity=2)
+    assert preset.images == ImageRule() and preset.text_spotting == OverlapRule()
 
 
-def test_lists_and_whole_numbers(write: Write) -> None:
+def test_lists_and_whole_numbers(write):
     text = "captions: {attribute_kinds: [colour], min_action_score: 1}\ntext_spotting: {edits: [[5, 1], [9, 3]]}"
     preset = load_preset(write(text))
-    assert preset.captions.attribute_kinds == ("colour",)
-    assert preset.text_spotting.edits == ((5, 1), (9, 3))
+    assert preset.captions.attribute_kinds == ("colour",) and preset.text_spotting.edits == ((5, 1), (9, 3))
     same = load_preset(write(text.replace("min_action_score: 1", "min_action_score: 1.0")))
     assert preset.fingerprint == same.fingerprint
 
@@ -181,7 +170,7 @@ def test_lists_and_whole_numbers(write: Write) -> None:
         ("captions: \x00", "line 1: not YAML, character U+0000; remove it"),
     ],
 )
-def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, message: str) -> None:
+def test_what_is_wrong_is_said_with_place_and_remedy(write, text, message):
     name = write(text)
     with pytest.raises(BadPreset) as error:
         load_preset(name)
@@ -198,13 +187,13 @@ def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, me
         ("nowhere/mine.yml", "preset file nowhere/mine.yml: No such file or directory"),
     ],
 )
-def test_an_unknown_name_is_said_with_its_remedy(name: str, message: str) -> None:
+def test_an_unknown_name_is_said_with_its_remedy(name, message):
     with pytest.raises(BadPreset) as error:
         load_preset(name)
     assert message in str(error.value)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00captions")
     with pytest.raises(BadPreset, match=r"folder\.yaml.*give the path of a readable file"):
@@ -220,7 +209,7 @@ def leaves(hint: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("rule", [CaptionRule, ImageRule, OverlapRule, DedupRule])
-def test_every_number_of_a_preset_has_a_range(rule: type[Any]) -> None:
+def test_every_number_of_a_preset_has_a_range(rule):
     hints = get_type_hints(rule, include_extras=True)
     found = [(name, leaf) for name, hint in hints.items() for leaf in leaves(hint)]
     assert found and not [name for name, leaf in found if leaf in (int, float)]
@@ -228,7 +217,7 @@ def test_every_number_of_a_preset_has_a_range(rule: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("score", [-1.0, 1.5, float("nan"), float("inf")])
-def test_a_program_is_refused_what_a_file_is(score: float) -> None:
+def test_a_program_is_refused_what_a_file_is(score):
     with pytest.raises(BadValue, match="min_score is"):
         OverlapRule(min_score=score)
 
@@ -254,7 +243,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("section", "name"), SETTINGS)
-def test_the_fingerprint_changes_with_each_setting(section: str, name: str) -> None:
+def test_the_fingerprint_changes_with_each_setting(section, name):
     preset = load_preset("paper")
     rule = getattr(preset, section)
     changed: Preset = dataclasses.replace(
@@ -264,12 +253,9 @@ def test_the_fingerprint_changes_with_each_setting(section: str, name: str) -> N
     assert (changed.captions_fingerprint != preset.captions_fingerprint) is (section == "captions")
 
 
-def test_the_fingerprint_is_of_settings_not_of_names(write: Write) -> None:
+def test_the_fingerprint_is_of_settings_not_of_names_and_a_preset_is_a_record(write):
     assert dataclasses.replace(load_preset("paper"), name="other").fingerprint == load_preset("paper").fingerprint
     assert load_preset(write("{}")).fingerprint == load_preset(write("captions: {}")).fingerprint
-
-
-def test_a_preset_is_a_record() -> None:
     record = load_preset("strict").as_dict()
     assert record["name"] == "strict"
     assert record["captions"]["min_action_score"] == load_preset("strict").captions.min_action_score

@@ -1,10 +1,7 @@
 """The demo set of the repository is whole, balanced and comes with its licenses."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,23 +15,17 @@ FOLDER = Path(__file__).resolve().parents[3] / "data" / "demo"
 @pytest.mark.parametrize(
     ("name", "what", "count"),
     [
-        ("fashion_mnist", "labels", 1000),
-        ("stamps", "labels", 350),
-        ("stamps_t2i", "captions", 538),
-        ("stamps_questions", "questions", 600),
-        ("stamps_selection", "choices", 433),
-        ("stamps_pairs", "pairs", 80),
+        ("fashion_mnist", "labels", 1000), ("stamps", "labels", 350), ("stamps_t2i", "captions", 538),
+        ("stamps_questions", "questions", 600), ("stamps_selection", "choices", 433), ("stamps_pairs", "pairs", 80),
     ],
-)
-def test_every_demo_task_opens_from_the_checkout_alone(
-    name: str, what: str, count: int, tmp_path: Any, memo: Any
-) -> None:
+)  # fmt: skip
+def test_every_demo_task_opens_from_the_checkout_alone(name, what, count, tmp_path, memo):
     data = open_task(DEMO[name], tmp_path, memo)
     assert len(getattr(data, what)) == count and data.images.open(0).mode == "RGB"
     assert DEMO[name].fetch == {"from": "repository"}
 
 
-def test_answers_and_wrong_captions_give_nothing_away(tmp_path: Any, memo: Any) -> None:
+def test_answers_and_wrong_captions_give_nothing_away(tmp_path, memo):
     questions = open_task(DEMO["stamps_questions"], tmp_path, memo).questions or ()
     answers = Counter(question.answers[0] for question in questions)
     assert answers == {"yes": 240, "no": 240, "1": 30, "2": 30, "3": 30, "4": 30}
@@ -49,7 +40,7 @@ def test_answers_and_wrong_captions_give_nothing_away(tmp_path: Any, memo: Any) 
         assert pair.images[0] != pair.images[1] and sorted(pair.captions[0]) == sorted(pair.captions[1])
 
 
-def test_every_image_is_used_and_no_file_is_without_a_license() -> None:
+def test_every_image_is_used_and_no_file_is_without_a_license():
     named = "".join((FOLDER / name).read_text() for name in ("stamps.tsv", "selection.jsonl", "pairs.jsonl"))
     for path in (FOLDER / "images").iterdir():
         assert path.name in named or 1001 <= int(path.stem) <= 1120, path.name  # sheets of the questions

@@ -1,9 +1,6 @@
 """A list of a large JSON file, one element at a time, as the whole file would give it."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +17,7 @@ VALUE = {
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 20])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_it_is_the_list_however_little_is_read_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, indent: int | None
-) -> None:
+def test_it_is_the_list_however_little_is_read_at_once(tmp_path, monkeypatch, chunk, indent):
     monkeypatch.setattr(json_stream, "CHUNK", chunk)
     (tmp_path / "x.json").write_text(json.dumps(VALUE, indent=indent), encoding="utf-8")
     assert list(elements(tmp_path / "x.json", "list")) == VALUE["list"]
@@ -35,13 +30,13 @@ def test_it_is_the_list_however_little_is_read_at_once(
         '{"list": [1]', '{"list": [1], "x', '{"list": [1], "x": [2', '{"list": [1], "x": 2',
     ],
 )  # fmt: skip
-def test_what_has_no_such_list_or_is_cut_off_is_an_error(tmp_path: Path, content: str) -> None:
+def test_what_has_no_such_list_or_is_cut_off_is_an_error(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(json.JSONDecodeError):
         list(elements(tmp_path / "x.json", "list"))
 
 
-def test_an_empty_list_has_no_elements(tmp_path: Path) -> None:
+def test_an_empty_list_has_no_elements(tmp_path):
     (tmp_path / "x.json").write_text('{"list": [ ]}')
     found: list[Any] = list(elements(tmp_path / "x.json", "list"))
     assert found == []

@@ -1,7 +1,5 @@
 """From a task to its data: the first source at hand, samples, and what has to fit together."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import struct
@@ -30,39 +28,36 @@ def task(**changes: Any) -> Task:
     return dataclasses.replace(TASK, **changes)
 
 
-def test_the_first_source_at_hand_is_read(colour_set: Any, memo: Any) -> None:
-    data: Any = open_task(TASK, colour_set(n=6), memo)
+def test_the_first_source_at_hand_is_read_and_an_absolute_path_needs_no_data_folder(colour_set, memo, tmp_path):
+    root = colour_set(n=6)
+    data: Any = open_task(TASK, root, memo)
     assert data.place == "colours" and len(data) == 6
-
-
-def test_an_absolute_path_needs_no_data_folder(tmp_path: Any, colour_set: Any, memo: Any) -> None:
-    away = task(sources=(Source(layout="webdataset", path=str(colour_set(n=6) / "colours")),))
+    away = task(sources=(Source(layout="webdataset", path=str(root / "colours")),))
     assert len(open_task(away, tmp_path / "elsewhere", memo)) == 6
 
 
-def test_data_that_is_nowhere_says_how_to_get_it(tmp_path: Any, memo: Any) -> None:
+def test_data_that_is_nowhere_says_how_to_get_it(tmp_path, memo):
     with pytest.raises(DataMissing, match=r"data not found: paint some .*nowhere/test is not there; colours/test is"):
         open_task(TASK, tmp_path, memo)
 
 
-def test_a_task_without_a_training_split_says_so(colour_set: Any, memo: Any) -> None:
+def test_a_task_without_a_training_split_says_so(colour_set, memo):
     root = colour_set(n=6)
     with pytest.raises(DataMissing, match="no training split"):
         open_support(TASK, open_task(TASK, root, memo), root, memo)
 
 
-def test_a_sample_depends_on_keys_alone(colour_set: Any, memo: Any) -> None:
+def test_a_sample_depends_on_keys_alone(colour_set, memo):
     root = colour_set(n=12)
     one, two = (open_task(task(sample=5), root, memo) for _ in range(2))
-    assert list(one.images.keys) == list(two.images.keys) and len(one) == 5
-    assert one.labels is not None
+    assert list(one.images.keys) == list(two.images.keys) and len(one) == 5 and one.labels is not None
     assert one.labels.tolist() == [int(key[1:]) % 3 for key in one.images.keys]
     keys = [f"s{index:04d}" for index in range(12)]
     backwards = sample_indices(keys[::-1], 5)
     assert sorted(keys[::-1][index] for index in backwards) == sorted(one.images.keys)
 
 
-def test_a_sample_is_recorded_unless_the_whole_set_was_read(colour_set: Any, memo: Any) -> None:
+def test_a_sample_is_recorded_unless_the_whole_set_was_read(colour_set, memo):
     root = colour_set(n=6)
     for items, sample, recorded in ((None, 5, True), (6, 5, True), (6, 6, False), (None, 7, False)):
         asked = task(items=items, sample=sample)
@@ -71,7 +66,7 @@ def test_a_sample_is_recorded_unless_the_whole_set_was_read(colour_set: Any, mem
         assert record.get("sample") == (said if recorded else None)
 
 
-def test_shared_images_are_found_across_layouts_by_their_bytes(tmp_path: Any, colour_set: Any, memo: Any) -> None:
+def test_shared_images_are_found_across_layouts_by_their_bytes(tmp_path, colour_set, memo):
     root = colour_set(n=6)
     tar = open_task(TASK, root, memo).images
     for name, number in (("red/again.jpg", 3), ("red/other.jpg", 33), ("blue/again.jpg", 2)):
@@ -86,7 +81,7 @@ def test_shared_images_are_found_across_layouts_by_their_bytes(tmp_path: Any, co
     assert shared_images(few.images, files) == ["s0003"]
 
 
-def test_whether_pixels_are_those_of_files_is_not_known(colour_set: Any, memo: Any, monkeypatch: Any) -> None:
+def test_whether_pixels_are_those_of_files_is_not_known(colour_set, memo, monkeypatch):
     class Pixels:
         """As torchvision's CIFAR10: an array of all images; in `Whole` nothing that is an image's own."""
 
@@ -117,7 +112,7 @@ def test_whether_pixels_are_those_of_files_is_not_known(colour_set: Any, memo: A
     assert shared_images(images("Whole"), images("Whole")) is None
 
 
-def test_labels_must_have_a_class_name(colour_set: Any, memo: Any) -> None:
+def test_labels_must_have_class_names_and_those_templates(colour_set, memo):
     root = colour_set(n=6)
     (root / "colours" / "classnames.txt").write_text("red\ngreen\n", encoding="utf-8")
     with pytest.raises(DataBroken, match="labels up to 2 and class names for 2"):
@@ -125,9 +120,12 @@ def test_labels_must_have_a_class_name(colour_set: Any, memo: Any) -> None:
     (root / "colours" / "classnames.txt").unlink()
     with pytest.raises(DataBroken, match="no class names of its own"):
         open_task(TASK, root, memo)
+    (root / "colours" / "zeroshot_classification_templates.txt").unlink()
+    with pytest.raises(DataBroken, match=r"no class names or templates of its own .*classnames.txt, zeroshot_class"):
+        open_task(TASK, root, memo)
 
 
-def test_the_lists_of_the_data_go_before_those_of_the_task_and_the_source_is_told(colour_set: Any, memo: Any) -> None:
+def test_the_lists_of_the_data_go_before_those_of_the_task_and_the_source_is_told(colour_set, memo):
     root = colour_set(n=6)
     wanted = task(class_names=("a", "b", "c"), templates=("see {}",))
     data: Any = open_task(wanted, root, memo)
@@ -144,7 +142,7 @@ def images_in(folder: Path, names: dict[str, str]) -> Path:
     return folder
 
 
-def test_folders_of_classes(tmp_path: Any, memo: Any) -> None:
+def test_folders_of_classes(tmp_path, memo):
     images_in(tmp_path / "f", {"test/deep_red/1.png": "red", "test/blue/2.png": "blue", "test/blue/3.png": "blue"})
     folder = task(sources=(Source(layout="folder", path="f"),))
     data: Any = open_task(folder, tmp_path, memo)
@@ -156,7 +154,7 @@ def test_folders_of_classes(tmp_path: Any, memo: Any) -> None:
     assert listed.labels.tolist() == [2, 2, 0]
 
 
-def test_folders_of_two_splits_have_their_classes_in_common_by_name(tmp_path: Any, memo: Any) -> None:
+def test_folders_of_two_splits_have_their_classes_in_common_by_name(tmp_path, memo):
     images_in(tmp_path / "f", {"test/ant/1.png": "red", "test/cat/2.png": "blue"})
     images_in(tmp_path / "f", {"train/ant/1.png": "red", "train/bee/2.png": "blue"})
     source, support = (Source(layout="folder", path="f", split=split) for split in ("test", "train"))
@@ -175,7 +173,7 @@ def listed(file: str, options: Any = None) -> Task:
     return task(kind="retrieval", direction="image_to_text", metric="recall@1", sources=(source,))
 
 
-def test_lists_of_images_put_the_captions_of_one_together(tmp_path: Any, memo: Any) -> None:
+def test_lists_of_images_put_the_captions_of_one_together(tmp_path, memo):
     images_in(tmp_path / "m" / "p", {"1.png": "red", "2.png": "blue"})
     rows = "image\tcaption\tby\n1.png\ta red one\tx\n2.png\tblue\ty\n1.png\tred\tz\n9.png\tgone\t-\n2.png\t\tw\n"
     (tmp_path / "m" / "list.tsv").write_text(rows, encoding="utf-8")
@@ -196,7 +194,7 @@ def test_lists_of_images_put_the_captions_of_one_together(tmp_path: Any, memo: A
         ("list.jsonl", '{"image": "1.png", "caption": "red"}\n{"image": "2.png", "caption": null}'),
     ],
 )
-def test_a_column_without_a_value_is_empty(tmp_path: Any, memo: Any, file: str, rows: str) -> None:
+def test_a_column_without_a_value_is_empty(tmp_path, memo, file, rows):
     (images_in(tmp_path / "m", {"1.png": "red", "2.png": "blue"}) / file).write_text(rows, encoding="utf-8")
 
     def captions(**options: Any) -> Any:
@@ -209,7 +207,7 @@ def test_a_column_without_a_value_is_empty(tmp_path: Any, memo: Any, file: str, 
         captions(image="{caption}.png", caption="image")
 
 
-def test_a_csv_has_quotes_and_a_tsv_has_none(tmp_path: Any, memo: Any) -> None:
+def test_a_csv_has_quotes_and_a_tsv_has_none(tmp_path, memo):
     folder = images_in(tmp_path / "m", {"1.png": "red", "2.png": "blue"})
     (folder / "list.csv").write_text(
         'image,caption\n1.png,"A ""red"" dog, running"\n2.png,blue\n', encoding="utf-8-sig"
@@ -218,9 +216,6 @@ def test_a_csv_has_quotes_and_a_tsv_has_none(tmp_path: Any, memo: Any) -> None:
     expected = {"list.csv": (('A "red" dog, running',), ("blue",)), "list.tsv": (('"Red, he said',), ('7" blue',))}
     for file, captions in expected.items():
         assert open_task(listed(file), tmp_path, memo).captions == captions
-
-
-def test_groups_in_a_csv_have_quotes_too(tmp_path: Any, memo: Any) -> None:
     images_in(tmp_path / "f", {"test/red/1.png": "red"})
     (tmp_path / "f" / "groups.csv").write_text('image,group\nred/1.png,"Congo, Republic"\n', encoding="utf-8")
     source = Source(layout="folder", path="f", options={"groups": "groups.csv"})
@@ -229,7 +224,7 @@ def test_groups_in_a_csv_have_quotes_too(tmp_path: Any, memo: Any) -> None:
 
 
 @pytest.mark.parametrize(("file", "separator"), [("list.csv", ","), ("list.tsv", "\t")])
-def test_a_row_with_more_fields_than_the_header_is_named(tmp_path: Any, memo: Any, file: str, separator: str) -> None:
+def test_a_row_with_more_fields_than_the_header_is_named(tmp_path, memo, file, separator):
     rows = ["image,caption", "1.png,red", "2.png,blue, and cold"]
     folder = images_in(tmp_path / "m", {"1.png": "red", "2.png": "blue"})
     (folder / file).write_text("\n".join(rows).replace(",", separator), encoding="utf-8")
@@ -237,7 +232,7 @@ def test_a_row_with_more_fields_than_the_header_is_named(tmp_path: Any, memo: An
         open_task(listed(file), tmp_path, memo)
 
 
-def test_torchvision_sets_are_read_and_never_downloaded(tmp_path: Any, memo: Any) -> None:
+def test_torchvision_sets_are_read_and_never_downloaded(tmp_path, memo):
     raw = tmp_path / "tv" / "FashionMNIST" / "raw"
     source = Source(layout="torchvision", path="tv", options={"name": "FashionMNIST"})
     wanted = task(sources=(source,), class_names=tuple("abcdefghij"), templates=("a {}",))
@@ -262,9 +257,7 @@ def test_torchvision_sets_are_read_and_never_downloaded(tmp_path: Any, memo: Any
     assert open_task(wanted, tmp_path, memo).images.fingerprint != data.images.fingerprint
 
 
-def test_torchvision_files_are_those_of_the_split_and_class_names_keep_their_strokes(
-    tmp_path: Any, memo: Any, monkeypatch: Any
-) -> None:
+def test_torchvision_files_are_those_of_the_split_and_class_names_keep_their_strokes(tmp_path, memo, monkeypatch):
     class Planes:
         """As torchvision's FGVCAircraft."""
 
@@ -288,7 +281,7 @@ def test_torchvision_files_are_those_of_the_split_and_class_names_keep_their_str
 
 
 @pytest.mark.parametrize("held", ["_image_files", "data"])
-def test_the_images_of_a_torchvision_set_are_listed_once(tmp_path: Any, memo: Any, monkeypatch: Any, held: str) -> None:
+def test_the_images_of_a_torchvision_set_are_listed_once(tmp_path, memo, monkeypatch, held):
     listed = []
 
     class Large:
@@ -326,9 +319,7 @@ def test_the_images_of_a_torchvision_set_are_listed_once(tmp_path: Any, memo: An
         ),
     ],
 )
-def test_a_row_of_a_list_without_its_columns_is_named(
-    tmp_path: Any, memo: Any, options: Any, row: str, message: str
-) -> None:
+def test_a_row_of_a_list_without_its_columns_is_named(tmp_path, memo, options, row, message):
     images_in(tmp_path / "m", {"1.png": "red"})
     (tmp_path / "m" / "list.jsonl").write_text('{"image": "1.png", "label": 0}\n' + row, encoding="utf-8")
     source = Source(layout="manifest", path="m/list.jsonl", options={"image": "{image}", **options})
@@ -368,27 +359,26 @@ def vqa(folder: Path, name: str = "", **changes: Any) -> Task:
         ("t.json", {"question_type": None}, "v/t.json, annotations 6: .*question_type"),
     ],
 )
-def test_an_unusable_entry_of_vqav2_is_named(tmp_path: Any, memo: Any, name: str, changes: Any, message: str) -> None:
+def test_an_unusable_entry_of_vqav2_is_named(tmp_path, memo, name, changes, message):
     with pytest.raises(DataBroken, match=message):
         open_task(vqa(tmp_path, name, **changes), tmp_path, memo)
 
 
-def test_vqav2_offers_the_frequent_training_answers_of_the_questions_type(tmp_path: Any, memo: Any) -> None:
+def test_vqav2_offers_the_frequent_training_answers_of_the_questions_type(tmp_path, memo):
     data: Any = open_task(vqa(tmp_path), tmp_path, memo)
-    assert data.questions is not None
     (question,) = data.questions
     assert question.candidates == ("3", "2") and question.kind == "number" and len(question.answers) == 10
 
 
 @pytest.mark.parametrize(("old", "new"), [(b"}]}", b"}]"), (b"is", b"\xff")])
-def test_a_damaged_file_of_vqav2_is_named(tmp_path: Any, memo: Any, old: bytes, new: bytes) -> None:
+def test_a_damaged_file_of_vqav2_is_named(tmp_path, memo, old, new):
     asked, path = vqa(tmp_path), tmp_path / "v" / "t.json"
     path.write_bytes(path.read_bytes().replace(old, new))
     with pytest.raises(DataBroken, match=r"v/t\.json is not JSON with a list 'annotations'"):
         open_task(asked, tmp_path, memo)
 
 
-def test_snli_ve_leaves_out_rows_without_a_gold_label(tmp_path: Any, memo: Any) -> None:
+def test_snli_ve_leaves_out_rows_without_a_gold_label(tmp_path, memo):
     images_in(tmp_path / "s", {"p/5.jpg": "red"})
     rows = [
         {"Flickr30K_ID": "5", "sentence2": "It is red.", "gold_label": "entailment", "pairID": "a"},
@@ -397,7 +387,6 @@ def test_snli_ve_leaves_out_rows_without_a_gold_label(tmp_path: Any, memo: Any) 
     (tmp_path / "s" / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     source = Source(layout="snli_ve", path="s", options={"file": "x.jsonl", "image": "p/{Flickr30K_ID}.jpg"})
     data: Any = open_task(task(kind="vqa", metric="accuracy", sources=(source,)), tmp_path, memo)
-    assert data.questions is not None
     assert [question.key for question in data.questions] == ["a"]
     for name in ("gold_label", "sentence2", "Flickr30K_ID"):
         lacking = {key: value for key, value in rows[0].items() if key != name}
@@ -406,7 +395,7 @@ def test_snli_ve_leaves_out_rows_without_a_gold_label(tmp_path: Any, memo: Any) 
             open_task(task(kind="vqa", metric="accuracy", sources=(source,)), tmp_path, memo)
 
 
-def test_the_folders_of_classes_on_the_page_are_measured(tmp_path: Path, tiny_folder: Path) -> None:
+def test_the_folders_of_classes_on_the_page_are_measured(tmp_path, tiny_folder):
     page = (Path(__file__).resolve().parents[3] / "docs" / "extend" / "task.md").read_text(encoding="utf-8")
     suite = next(block for block in page.split("```") if "layout: folder" in block).partition("\n")[2]
     (tmp_path / "pets.yaml").write_text(suite, encoding="utf-8")
@@ -417,7 +406,7 @@ def test_the_folders_of_classes_on_the_page_are_measured(tmp_path: Path, tiny_fo
     assert {row["metric"]: row["n"] for row in rows if row["task"] == "my_pets"}["top1"] == 2
 
 
-def test_all_that_folders_of_classes_lack_is_said_at_once(tmp_path: Path, memo: Any) -> None:
+def test_all_that_folders_of_classes_lack_is_said_at_once(tmp_path, memo):
     images_in(tmp_path / "pets", {"cat/1.jpg": "red", "dog/1.jpg": "blue"})
     pets = task(sources=(Source(layout="folder", path="pets"),))
     with pytest.raises(DataMissing, match=r"pets has cat, dog: class folders go below a split, pets/test.*templates: "):
@@ -425,11 +414,3 @@ def test_all_that_folders_of_classes_lack_is_said_at_once(tmp_path: Path, memo: 
     images_in(tmp_path / "pets" / "test", {"cat/1.jpg": "red", "dog/1.jpg": "blue"})
     with pytest.raises(DataBroken, match=r"^pets has no templates of its own .*templates: "):
         templates(pets, open_task(pets, tmp_path, memo))
-
-
-def test_a_webdataset_without_both_lists_is_told_so_at_once(colour_set: Any, memo: Any) -> None:
-    root = colour_set(n=6)
-    for name in ("classnames", "zeroshot_classification_templates"):
-        (root / "colours" / f"{name}.txt").unlink()
-    with pytest.raises(DataBroken, match=r"no class names or templates of its own .*classnames.txt, zeroshot_class"):
-        open_task(TASK, root, memo)

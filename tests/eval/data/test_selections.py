@@ -1,7 +1,5 @@
 """Captions to choose from and pairs, read as their authors publish them."""
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 import json
@@ -28,7 +26,7 @@ ROWS = [
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path) -> Path:
     for number, colour in enumerate(("red", "blue", "green")):
         path = tmp_path / "set" / "val2017" / f"{number + 1}.png"
         paint(path, colour, number)
@@ -47,7 +45,7 @@ def selection(folder: Path, memo: Memo, **options: Any) -> DataSet:
 
 
 @pytest.mark.parametrize("rows", [ROWS, {str(number): row for number, row in enumerate(ROWS)}])
-def test_rows_of_json_become_choices_and_an_image_is_there_once(folder: Path, memo: Memo, rows: Any) -> None:
+def test_rows_of_json_become_choices_and_an_image_is_there_once(folder, memo, rows):
     (folder / "swap_att.json").write_text(json.dumps(rows), encoding="utf-8")
     data = selection(folder, memo)
     assert [(c.image, c.captions, c.right, c.category) for c in data.choices or ()] == [
@@ -58,7 +56,7 @@ def test_rows_of_json_become_choices_and_an_image_is_there_once(folder: Path, me
     assert len(data) == 2 and data.items == 3
 
 
-def test_a_sample_is_of_questions_with_their_images(folder: Path, memo: Memo) -> None:
+def test_a_sample_is_of_questions_with_their_images(folder, memo):
     (folder / "swap_att.json").write_text(json.dumps(ROWS), encoding="utf-8")
     data = selection(folder, memo)
     for count in (1, 2):
@@ -69,17 +67,12 @@ def test_a_sample_is_of_questions_with_their_images(folder: Path, memo: Memo) ->
             assert few.images.keys[choice.image] == data.images.keys[kept[choice.key].image]
 
 
-def test_a_caption_that_differs_is_other_data(folder: Path, memo: Memo) -> None:
+def test_captions_and_what_counts_as_one_observation_are_part_of_the_data(folder, memo):
     hashes = set()
     for rows in (ROWS, [{**ROWS[0], "negative_caption": "blue right"}, *ROWS[1:]]):
         (folder / "swap_att.json").write_text(json.dumps(rows), encoding="utf-8")
         hashes.add(selection(folder, memo).label_hash)
     assert len(hashes) == 2
-
-
-def test_what_counts_as_one_observation_is_part_of_the_data(folder: Path, memo: Memo) -> None:
-    """Intervals depend on it, and results of the same data are kept and compared."""
-    (folder / "swap_att.json").write_text(json.dumps(ROWS), encoding="utf-8")
     data = selection(folder, memo)
     apart = tuple(dataclasses.replace(choice, cluster=number) for number, choice in enumerate(data.choices or ()))
     cue = Association(key="a", cue="b", images=(0, 1), right=1, cluster=0)
@@ -88,7 +81,7 @@ def test_what_counts_as_one_observation_is_part_of_the_data(folder: Path, memo: 
     assert associations[0].label_hash != associations[1].label_hash
 
 
-def test_lists_columns_by_place_and_categories(folder: Path, memo: Memo) -> None:
+def test_lists_columns_by_place_and_categories(folder, memo):
     (folder / "w.json").write_text(json.dumps([[1, "a left b", "a right b"]]), encoding="utf-8")
     given = {"files": ["w.json"], "image": "val2017/{0}.png", "right": ["{1}"], "wrong": ["{2}"]}
     (choice,) = opened(folder, memo, "caption_selection", "selection", given).choices or ()
@@ -103,7 +96,7 @@ def test_lists_columns_by_place_and_categories(folder: Path, memo: Memo) -> None
     assert choice.captions == ("yes", "no", "maybe") and choice.category == "x_y"
 
 
-def test_the_part_of_an_image_that_is_meant(folder: Path, memo: Memo) -> None:
+def test_the_part_of_an_image_that_is_meant(folder, memo):
     (folder / "aro.json").write_text(
         json.dumps(
             [
@@ -130,7 +123,7 @@ CROPPED = {"crop": ["{box[0]}", "{box[1]}", "{box[2]}", "{box[3]}"]}
 
 
 @pytest.mark.parametrize("box", [(0, 0, 0.5, 0.5), (4, 4, -2, 5), (4, 4, 5, 0)])
-def test_a_part_of_less_than_a_pixel_is_refused_with_its_row(folder: Path, memo: Memo, box: Any) -> None:
+def test_a_part_of_less_than_a_pixel_is_refused_with_its_row(folder, memo, box):
     rows = [{**row, "box": (0, 0, 5, 5)} for row in ROWS]
     (folder / "swap_att.json").write_text(json.dumps([*rows[:1], {**rows[1], "box": box}]), encoding="utf-8")
     with pytest.raises(DataBroken, match=r"set/swap_att.json, row 2: .*at least 1 pixel"):
@@ -138,9 +131,7 @@ def test_a_part_of_less_than_a_pixel_is_refused_with_its_row(folder: Path, memo:
 
 
 @pytest.mark.parametrize("box", [(40, 0, 5, 5), (0, 36, 5, 5), (-5, 0, 5, 5), (0, -5, 5, 5)])
-def test_a_part_outside_the_image_is_refused_with_its_row(
-    folder: Path, memo: Memo, tmp_path: Path, tiny: Any, box: Any
-) -> None:
+def test_a_part_outside_the_image_is_refused_with_its_row(folder, memo, tmp_path, tiny, box):
     boxes = [(0, 0, 5, 5), box, (39, 35, 5, 5)]  # the last one has a pixel of the image, at its corner
     rows = [{**row, "box": own} for row, own in zip(ROWS, boxes, strict=True)]
     (folder / "swap_att.json").write_text(json.dumps(rows), encoding="utf-8")
@@ -150,13 +141,13 @@ def test_a_part_outside_the_image_is_refused_with_its_row(
         FeatureCache(tmp_path / "features", tiny).images(images)
 
 
-def test_categories_with_too_few_questions_are_left_out_with_their_images(folder: Path, memo: Memo) -> None:
+def test_categories_with_too_few_questions_are_left_out_with_their_images(folder, memo):
     (folder / "swap_att.json").write_text(json.dumps(ROWS), encoding="utf-8")
     data = selection(folder, memo, category="{filename}", at_least=2)
     assert data.items == 2 and list(data.images.keys) == ["val2017/1.png"]
 
 
-def test_pairs_in_one_row_and_in_two(folder: Path, memo: Memo) -> None:
+def test_pairs_in_one_row_and_in_two(folder, memo):
     row = {"image_0": "1", "image_1": "2", "caption_0": "red", "caption_1": "blue", "tag": "Object"}
     (folder / "examples.jsonl").write_text(json.dumps(row), encoding="utf-8")
     winoground = {
@@ -175,7 +166,7 @@ def test_pairs_in_one_row_and_in_two(folder: Path, memo: Memo) -> None:
         opened(folder, memo, "pair_selection", "pairs", mmvp)
 
 
-def test_a_sample_of_pairs_keeps_both_images(folder: Path, memo: Memo) -> None:
+def test_a_sample_of_pairs_keeps_both_images(folder, memo):
     rows = [{"a": "1", "b": "2"}, {"a": "3", "b": "1"}]
     (folder / "p.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     given = {
@@ -200,13 +191,13 @@ def test_a_sample_of_pairs_keeps_both_images(folder: Path, memo: Memo) -> None:
          '{"filename": "9.png", "caption": "x", "negative_caption": "y"}]', "1 of 2 images are not there"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_rows_is_said_with_its_place(folder: Path, memo: Memo, content: str, message: str) -> None:
+def test_what_is_wrong_with_rows_is_said_with_its_place(folder, memo, content, message):
     (folder / "swap_att.json").write_text(content, encoding="utf-8")
     with pytest.raises(DataBroken, match=message):
         selection(folder, memo)
 
 
-def test_what_is_not_at_hand_and_what_nobody_understands(folder: Path, memo: Memo) -> None:
+def test_what_is_not_at_hand_and_what_nobody_understands(folder, memo):
     with pytest.raises(DataMissing, match=r"swap_att.json is not there"):
         selection(folder, memo)
     (folder / "swap_att.json").write_text(json.dumps([{**ROWS[0], "filename": "9.png"}]), encoding="utf-8")
@@ -216,7 +207,7 @@ def test_what_is_not_at_hand_and_what_nobody_understands(folder: Path, memo: Mem
         selection(folder, memo, colour="x")
 
 
-def test_captions_line_by_line(folder: Path, memo: Memo) -> None:
+def test_captions_line_by_line(folder, memo):
     (folder / "names.txt").write_text("1.png 7\n2.png 8\n", encoding="utf-8")
     (folder / "captions.de.gz").write_bytes(gzip.compress(b"ein roter\nein blauer\n"))
     given = {"images": "names.txt", "captions": "captions.de.gz", "image": "val2017/{0}"}
@@ -245,7 +236,7 @@ def test_captions_line_by_line(folder: Path, memo: Memo) -> None:
             read()
 
 
-def test_a_list_that_unpacks_to_more_than_its_bound_is_refused(tmp_path: Path) -> None:
+def test_a_list_that_unpacks_to_more_than_its_bound_is_refused(tmp_path):
     path = tmp_path / "captions.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         for _ in range(257):
@@ -255,7 +246,7 @@ def test_a_list_that_unpacks_to_more_than_its_bound_is_refused(tmp_path: Path) -
         text_of(path, "here")
 
 
-def test_the_suites_read_rows_as_their_authors_publish_them(tmp_path: Path, memo: Memo) -> None:
+def test_the_suites_read_rows_as_their_authors_publish_them(tmp_path, memo):
     """A row each in the form that the authors' own code reads."""
     rows: dict[str, dict[str, Any]] = {
         "sugarcrepe": {

@@ -1,7 +1,5 @@
 """UCF101's images are the middle frames of its videos, by its own lists."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,6 @@ from open_diht.eval.fetch.ucf101 import fetch_ucf101, middle_frame, unpack_rar
 FRAMES = 7
 
 
-def silent(text: str) -> None:
-    """Says nothing."""
-
-
 def write_video(path: Path, shade: int) -> None:
     """FRAMES frames, each brighter than the one before, from `shade` on."""
     av = pytest.importorskip("av", reason="PyAV (extra `eval`) is not installed")
@@ -36,7 +30,7 @@ def write_video(path: Path, shade: int) -> None:
 
 
 @pytest.fixture
-def videos(tmp_path: Path) -> Path:
+def videos(tmp_path) -> Path:
     folder = tmp_path / "videos"
     names = {"Archery": 20, "Apply": 120}
     for name, shade in names.items():
@@ -49,7 +43,7 @@ def videos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_frames_of_both_lists_come_where_the_task_looks(tmp_path: Any, videos: Any) -> None:
+def test_frames_of_both_lists_come_where_the_task_looks(tmp_path, videos):
     said: list[str] = []
     fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, said.append), videos)
     for split in ("test", "train"):
@@ -61,12 +55,12 @@ def test_frames_of_both_lists_come_where_the_task_looks(tmp_path: Any, videos: A
     assert "already in" in said[-1]
 
 
-def test_zero_shot_takes_the_test_list_alone(tmp_path: Any, videos: Any) -> None:
-    fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, silent, zero_shot=True), videos)
+def test_zero_shot_takes_the_test_list_alone(tmp_path, videos):
+    fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, print, zero_shot=True), videos)
     assert [path.name for path in (tmp_path / "ucf101").iterdir()] == ["test"]
 
 
-def test_a_video_that_lacks_or_is_none_is_named_and_no_split_appears(tmp_path: Any, videos: Any) -> None:
+def test_a_video_that_lacks_or_is_none_is_named_and_no_split_appears(tmp_path, videos):
     av: Any = pytest.importorskip("av")
     gone = videos / "UCF-101" / "Apply" / "v_Apply_g01.avi"
     gone.write_bytes(b"no video")
@@ -74,23 +68,23 @@ def test_a_video_that_lacks_or_is_none_is_named_and_no_split_appears(tmp_path: A
         middle_frame(av, gone)
     gone.unlink()
     with pytest.raises(FetchFailed, match=r"1 of 2 videos are not in .*v_Apply_g01"):
-        fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, silent), videos)
+        fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, print), videos)
     assert not (tmp_path / "ucf101").exists()
 
 
-def test_without_a_decoder_or_an_unpacker_nothing_is_fetched(tmp_path: Any, monkeypatch: Any) -> None:
+def test_without_a_decoder_or_an_unpacker_nothing_is_fetched(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(FetchFailed, match=r"install .*eval"):
-        fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, silent))
+        fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, print))
     monkeypatch.setattr("open_diht.eval.fetch.ucf101._pyav", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FetchFailed, match="none of bsdtar, unrar, 7z is on PATH"):
-        fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, silent))
+        fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, print))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("bsdtar", "unrar", "7z"))), reason="no program that unpacks archives")
-def test_an_archive_that_is_none_is_told(tmp_path: Any) -> None:
+def test_an_archive_that_is_none_is_told(tmp_path):
     (tmp_path / "a.rar").write_bytes(b"no archive")
     with pytest.raises(FetchFailed, match="could not be unpacked"):
         unpack_rar(tmp_path / "a.rar", tmp_path / "out")

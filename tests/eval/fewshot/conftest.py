@@ -1,7 +1,5 @@
 """A small world with classes, images scattered around them, and a text classifier that is roughly right."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Few-shot numbers of two models: paired by image and seed where the shots are the same, and refused elsewhere."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path
@@ -33,13 +31,9 @@ def predictions(share: float, seed: int = 0, **changes: Any) -> Predictions:
     generator = np.random.default_rng(seed)
     right = generator.random((2, 2, 3, N)) < share
     arrays: dict[str, Any] = {
-        "keys": KEYS,
-        "label": LABEL,
-        "methods": np.array(["zero-shot", "probe"]),
-        "shots": np.array([1, 4]),
-        "seeds": np.array([0, 1, 2]),
-        "predicted": np.where(right, LABEL, (LABEL + 1) % CLASSES).astype(np.int32),
-    }
+        "keys": KEYS, "label": LABEL, "methods": np.array(["zero-shot", "probe"]), "shots": np.array([1, 4]),
+        "seeds": np.array([0, 1, 2]), "predicted": np.where(right, LABEL, (LABEL + 1) % CLASSES).astype(np.int32),
+    }  # fmt: skip
     return Predictions(**{**arrays, **changes})
 
 
@@ -56,7 +50,7 @@ def compared(a: Path, b: Path, rows: Any = None) -> list[FewShotComparison]:
     return compare_few_shot("cats", a, b, [ROW], [ROW] if rows is None else rows)
 
 
-def test_methods_are_paired_by_image_and_seed_whatever_the_order_of_images(tmp_path: Path) -> None:
+def test_methods_are_paired_by_image_and_seed_whatever_the_order_of_images(tmp_path):
     one, other = predictions(0.5), predictions(0.7, seed=1)
     order = np.random.default_rng(2).permutation(N)
     shuffled = predictions(0, keys=KEYS[order], label=LABEL[order], predicted=other.predicted[..., order])
@@ -79,20 +73,20 @@ def test_methods_are_paired_by_image_and_seed_whatever_the_order_of_images(tmp_p
     "record",
     [[], {"shots": SHOTS}, {"settings": {}, "shots": SHOTS}, {"settings": {"metric": "top1"}, "shots": {"a": []}}],
 )
-def test_a_record_that_is_none_is_named(tmp_path: Path, record: Any) -> None:
+def test_a_record_that_is_none_is_named(tmp_path, record):
     a, b = (write(tmp_path / name, predictions(0.5)) for name in "ab")
     (b / "few_shot" / "cats.json").write_text(json.dumps(record))
     with pytest.raises(DataBroken, match=r"b/few_shot/cats\.json is corrupt .* run the evaluation again"):
         compared(a, b)
 
 
-def test_a_model_is_not_better_than_itself(tmp_path: Path) -> None:
+def test_a_model_is_not_better_than_itself(tmp_path):
     a, b = (write(tmp_path / name, predictions(0.5)) for name in "ab")
     for row in compared(a, b):
         assert (row.difference, row.p) == (0, 1) and row.low is not None and row.low < 0 < (row.high or 0)
 
 
-def test_protocols_that_differ_and_cautions_are_told_once_a_task(tmp_path: Path, capsys: Any) -> None:
+def test_protocols_that_differ_and_cautions_are_told_once_a_task(tmp_path, capsys):
     warning = "5 of 6 shots are also test images, which makes the number too high"
     for name, drawn in (("a", 6), ("b", 9)):  # other shots drawn, for other k, are no difference of those compared
         protocol = {
@@ -113,21 +107,21 @@ def test_protocols_that_differ_and_cautions_are_told_once_a_task(tmp_path: Path,
     assert said.index("| task | method | shots | n | seeds") < said.index(note)
 
 
-def test_two_seeds_are_too_few_for_a_test_and_say_so(tmp_path: Path) -> None:
+def test_two_seeds_are_too_few_for_a_test_and_say_so(tmp_path):
     shots = {seed: SHOTS[seed] for seed in ("0", "1")}
     a, b = write(tmp_path / "a", predictions(0.5)), write(tmp_path / "b", predictions(0.7, 1), shots)
     for row in compared(a, b):
         assert row.p is None and row.low is None and row.difference is not None and "too few for a test" in row.note
 
 
-def test_only_seeds_with_the_same_shots_are_compared_and_only_as_many_shots_as_both_have(tmp_path: Path) -> None:
+def test_only_seeds_with_the_same_shots_are_compared_and_only_as_many_shots_as_both_have(tmp_path):
     other = {seed: [list(keys) for keys in by_class] for seed, by_class in SHOTS.items()}
     other["1"][2][3] = "another"  # the fourth shot of a class: k = 1 is not touched by it
     a, b = write(tmp_path / "a", predictions(0.5)), write(tmp_path / "b", predictions(0.6, 1), other)
     assert [(row.shots, row.seeds) for row in compared(a, b)] == [(1, (0, 1, 2)), (4, (0, 2))]
 
 
-def test_a_mean_per_class_task_is_compared_per_class(tmp_path: Path) -> None:
+def test_a_mean_per_class_task_is_compared_per_class(tmp_path):
     keep = np.concatenate([np.flatnonzero(LABEL == 0), np.flatnonzero(LABEL != 0)[:30]])
     kept = [
         predictions(0, keys=KEYS[keep], label=LABEL[keep], predicted=one.predicted[..., keep])
@@ -153,12 +147,12 @@ def test_a_mean_per_class_task_is_compared_per_class(tmp_path: Path) -> None:
         (lambda path: write(path, predictions(0.5, shots=np.array([2, 8]))), "no number of shots"),
     ],
 )
-def test_what_cannot_be_paired_is_one_row_that_says_why(tmp_path: Path, change: Any, message: str) -> None:
+def test_what_cannot_be_paired_is_one_row_that_says_why(tmp_path, change, message):
     (row,) = compared(write(tmp_path / "a", predictions(0.5)), change(tmp_path / "b"))
     assert row.p is None and message in row.note
 
 
-def test_rows_that_are_missing_or_of_other_data_are_not_compared(tmp_path: Path) -> None:
+def test_rows_that_are_missing_or_of_other_data_are_not_compared(tmp_path):
     a, b = (write(tmp_path / name, predictions(0.5)) for name in "ab")
     for rows, message in (
         ([], "no few-shot numbers in B"),
@@ -170,7 +164,7 @@ def test_rows_that_are_missing_or_of_other_data_are_not_compared(tmp_path: Path)
         assert row.p is None and message in row.note
 
 
-def test_predictions_come_back_as_they_were_and_anything_else_is_refused(tmp_path: Path) -> None:
+def test_predictions_come_back_as_they_were_and_anything_else_is_refused(tmp_path):
     kept = predictions(0.5)
     kept.write(tmp_path / "a.npz")
     found = read_predictions(tmp_path / "a.npz")

@@ -1,7 +1,5 @@
 """The probe finds the convex optimum, wherever it starts, and is the classifiers it claims to be at both ends."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -29,14 +27,14 @@ def probabilities(scores: torch.Tensor) -> np.ndarray:
 
 class TestEnds:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_no_radius_is_zero_shot_bit_for_bit(self, world: World, dtype: torch.dtype) -> None:
+    def test_no_radius_is_zero_shot_bit_for_bit(self, world, dtype):
         classifier, test = world.classifier.to(dtype, copy=True), world.test.to(dtype)
         classifier[0, 0] = -0.0
         probe = fit_probe(SoftmaxLoss(world.train.to(dtype), world.train_labels, classifier, world.scale), 0)
         assert probe.weight.numpy().tobytes() == classifier.numpy().tobytes()
         assert probe.scores(test).numpy().tobytes() == (world.scale * (test @ classifier.T)).numpy().tobytes()
 
-    def test_infinite_radius_is_logistic_regression(self, blurred: World) -> None:
+    def test_infinite_radius_is_logistic_regression(self, blurred):
         probe = fit_probe(loss_of(blurred), INF, tolerance=1e-9, max_steps=20_000)
         theirs = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000)
         theirs.fit(blurred.train.numpy() * blurred.scale, blurred.train_labels.numpy())
@@ -46,7 +44,7 @@ class TestEnds:
         assert (ours.argmax(1) == theirs.predict(blurred.test.numpy() * blurred.scale)).all()
 
     @pytest.mark.parametrize("penalty", [0.3, 10.0])
-    def test_l2_without_text_is_sklearns(self, world: World, penalty: float) -> None:
+    def test_l2_without_text_is_sklearns(self, world, penalty):
         blind = SoftmaxLoss(world.train, world.train_labels, torch.zeros_like(world.classifier), world.scale)
         probe = fit_around(blind, Ridge(penalty), tolerance=1e-9, max_steps=20_000)
         # penalty / 2 ||W||^2 beside a mean, against 1/2 ||W||^2 beside C times a sum.
@@ -58,7 +56,7 @@ class TestEnds:
 
 class TestOptimum:
     @pytest.mark.parametrize("radius", [0.05, 0.3, 1.0])
-    def test_no_other_solver_finds_less(self, world: World, radius: float) -> None:
+    def test_no_other_solver_finds_less(self, world, radius):
         loss = loss_of(world)
         probe = fit_probe(loss, radius, tolerance=1e-8, max_steps=20_000)
 
@@ -80,11 +78,10 @@ class TestOptimum:
             constraints={"type": "ineq", "fun": room},
             options={"maxiter": 300, "ftol": 1e-10},
         )
-        assert probe.solution is not None and probe.converged
-        assert probe.solution.objective <= theirs.fun + 1e-6
+        assert probe.solution is not None and probe.converged and probe.solution.objective <= theirs.fun + 1e-6
         assert probe.solution.objective == pytest.approx(theirs.fun, abs=2e-5)
 
-    def test_the_start_has_no_say(self, world: World) -> None:
+    def test_the_start_has_no_say(self, world):
         loss = loss_of(world)
         starts = [None, torch.ones(loss.shape, dtype=torch.float64), torch.randn(loss.shape, dtype=torch.float64)]
         found = [solve(loss, Ball(0.5, 0.05), start=start, tolerance=1e-9, max_steps=20_000) for start in starts]
@@ -93,17 +90,17 @@ class TestOptimum:
             assert torch.allclose(one.offsets, found[0].offsets, atol=1e-3)
 
     @pytest.mark.parametrize("radius", [0.05, 0.5])
-    def test_the_gap_bounds_the_distance_to_the_optimum(self, world: World, radius: float) -> None:
+    def test_the_gap_bounds_the_distance_to_the_optimum(self, world, radius):
         loss = loss_of(world)
         best = solve(loss, Ball(radius, radius / 10), tolerance=1e-10, max_steps=20_000).objective
         for steps in (1, 3, 8, 20):
             early = solve(loss, Ball(radius, radius / 10), tolerance=0.0, max_steps=steps)
             assert -1e-9 <= early.objective - best <= early.gap + 1e-9
 
-    def test_running_out_of_steps_is_said(self, world: World) -> None:
+    def test_running_out_of_steps_is_said(self, world):
         assert not fit_probe(loss_of(world), 1.0, tolerance=1e-12, max_steps=2).converged
 
-    def test_a_larger_ball_never_fits_worse(self, world: World) -> None:
+    def test_a_larger_ball_never_fits_worse(self, world):
         objectives = []
         for radius in (0.01, 0.1, 0.5, 2.0, INF):
             probe = fit_probe(loss_of(world), radius, tolerance=1e-6)
@@ -111,7 +108,7 @@ class TestOptimum:
             objectives.append(probe.solution.objective)
         assert objectives == sorted(objectives, reverse=True)
 
-    def test_single_precision_finds_the_same(self, world: World) -> None:
+    def test_single_precision_finds_the_same(self, world):
         both = [fit_probe(loss_of(world, dtype), 0.3, tolerance=1e-5) for dtype in (torch.float32, torch.float64)]
         assert torch.allclose(both[0].weight.double(), both[1].weight, atol=5e-3)
 
@@ -121,7 +118,7 @@ class TestBall:
     @given(st.floats(1e-3, 3), st.floats(0, 1), st.integers(0, 99))
     @example(1.0, 1.3e-20, 0)
     @example(1.0, 1e-44, 0)
-    def test_the_answer_lies_in_the_ball(self, radius: float, bias_radius: float, seed: int) -> None:
+    def test_the_answer_lies_in_the_ball(self, radius, bias_radius, seed):
         generator = torch.Generator().manual_seed(seed)
         features = torch.nn.functional.normalize(torch.randn(12, 4, generator=generator), dim=1)
         classifier = torch.nn.functional.normalize(torch.randn(3, 4, generator=generator), dim=1)
@@ -129,18 +126,18 @@ class TestBall:
         offsets = solve(loss, Ball(radius, bias_radius), max_steps=50).offsets.double()  # 1e-40 is no float32
         assert offsets[:, :-1].norm() <= radius * (1 + 1e-6) and offsets[:, -1].norm() <= bias_radius * (1 + 1e-6)
 
-    def test_relative_radius(self) -> None:
+    def test_relative_radius(self):
         classifier = torch.eye(4)  # ||W_0||_F = 2
         assert absolute_radius(0.1, classifier) == pytest.approx(0.2)
         assert absolute_radius(INF, classifier) == INF
 
     @pytest.mark.parametrize("radius", [-1.0, math.nan])
-    def test_refuses_what_is_no_radius(self, world: World, radius: float) -> None:
+    def test_refuses_what_is_no_radius(self, world, radius):
         with pytest.raises(ValueError, match="norms are not negative"):
             fit_probe(loss_of(world), radius)
 
 
-def test_the_gradient_is_the_gradient(world: World) -> None:
+def test_the_gradient_is_the_gradient(world):
     loss = loss_of(world)
     offsets = 0.1 * torch.randn(loss.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     offsets.requires_grad_()
@@ -150,7 +147,7 @@ def test_the_gradient_is_the_gradient(world: World) -> None:
     assert torch.allclose(loss.gradient(scores.detach()), offsets.grad, atol=1e-12)
 
 
-def test_the_curvature_bounds_the_hessian(world: World) -> None:
+def test_the_curvature_bounds_the_hessian(world):
     loss = loss_of(world)
 
     def of(flat: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,5 @@
 """Ranks in retrieval: several captions per image, ties against the model, tiles of any size."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -30,7 +26,7 @@ SCORES = [
 IMAGE_OF = np.array([0, 0, 1, 1, 2, 2])
 
 
-def test_three_images_with_two_captions_each_by_hand() -> None:
+def test_three_images_with_two_captions_each_by_hand():
     images, captions = exact(SCORES)
     assert image_to_text_ranks(images, captions, IMAGE_OF).tolist() == [0, 1, 4]
     assert text_to_image_ranks(images, captions, IMAGE_OF).tolist() == [0, 2, 2, 0, 0, 0]
@@ -38,7 +34,7 @@ def test_three_images_with_two_captions_each_by_hand() -> None:
     assert hits(np.array([0, 1, 4]), 5).mean() == 1.0
 
 
-def test_captions_may_come_in_any_order() -> None:
+def test_captions_may_come_in_any_order():
     images, captions = exact(SCORES)
     order = np.array([4, 2, 0, 5, 1, 3])
     shuffled = ArrayRows(captions.rows(0, 6)[order])
@@ -51,16 +47,14 @@ def test_captions_may_come_in_any_order() -> None:
 @pytest.mark.parametrize(
     ("strict", "to_text", "to_image"), [(False, [0, 2, 4], [0, 0, 1, 1, 2, 2]), (True, [4] * 3, [2] * 6)]
 )
-def test_of_equal_scores_those_of_lower_index_are_ahead_and_strictly_all(
-    strict: Any, to_text: Any, to_image: Any
-) -> None:
+def test_of_equal_scores_those_of_lower_index_are_ahead_and_strictly_all(strict, to_text, to_image):
     images, captions = exact([[0.5] * 6] * 3)
     assert image_to_text_ranks(images, captions, IMAGE_OF, strict=strict).tolist() == to_text
     assert text_to_image_ranks(images, captions, IMAGE_OF, strict=strict).tolist() == to_image
 
 
 @pytest.mark.parametrize("n", [7, 60])
-def test_a_collapsed_model_scores_exactly_chance_both_ways(n: Any) -> None:
+def test_a_collapsed_model_scores_exactly_chance_both_ways(n):
     vector = np.zeros((1, 16), dtype=np.float32)
     vector[0, 3] = 1.0
     images, captions = ArrayRows(np.repeat(vector, n, axis=0)), ArrayRows(np.repeat(vector, 5 * n, axis=0))
@@ -71,7 +65,7 @@ def test_a_collapsed_model_scores_exactly_chance_both_ways(n: Any) -> None:
 
 
 @pytest.mark.parametrize(("n", "width"), [(2049, 384), (4097, 768)])
-def test_equal_vectors_score_the_same_in_every_block(n: int, width: int) -> None:
+def test_equal_vectors_score_the_same_in_every_block(n, width):
     vector = np.random.default_rng(0).normal(size=(1, width)).astype(np.float32)
     same = ArrayRows(np.repeat(vector, n, axis=0))
     threads = torch.get_num_threads()
@@ -83,7 +77,7 @@ def test_equal_vectors_score_the_same_in_every_block(n: int, width: int) -> None
         torch.set_num_threads(threads)
 
 
-def test_an_image_without_a_caption_is_an_error() -> None:
+def test_an_image_without_a_caption_is_an_error():
     images, captions = exact(SCORES)
     with pytest.raises(ValueError, match="image 2 has no caption"):
         image_to_text_ranks(images, captions, np.array([0, 0, 1, 1, 1, 1]))
@@ -91,9 +85,7 @@ def test_an_image_without_a_caption_is_an_error() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 3), st.sampled_from([4, 40, 400, 1 << 20]))
-def test_tiles_of_any_size_and_ranks_shared_out_give_the_same(
-    seed: Any, n: Any, per_image: Any, tile_bytes: Any
-) -> None:
+def test_tiles_of_any_size_and_ranks_shared_out_give_the_same(seed, n, per_image, tile_bytes):
     generator = np.random.default_rng(seed)
     # Whole numbers: products are exact and often equal.
     vectors = generator.integers(-2, 3, size=(n + n * per_image, 4)).astype(np.float32)
@@ -111,13 +103,13 @@ def test_tiles_of_any_size_and_ranks_shared_out_give_the_same(
 @pytest.mark.parametrize(
     ("queries", "items", "most"), [(5, 3, 5), (100_000, 10, BLOCK_ROWS), (3, 10**9, 1), (10_000, 100_000, 41)]
 )
-def test_blocks_cover_all_queries_and_are_bounded_both_ways(queries: Any, items: Any, most: Any) -> None:
+def test_blocks_cover_all_queries_and_are_bounded_both_ways(queries, items, most):
     blocks = tiles(queries, items)
     assert [index for block in blocks for index in block] == list(range(queries))
     assert max(map(len, blocks)) == most
 
 
-def test_parts_of_a_tile_are_compared_as_the_whole_is(monkeypatch: Any) -> None:
+def test_parts_of_a_tile_are_compared_as_the_whole_is(monkeypatch):
     generator = np.random.default_rng(0)
     vectors = generator.integers(-1, 2, size=(60, 3)).astype(np.float32)
     images, captions, image_of = ArrayRows(vectors[:12]), ArrayRows(vectors[12:]), np.repeat(np.arange(12), 4)
@@ -136,7 +128,7 @@ def test_parts_of_a_tile_are_compared_as_the_whole_is(monkeypatch: Any) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.integers(6, 14), st.integers(1, 4), st.sampled_from([1, 2, 5]))
-def test_recall_equals_that_of_clip_benchmark(seed: Any, n: Any, per_image: Any, k: Any) -> None:
+def test_recall_equals_that_of_clip_benchmark(seed, n, per_image, k):
     oracle = needed("clip_benchmark.metrics.zeroshot_retrieval")
     generator = torch.Generator().manual_seed(seed)
     images = torch.nn.functional.normalize(torch.randn(n, 16, generator=generator), dim=1)

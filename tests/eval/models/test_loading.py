@@ -1,7 +1,5 @@
 """What users name as a model and is none: one line that says what is wrong, and never the numbers of another model."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -25,7 +23,7 @@ CONFIG = "open_clip_config.json"
 
 
 @pytest.fixture
-def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+def folder(tiny_folder, tmp_path) -> Path:
     return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
 
 
@@ -60,9 +58,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_a_damaged_export_is_one_line_and_status_2_and_nothing_is_written(
-    folder: Path, tmp_path: Path, capsys: Any, what: str
-) -> None:
+def test_a_damaged_export_is_one_line_and_status_2_and_nothing_is_written(folder, tmp_path, capsys, what):
     damage, message = DAMAGE[what]
     damage(folder)
     output = tmp_path / "out"
@@ -72,7 +68,7 @@ def test_a_damaged_export_is_one_line_and_status_2_and_nothing_is_written(
     assert not output.exists()
 
 
-def test_safetensors_and_bin_hold_the_same_model(folder: Path, tiny: Any) -> None:
+def test_safetensors_and_bin_hold_the_same_model(folder, tiny):
     as_safetensors(folder, 1.0)
     assert load_model(str(folder), data=folder).fingerprint == tiny.fingerprint
 
@@ -94,14 +90,14 @@ def content(path: Path, what: str) -> Path:
     ("what", "message"),
     [("list", "holds no weights by name"), ("other", "Missing key"), ("code", "damaged"), ("junk", "damaged")],
 )
-def test_a_file_that_holds_other_things_is_no_checkpoint(tmp_path: Path, what: str, message: str) -> None:
+def test_a_file_that_holds_other_things_is_no_checkpoint(tmp_path, what, message):
     path = content(tmp_path / "w.pt", what)
     with pytest.raises(ModelError, match=message):
         load_model("ViT-S-32-alt", data=tmp_path, pretrained=str(path))
 
 
 @pytest.mark.parametrize("what", ["list", "junk"])
-def test_nor_is_it_one_of_the_authors(tmp_path: Path, what: str) -> None:
+def test_nor_is_it_one_of_the_authors(tmp_path, what):
     with pytest.raises(ModelError, match=r"w\.pt"):
         load_model("diht_vitb32_224px", data=tmp_path, pretrained=str(content(tmp_path / "w.pt", what)))
 
@@ -116,9 +112,7 @@ def test_nor_is_it_one_of_the_authors(tmp_path: Path, what: str) -> None:
         ("text.positional_embedding", 78, True),  # CoCa's text tower has a class token
     ],
 )
-def test_weights_for_another_size_are_refused_where_open_clip_would_resize_them(
-    tmp_path: Path, key: str, positions: int, fits: bool
-) -> None:
+def test_weights_for_another_size_are_refused_where_open_clip_would_resize_them(tmp_path, key, positions, fits):
     path = tmp_path / "w.safetensors"
     save_file({key: torch.zeros(positions, 8)}, path)
     assert shapes_of(path) == {key: (positions, 8)}
@@ -146,14 +140,14 @@ def test_weights_for_another_size_are_refused_where_open_clip_would_resize_them(
         ("diht_vitb32_244px", {}, "did you mean 'diht_vitb32_224px'"),
     ],
 )
-def test_words_that_lead_nowhere_say_where_to_go(folder: Path, word: str, more: dict[str, Any], message: str) -> None:
+def test_words_that_lead_nowhere_say_where_to_go(folder, word, more, message):
     more = {name: value.replace("FOLDER", str(folder)) for name, value in more.items()}
     with pytest.raises(WrongUse, match=message):
         load_model(word.replace("FOLDER", str(folder)), data=folder, **more)
 
 
 @pytest.fixture
-def fetched(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fetched(folder, tmp_path, monkeypatch) -> Path:
     """The data folder with fetched weights of `own`, and of `own-quickgelu`, under the tag that open_clip knows."""
     monkeypatch.setattr("open_clip.factory._MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
     monkeypatch.setattr("open_clip.factory._MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
@@ -176,7 +170,7 @@ SQUASHED = {"mean": [0.1] * 3, "std": [0.2] * 3, "interpolation": "bilinear", "r
 
 
 @pytest.mark.parametrize(("name", "tag"), [("own", "plain"), ("own-quickgelu", "quick")])
-def test_a_tag_has_its_own_preprocessing_and_a_file_has_the_default(fetched: Path, name: str, tag: str) -> None:
+def test_a_tag_has_its_own_preprocessing_and_a_file_has_the_default(fetched, name, tag):
     model = load_model(name, data=fetched, pretrained=tag)
     assert {key: model.preprocessing[key] for key in SQUASHED} == SQUASHED
     white = model.preprocess(Image.new("RGB", (64, 32), "white"))
@@ -186,7 +180,7 @@ def test_a_tag_has_its_own_preprocessing_and_a_file_has_the_default(fetched: Pat
         assert model.preprocessing["resize"] == "shortest" and model.preprocessing["interpolation"] == "bicubic"
 
 
-def test_the_marks_of_files_that_the_hub_lacks_are_no_weights(fetched: Path) -> None:
+def test_the_marks_of_files_that_the_hub_lacks_are_no_weights(fetched):
     """huggingface_hub's cache: an empty file below .no_exist for each name that the repository does not have."""
     folder = fetched / "weights" / "own" / "plain"
     mark = folder / "models--laion--own" / ".no_exist" / "5f0c" / "open_clip_model.safetensors"
@@ -201,13 +195,13 @@ def test_the_marks_of_files_that_the_hub_lacks_are_no_weights(fetched: Path) -> 
         load_model("own", data=fetched, pretrained="plain")
 
 
-def test_a_tag_of_weights_with_quickgelu_is_refused_for_an_architecture_without(fetched: Path) -> None:
+def test_a_tag_of_weights_with_quickgelu_is_refused_for_an_architecture_without(fetched):
     with pytest.raises(WrongUse, match=r"name own-quickgelu, .*--weights own-quickgelu:quick`"):
         load_model("own", data=fetched, pretrained="quick")
     assert load_model("own-quickgelu", data=fetched, pretrained="quick").record["activation"] == "quickgelu"
 
 
-def test_random_weights_are_random_in_a_text_tower_of_the_hub_too(tmp_path: Path, monkeypatch: Any) -> None:
+def test_random_weights_are_random_in_a_text_tower_of_the_hub_too(tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers", reason="not installed: make setup")
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     tower = tmp_path / "tower"

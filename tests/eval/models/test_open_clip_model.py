@@ -1,9 +1,6 @@
 """Leaving out the padding of texts changes no feature, and is done only where it cannot."""
 
-from __future__ import annotations
-
 import copy
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +11,7 @@ TEXTS = ["a cat", "a photo of a dog in the snow", "x", "word " * 100]
 
 
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS[:3], TEXTS])
-def test_features_are_those_of_the_whole_length(tiny: Any, texts: Any) -> None:
+def test_features_are_those_of_the_whole_length(tiny, texts):
     tokens = tiny._tokens(texts)
     with torch.inference_mode():
         whole, short = tiny._model.encode_text(tokens), encode_short(tiny._model, tokens)
@@ -22,7 +19,7 @@ def test_features_are_those_of_the_whole_length(tiny: Any, texts: Any) -> None:
     assert short.numpy() == pytest.approx(whole.numpy(), abs=1e-5)
 
 
-def test_the_model_is_left_as_it_was(tiny: Any) -> None:
+def test_the_model_is_left_as_it_was(tiny):
     before = {name: value.clone() for name, value in tiny._model.state_dict().items()}
     mask = tiny._model.attn_mask
     tiny.texts(["a cat"])
@@ -31,19 +28,13 @@ def test_the_model_is_left_as_it_was(tiny: Any) -> None:
     assert tiny._model.attn_mask is mask and mask.shape == (77, 77)
 
 
-def test_a_mask_that_lets_a_text_see_what_comes_later_is_not_shortened(tiny: Any) -> None:
+def test_only_texts_read_at_their_end_by_what_sees_nothing_later_are_shortened(tiny):
     model = copy.deepcopy(tiny._model)
     tokens = tiny._tokens(["a cat"])
     assert can_shorten(model, tokens)
     model.attn_mask = torch.zeros(77, 77)
     assert not can_shorten(model, tokens)
-
-
-def test_a_feature_that_is_not_read_at_the_end_of_text_is_not_shortened(tiny: Any) -> None:
     model = copy.deepcopy(tiny._model)
     model.text_pool_type = "last"
     assert not can_shorten(model, tiny._tokens(["a cat"]))
-
-
-def test_other_modules_are_not_shortened(tiny: Any) -> None:
     assert not can_shorten(torch.nn.Linear(2, 2), torch.zeros(1, 2))

@@ -1,7 +1,5 @@
 """Numbers over several tasks: the average that a suite defines, and over how much of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ def average(found: list[dict[str, Any]], folder: Path) -> Any:
     return one
 
 
-def test_the_average_is_over_38_entries(tmp_path: Path) -> None:
+def test_the_average_is_over_38_entries(tmp_path):
     assert len(DATACOMP.average) == 38
     names = [name for part in DATACOMP.average for name in ([part] if isinstance(part, str) else part)]
     assert sorted(names) == sorted(TASKS)
@@ -37,18 +35,18 @@ def test_the_average_is_over_38_entries(tmp_path: Path) -> None:
     assert one.value == pytest.approx(0.5) and one.metric == "average of 38"
 
 
-def test_both_directions_of_retrieval_are_one_entry(tmp_path: Path) -> None:
+def test_both_directions_of_retrieval_are_one_entry(tmp_path):
     assert average(rows(coco_t2i=0.0, coco_i2t=0.0), tmp_path).value == pytest.approx(0.5 * 37 / 38)
     assert average(rows(coco_t2i=0.0), tmp_path).value == pytest.approx((0.5 * 37 + 0.25) / 38)
 
 
-def test_an_entry_that_was_not_measured_is_said_and_not_counted(tmp_path: Path) -> None:
+def test_an_entry_that_was_not_measured_is_said_and_not_counted(tmp_path):
     one = average(rows(coco_t2i=None, mnist=None), tmp_path)
     assert one.metric == "average of 36 of 38" and one.value == pytest.approx(0.5)
     assert "coco_t2i/coco_i2t" in one.how and "mnist" in one.how
 
 
-def test_parts_on_the_same_images_are_not_independent(tmp_path: Path) -> None:
+def test_parts_on_the_same_images_are_not_independent(tmp_path):
     draw = np.random.default_rng(0)
     for name in TASKS:
         hits = draw.random(40) < 0.5
@@ -71,11 +69,11 @@ def test_parts_on_the_same_images_are_not_independent(tmp_path: Path) -> None:
     assert together / apart == pytest.approx((40 / 38) ** 0.5, rel=0.01)
 
 
-def test_tasks_that_are_not_the_suite_have_no_average_of_it(tmp_path: Path) -> None:
+def test_tasks_that_are_not_the_suite_have_no_average_of_it(tmp_path):
     assert not [one for one in across(group_tasks(rows()[1:]), tmp_path) if one.name == "datacomp38"]
 
 
-def test_the_average_of_a_users_suite_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_average_of_a_users_suite_is_reported(tmp_path, capsys):
     file, out = tmp_path / "mine.yaml", tmp_path / "out"
     tasks = "tasks: ['diht29:cifar10', 'datacomp38:mnist', 'datacomp38:eurosat']"
     file.write_text(f"name: mine\nabout: x\n{tasks}\naverage: [cifar10, [mnist, eurosat]]", encoding="utf-8")
@@ -91,7 +89,7 @@ def test_the_average_of_a_users_suite_is_reported(tmp_path: Path, capsys: pytest
     assert "mine" not in (out / "results.md").read_text(encoding="utf-8"), "another run took its place"
 
 
-def test_the_report_and_the_table_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_and_the_table_have_them(tmp_path, capsys):
     write_report(rows(), tmp_path)
     told = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert "## Across tasks" in told and "| datacomp38 | average of 38 | **50.0** |" in told

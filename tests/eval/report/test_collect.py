@@ -1,16 +1,11 @@
 """Examples are of the items that were measured, with the images, captions and answers that belong to them."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from open_diht.eval.data import Memo
 from open_diht.eval.examples import MOST, Answered, Confusion, FoundImages, FoundTexts, chosen
-from open_diht.eval.features import FeatureCache
 from open_diht.eval.fetch.archives import jpeg
 from open_diht.eval.results import Items
 from open_diht.eval.retrieval import NEAREST, evaluate_retrieval
@@ -28,7 +23,7 @@ def items_of(kept: Items | None) -> Items:
     return kept
 
 
-def test_confusions_are_the_frequent_ones(cache: FeatureCache, colour_set: Callable[..., Path], memo: Memo) -> None:
+def test_confusions_are_the_frequent_ones(cache, colour_set, memo):
     colours = a_task("colours", "classification", "top1")
     data = open_task(colours, colour_set(n=24), memo)
     items = items_of(evaluate_classification(colours, data, cache).items)
@@ -48,7 +43,7 @@ def test_confusions_are_the_frequent_ones(cache: FeatureCache, colour_set: Calla
 
 
 @pytest.fixture
-def captioned(tmp_path: Path) -> Path:
+def captioned(tmp_path) -> Path:
     shots = [jpeg(image(list(COLOURS)[index % 3], index)) for index in range(9)]
     samples = ((f"s{n:02d}", {"jpg": shot, "txt": f"thing {n}\nobject {n}"}) for n, shot in enumerate(shots))
     write_webdataset(tmp_path / "data" / "things", samples, kind="retrieval")
@@ -56,7 +51,7 @@ def captioned(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("direction", ["image_to_text", "text_to_image"])
-def test_retrieval_shows_what_was_nearest(cache: FeatureCache, captioned: Path, memo: Memo, direction: str) -> None:
+def test_retrieval_shows_what_was_nearest(cache, captioned, memo, direction):
     things = a_task("things", "retrieval", "recall@1", direction=direction)
     data = open_task(things, captioned, memo)
     items = items_of(evaluate_retrieval(things, data, cache).items)
@@ -73,7 +68,7 @@ def test_retrieval_shows_what_was_nearest(cache: FeatureCache, captioned: Path, 
             assert [hit for _, _, hit in one.texts] == [text.endswith(f" {number}") for text, _, _ in one.texts]
 
 
-def test_answers_stand_beside_those_of_people(cache: FeatureCache, tmp_path: Path, memo: Memo) -> None:
+def test_answers_stand_beside_those_of_people(cache, tmp_path, memo):
     question = {"question": "Is it red?", "kind": "yes/no", "answers": ["yes"] * 10, "candidates": ["yes", "no"]}
     samples = ((f"s{n}", {"jpg": jpeg(image("red", n)), "json": questions_member([question])}) for n in range(4))
     write_webdataset(tmp_path / "data" / "asked", samples, kind="vqa")
@@ -87,9 +82,7 @@ def test_answers_stand_beside_those_of_people(cache: FeatureCache, tmp_path: Pat
         assert one.question == "Is it red?" and one.right == "yes" and one.score == float(one.predicted == "yes")
 
 
-def test_only_measured_tasks_have_examples(
-    cache: FeatureCache, colour_set: Callable[..., Path], memo: Memo, tmp_path: Path
-) -> None:
+def test_only_measured_tasks_have_examples(cache, colour_set, memo, tmp_path):
     colours, other = a_task("colours", "classification", "top1"), a_task("other", "classification", "top1")
     root = colour_set(n=24)
     outcome = evaluate_classification(colours, open_task(colours, root, memo), cache)
@@ -100,7 +93,7 @@ def test_only_measured_tasks_have_examples(
 
 
 @pytest.mark.parametrize(("right", "wrong"), [(0, 50), (50, 0), (3, 1), (50, 50), (1, 0)])
-def test_a_third_of_the_examples_are_hits_where_there_are_enough(right: int, wrong: int) -> None:
+def test_a_third_of_the_examples_are_hits_where_there_are_enough(right, wrong):
     hits = np.repeat([1.0, 0.0], [right, wrong])
     picked = chosen(hits)
     assert len(picked) == len(set(picked)) == min(MOST, right + wrong)

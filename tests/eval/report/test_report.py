@@ -1,7 +1,5 @@
 """The report: every number once with its interval, self-contained, and safe whatever captions and keys say."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import asdict
@@ -16,7 +14,7 @@ from open_diht.common.html import attribute, plain
 from open_diht.eval.report import Answered, Confusion, FoundImages, FoundTexts, write_report
 from open_diht.eval.report.data import group_few_shot, group_tasks
 from open_diht.eval.report.page import draw_curves
-from open_diht.eval.report.references import few_shot_references, references
+from open_diht.eval.report.references import _raw, few_shot_references, references
 from open_diht.eval.report.text import cell, percent
 from open_diht.eval.results import Items, Result
 from open_diht.eval.tasks import load_suite
@@ -61,7 +59,7 @@ def written(folder: Path, rows: list[dict[str, Any]], **more: Any) -> tuple[Tags
 
 
 class TestPage:
-    def test_every_task_once_with_value_interval_and_n(self, tmp_path: Path) -> None:
+    def test_every_task_once_with_value_interval_and_n(self, tmp_path):
         rows = [row("cats", value=0.612), row("cats", "mean_per_class", 0.587), row("dogs", value=0.25)]
         tags, page = written(tmp_path, rows)
         for task in ("cats", "dogs"):
@@ -71,7 +69,7 @@ class TestPage:
         bars = [attrs["aria-label"] for tag, attrs in tags.tags if attrs.get("class") == "track"]
         assert "61.2 %, 95 % interval 56.2 to 66.2" in bars
 
-    def test_loads_nothing(self, tmp_path: Path) -> None:
+    def test_loads_nothing(self, tmp_path):
         examples = {"cats": [Confusion(image=image(), key="k", label="cat", predicted="dog", share=0.5)]}
         tags, page = written(tmp_path, [row("imagenet1k"), *few_shot_rows()], examples=examples)
         assert "http" not in re.sub(r"http-equiv", "", page)
@@ -79,10 +77,9 @@ class TestPage:
         assert policy is not None and policy.startswith("default-src 'none'; img-src data:")
         assert not {tag for tag, _ in tags.tags} & {"script", "link", "iframe", "object", "form"}
         for _, attrs in tags.tags:
-            assert (attrs.get("src") or "data:").startswith("data:")
-            assert str(attrs.get("href", "#")).startswith("#")
+            assert (attrs.get("src") or "data:").startswith("data:") and str(attrs.get("href", "#")).startswith("#")
 
-    def test_text_of_strangers_is_text(self, tmp_path: Path) -> None:
+    def test_text_of_strangers_is_text(self, tmp_path):
         examples = {
             "t": [
                 Confusion(image=image(), key=HOSTILE, label=HOSTILE, predicted=HOSTILE, share=0.5),
@@ -99,7 +96,7 @@ class TestPage:
         assert sum(tag == "img" for tag, _ in tags.tags) == 4
         assert json.loads((tmp_path / "results.json").read_text())[0]["metric"] == HOSTILE
 
-    def test_a_command_is_shown_as_code_and_every_image_has_a_text(self, tmp_path: Path) -> None:
+    def test_a_command_is_shown_as_code_and_every_image_has_a_text(self, tmp_path):
         lost = row("u", value=None, missing="data not found: fetch it with `make bench-data TASK=u` <b>`x`</b>")
         hits = [(image(), 0.3, True), (image(), 0.2, False)]
         tags, page = written(tmp_path, [lost], examples={"t": [FoundImages(text="a", images=hits, rank=1)]})
@@ -107,7 +104,7 @@ class TestPage:
         alts = [attrs["alt"] for tag, attrs in tags.tags if tag == "img"]
         assert alts == ["a right image", "another image"]
 
-    def test_the_protocol_of_every_number_can_be_read(self, tmp_path: Path) -> None:
+    def test_the_protocol_of_every_number_can_be_read(self, tmp_path):
         rows = [
             row("cats", "recall@1", kind="retrieval", caption_template="{}"),
             row("cats", "recall@1 (a photo of {}.)", kind="retrieval", caption_template="a photo of {}."),
@@ -116,14 +113,14 @@ class TestPage:
         assert "data.title" in tags.text and "model.name" in tags.text
         assert tags.text.count("caption_template") == 2 and tags.text.count("model.name") == 1
 
-    def test_data_not_at_hand_is_a_row_and_in_no_average(self, tmp_path: Path) -> None:
+    def test_data_not_at_hand_is_a_row_and_in_no_average(self, tmp_path):
         rows = [row("a", value=0.4), row("b", value=0.6), row("c", value=None, missing="data not found: buy it")]
         tags, _ = written(tmp_path, rows)
         assert "data not found: buy it" in tags.text
         assert "Average of 2 tasks" in tags.text and "1 without a number left out" in tags.text and "50.0" in tags.text
         assert "2 tasks measured, 1 without a number" in tags.text
 
-    def test_averages_have_intervals_where_items_are_kept(self, tmp_path: Path) -> None:
+    def test_averages_have_intervals_where_items_are_kept(self, tmp_path):
         generator = np.random.default_rng(0)
         rows = []
         for name in ("a", "b"):
@@ -138,30 +135,30 @@ class TestPage:
         low, high = (float(end) for end in line.split("|")[4].split("\u2013"))
         assert low < 50 < high and high - low == pytest.approx(100 * 2 * 1.96 * np.sqrt(0.25 / 800), rel=0.15)
 
-    def test_published_numbers_stand_beside_ours_with_what_differs(self, tmp_path: Path) -> None:
+    def test_published_numbers_stand_beside_ours_with_what_differs(self, tmp_path):
         rows = [row("imagenet1k", value=0.66), row("coco_t2i", "recall@1 (a photo of {}.)", 0.4, "retrieval")]
         tags, _ = written(tmp_path, rows)
         assert "DiHT B/32" in tags.text and "68.0" in tags.text and "-2.0" in tags.text
         assert "a photo of {}.', to be compared" in tags.text
 
-    def test_tasks_without_published_numbers_say_so(self, tmp_path: Path) -> None:
+    def test_tasks_without_published_numbers_say_so(self, tmp_path):
         tags, _ = written(tmp_path, [row("cats")])
         assert "None of these tasks has published numbers" in tags.text
 
-    def test_an_empty_run_is_a_page(self, tmp_path: Path) -> None:
+    def test_an_empty_run_is_a_page(self, tmp_path):
         tags, _ = written(tmp_path, [])
         assert "no zero-shot tasks" in tags.text
         assert json.loads((tmp_path / "results.json").read_text()) == []
 
 
 class TestFewShot:
-    def test_curves_table_and_choices(self, tmp_path: Path) -> None:
+    def test_curves_table_and_choices(self, tmp_path):
         tags, _ = written(tmp_path, [row("cats"), *few_shot_rows()])
         assert sum(tag == "svg" for tag, _ in tags.tags) == 1
         assert "72.0 \u00b1 2.0" in tags.text and "delta 0.25" in tags.text and "support_cv" in tags.text
         assert sum(tag == "circle" for tag, _ in tags.tags) == 6
 
-    def test_points_lie_where_their_values_are(self) -> None:
+    def test_points_lie_where_their_values_are(self):
         ((table,), _) = group_few_shot(few_shot_rows())
         dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="3"><title>probe', draw_curves(table))
         xs, ys = [float(x) for x, _ in dots], [float(y) for _, y in dots]
@@ -169,7 +166,7 @@ class TestFewShot:
         assert ys == sorted(ys, reverse=True)
         assert (ys[0] - ys[1]) / (ys[1] - ys[2]) == pytest.approx(0.06 / 0.24, abs=0.02)
 
-    def test_pointing_at_a_number_shows_its_interval_or_why_it_has_none(self, tmp_path: Path) -> None:
+    def test_pointing_at_a_number_shows_its_interval_or_why_it_has_none(self, tmp_path):
         rows = few_shot_rows()
         rows[0]["low"] = rows[0]["high"] = None
         rows[0]["protocol"]["few_shot"]["interval"] = "none: too few items to say"
@@ -177,7 +174,7 @@ class TestFewShot:
         assert 'title="95 % interval: none: too few items to say, n = 400"' in page
         assert 'title="95 % interval 35.0 to 45.0, n = 400"' in page
 
-    def test_shots_that_cannot_be_drawn_are_said(self, tmp_path: Path) -> None:
+    def test_shots_that_cannot_be_drawn_are_said(self, tmp_path):
         lost = row("cats", "few-shot", None, "few_shot", missing="training split: data not found")
         tags, _ = written(tmp_path, [row("cats"), lost])
         assert "training split: data not found" in tags.text
@@ -191,14 +188,14 @@ class TestFewShot:
             ({"drawn": 6, "also_test": None}, "It is unknown whether shots are also test images"),
         ],
     )
-    def test_shots_that_are_also_test_images_are_said(self, tmp_path: Path, support: Any, said: str) -> None:
+    def test_shots_that_are_also_test_images_are_said(self, tmp_path, support, said):
         rows = few_shot_rows()
         for one in rows:
             one["protocol"]["support"] = support
         tags, _ = written(tmp_path, [row("cats"), *rows])
         assert said in tags.text and said in (tmp_path / "results.md").read_text()
 
-    def test_classes_that_had_fewer_images_than_shots_are_said(self, tmp_path: Path) -> None:
+    def test_classes_that_had_fewer_images_than_shots_are_said(self, tmp_path):
         rows = few_shot_rows()
         for one in rows:
             own = one["protocol"]["few_shot"]
@@ -209,27 +206,25 @@ class TestFewShot:
 
 
 class TestFiles:
-    def test_results_json_is_the_contract(self, tmp_path: Path) -> None:
+    def test_results_json_is_the_contract(self, tmp_path):
         rows = [row("cats"), *few_shot_rows()]
         write_report(rows, tmp_path)
         assert json.loads((tmp_path / "results.json").read_text()) == rows
 
-    def test_markdown_has_every_number(self, tmp_path: Path) -> None:
+    def test_markdown_has_every_number(self, tmp_path):
         write_report([row("cats", value=0.612), row("a|b", value=0.25), *few_shot_rows()], tmp_path)
         text = (tmp_path / "results.md").read_text()
         assert "| cats | top1 | **61.2** | 56.2 \u2013 66.2 | 400 |" in text and "| a\\|b |" in text
         assert "| probe | 42.0 \u00b1 2.0 | 48.0 \u00b1 2.0 | 72.0 \u00b1 2.0 |" in text
 
-    def test_a_row_without_a_column_is_refused_and_nothing_written(self, tmp_path: Path) -> None:
+    def test_a_row_without_a_column_is_refused_and_nothing_written(self, tmp_path):
         with pytest.raises(ValueError, match=r"result 0 .* lacks low, high"):
             write_report([{name: value for name, value in row("a").items() if name not in ("low", "high")}], tmp_path)
         assert list(tmp_path.iterdir()) == []
 
 
 class TestReferences:
-    def test_every_key_is_a_task_and_metric_of_the_suite(self) -> None:
-        from open_diht.eval.report.references import _raw
-
+    def test_every_key_is_a_task_and_metric_of_the_suite(self):
         tasks = {task.name: task for task in load_suite("diht29").tasks}
         for entry in _raw()["models"]:
             for task, numbers in entry["numbers"].items():
@@ -242,15 +237,14 @@ class TestReferences:
         for entry in _raw()["few_shot"]:
             assert entry["task"] in tasks and entry["source"] in _raw()["sources"]
 
-    def test_every_source_says_how_it_differs(self) -> None:
+    def test_every_source_says_how_it_differs_and_the_authors_numbers_are_theirs(self):
         zero_shot, few_shot = references("imagenet1k", "classification", "top1"), few_shot_references("imagenet1k")
-        assert len(zero_shot) == 14 and len(few_shot) == 14
-        assert all(one.source and one.differs for one in zero_shot)
+        assert len(zero_shot) == 14 and len(few_shot) == 14 and all(one.source and one.differs for one in zero_shot)
         assert all(one.source and one.differs for one in few_shot)
+        found = {one.model: one.value for one in references("imagenet1k", "classification", "top1")}
+        assert [found[f"DiHT {size}"] for size in ("B/32", "B/16", "L/14", "L/14@336")] == [68.0, 72.2, 77.0, 77.9]
 
-    def test_every_number_says_whether_it_was_read_in_its_source(self) -> None:
-        from open_diht.eval.report.references import _raw
-
+    def test_every_number_says_whether_it_was_read_in_its_source(self):
         marks = {"read in the source", "from notes on the source", "unverified"}
         assert {source["provenance"] for source in _raw()["sources"].values()} == marks
         shown = references("imagenet1k", "classification", "top1") + references(
@@ -261,22 +255,18 @@ class TestReferences:
         unsure = {one.method for one in few_shot_references("imagenet1k") if one.source.endswith("(unverified)")}
         assert {"LP++", "CLAP", "CLIP-LoRA", "ProLIP"} <= unsure
 
-    def test_the_authors_numbers(self) -> None:
-        found = {one.model: one.value for one in references("imagenet1k", "classification", "top1")}
-        assert [found[f"DiHT {size}"] for size in ("B/32", "B/16", "L/14", "L/14@336")] == [68.0, 72.2, 77.0, 77.9]
-
 
 class TestText:
-    def test_hidden_characters_are_spelled_out(self) -> None:
+    def test_hidden_characters_are_spelled_out(self):
         assert plain("a\u202eb\nc\x00") == "a[U+202E]b c[U+0000]"
         assert plain("x" * 500, 10) == "x" * 9 + "\u2026"
         assert attribute('<"&') == "&lt;&quot;&amp;"
         assert cell("a|b\\") == "a\\|b\\\\"
 
-    def test_percent(self) -> None:
+    def test_percent(self):
         assert (percent(0.1234), percent(None), percent(1.0, 0)) == ("12.3", "\u2013", "100")
 
 
-def test_grouping_keeps_the_order_of_the_run() -> None:
+def test_grouping_keeps_the_order_of_the_run():
     rows = [row("b"), row("b", "top5"), row("a"), *few_shot_rows("a")]
     assert [(task.task, len(task.rows)) for task in group_tasks(rows)] == [("b", 2), ("a", 1)]

@@ -1,7 +1,5 @@
 """The seam for tasks: what `docs/extend/task.md` says, done from outside the package."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -22,7 +20,7 @@ def snippets(language: str) -> list[str]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny_folder: Path, colour_set: Callable[..., Path]) -> Callable[[str], list[dict[str, Any]]]:
+def run(tmp_path, tiny_folder, colour_set) -> Callable[[str], list[dict[str, Any]]]:
     """Runs a suite on coloured images; rows of results.json."""
     root = colour_set("colors")
 
@@ -47,13 +45,13 @@ def nearest_neighbor() -> Iterator[None]:
     del KINDS["nearest_neighbor"]
 
 
-def test_a_task_from_outside_is_in_the_results(run: Callable[[str], list[dict[str, Any]]]) -> None:
+def test_a_task_from_outside_is_in_the_results(run):
     row = run(snippets("yaml")[0])[0]
     assert (row["task"], row["kind"], row["metric"], row["n"]) == ("colors", "classification", "top1", 12)
 
 
 @pytest.mark.usefixtures("nearest_neighbor")
-def test_a_kind_from_outside_is_in_the_results(run: Callable[[str], list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_a_kind_from_outside_is_in_the_results(run, tmp_path):
     text = snippets("yaml")[0].replace("classification", "nearest_neighbor").replace("top1", "same_class")
     (row,) = run(text)
     assert (row["task"], row["kind"], row["metric"], row["n"]) == ("colors", "nearest_neighbor", "same_class", 12)
@@ -66,7 +64,7 @@ def test_a_kind_from_outside_is_in_the_results(run: Callable[[str], list[dict[st
         load_suite(str(suite))
 
 
-def test_names_are_unique() -> None:
+def test_names_are_unique():
     class Other(Kind):
         name = "classification"
 

@@ -1,12 +1,10 @@
 """Captions to rows: in order, of one schema, equal captions alike, spans in the parsed text."""
 
 import gc
-from collections.abc import Callable
 
 import pytest
 
 from open_diht.filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance, table_of
-from open_diht.filters.captions.graph import CaptionGraph
 from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.verifier import load_verifier
 
@@ -18,20 +16,17 @@ def annotator() -> CaptionAnnotator:
     return CaptionAnnotator()
 
 
-def test_one_row_per_caption_in_order(annotator: CaptionAnnotator) -> None:
+def test_one_row_per_caption_in_order_alike_for_equal_ones(annotator):
     table = annotator.annotate(CAPTIONS)
-    assert table.schema == SCHEMA
-    assert table["parsed"].to_pylist() == [normalize(caption) for caption in CAPTIONS]
+    assert table.schema == SCHEMA and table["parsed"].to_pylist() == [normalize(caption) for caption in CAPTIONS]
     assert annotator.annotate(CAPTIONS[::-1]).to_pylist() == table.to_pylist()[::-1]
-
-
-def test_no_captions_give_an_empty_table(annotator: CaptionAnnotator) -> None:
-    assert annotator.annotate([]).schema == SCHEMA
-    assert annotator.annotate([]).num_rows == 0
+    assert annotator.annotate([]).schema == SCHEMA and annotator.annotate([]).num_rows == 0
+    first, _, third = annotator.annotate(["a dog runs", "a cat", "a dog runs"]).to_pylist()
+    assert first == third
 
 
 @pytest.mark.parametrize("was_on", [True, False])
-def test_the_collector_is_left_as_it_was(annotator: CaptionAnnotator, was_on: bool) -> None:
+def test_the_collector_is_left_as_it_was(annotator, was_on):
     (gc.enable if was_on else gc.disable)()
     try:
         annotator.annotate(CAPTIONS)
@@ -40,7 +35,7 @@ def test_the_collector_is_left_as_it_was(annotator: CaptionAnnotator, was_on: bo
         gc.enable()
 
 
-def test_an_interrupt_leaves_the_collector_on(annotator: CaptionAnnotator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_the_collector_on(annotator, monkeypatch):
     disable = gc.disable
 
     def disable_and_interrupt() -> None:
@@ -53,19 +48,13 @@ def test_an_interrupt_leaves_the_collector_on(annotator: CaptionAnnotator, monke
     assert gc.isenabled()
 
 
-def test_equal_captions_get_equal_rows(annotator: CaptionAnnotator) -> None:
-    first, _, third = annotator.annotate(["a dog runs", "a cat", "a dog runs"]).to_pylist()
-    assert first == third
-
-
-def test_the_original_caption_is_evidence(annotator: CaptionAnnotator) -> None:
+def test_the_original_caption_is_evidence(annotator):
     # Both are parsed as the same text; the scores differ because one of them comes from a stock site.
     plain, stock = annotator.annotate(["a dog running on grass", "a dog running on grass - Stock Photo"]).to_pylist()
-    assert plain["parsed"] == stock["parsed"]
-    assert plain["actions"][0]["score"] != stock["actions"][0]["score"]
+    assert plain["parsed"] == stock["parsed"] and plain["actions"][0]["score"] != stock["actions"][0]["score"]
 
 
-def test_spans_cut_the_parsed_text(annotator: CaptionAnnotator, odd_texts: list[str]) -> None:
+def test_spans_cut_the_parsed_text(annotator, odd_texts):
     for row in annotator.annotate([*CAPTIONS, *odd_texts]).to_pylist():
         for thing in row["objects"]:
             assert row["parsed"][thing["start"] : thing["end"]] == thing["text"]
@@ -75,7 +64,7 @@ def test_spans_cut_the_parsed_text(annotator: CaptionAnnotator, odd_texts: list[
             assert 0 <= score <= 1
 
 
-def test_a_row_holds_the_graph(annotator: CaptionAnnotator, graph_of: Callable[[str], CaptionGraph]) -> None:
+def test_a_row_holds_the_graph(annotator, graph_of):
     caption = CAPTIONS[0]
     graph = graph_of(caption)
     (row,) = table_of([caption], [caption], [graph], load_verifier()).to_pylist()
@@ -86,8 +75,9 @@ def test_a_row_holds_the_graph(annotator: CaptionAnnotator, graph_of: Callable[[
     assert annotated == row
 
 
-def test_provenance_names_everything_that_decides() -> None:
+def test_provenance_names_everything_that_decides():
     assert provenance().keys() == {"spacy", "model", "model_version", "verifier", "annotations"}
+    assert provenance(lean=True).items() > provenance().items()
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +85,7 @@ def lean_annotator() -> CaptionAnnotator:
     return CaptionAnnotator(lean=True)
 
 
-def test_lean_rows_are_those_of_a_full_annotation_or_state_no_action(
-    annotator: CaptionAnnotator, lean_annotator: CaptionAnnotator, odd_texts: list[str], laion: list[str]
-) -> None:
+def test_lean_rows_are_those_of_a_full_annotation_or_state_no_action(annotator, lean_annotator, odd_texts, laion):
     captions = [*CAPTIONS, *odd_texts, *laion[:1_500]]
     full, lean = (made.annotate(captions).to_pylist() for made in (annotator, lean_annotator))
     nothing = {"objects": None, "attributes": None, "actions": None, "relations": None}
@@ -112,14 +100,8 @@ def test_lean_rows_are_those_of_a_full_annotation_or_state_no_action(
     assert unparsed > 500
 
 
-def test_lean_rows_are_the_same_where_spacy_parses_itself(
-    lean_annotator: CaptionAnnotator, monkeypatch: pytest.MonkeyPatch, odd_texts: list[str]
-) -> None:
+def test_lean_rows_are_the_same_where_spacy_parses_itself(lean_annotator, monkeypatch, odd_texts):
     captions = [*CAPTIONS, *odd_texts]
     expected = lean_annotator.annotate(captions)
     monkeypatch.setattr(lean_annotator._parser, "_numpy", None)
     assert lean_annotator.annotate(captions) == expected
-
-
-def test_lean_annotations_have_a_provenance_of_their_own() -> None:
-    assert provenance(lean=True).items() > provenance().items()

@@ -22,7 +22,7 @@ Tables = dict[str, dict[str, Any]]
 
 
 @pytest.mark.slow
-def test_the_paper_preset_keeps_a_third_of_laion(laion: list[str]) -> None:
+def test_the_paper_preset_keeps_a_third_of_laion(laion):
     rule = load_preset("paper").captions
     decisions = decide_captions(CaptionAnnotator().annotate(laion[::2]), rule)
     kept = (decisions.complexity >= rule.min_complexity) & (decisions.n_actions >= rule.min_actions)
@@ -35,11 +35,11 @@ def share_with_a_verb(parser: CaptionParser, captions: list[str]) -> float:
 
 
 @pytest.mark.slow
-def test_the_plain_verb_rule_on_laion(parser: CaptionParser, laion: list[str]) -> None:
+def test_the_plain_verb_rule_on_laion(parser, laion):
     assert share_with_a_verb(parser, laion) == pytest.approx(0.285, abs=0.02)
 
 
-def test_the_plain_verb_rule_on_conceptual_captions(parser: CaptionParser, cc3m: list[str]) -> None:
+def test_the_plain_verb_rule_on_conceptual_captions(parser, cc3m):
     assert share_with_a_verb(parser, cc3m[:5_000]) == pytest.approx(0.683, abs=0.02)
 
 
@@ -56,7 +56,7 @@ class Remembered:
 
 
 @pytest.fixture(scope="module")
-def once(parser: CaptionParser) -> Any:
+def once(parser) -> Any:
     return Remembered(parser)
 
 
@@ -74,7 +74,7 @@ def shares(found: Bools, truth: Truth) -> tuple[float, float]:
     return float(says[found].mean()), float(found[says].mean())
 
 
-def test_strict_finds_actions_and_attributes_of_captions_it_was_not_trained_on(samples: Path, once: Any) -> None:
+def test_strict_finds_actions_and_attributes_of_captions_it_was_not_trained_on(samples, once):
     test = [entry for entry in laion_labels(samples) if entry.part == "test"]
     graphs: list[CaptionGraph] = [build_graph(p) for p in once.parse([normalize(entry.caption) for entry in test])]
     texts = [graph.parse.text for graph in graphs]
@@ -96,7 +96,7 @@ def test_strict_finds_actions_and_attributes_of_captions_it_was_not_trained_on(s
 
 
 @pytest.mark.slow
-def test_the_weights_in_the_tree_are_those_that_training_gives(samples: Path, once: Any) -> None:
+def test_the_weights_in_the_tree_are_those_that_training_gives(samples, once):
     shipped: Tables = json.loads(Path(verifier_module.__file__).with_name(verifier_module.WEIGHTS).read_text("utf-8"))
     laion = [entry for entry in laion_labels(samples) if entry.part != "test"]
     fresh = trained(laion, cc3m_labels(samples), once)
@@ -108,12 +108,12 @@ def test_the_weights_in_the_tree_are_those_that_training_gives(samples: Path, on
     assert shipped["actions"]["probe"] == pytest.approx(fresh["actions"]["probe"], abs=0.02)
 
 
-def test_no_part_of_the_labels_holds_a_row_of_another(samples: Path) -> None:
+def test_no_part_of_the_labels_holds_a_row_of_another(samples):
     rows = [entry.row for entry in laion_labels(samples)]
     assert sorted(rows) == list(range(10_000))
 
 
-def test_two_readers_agree_about_what_is_learned(samples: Path) -> None:
+def test_two_readers_agree_about_what_is_learned(samples):
     for who, readings in double_readings(laion_labels(samples)).items():
         first, second = np.array(readings).T
         assert (first == second).mean() >= (0.95 if who.startswith("strict") else 0.93), who

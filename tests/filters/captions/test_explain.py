@@ -6,7 +6,7 @@ from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.captions.explain import explain, in_words
 
 
-def test_candidates_stand_in_the_order_of_the_annotations_with_their_scores(odd_texts: list[str]) -> None:
+def test_candidates_stand_in_the_order_of_the_annotations_with_their_scores(odd_texts):
     captions = ["Ocean Waves Yoga Retreat banner with a green breaker rolling in", *odd_texts[:30]]
     for caption, row in zip(captions, CaptionAnnotator().annotate(captions).to_pylist(), strict=True):
         said = explain(caption)
@@ -15,7 +15,7 @@ def test_candidates_stand_in_the_order_of_the_annotations_with_their_scores(odd_
             assert scores == pytest.approx([one["score"] for one in row[name]], abs=1e-3)
 
 
-def test_reasons_are_few_loudest_first_and_each_said_once() -> None:
+def test_reasons_are_few_loudest_first_and_each_said_once():
     (action,) = explain("a man riding a brown horse on the beach").actions
     shares = [abs(odds) for _, odds in action.reasons]
     assert 0 < len(shares) <= 6 and shares == sorted(shares, reverse=True)
@@ -26,20 +26,18 @@ def test_reasons_are_few_loudest_first_and_each_said_once() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("before NNP", "before name"),
-        ("tag VBG, title case 1", "tag -ing form, title case 1"),
+        ("before NNP", "before name"), ("tag VBG, title case 1", "tag -ing form, title case 1"),
         ("subject acts 3, visible -1", "subject can act, unrated verb"),
-        ("verb form ing, PRP$ before", "verb form ing, possessive before"),
-        ("said of spinning", "said of spinning"),
+        ("verb form ing, PRP$ before", "verb form ing, possessive before"), ("said of spinning", "said of spinning"),
         ("tie None, subject acts None", "tie None, subject absent"),
         ("other word 2 as NN", "often another word as noun"),
     ],
-)
-def test_tags_and_ratings_are_spelled_out(name: str, words: str) -> None:
+)  # fmt: skip
+def test_tags_and_ratings_are_spelled_out(name, words):
     assert in_words(name) == words
 
 
-def test_no_reason_shows_how_a_word_is_lacking_in_the_program(odd_texts: list[str]) -> None:
+def test_no_reason_shows_how_a_word_is_lacking_in_the_program(odd_texts):
     for caption in ("running", "a photo of eating and drinking", "sitting on a bench", *odd_texts[:30]):
         said = explain(caption)
         found = [*said.actions, *said.attributes, *said.relations]

@@ -19,40 +19,32 @@ def captions_of(graph_of: GraphOf, text: str, original: str | None = None) -> Ca
 @pytest.mark.parametrize(
     ("caption", "name"),
     [
-        ("Bride And Groom Dancing", "caption: title case"),
-        ("a dog", "caption: short"),
-        ("dog 123", "caption: share of digits"),
-        ("a dog - stock photo", "caption: stock site"),
-        ("A dog runs.", "caption: ends with a stop"),
-        ("A dog runs on the beach", "caption: has a clause"),
-        ("your new dog", "caption: addresses the reader"),
-        ("How to train a dog", "caption: asks"),
-        ("What a dog!", "caption: exclaims"),
-        ("dogs | cats", "caption: has |"),
+        ("Bride And Groom Dancing", "caption: title case"), ("a dog", "caption: short"),
+        ("dog 123", "caption: share of digits"), ("a dog - stock photo", "caption: stock site"),
+        ("A dog runs.", "caption: ends with a stop"), ("A dog runs on the beach", "caption: has a clause"),
+        ("your new dog", "caption: addresses the reader"), ("How to train a dog", "caption: asks"),
+        ("What a dog!", "caption: exclaims"), ("dogs | cats", "caption: has |"),
     ],
-)
-def test_features_of_the_caption(graph_of: GraphOf, caption: str, name: str) -> None:
+)  # fmt: skip
+def test_features_of_the_caption(graph_of, caption, name):
     assert captions_of(graph_of, caption).facts.features(0)[name] > 0
     assert name not in captions_of(graph_of, "a brown dog in the garden of an old house", "").facts.features(0)
 
 
-def test_the_original_caption_counts_not_the_parsed_one(graph_of: GraphOf) -> None:
+def test_the_original_caption_counts_not_the_parsed_one(graph_of):
     assert "caption: stock site" in captions_of(graph_of, "a dog", "a dog - stock photo").facts.features(0)
 
 
-def test_features_of_an_action(graph_of: GraphOf) -> None:
+def test_features_of_an_action(graph_of):
     features = captions_of(graph_of, "A child is sitting on a bench").actions.features(0)
     for name in ("tag VBG", "verb sit", "word sitting", "with on", "with a preposition", "tie subject"):
         assert features[name] == 1
     assert features["actor before"] == 1 and "with an object" not in features
     assert "said of child" in features and "subject acts 3" in features
-
-
-def test_a_verb_said_of_nobody(graph_of: GraphOf) -> None:
     assert "said of nobody" in captions_of(graph_of, "running").actions.features(0)
 
 
-def test_features_of_details(graph_of: GraphOf) -> None:
+def test_features_of_details(graph_of):
     captions = captions_of(graph_of, "a red cup on the table")
     said, tied = captions.attributes.features(0), captions.relations.features(0)
     assert {"attribute colour", "attribute colour, red", "describes red", "owner cup"} <= said.keys()
@@ -63,7 +55,7 @@ def all_columns(captions: Captions) -> tuple[Columns, ...]:
     return captions.facts, captions.actions, captions.attributes, captions.relations
 
 
-def test_no_name_stands_in_two_groups(graph_of: GraphOf) -> None:
+def test_no_name_stands_in_two_groups(graph_of):
     text = "Two Elegant Wedding Cards, red - man holding a ball and a ball by the sea with a dog"
     for columns in all_columns(captions_of(graph_of, text)):
         assert len(columns.captions) > 0
@@ -74,7 +66,7 @@ def test_no_name_stands_in_two_groups(graph_of: GraphOf) -> None:
             assert len(names) == len(set(names))
 
 
-def test_captions_do_not_depend_on_their_neighbours(graph_of: GraphOf, odd_texts: list[str]) -> None:
+def test_captions_do_not_depend_on_their_neighbours(graph_of, odd_texts):
     texts = ["walking boots", "a girl dancing", *odd_texts, "Anna and the old - the running dog", "a cup on a table"]
     graphs = list(map(graph_of, texts))
     together = [
@@ -92,7 +84,7 @@ def test_captions_do_not_depend_on_their_neighbours(graph_of: GraphOf, odd_texts
     assert all(math.isfinite(value) for _, features in together for value in features.values())
 
 
-def test_the_weights_are_of_features_that_exist(graph_of: GraphOf) -> None:
+def test_the_weights_are_of_features_that_exist(graph_of):
     captions = captions_of(graph_of, "A man is sitting on a red bench. Bride And Groom Dancing!")
     names = set(captions.facts.features(0))
     for place in range(len(captions.actions.captions)):

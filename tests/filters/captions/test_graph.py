@@ -7,7 +7,6 @@ import pytest
 
 from open_diht.filters.captions.graph import Action, CaptionGraph, build_graph, is_action_candidate
 from open_diht.filters.captions.normalize import normalize
-from open_diht.filters.captions.parse import CaptionParser
 
 GraphOf = Callable[[str], CaptionGraph]
 
@@ -37,7 +36,7 @@ def relations(graph: CaptionGraph) -> set[tuple[str, str, str]]:
     return {(graph.objects[r.source].text, r.text, graph.objects[r.target].text) for r in graph.relations}
 
 
-def test_the_example_of_the_paper(graph_of: GraphOf) -> None:
+def test_the_example_of_the_paper(graph_of):
     graph = graph_of("A black cat is chasing a small brown bird")
     assert complexity(graph) == {"bird": 3, "cat": 2}
     assert actions(graph) == {"chase": {"cat": "subject", "bird": "object"}}
@@ -65,11 +64,11 @@ def test_the_example_of_the_paper(graph_of: GraphOf) -> None:
         ("The flowers were painted by a girl", {"paint": {"flowers": "subject", "girl": "agent"}}),
     ],
 )
-def test_actions_and_their_participants(graph_of: GraphOf, sentence: str, expected: dict[str, dict[str, str]]) -> None:
+def test_actions_and_their_participants(graph_of, sentence, expected):
     assert actions(graph_of(sentence)) == expected
 
 
-def test_an_ing_form_in_the_guise_of_a_noun_is_an_untagged_candidate(graph_of: GraphOf) -> None:
+def test_an_ing_form_in_the_guise_of_a_noun_is_an_untagged_candidate(graph_of):
     (action,) = graph_of("Bride and groom dancing").actions
     assert (action.verb, action.lemma, action.tagged) == ("dancing", "dance", False)
 
@@ -77,21 +76,16 @@ def test_an_ing_form_in_the_guise_of_a_noun_is_an_untagged_candidate(graph_of: G
 @pytest.mark.parametrize(
     "sentence",
     [
-        "the sky is blue",
-        "She had been a teacher",
-        "Cats are black",
-        "she's a doctor",
-        "two dogs",
-        "a cup on the table",
-        "",
+        "the sky is blue", "She had been a teacher", "Cats are black", "she's a doctor", "two dogs",
+        "a cup on the table", "",
     ],
-)
-def test_copula_and_noun_phrases_state_no_action(graph_of: GraphOf, sentence: str) -> None:
+)  # fmt: skip
+def test_copula_and_noun_phrases_state_no_action(graph_of, sentence):
     assert not graph_of(sentence).actions
 
 
 @pytest.mark.parametrize("sentence", ["a woman who has been waiting", "the dog is not barking", "The boy was seen"])
-def test_auxiliaries_are_no_actions(graph_of: GraphOf, sentence: str) -> None:
+def test_auxiliaries_are_no_actions(graph_of, sentence):
     graph = graph_of(sentence)
     assert [action.verb for action in graph.actions] == [graph.parse.words[graph.actions[0].token]]
     assert graph.actions[0].verb in ("waiting", "barking", "seen")
@@ -115,7 +109,7 @@ def test_auxiliaries_are_no_actions(graph_of: GraphOf, sentence: str) -> None:
         ("my dog", set()),
     ],
 )
-def test_attributes(graph_of: GraphOf, sentence: str, expected: set[tuple[str, str, str]]) -> None:
+def test_attributes(graph_of, sentence, expected):
     assert attributes(graph_of(sentence)) == expected
 
 
@@ -125,12 +119,10 @@ def test_attributes(graph_of: GraphOf, sentence: str, expected: set[tuple[str, s
         ("a cup on the table near a window", {("cup", "on", "table"), ("cup", "near", "window")}),
         ("the girl's red dress", {("dress", "of", "girl")}),
         ("a cat's small toy mouse", {("toy mouse", "of", "cat")}),
-        ("a bird with blue feathers", {("bird", "with", "feathers")}),
-        ("her dog", set()),
-        ("a dog and a cat", set()),
+        ("a bird with blue feathers", {("bird", "with", "feathers")}), ("her dog", set()), ("a dog and a cat", set()),
     ],
-)
-def test_relations(graph_of: GraphOf, sentence: str, expected: set[tuple[str, str, str]]) -> None:
+)  # fmt: skip
+def test_relations(graph_of, sentence, expected):
     assert relations(graph_of(sentence)) == expected
 
 
@@ -139,56 +131,45 @@ def test_relations(graph_of: GraphOf, sentence: str, expected: set[tuple[str, st
     [
         ("a dining table with a lamp", [("dining table", "noun"), ("lamp", "noun")]),
         ("she is a doctor", [("she", "pronoun"), ("doctor", "noun")]),
-        ("a dog in Paris", [("dog", "noun"), ("Paris", "name")]),
-        ("running", []),
-        ("", []),
+        ("a dog in Paris", [("dog", "noun"), ("Paris", "name")]), ("running", []), ("", []),
     ],
-)
-def test_objects(graph_of: GraphOf, sentence: str, expected: list[tuple[str, str]]) -> None:
+)  # fmt: skip
+def test_objects(graph_of, sentence, expected):
     assert [(thing.text, thing.kind) for thing in graph_of(sentence).objects] == expected
 
 
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [
-        ("Elegant Wedding Card", ("Elegant", "titled")),
-        ("Chicago Bulls Youth Red Cap", ("Youth", "titled")),
-        ("Cat Toy - Blue", ("Blue", "listed")),
-        ("Hood - Pink", ("Pink", "listed")),
-        ("Grilled Cheese Bun", ("Grilled", "titled")),
-        (": Dining Chair Ideas Rustic", ("Rustic", "listed")),
-        ("Jeans (stone washed)", ("washed", "listed")),
-        ("Olive Oil 500ml", ("500ml", "listed")),
+        ("Elegant Wedding Card", ("Elegant", "titled")), ("Chicago Bulls Youth Red Cap", ("Youth", "titled")),
+        ("Cat Toy - Blue", ("Blue", "listed")), ("Hood - Pink", ("Pink", "listed")),
+        ("Grilled Cheese Bun", ("Grilled", "titled")), (": Dining Chair Ideas Rustic", ("Rustic", "listed")),
+        ("Jeans (stone washed)", ("washed", "listed")), ("Olive Oil 500ml", ("500ml", "listed")),
     ],
-)
-def test_words_that_describe_inside_a_name_or_beside_it(
-    graph_of: GraphOf, caption: str, expected: tuple[str, str]
-) -> None:
+)  # fmt: skip
+def test_words_that_describe_inside_a_name_or_beside_it(graph_of, caption, expected):
     assert expected in {(text, kind) for _, text, kind in attributes(graph_of(normalize(caption)))}
 
 
 @pytest.mark.parametrize(
     "caption", ["Nike Air Max 90", "John Smith", "Toyota Corolla 2014", "Coffee mug", "Paris, France"]
 )
-def test_names_and_compounds_describe_nothing(graph_of: GraphOf, caption: str) -> None:
+def test_names_and_compounds_describe_nothing(graph_of, caption):
     assert not {kind for _, _, kind in attributes(graph_of(normalize(caption)))} & {"titled"}
 
 
 @pytest.mark.parametrize(
     ("caption", "verb"),
     [
-        ("Federer wins match", "wins"),
-        ("Kid climbs on sofa", "climbs"),
-        ("nursing newborn", "nursing"),
-        ("boiling rice in a pot", "boiling"),
-        ("Rescuers help flood victims", "help"),
+        ("Federer wins match", "wins"), ("Kid climbs on sofa", "climbs"), ("nursing newborn", "nursing"),
+        ("boiling rice in a pot", "boiling"), ("Rescuers help flood victims", "help"),
     ],
-)
-def test_verbs_that_taggers_take_for_nouns_are_candidates(graph_of: GraphOf, caption: str, verb: str) -> None:
+)  # fmt: skip
+def test_verbs_that_taggers_take_for_nouns_are_candidates(graph_of, caption, verb):
     assert verb in {action.verb for action in graph_of(normalize(caption)).actions}
 
 
-def test_what_is_added_to_the_parse_is_marked(graph_of: GraphOf) -> None:
+def test_what_is_added_to_the_parse_is_marked(graph_of):
     """A rule that takes only what the parse ties, and what the tagger calls a verb, sees none of it."""
     graph = graph_of("Elegant Wedding Card - Blue")
     assert {attribute.kind for attribute in graph.attributes} <= {"titled", "listed"}
@@ -212,11 +193,11 @@ def assert_well_formed(graph: CaptionGraph) -> None:
         assert 0 <= relation.source < count and 0 <= relation.target < count and relation.source != relation.target
 
 
-def test_odd_texts_give_well_formed_graphs(graph_of: GraphOf, odd_texts: list[str]) -> None:
+def test_odd_texts_give_well_formed_graphs(graph_of, odd_texts):
     for text in odd_texts:
         assert_well_formed(graph_of(text))
 
 
-def test_real_captions_give_well_formed_graphs(parser: CaptionParser, laion: list[str]) -> None:
+def test_real_captions_give_well_formed_graphs(parser, laion):
     for parse in parser.parse([normalize(caption) for caption in laion[:2_000]]):
         assert_well_formed(build_graph(parse))

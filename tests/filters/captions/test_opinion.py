@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,16 +27,9 @@ from open_diht.filters.captions.opinion import (
 )
 
 ODD = [
-    "",
-    "\u200b",
-    "😀😀 👨‍👩‍👧 dancing",
-    "東京タワーを見る人々",
-    "Девушка танцует на пляже",
-    "a dog running " * 290,
-    "x" * 4_096,
-    "!!! ??? ...",
-    "Bride and Groom Dancing at Sunset",
-]
+    "", "\u200b", "😀😀 👨‍👩‍👧 dancing", "東京タワーを見る人々", "Девушка танцует на пляже", "a dog running " * 290,
+    "x" * 4_096, "!!! ??? ...", "Bride and Groom Dancing at Sunset",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +39,14 @@ def annotator() -> CaptionAnnotator:
 
 @given(words=st.lists(st.text(max_size=20), max_size=60), others=st.lists(st.lists(st.text(max_size=9), max_size=90)))
 @settings(max_examples=40, deadline=None)
-def test_the_opinion_on_a_text_is_the_same_alone_and_among_others(words: list[str], others: list[list[str]]) -> None:
+def test_the_opinion_on_a_text_is_the_same_alone_and_among_others(words, others):
     (alone,) = load_opinion().ask([words])
     among = load_opinion().ask([*others, words, *others])[len(others)]
     assert np.array_equal(alone.actions, among.actions) and alone.complex == among.complex
     assert np.array_equal(alone.actions / STEP, np.round(alone.actions / STEP))
 
 
-def test_odd_captions_are_annotated_the_same_alone_and_in_a_batch(
-    annotator: CaptionAnnotator, laion: list[str]
-) -> None:
+def test_odd_captions_are_annotated_the_same_alone_and_in_a_batch(annotator, laion):
     captions = [*laion[:100], *ODD, *laion[100:200]]
     together = annotator.annotate(captions).to_pylist()
     for place, caption in enumerate(captions[90:120], 90):
@@ -68,14 +58,14 @@ def texts_of(captions: list[str]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 200])
-def test_batches_of_any_size_and_threads_agree(batch: int, laion: list[str]) -> None:
+def test_batches_of_any_size_and_threads_agree(batch, laion):
     texts = texts_of(laion[:200])
     expected = load_opinion().ask(texts)
     for ours, theirs in zip(Opinion(threads=2).ask(texts, batch), expected, strict=True):
         assert np.array_equal(ours.actions, theirs.actions) and ours.complex == theirs.complex
 
 
-def test_sums_of_int8_products_are_exact_on_processors_without_vnni() -> None:
+def test_sums_of_int8_products_are_exact_on_processors_without_vnni():
     """Such processors add two products of an unsigned and a signed byte in 16 bits, which must not overflow."""
     from benchmarks.onnx_file import constants
 
@@ -85,7 +75,7 @@ def test_sums_of_int8_products_are_exact_on_processors_without_vnni() -> None:
     assert 2 * 255 * largest < 2**15
 
 
-def test_only_uncertain_captions_are_asked_about_and_the_others_keep_their_scores(laion: list[str]) -> None:
+def test_only_uncertain_captions_are_asked_about_and_the_others_keep_their_scores(laion):
     captions = laion[:600]
     annotator = CaptionAnnotator(second_opinion=True)
     before, after = CaptionAnnotator().annotate(captions).to_pylist(), annotator.annotate(captions).to_pylist()
@@ -111,7 +101,7 @@ def test_only_uncertain_captions_are_asked_about_and_the_others_keep_their_score
     assert moves.total == pytest.approx(sum(abs(one - other) for one, other in scores), abs=1e-3 * len(scores))
 
 
-def test_a_score_averages_the_log_odds() -> None:
+def test_a_score_averages_the_log_odds():
     odds = np.log(0.2 / 0.8)
     assert averaged(np.array([0.2, 0.2, 0.5]), np.array([odds, np.nan, 2.0])) == pytest.approx(
         [0.2, 0.2, 1 / (1 + np.exp(-1.0))]
@@ -119,17 +109,16 @@ def test_a_score_averages_the_log_odds() -> None:
     assert np.isfinite(averaged(np.array([0.0, 1.0]), np.array([9.0, -9.0]))).all()
 
 
-def test_long_texts_are_read_up_to_a_limit() -> None:
+def test_long_texts_are_read_up_to_a_limit():
     pieces = load_opinion().pieces
     encoded = encode(["dancing"] * 500, pieces)
-    assert len(encoded.ids) == len(encoded.kinds) == LONGEST
-    assert len(encoded.firsts) == LONGEST - 2
+    assert len(encoded.ids) == len(encoded.kinds) == LONGEST and len(encoded.firsts) == LONGEST - 2
     ids, kinds = padded([encode(["A", "DOG"], pieces), encode(["runs"] * 9, pieces)])
     assert ids.shape == kinds.shape == (2, 12) and ids.shape[1] % BUCKET == 0
     assert kinds[0].tolist() == [0, 1, 2, *[0] * 9]
 
 
-def test_the_weights_state_what_they_are_and_which_rows_they_saw() -> None:
+def test_the_weights_state_what_they_are_and_which_rows_they_saw():
     told = json.loads(opinion_module.PROVENANCE.read_text(encoding="utf-8"))
     assert told["sha256"] == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest() == opinion_fingerprint()
     assert told["license"].startswith("Apache-2.0") and "MiniLM" in told["source"]
@@ -139,9 +128,7 @@ def test_the_weights_state_what_they_are_and_which_rows_they_saw() -> None:
 
 
 @pytest.mark.parametrize("case", ["missing", "no provenance", "version", "damaged", "garbled"])
-def test_unusable_weights_are_refused_with_the_command_that_restores_them(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unusable_weights_are_refused_with_the_command_that_restores_them(case, tmp_path, monkeypatch):
     weights, told = tmp_path / WEIGHTS.name, tmp_path / opinion_module.PROVENANCE.name
     content = b"weights"
     record = {"version": opinion_module.VERSION, "sha256": hashlib.sha256(content).hexdigest()}

@@ -29,7 +29,7 @@ def _render(text: str, *, size: int = 40, background: str = "white", fill: str =
 
 
 @pytest.fixture(scope="session")
-def spotter(ocr_models: None) -> Iterator[TextSpotter]:
+def spotter(ocr_models) -> Iterator[TextSpotter]:
     """A spotter with default settings, shared to save the start of its process."""
     with TextSpotter(SpotterSettings()) as running:
         yield running

@@ -4,17 +4,17 @@ import pytest
 
 from open_diht.filters.spotting import settings
 from open_diht.filters.spotting.decode import DecodeLimits
-from open_diht.filters.spotting.settings import EngineName, SpotterSettings
+from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.filters.spotting.worker import settings_from_json, settings_to_json
 
 
-def test_settings_survive_the_command_line() -> None:
+def test_settings_survive_the_command_line():
     asked = SpotterSettings(model="small", timeout_s=1.5, limits=DecodeLimits(max_pixels=7))
     assert settings_from_json(settings_to_json(asked)) == asked
 
 
-def test_which_models_must_be_installed() -> None:
+def test_which_models_must_be_installed():
     assert SpotterSettings().sizes == ("tiny", "small")
     assert SpotterSettings(reread=None).sizes == ("tiny",)
     assert SpotterSettings(model="small").sizes == ("small",)
@@ -24,15 +24,11 @@ def test_which_models_must_be_installed() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("engine", "tesseract"),
-        ("model", "huge"),
-        ("limit_side", 0),
-        ("min_score", 1.5),
-        ("timeout_s", 0),
+        ("engine", "tesseract"), ("model", "huge"), ("limit_side", 0), ("min_score", 1.5), ("timeout_s", 0),
         ("attempts", 0),
     ],
-)
-def test_wrong_settings_are_named(field: str, value: object) -> None:
+)  # fmt: skip
+def test_wrong_settings_are_named(field, value):
     with pytest.raises(ValueError, match=field):
         SpotterSettings(**{field: value})  # type: ignore[arg-type]
 
@@ -41,15 +37,13 @@ def test_wrong_settings_are_named(field: str, value: object) -> None:
     ("engine", "able", "expected"),
     [("openvino", True, "bf16"), ("openvino", False, "f32"), ("onnxruntime", True, "f32")],
 )
-def test_auto_is_settled_before_the_work_is_planned(
-    monkeypatch: pytest.MonkeyPatch, engine: EngineName, able: bool, expected: str
-) -> None:
+def test_auto_is_settled_before_the_work_is_planned(monkeypatch, engine, able, expected):
     """So that workers of another kind cannot compute otherwise under the same fingerprint."""
     monkeypatch.setattr(settings, "has_bf16", lambda: able)
     assert TextSpotter(SpotterSettings(engine=engine)).settings.precision == expected
 
 
-def test_what_is_asked_for_is_kept() -> None:
+def test_what_is_asked_for_is_kept():
     assert SpotterSettings(engine="openvino", precision="f32").resolved().precision == "f32"
     with pytest.raises(ValueError, match="precision is 'bf16'"):
         SpotterSettings(engine="onnxruntime", precision="bf16")

@@ -23,7 +23,8 @@ from PIL import Image
 
 from open_diht.filters.spotting import child, frames, worker
 from open_diht.filters.spotting import spotter as spotter_module
-from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason
+from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage
+from open_diht.filters.spotting.decode import UnreadableImageReason as Reason
 from open_diht.filters.spotting.spotter import SpotterError, SpotterSettings, Spotting, TextSpotter
 from open_diht.filters.spotting.weights import WeightsMissing, models_root
 
@@ -35,34 +36,30 @@ def texts(result: Spotting | UnreadableImage) -> list[str]:
     return [line.text for line in result.spotted]
 
 
-def one(spotter: TextSpotter, image: bytes) -> Spotting | UnreadableImage:
+def one(spotter: TextSpotter, image: bytes) -> Any:
     (result,) = spotter.spot([image])
     return result
 
 
-def test_reads_rendered_text_and_where_it_stands(spotter: TextSpotter, render: Callable[..., bytes]) -> None:
+def test_reads_rendered_text_and_where_it_stands(spotter, render):
     result = one(spotter, render("CARLSBERG BREWERY"))
-    assert isinstance(result, Spotting)
     (line,) = result.spotted
     assert line.text.replace(" ", "") == "CARLSBERGBREWERY"
-    assert line.score > 0.9
-    assert (result.width, result.height) == (640, 360)
+    assert line.score > 0.9 and (result.width, result.height) == (640, 360)
     xs, ys = zip(*line.box, strict=True)
     assert 20 <= min(xs) <= 60 and 380 <= max(xs) <= 560
     assert min(ys) >= 120 and max(ys) <= 220
 
 
-def test_boxes_are_in_pixels_of_the_original(spotter: TextSpotter, render: Callable[..., bytes]) -> None:
+def test_boxes_are_in_pixels_of_the_original(spotter, render):
     small = Image.open(io.BytesIO(render("CARLSBERG BREWERY")))
     file = io.BytesIO()
     small.resize((640 * 6, 360 * 6)).save(file, "JPEG")
     result = one(spotter, file.getvalue())
-    assert isinstance(result, Spotting)
-    assert (result.width, result.height) == (3840, 2160)
-    assert max(x for x, _ in result.spotted[0].box) > 2000
+    assert (result.width, result.height) == (3840, 2160) and max(x for x, _ in result.spotted[0].box) > 2000
 
 
-def test_photographs_have_no_words(spotter: TextSpotter) -> None:
+def test_photographs_have_no_words(spotter):
     data = pytest.importorskip("skimage.data", reason="scikit-image is not installed: no photographs to read")
     folder = Path(data.__file__).parent
     photos = [folder / name for name in ("chelsea.png", "rocket.jpg", "camera.png") if (folder / name).is_file()]
@@ -72,9 +69,7 @@ def test_photographs_have_no_words(spotter: TextSpotter) -> None:
 
 
 @pytest.mark.parametrize("how", ["setting", "variable", "cache"])
-def test_a_relative_folder_of_models_is_that_of_the_caller(
-    how: str, ocr_models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_folder_of_models_is_that_of_the_caller(how, ocr_models, tmp_path, monkeypatch):
     (tmp_path / "models/diht").mkdir(parents=True)
     (tmp_path / "models/diht/ocr").symlink_to(models_root())
     monkeypatch.chdir(tmp_path)
@@ -86,27 +81,23 @@ def test_a_relative_folder_of_models_is_that_of_the_caller(
         assert spotter.pid
 
 
-def test_bad_images_are_results_and_the_rest_goes_on(spotter: TextSpotter, render: Callable[..., bytes]) -> None:
+def test_bad_images_are_results_and_the_rest_goes_on(spotter, render):
     good = render("WARTBURG")
     results = list(spotter.spot([b"", good, b"<html>", good[: len(good) // 2], good]))
     reasons = [result.reason if isinstance(result, UnreadableImage) else None for result in results]
-    assert reasons[0] is UnreadableImageReason.EMPTY
-    assert reasons[2] is UnreadableImageReason.NOT_AN_IMAGE
-    assert reasons[3] is UnreadableImageReason.TRUNCATED
+    assert [reasons[0], *reasons[2:4]] == [Reason.EMPTY, Reason.NOT_AN_IMAGE, Reason.TRUNCATED]
     assert texts(results[1]) == texts(results[4]) == ["WARTBURG"]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 900), (3000, 3), (33, 31)])
-def test_odd_shapes_are_read(spotter: TextSpotter, size: tuple[int, int]) -> None:
+def test_odd_shapes_are_read(spotter, size):
     file = io.BytesIO()
     Image.new("RGB", size, "white").save(file, "PNG")
     result = one(spotter, file.getvalue())
-    assert isinstance(result, Spotting)
-    assert (result.width, result.height) == size
-    assert result.spotted == ()
+    assert (result.width, result.height) == size and result.spotted == ()
 
 
-def test_spotting_is_lazy_and_in_order(stubbed: SpotterSettings) -> None:
+def test_spotting_is_lazy_and_in_order(stubbed):
     """A batch at a time."""
     asked: list[int] = []
 
@@ -124,7 +115,7 @@ def test_spotting_is_lazy_and_in_order(stubbed: SpotterSettings) -> None:
     assert widths == [1, 2, 3, 4, 5]
 
 
-def test_large_files_make_small_batches(stubbed: SpotterSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_files_make_small_batches(stubbed, monkeypatch):
     monkeypatch.setattr("open_diht.filters.spotting.spotter.BATCH_BYTES", 100)
     asked: list[bytes] = []
     with TextSpotter(stubbed) as spotter:
@@ -136,9 +127,7 @@ def test_large_files_make_small_batches(stubbed: SpotterSettings, monkeypatch: p
 
 
 @pytest.mark.slow
-def test_results_depend_on_nothing_but_the_image(
-    ocr_models: None, spotter: TextSpotter, render: Callable[..., bytes]
-) -> None:
+def test_results_depend_on_nothing_but_the_image(ocr_models, spotter, render):
     images = [
         render(text, size=size)
         for text, size in (("WARTBURG 353", 40), ("tiny print here", 14), ("BIG", 120), ("", 20))
@@ -150,9 +139,7 @@ def test_results_depend_on_nothing_but_the_image(
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_replaced_and_costs_at_most_one_image(
-    ocr_models: None, render: Callable[..., bytes]
-) -> None:
+def test_a_killed_process_is_replaced_and_costs_at_most_one_image(ocr_models, render):
     image = render("WARTBURG")
     with TextSpotter(SpotterSettings(batch=1)) as spotter:
         results = []
@@ -200,7 +187,7 @@ def image_of_width(width: int) -> bytes:
 
 
 @pytest.fixture
-def stubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpotterSettings:
+def stubbed(tmp_path, monkeypatch) -> SpotterSettings:
     """Settings whose child process has a stub for an engine; needs neither PaddleOCR nor weights."""
     stub_worker(tmp_path, CRASHES_ON_WIDE)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -210,22 +197,14 @@ def stubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpotterSettings:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 32])
-def test_a_crash_a_hang_and_an_error_cost_their_image_only(stubbed: SpotterSettings, batch: int) -> None:
+def test_a_crash_a_hang_and_an_error_cost_their_image_only(stubbed, batch):
     """Also in a batch: it is read again image by image."""
     with TextSpotter(replace(stubbed, batch=batch, timeout_s=1.0)) as spotter:
         results = list(spotter.spot([image_of_width(width) for width in (10, 13, 11, 14, 12, 15, 16, 17)]))
     assert [result.reason if isinstance(result, UnreadableImage) else result.width for result in results] == [
-        10,
-        UnreadableImageReason.OCR_CRASHED,
-        11,
-        UnreadableImageReason.OCR_TIMEOUT,
-        12,
-        UnreadableImageReason.OCR_FAILED,
-        16,
-        UnreadableImageReason.OCR_FAILED,
-    ]
-    assert "signal 11" in str(results[1])
-    assert "no idea" in str(results[5])
+        10, Reason.OCR_CRASHED, 11, Reason.OCR_TIMEOUT, 12, Reason.OCR_FAILED, 16, Reason.OCR_FAILED,
+    ]  # fmt: skip
+    assert "signal 11" in str(results[1]) and "no idea" in str(results[5])
     assert str(results[3]).endswith("slow\timage"), "colours and bells of a terminal are no part of a message"
 
 
@@ -265,7 +244,7 @@ def interrupted_at(step: int, call: Callable[[], object], error: BaseException) 
 
 
 @pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
-def test_no_call_gets_the_answer_of_an_interrupted_one(stride: int, stubbed: SpotterSettings) -> None:
+def test_no_call_gets_the_answer_of_an_interrupted_one(stride, stubbed):
     others = {*psutil.Process().children()}
     with TextSpotter(stubbed) as spotter:
         for step in itertools.count(1, stride):
@@ -277,7 +256,7 @@ def test_no_call_gets_the_answer_of_an_interrupted_one(stride: int, stubbed: Spo
 
 
 @pytest.mark.slow
-def test_signals_at_random_moments_change_no_later_call(stubbed: SpotterSettings) -> None:
+def test_signals_at_random_moments_change_no_later_call(stubbed):
     def interrupt(*_: object) -> None:
         raise Interrupt
 
@@ -301,17 +280,16 @@ def test_signals_at_random_moments_change_no_later_call(stubbed: SpotterSettings
     assert met > 50
 
 
-def test_an_answer_to_another_request_is_refused(stubbed: SpotterSettings) -> None:
+def test_an_answer_to_another_request_is_refused(stubbed):
     with TextSpotter(stubbed) as spotter:
         pid, running = spotter.pid, spotter._child
         assert running is not None
         for message in (worker.REQUEST.pack(77, 1), image_of_width(20)):
             frames.write_frame(running._requests, message, time.monotonic() + 30)
-        assert widths(spotter, 30, 31) == [30, 31] and widths(spotter, 40) == [40]
-        assert spotter.pid != pid
+        assert widths(spotter, 30, 31) == [30, 31] and widths(spotter, 40) == [40] and spotter.pid != pid
 
 
-def test_a_signal_handler_may_read_images_during_a_call(stubbed: SpotterSettings) -> None:
+def test_a_signal_handler_may_read_images_during_a_call(stubbed):
     read: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda *_: read.extend(widths(spotter, 20)))
     try:
@@ -323,7 +301,7 @@ def test_a_signal_handler_may_read_images_during_a_call(stubbed: SpotterSettings
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_forked_process_has_an_ocr_process_of_its_own(stubbed: SpotterSettings) -> None:
+def test_a_forked_process_has_an_ocr_process_of_its_own(stubbed):
     """Also where a thread is inside a call."""
     with TextSpotter(stubbed) as spotter, ThreadPoolExecutor(1) as pool:
         inside = pool.submit(widths, spotter, 18)  # takes a second
@@ -340,50 +318,44 @@ def test_a_forked_process_has_an_ocr_process_of_its_own(stubbed: SpotterSettings
         assert inside.result() == [18] and widths(spotter, 40) == [40]
 
 
-def test_crash_after_crash_is_no_matter_of_images(stubbed: SpotterSettings) -> None:
+def test_crash_after_crash_is_no_matter_of_images(stubbed):
     with TextSpotter(replace(stubbed, batch=1, crashes_in_a_row=3)) as spotter:
         results = spotter.spot([image_of_width(13)] * 9)
-        assert isinstance(next(results), UnreadableImage)
-        assert isinstance(next(results), UnreadableImage)
+        assert all(isinstance(next(results), UnreadableImage) for _ in range(2))
         with pytest.raises(SpotterError, match="3 images in a row"):
             next(results)
 
 
-def test_the_process_is_replaced_after_so_many_images(stubbed: SpotterSettings) -> None:
+def test_the_process_is_replaced_after_so_many_images_and_above_so_much_memory(stubbed):
     with TextSpotter(replace(stubbed, batch=1, recycle_after=2)) as spotter:
         pids = []
         for _ in spotter.spot([image_of_width(10)] * 5):
             pids.append(spotter.pid)
     assert pids[1] is None and pids[3] is None  # ended; the next image starts another
-    assert pids[0] not in (None, pids[2])
-    assert not any(psutil.pid_exists(pid) for pid in pids if pid)
-
-
-def test_the_process_is_replaced_above_so_much_memory(stubbed: SpotterSettings) -> None:
+    assert pids[0] not in (None, pids[2]) and not any(psutil.pid_exists(pid) for pid in pids if pid)
     with TextSpotter(replace(stubbed, recycle_rss_mib=1)) as spotter:
-        list(spotter.spot([image_of_width(10)]))
-        assert spotter.pid is None
+        assert widths(spotter, 10) == [10] and spotter.pid is None
 
 
-def test_a_process_that_cannot_start_says_why(stubbed: SpotterSettings, tmp_path: Path) -> None:
+def test_a_process_that_cannot_start_says_why(stubbed, tmp_path):
     stub_worker(tmp_path, "class Engine:\n    def __init__(self, settings): raise ImportError('no libGL.so.1')\n")
     with pytest.raises(SpotterError, match=r"no libGL\.so\.1"), TextSpotter(stubbed):
         pass
 
 
-def test_missing_weights_are_named(tmp_path: Path) -> None:
+def test_missing_weights_are_named(tmp_path):
     with pytest.raises(WeightsMissing, match="open-diht weights"), TextSpotter(SpotterSettings(models=str(tmp_path))):
         pass
 
 
-def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == "paddlex" else object())
     with pytest.raises(SpotterError, match=r"paddlex: .*install .*paddleocr"):
         TextSpotter(SpotterSettings(engine="paddle")).check_installed()
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "in the middle of an image"])
-def test_no_orphan_stays_when_the_parent_is_killed(stubbed: SpotterSettings, tmp_path: Path, busy: bool) -> None:
+def test_no_orphan_stays_when_the_parent_is_killed(stubbed, tmp_path, busy):
     image = tmp_path / "image.png"
     image.write_bytes(image_of_width(14 if busy else 10))
     program = f"""
@@ -420,15 +392,13 @@ class Engine:
 
 
 @pytest.fixture
-def stops_once(stubbed: SpotterSettings, tmp_path: Path) -> SpotterSettings:
+def stops_once(stubbed, tmp_path) -> SpotterSettings:
     """Settings whose first child process is stopped while it starts."""
     stub_worker(tmp_path, STOPS.format(folder=str(tmp_path)))
     return stubbed
 
 
-def test_a_process_that_is_stopped_while_it_starts_is_killed_and_replaced(
-    stops_once: SpotterSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_is_stopped_while_it_starts_is_killed_and_replaced(stops_once, monkeypatch):
     monkeypatch.setattr("open_diht.filters.spotting.child._LOOK_S", 0.3)
     others = psutil.Process().children()
     with pytest.raises(SpotterError, match="was stopped after"), TextSpotter(stops_once):
@@ -438,9 +408,7 @@ def test_a_process_that_is_stopped_while_it_starts_is_killed_and_replaced(
         assert [result.width for result in spotter.spot([image_of_width(10)]) if isinstance(result, Spotting)] == [10]
 
 
-def test_a_slow_start_is_reported_and_has_an_end(
-    stubbed: SpotterSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_slow_start_is_reported_and_has_an_end(stubbed, tmp_path, monkeypatch, caplog):
     stub_worker(tmp_path, "import time\ntime.sleep(600)\n")
     others = psutil.Process().children()
     monkeypatch.setattr("open_diht.filters.spotting.child._LOOK_S", 0.2)
@@ -454,9 +422,7 @@ def test_a_slow_start_is_reported_and_has_an_end(
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_process_that_is_stopped_while_it_starts_outlives_its_parent(
-    stops_once: SpotterSettings, tmp_path: Path, end: signal.Signals
-) -> None:
+def test_no_process_that_is_stopped_while_it_starts_outlives_its_parent(stops_once, tmp_path, end):
     program = """
 from open_diht.filters.spotting.spotter import SpotterSettings, TextSpotter
 TextSpotter.check_installed = lambda self: None
@@ -495,7 +461,7 @@ if __name__ == "__main__":
 """
 
 
-def test_works_inside_a_daemonic_process(stubbed: SpotterSettings, tmp_path: Path) -> None:
+def test_works_inside_a_daemonic_process(stubbed, tmp_path):
     (tmp_path / "daemon.py").write_text(DAEMON)
     (tmp_path / "image.png").write_bytes(image_of_width(10))
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
@@ -504,28 +470,28 @@ def test_works_inside_a_daemonic_process(stubbed: SpotterSettings, tmp_path: Pat
     assert done.stdout.strip() == "['UnreadableImage', 'Spotting']", done.stderr
 
 
-def test_provenance_names_versions_and_weights(ocr_models: None) -> None:
+def test_provenance_names_versions_and_weights(ocr_models):
     facts = TextSpotter().provenance()
     assert {"engine", "processing", "onnxruntime", "model", "model_sha256", "second_reader_sha256"} <= facts.keys()
     assert len(facts["model_sha256"]) == 64
     assert TextSpotter(SpotterSettings(enlarge_faint=1)).provenance() == facts | {"enlarge_faint": "1"}
 
 
-def test_provenance_of_the_reference_names_what_computes(ocr_models: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provenance_of_the_reference_names_what_computes(ocr_models, monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda package: f"1 of {package}")
     facts = TextSpotter(SpotterSettings(engine="paddle")).provenance()
     assert facts["paddleocr"] == "1 of paddleocr" and facts["onnxruntime"] == "1 of onnxruntime"
 
 
-def test_what_is_known_of_an_unreadable_image_does_not_keep_its_pixels(render: Callable[..., bytes]) -> None:
+def test_what_is_known_of_an_unreadable_image_does_not_keep_its_pixels(render):
     cut = render("CARLSBERG", format="JPEG")[:-2_000]
     found = worker._find(cut, DecodeLimits(), None, lambda *_: None)  # type: ignore[arg-type, return-value]
-    assert isinstance(found, UnreadableImage) and found.reason == UnreadableImageReason.TRUNCATED
+    assert isinstance(found, UnreadableImage) and found.reason == Reason.TRUNCATED
     assert found.message and found.__traceback__ is None
 
 
 @pytest.mark.soak
-def test_memory_stays_flat_over_thousands_of_images(ocr_models: None, render: Callable[..., bytes]) -> None:
+def test_memory_stays_flat_over_thousands_of_images(ocr_models, render):
     """Of the child under its limit, and of this process."""
     images = [render(f"soak {number}", size=20 + number % 60, format="JPEG") for number in range(50)]
     settings = SpotterSettings(recycle_after=10_000, limits=DecodeLimits())
@@ -537,5 +503,4 @@ def test_memory_stays_flat_over_thousands_of_images(ocr_models: None, render: Ca
         for _ in spotter.spot(image for _ in range(60) for image in images):
             pass
         after = child.memory_info().rss, parent.memory_info().rss
-    assert after[0] < before[0] + 100 * 2**20
-    assert after[1] < before[1] + 20 * 2**20
+    assert after[0] < before[0] + 100 * 2**20 and after[1] < before[1] + 20 * 2**20

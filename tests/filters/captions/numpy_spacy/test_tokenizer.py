@@ -38,13 +38,13 @@ def nlp() -> Language:
 
 
 @pytest.fixture(scope="module")
-def encoder(nlp: Language) -> TokenEncoder:
+def encoder(nlp) -> TokenEncoder:
     pipe: Any = nlp.get_pipe("tok2vec")
     return TokenEncoder(pipe, [nlp.make_doc("a dog")])
 
 
 @pytest.fixture(scope="module")
-def tokenizer(nlp: Language, encoder: TokenEncoder) -> ChunkTokenizer:
+def tokenizer(nlp, encoder) -> ChunkTokenizer:
     return ChunkTokenizer(nlp, encoder)
 
 
@@ -60,16 +60,16 @@ def assert_equal_tokens(tokenizer: ChunkTokenizer, encoder: TokenEncoder, plain:
             assert np.allclose(found.vectors, encoder.embed(features[0])[features[1]], atol=1e-5)
 
 
-def test_odd_texts(tokenizer: ChunkTokenizer, encoder: TokenEncoder, plain_nlp: Language, odd_texts: list[str]) -> None:
+def test_odd_texts(tokenizer, encoder, plain_nlp, odd_texts):
     assert_equal_tokens(tokenizer, encoder, plain_nlp, odd_texts)
 
 
-def test_real_captions(tokenizer: ChunkTokenizer, encoder: TokenEncoder, plain_nlp: Language, laion: list[str]) -> None:
+def test_real_captions(tokenizer, encoder, plain_nlp, laion):
     assert_equal_tokens(tokenizer, encoder, plain_nlp, laion[:2_000])
 
 
 @given(texts=st.lists(odd_texts_of | st.text(max_size=30), max_size=6))
-def test_any_text(texts: list[str], tokenizer: ChunkTokenizer, encoder: TokenEncoder, plain_nlp: Language) -> None:
+def test_any_text(texts, tokenizer, encoder, plain_nlp):
     assert_equal_tokens(tokenizer, encoder, plain_nlp, texts)
 
 
@@ -77,22 +77,20 @@ def test_any_text(texts: list[str], tokenizer: ChunkTokenizer, encoder: TokenEnc
     "text",
     ["(( :)s", "x-(: ’-()", "Havin ’’x", "] =]x", "x): -((()", "x-h. _.", ";- ):s", "x8) -:)", "x-><(((* ><(((*>x"],
 )
-def test_special_cases_across_a_space(
-    text: str, tokenizer: ChunkTokenizer, encoder: TokenEncoder, plain_nlp: Language
-) -> None:
+def test_special_cases_across_a_space(text, tokenizer, encoder, plain_nlp):
     # spaCy looks for special cases in the tokens of a whole text: one across the space hides one beside it.
     chunks = text.split(" ")
     assert sum(len(plain_nlp.make_doc(chunk)) for chunk in chunks) != len(plain_nlp.make_doc(text))
     assert_equal_tokens(tokenizer, encoder, plain_nlp, [text, *chunks])
 
 
-def test_a_text_of_many_chunks(tokenizer: ChunkTokenizer, encoder: TokenEncoder, plain_nlp: Language) -> None:
+def test_a_text_of_many_chunks(tokenizer, encoder, plain_nlp):
     chosen = random.Random(1)
     texts = [" ".join(chosen.choices(PIECES, k=300)) for _ in range(20)]
     assert_equal_tokens(tokenizer, encoder, plain_nlp, texts)
 
 
-def test_no_texts(tokenizer: ChunkTokenizer) -> None:
+def test_no_texts(tokenizer):
     for texts in ([], [""], ["", ""]):
         found = tokenizer(texts)
         assert (found.lengths.tolist(), found.words, found.starts.tolist()) == ([0] * len(texts), [], [])
@@ -103,7 +101,7 @@ def new_words(first: int, count: int) -> list[str]:
     return [f"dog w{number}x, v{number * 7}" for number in range(first, first + count)]
 
 
-def test_what_is_kept_is_bounded(nlp: Language, encoder: TokenEncoder, plain_nlp: Language) -> None:
+def test_what_is_kept_is_bounded(nlp, encoder, plain_nlp):
     small = ChunkTokenizer(nlp, encoder, chunks=100)
     strings = len(nlp.vocab.strings)
     kept = []
@@ -118,9 +116,7 @@ def test_what_is_kept_is_bounded(nlp: Language, encoder: TokenEncoder, plain_nlp
     assert len(small) < 5  # long chunks fill a generation sooner
 
 
-def test_common_chunks_are_never_forgotten(
-    nlp: Language, encoder: TokenEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_common_chunks_are_never_forgotten(nlp, encoder, monkeypatch):
     small, embed = ChunkTokenizer(nlp, encoder, chunks=10), encoder.embed
     embedded: list[int] = []
 
@@ -135,21 +131,18 @@ def test_common_chunks_are_never_forgotten(
     assert sum(embedded) == 3 + 1 + 100  # "dog" at the end and before a space are two
 
 
-def test_words_are_split_where_a_tokenizer_splits_letters(encoder: TokenEncoder) -> None:
+def test_words_are_split_where_a_tokenizer_splits_letters(encoder):
     nlp = load_model()
     nlp.tokenizer.suffix_search = re.compile("ing$").search
     assert ChunkTokenizer(nlp, encoder)(["a running dog"]).words == ["a", "runn", "ing", "dog"]
 
 
-def test_other_tokenizers_are_refused(encoder: TokenEncoder) -> None:
+def test_other_tokenizers_and_attributes_of_more_than_the_token_are_refused(encoder, monkeypatch):
     nlp = spacy.blank("en")
     tokenizer: Any = nlp.tokenizer
     nlp.tokenizer = lambda text: tokenizer(text)  # type: ignore[assignment]
     with pytest.raises(UnsupportedModel, match="tokenizer function"):
         ChunkTokenizer(nlp, encoder)
-
-
-def test_attributes_of_more_than_the_token_are_refused(encoder: TokenEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "columns", ("NORM", "ENT_TYPE"))
     with pytest.raises(UnsupportedModel, match="ENT_TYPE"):
         ChunkTokenizer(spacy.blank("en"), encoder)

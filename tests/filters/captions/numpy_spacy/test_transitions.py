@@ -53,7 +53,7 @@ def assert_equal_to_spacy(nlp: Language, vectors: Floats, lengths: Ints) -> None
     assert (heads.tolist(), labels) == of_spacy(nlp, vectors, lengths)
 
 
-def test_transitions_at_random(random_nlp: Language) -> None:
+def test_transitions_at_random(random_nlp):
     lengths = np.concatenate([np.arange(40), np.full(60, 12), np.arange(40), [150]])
     vectors = random_texts(lengths)
     assert_equal_to_spacy(random_nlp, vectors, lengths)
@@ -61,12 +61,12 @@ def test_transitions_at_random(random_nlp: Language) -> None:
     assert len(np.unique(moves)) > 50
 
 
-def test_trained_weights_on_vectors_at_random(plain_nlp: Language) -> None:
+def test_trained_weights_on_vectors_at_random(plain_nlp):
     lengths = np.arange(60)
     assert_equal_to_spacy(plain_nlp, random_texts(lengths), lengths)
 
 
-def test_a_text_does_not_depend_on_its_group(random_nlp: Language, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_does_not_depend_on_its_group(random_nlp, monkeypatch):
     lengths = np.array([7, 1, 30, 7, 0, 12, 90])
     vectors, parser = random_texts(lengths), ArcEagerParser(parser_of(random_nlp))
     together = parser(vectors, lengths)
@@ -84,22 +84,19 @@ def test_a_text_does_not_depend_on_its_group(random_nlp: Language, monkeypatch: 
     assert sizes == [90, 30, 19, 8]  # bounded, but for texts that are longer
 
 
-def test_no_tokens(plain_nlp: Language) -> None:
+def test_no_tokens(plain_nlp):
     parser = ArcEagerParser(parser_of(plain_nlp))
     for lengths in ([], [0], [0, 0]):
         heads, moves = parser(np.zeros((0, 96), np.float32), np.array(lengths, np.int64))
         assert len(heads) == len(moves) == 0
 
 
-def test_a_beam_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_beam_and_other_layers_are_refused():
     nlp = load_model()
     parser_of(nlp).cfg["beam_width"] = 4
     with pytest.raises(UnsupportedModel, match="beam"):
         ArcEagerParser(parser_of(nlp))
-
-
-def test_other_layers_are_refused() -> None:
-    nlp = load_model()
+    parser_of(nlp).cfg["beam_width"] = 1
     del parser_of(nlp).model._layers[2]
     with pytest.raises(UnsupportedModel, match="three layers"):
         ArcEagerParser(parser_of(nlp))

@@ -12,11 +12,11 @@ from open_diht.filters.spotting.weights import find_models
 
 
 @pytest.fixture(scope="module")
-def folder(ocr_models: None) -> Path:
+def folder(ocr_models) -> Path:
     return find_models("tiny").recognition
 
 
-def test_latin_letters_and_what_is_no_letter_are_kept(folder: Path) -> None:
+def test_latin_letters_and_what_is_no_letter_are_kept(folder):
     _, known = load_recogniser(folder, "all")
     _, kept = load_recogniser(folder, "latin")
     assert set(kept) < set(known)
@@ -24,7 +24,7 @@ def test_latin_letters_and_what_is_no_letter_are_kept(folder: Path) -> None:
     assert not set("京三Ω") & set(kept) and "京" in known
 
 
-def test_probabilities_are_those_of_all_classes_made_to_sum_to_one(folder: Path) -> None:
+def test_probabilities_are_those_of_all_classes_made_to_sum_to_one(folder):
     whole, known = load_recogniser(folder, "all")
     cut, kept = load_recogniser(folder, "latin")
     assert len(cut) < 0.6 * len(whole)
@@ -36,7 +36,7 @@ def test_probabilities_are_those_of_all_classes_made_to_sum_to_one(folder: Path)
     assert load_network(cut, SpotterSettings())(lines) == pytest.approx(expected, abs=1e-5)
 
 
-def test_files_of_another_kind_are_named(folder: Path, tmp_path: Path) -> None:
+def test_files_of_another_kind_are_named(folder, tmp_path):
     detector = folder.parent / "det" / "inference.onnx"
     (tmp_path / "inference.onnx").write_bytes(detector.read_bytes())
     (tmp_path / "inference.yml").write_bytes((folder / "inference.yml").read_bytes())

@@ -6,8 +6,8 @@ import pytest
 from open_diht.filters.spotting.ocr.detector_graph import load_detector, rewrite
 from open_diht.filters.spotting.ocr.networks import load_network
 from open_diht.filters.spotting.ocr.onnx_file import Graph
-from open_diht.filters.spotting.settings import Precision, SpotterSettings
-from open_diht.filters.spotting.weights import ModelSize, find_models
+from open_diht.filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.weights import find_models
 
 SHAPES = [(1, 3, 32, 32), (1, 3, 64, 96), (2, 3, 32, 160), (1, 3, 384, 288)]
 
@@ -18,7 +18,7 @@ def operators(data: bytes) -> list[str]:
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("size", ["tiny", "small"])
-def test_the_map_is_that_of_the_file(ocr_models: None, size: ModelSize, precision: Precision) -> None:
+def test_the_map_is_that_of_the_file(ocr_models, size, precision):
     path = find_models(size).detection / "inference.onnx"
     known, ours = (
         load_network(data, SpotterSettings()) for data in (path.read_bytes(), load_detector(path, precision))
@@ -30,7 +30,7 @@ def test_the_map_is_that_of_the_file(ocr_models: None, size: ModelSize, precisio
 
 
 @pytest.mark.parametrize("size", ["tiny", "small"])
-def test_all_steps_find_their_layers(ocr_models: None, size: ModelSize) -> None:
+def test_all_steps_find_their_layers(ocr_models, size):
     path = find_models(size).detection / "inference.onnx"
     before, after = operators(path.read_bytes()), operators(load_detector(path, "f32"))
     assert before.count("Concat") == 2  # in the stem, which is taken apart, and in the head
@@ -40,13 +40,13 @@ def test_all_steps_find_their_layers(ocr_models: None, size: ModelSize) -> None:
     assert after.count("Mul") == before.count("Mul")  # a gate keeps its product and its sum, which change places
 
 
-def test_in_bf16_only_the_last_layers_are_others(ocr_models: None) -> None:
+def test_in_bf16_only_the_last_layers_are_others(ocr_models):
     path = find_models("tiny").detection / "inference.onnx"
     before, after = operators(path.read_bytes()), operators(load_detector(path, "bf16"))
     assert after == [*before[:-6], "Conv", "Relu", "Conv", "Sigmoid", "DepthToSpace"]
 
 
-def test_what_is_not_found_stays_as_it_is(ocr_models: None) -> None:
+def test_what_is_not_found_stays_as_it_is(ocr_models):
     path = find_models("tiny").detection / "inference.onnx"
     images = np.random.default_rng(2).normal(size=(1, 3, 64, 64)).astype(np.float32)
     graph = Graph(path.read_bytes())
@@ -62,7 +62,7 @@ def test_what_is_not_found_stays_as_it_is(ocr_models: None) -> None:
     assert ours == pytest.approx(known, rel=1e-3, abs=1e-4)
 
 
-def test_a_graph_of_other_layers_is_left(ocr_models: None) -> None:
+def test_a_graph_of_other_layers_is_left(ocr_models):
     graph = Graph((find_models("tiny").detection / "inference.onnx").read_bytes())
     graph.remove(*list(graph.nodes)[1:])
     graph.insert(None, "Relu", [graph.nodes[0].output[0]], graph.output)

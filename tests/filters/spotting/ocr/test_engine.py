@@ -14,14 +14,14 @@ from open_diht.common.devices import has_bf16
 from open_diht.filters.spotting.decode import DecodedImage, DecodeLimits, decode_image
 from open_diht.filters.spotting.ocr import recognition
 from open_diht.filters.spotting.ocr.engine import Engine
-from open_diht.filters.spotting.settings import Precision, Spotted, SpotterSettings
+from open_diht.filters.spotting.settings import Spotted, SpotterSettings
 
 SAMPLE = Path(__file__).parents[4] / "data" / "sample" / "images"
 WITH_TEXT = ("0004", "0017", "0038", "0058", "0132", "0160")
 
 
 @pytest.fixture(scope="module")
-def engine(ocr_models: None) -> Engine:
+def engine(ocr_models) -> Engine:
     return Engine(SpotterSettings())
 
 
@@ -62,7 +62,7 @@ def texts(lines: Sequence[Spotted]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_reads_line_by_line_what_paddleocr_reads(ocr_models: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_line_by_line_what_paddleocr_reads(ocr_models, monkeypatch):
     """Lines padded as PaddleOCR pads them: to 320 pixels at least."""
     pytest.importorskip("paddleocr")
     from open_diht.filters.spotting.ocr.paddle import PaddleEngine
@@ -83,18 +83,17 @@ def test_reads_line_by_line_what_paddleocr_reads(ocr_models: None, monkeypatch: 
     assert read >= 12
 
 
-def test_narrow_padding_reads_the_same_words(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrow_padding_reads_the_same_words(engine, monkeypatch):
     given = engine.read([engine.find(image) for image in PAGES])
     monkeypatch.setattr(recognition, "padded_width", lambda width: max(320, width))
     assert list(map(texts, given)) == list(map(texts, engine.read([engine.find(image) for image in PAGES])))
 
 
-def test_results_do_not_depend_on_neighbours(engine: Engine) -> None:
+def test_results_do_not_depend_on_neighbours(engine):
     """To the last bit."""
     found = [engine.find(image) for image in (*PAGES, *sample())]
     alone = [engine.read([lines])[0] for lines in found]
-    assert engine.read(found) == alone
-    assert engine.read(found[::-1])[::-1] == alone
+    assert engine.read(found) == alone and engine.read(found[::-1])[::-1] == alone
     engine.settings = replace(engine.settings, lines_at_once=3)
     try:
         assert engine.read(found) == alone
@@ -103,7 +102,7 @@ def test_results_do_not_depend_on_neighbours(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_openvino_reads_the_same_words(engine: Engine, precision: Precision) -> None:
+def test_openvino_reads_the_same_words(engine, precision):
     """And its results depend on no neighbour either."""
     pytest.importorskip("openvino", reason="openvino is not installed: pip install openvino")
     if precision == "bf16" and not has_bf16():
@@ -117,7 +116,7 @@ def test_openvino_reads_the_same_words(engine: Engine, precision: Precision) -> 
 
 
 @pytest.mark.parametrize("turns", [1, 3], ids=["upward", "downward"])
-def test_text_that_was_turned_is_read_either_way(engine: Engine, turns: int) -> None:
+def test_text_that_was_turned_is_read_either_way(engine, turns):
     image = page(((100, 200), 36, "Carlsberg brewery"))
     turned = replace(image, pixels=np.ascontiguousarray(np.rot90(image.pixels, turns)), width=480, height=640)
     (lines,) = engine.read([engine.find(turned)])
@@ -125,7 +124,7 @@ def test_text_that_was_turned_is_read_either_way(engine: Engine, turns: int) -> 
 
 
 @pytest.mark.parametrize("over", [True, False], ids=["over a circle", "under it"])
-def test_text_along_an_arc_is_unrolled(engine: Engine, over: bool) -> None:
+def test_text_along_an_arc_is_unrolled(engine, over):
     image = bent("COPENHAGEN BREWERY", over)
     (lines,) = engine.read([engine.find(image)])
     assert "".join(texts(lines)).replace(" ", "") == "COPENHAGENBREWERY"
@@ -133,7 +132,7 @@ def test_text_along_an_arc_is_unrolled(engine: Engine, over: bool) -> None:
     assert min(xs) < 200 and max(xs) > 440, "the box is that of the whole arc"
 
 
-def test_letters_of_a_column_are_read_as_a_word_too(engine: Engine) -> None:
+def test_letters_of_a_column_are_read_as_a_word_too(engine):
     letters = [((300, 20 + 70 * index), 56, letter) for index, letter in enumerate("HOTELS")]
     (lines,) = engine.read([engine.find(page(*letters))])
     assert "HOTELS" in texts(lines)
@@ -149,7 +148,7 @@ def small_print() -> DecodedImage:
     return decode_image(file.getvalue(), DecodeLimits())
 
 
-def test_small_print_is_found_at_the_second_look(engine: Engine) -> None:
+def test_small_print_is_found_at_the_second_look(engine):
     """At its place, and whatever else is read with it."""
     image = small_print()
     once = Engine(replace(engine.settings, enlarge_faint=1))
@@ -160,19 +159,15 @@ def test_small_print_is_found_at_the_second_look(engine: Engine) -> None:
     assert engine.read([engine.find(PAGES[0]), engine.find(image)])[1] == lines
 
 
-def test_an_image_without_text_has_no_lines(engine: Engine) -> None:
-    assert engine.read([engine.find(page())]) == [[]]
-    assert engine.read([]) == []
+def test_an_image_without_text_has_no_lines(engine):
+    assert engine.read([engine.find(page())]) == [[]] and engine.read([]) == []
 
 
-def test_doubtful_lines_are_read_once_more(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doubtful_lines_are_read_once_more(engine, monkeypatch):
     """By the larger recogniser, alone; short ones and hopeless ones are not."""
     first = {
-        "sure": ("a sure line", 0.9),
-        "doubt": ("a doubt", 0.6),
-        "short": ("shrt", 0.6),
-        "hopeless": ("#####", 0.4),
-    }
+        "sure": ("a sure line", 0.9), "doubt": ("a doubt", 0.6), "short": ("shrt", 0.6), "hopeless": ("#####", 0.4),
+    }  # fmt: skip
     asked: list[int] = []
 
     def again(strips: Sequence[object], batch: int) -> list[tuple[str, float]]:

@@ -30,54 +30,48 @@ def region(probabilities: np.ndarray, *found: Found, settings: SpotterSettings =
     return faint_region(probabilities, SIZE, [line for line, _ in found], settings)
 
 
-def test_faint_pixels_outside_of_lines_are_looked_at_again() -> None:
+def test_faint_pixels_outside_of_lines_are_looked_at_again_in_pixels_of_the_image():
     """Up to twice as large, with a margin of 16 pixels; the sides are whole strides."""
     found = region(text_map((100, 80, 140, 88, 0.15)))
     assert found == Region((84, 64, 156, 104), height=64, width=128)
     assert found.height % STRIDE == found.width % STRIDE == 0
+    found = faint_region(text_map((100, 80, 140, 88, 0.15)), (384, 768), [], SETTINGS)
+    assert found is not None and found.box == (252, 128, 468, 208)
 
 
 @pytest.mark.parametrize(
     ("probabilities", "lines"),
     [
-        (text_map(), []),
-        (text_map((100, 80, 140, 88, 0.05)), []),
-        (text_map((100, 80, 103, 83, 0.9)), []),
-        (text_map((60, 60, 160, 80, 0.9)), [box(50, 50, 170, 90)]),
-        (text_map((0, 0, 256, 192, 0.15)), []),
+        (text_map(), []), (text_map((100, 80, 140, 88, 0.05)), []), (text_map((100, 80, 103, 83, 0.9)), []),
+        (text_map((60, 60, 160, 80, 0.9)), [box(50, 50, 170, 90)]), (text_map((0, 0, 256, 192, 0.15)), []),
     ],
     ids=["nothing", "too faint", "a speck", "a large line", "all of it"],
-)
-def test_no_second_look(probabilities: np.ndarray, lines: list[Found]) -> None:
+)  # fmt: skip
+def test_no_second_look(probabilities, lines):
     settings = replace(SETTINGS, limit_side=256)  # nothing that fills the image can be enlarged
     assert region(probabilities, *lines, settings=settings) is None
 
 
-def test_thin_lines_are_looked_at_again_because_parts_may_be_missing() -> None:
+def test_thin_lines_are_looked_at_again_because_parts_may_be_missing():
     assert region(text_map(), box(60, 60, 160, 100)) is None
     found = region(text_map(), box(60, 60, 160, 70))
     assert found is not None and found.box == (44, 44, 177, 87)
 
 
-def test_a_region_is_enlarged_to_the_limit_at_most_and_can_be_turned_off() -> None:
+def test_a_region_is_enlarged_to_the_limit_at_most_and_can_be_turned_off():
     everything = text_map((0, 0, 256, 192, 0.15))
     assert region(everything) == Region((0, 0, 256, 192), height=288, width=384)
     assert region(everything, settings=replace(SETTINGS, enlarge_faint=1)) is None
 
 
-def test_regions_are_in_pixels_of_the_image() -> None:
-    found = faint_region(text_map((100, 80, 140, 88, 0.15)), (384, 768), [], SETTINGS)
-    assert found is not None and found.box == (252, 128, 468, 208)
-
-
-def test_of_a_line_found_twice_the_closer_look_counts_and_of_a_piece_the_first() -> None:
+def test_of_a_line_found_twice_the_closer_look_counts_and_of_a_piece_the_first():
     line, again, other = box(10, 10, 90, 30), box(12, 11, 95, 29), box(10, 60, 90, 80)
     piece, new = box(30, 61, 72, 79), box(100, 100, 150, 120)  # the middle of either lies in the other
     merged = merge([line, other], [again, piece, new])
     assert [one[0].tolist() for one in merged] == [one[0].tolist() for one in (other, again, new)]
 
 
-def test_lines_of_a_region_are_moved_to_their_place_in_the_image() -> None:
+def test_lines_of_a_region_are_moved_to_their_place_in_the_image():
     quad, arc = moved((box(1, 2, 3, 4)[0], Arc((5.0, 6.0), 7.0, 1.0, 0.0, 1.0)), 10, 20)
     assert quad.tolist() == [[11, 22], [13, 22], [13, 24], [11, 24]]
     assert arc == Arc((15.0, 26.0), 7.0, 1.0, 0.0, 1.0)

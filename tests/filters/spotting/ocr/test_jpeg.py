@@ -28,22 +28,22 @@ def result(data: bytes, limits: DecodeLimits, quick: bool) -> DecodedImage | str
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("size", [(333, 217), (64, 700), (65, 64), (7, 900), (1, 1)])
 @pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2, "progressive": True}])
-def test_pixels_are_those_of_pillow(size: tuple[int, int], mode: str, side: int, options: dict[str, int]) -> None:
-    data = encode(picture(*size, mode), "JPEG", quality=80, **options)
+def test_pixels_are_those_of_pillow(size, mode, side, options):
+    data = encode(picture(size[0], size[1], mode), "JPEG", quality=80, **options)
     limits = DecodeLimits(decode_side=side)
     known, quick = (decode_image(data, limits, decoder) for decoder in (None, decode_jpeg))
     assert np.array_equal(known.pixels, quick.pixels)
     assert (known.width, known.height, known.format) == (quick.width, quick.height, quick.format)
 
 
-def test_turned_images_are_upright() -> None:
+def test_turned_images_are_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
     image = decode_image(encode(picture(60, 30), "JPEG", exif=exif), DecodeLimits(), decode_jpeg)
     assert image.pixels.shape == (60, 30, 3)
 
 
-def test_damage_is_named_as_by_pillow(capfd: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_named_as_by_pillow(capfd):
     """Bytes changed, lost and cut off at random."""
     rng, data, limits = random.Random(2), encode(noise(), "JPEG"), DecodeLimits()
     for _ in range(300):

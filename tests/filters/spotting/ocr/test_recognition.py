@@ -19,24 +19,23 @@ def steps(*classes: int, of: int = 4, sure: float = 0.7) -> np.ndarray:
     ("classes", "text"),
     [((1, 2, 3), "abc"), ((1, 1, 0, 1), "aa"), ((0, 2, 2, 2, 0), "b"), ((0, 0), ""), ((3, 3, 1), "ca")],
 )
-def test_repetitions_and_blanks_are_dropped(classes: tuple[int, ...], text: str) -> None:
+def test_repetitions_and_blanks_are_dropped(classes, text):
     assert decode(steps(*classes), "abc")[0] == text
 
 
-def test_the_score_is_the_mean_over_the_characters_only() -> None:
+def test_the_score_is_the_mean_over_the_characters_only():
     probabilities = np.concatenate([steps(1, sure=0.9), steps(0, sure=0.4), steps(2, sure=0.5)])
     assert decode(probabilities, "abc") == ("ab", 0.7)
     assert decode(steps(0), "abc") == ("", 0.0)
 
 
-def test_widths_rise_and_waste_at_most_a_third() -> None:
-    assert list(WIDTHS) == sorted(set(WIDTHS))
-    assert WIDTHS[-1] == MAX_WIDTH
+def test_widths_rise_and_waste_at_most_a_third():
+    assert list(WIDTHS) == sorted(set(WIDTHS)) and WIDTHS[-1] == MAX_WIDTH
     assert all(wide <= 1.5 * narrow for narrow, wide in pairwise(WIDTHS))
     assert [padded_width(width) for width in (1, 32, 33, 300, MAX_WIDTH)] == [32, 32, 48, 320, MAX_WIDTH]
 
 
-def test_lines_are_batched_by_width_and_come_back_in_order() -> None:
+def test_lines_are_batched_by_width_and_come_back_in_order():
     """A stub network spells a line's grey; what it is given tells how lines were batched and padded."""
     shapes = []
 
