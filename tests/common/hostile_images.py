@@ -141,10 +141,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         "ok",
     ),
     "a PNG of 13,000 x 13,000": (lambda: flat_png(13_000), "too_many_pixels"),
-    "a GIF of a comment in blocks": (
-        lambda: gif_with(b"!\xfe" + (b"\xff" + b"x" * 255) * 60_000 + b"\0"),
-        "ok",
-    ),
+    "a GIF of a comment in blocks": (lambda: gif_with(b"!\xfe" + (b"\xff" + b"x" * 255) * 60_000 + b"\0"), "ok"),
     "a GIF of 400,000 comments": (lambda: gif_with(b"!\xfe\1x\0" * 400_000), "too_complex"),
     "a GIF whose frame is outside": (lambda: gif_with(b"!\xf9\4\x09\0\0\0\0", left=60_000), "too_many_pixels"),
     "a WebP of a large canvas": (lambda: webp_of(16_383, 16_383), "too_many_pixels"),

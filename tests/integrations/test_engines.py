@@ -336,14 +336,7 @@ def add_by_pandas(rows: dict[str, list[Any]], caption: str, image: str | None) -
 )
 @pytest.mark.parametrize(
     "add",
-    [
-        add_by_hugging_face,
-        stream_by_hugging_face,
-        add_by_daft,
-        add_by_webdataset,
-        add_by_ray_or_arrow,
-        add_by_pandas,
-    ],
+    [add_by_hugging_face, stream_by_hugging_face, add_by_daft, add_by_webdataset, add_by_ray_or_arrow, add_by_pandas],
 )
 def test_a_wrong_column_ends_the_job_with_its_name(add, column, caption, image, words):
     pytest.importorskip({"daft": "daft", "face": "datasets"}.get(add.__name__.split("_")[-1], "pyarrow"))

@@ -110,10 +110,7 @@ def test_other_settings_with_the_moments_of_the_parent_resume_bit_by_bit(parent,
     [
         ({"schedule": {"samples": 160}}, "which counts them, ends at 160: raise schedule.samples"),
         ({"schedule": {"samples": 300, "batch_size": 24}}, "not a multiple of schedule.batch_size 24"),
-        (
-            {"schedule": {"samples": 300}, "model": {"architecture": {"embed_dim": 16}}},
-            "weights differ from this run",
-        ),
+        ({"schedule": {"samples": 300}, "model": {"architecture": {"embed_dim": 16}}}, "weights differ from this run"),
         ({"schedule": {"samples": 300}, "model": {"freeze_text": True}}, "leave model.freeze_image and freeze_text"),
     ],
 )

@@ -212,9 +212,7 @@ def test_a_branch_of_a_run_in_the_store(there, bucket, settings, calm, tmp_path)
     found: list[Checkpoint] = []
     for parent in (url, str(calm / "checkpoints" / "step-000000000012")):
         child = replace(
-            settings,
-            branch=replace(settings.branch, path=parent),
-            schedule=replace(settings.schedule, samples=14 * 16),
+            settings, branch=replace(settings.branch, path=parent), schedule=replace(settings.schedule, samples=14 * 16)
         )
         to = f"{bucket}/child-{len(found)}"
         train(child, to, lambda text: None)
