@@ -1,7 +1,5 @@
 """Images that cost what no image should cost; ordinary ones of all kinds; and a way to decode them within bounds."""
 
-from __future__ import annotations
-
 import io
 import json
 import struct

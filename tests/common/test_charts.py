@@ -1,7 +1,5 @@
 """Charts say all that was measured, keep their labels apart, and a file of one is SVG that any viewer reads."""
 
-from __future__ import annotations
-
 import re
 from itertools import pairwise
 from xml.etree import ElementTree

@@ -1,7 +1,5 @@
 """Words become values, errors one line and a status."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

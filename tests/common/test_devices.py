@@ -1,7 +1,5 @@
 """Which GPU a process takes, and what a machine can compute in."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Files and folders are complete or absent."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import math

@@ -1,7 +1,5 @@
 """Any bytes end as an image or as a BadImage, in bounded time and memory."""
 
-from __future__ import annotations
-
 import io
 import random
 import struct

@@ -1,7 +1,5 @@
 """Remedies are printed the way the installation was made."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A lock in an object store: taken, shared, renewed, run out, lost."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import threading

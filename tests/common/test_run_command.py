@@ -1,7 +1,5 @@
 """Commands that are told to end: one line, an exit status, and no process that stays."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Commands in messages are spelled as the user typed them, and each of those that the code names is understood."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re

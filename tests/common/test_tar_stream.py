@@ -1,7 +1,5 @@
 """Tars from elsewhere: which sample a member is of, and headers that state what cannot be."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 

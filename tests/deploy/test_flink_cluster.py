@@ -1,7 +1,5 @@
 """`make flink-up` and `make flink-down`: a standalone Flink of this machine, up with its slots and gone again."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket

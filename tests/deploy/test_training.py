@@ -1,8 +1,6 @@
 """The recipes for training: their words are those of torchrun and of the trainer, their numbers agree. The script for
 Slurm queues itself again where its time is up: with stand-ins for Slurm's commands."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """CAT in other engines, each the real library: the same decisions as `Cat`, which decides as a run does."""
 
-from __future__ import annotations
-
 import gzip
 import itertools
 import json

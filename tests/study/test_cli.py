@@ -1,7 +1,5 @@
 """The loop over arms: what is done is done, what has no data is said."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from types import ModuleType

@@ -1,7 +1,5 @@
 """Cached features and small images as training data: order, ranks, concept targets, crops."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

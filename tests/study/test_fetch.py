@@ -1,7 +1,5 @@
 """Fetching from a server on this machine, and what is made of the archives."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """The tables: which arms meet, and what is said of each line."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The small towers, and words as ids."""
 
-from __future__ import annotations
-
 import torch
 
 from open_diht.trainer.towers import build_tower

@@ -1,8 +1,6 @@
 """Training on pairs in memory with small towers: a stopped run ends with the bits of an undisturbed one, what does not
 fit is refused before the first step."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable

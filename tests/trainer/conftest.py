@@ -1,7 +1,5 @@
 """What the trainer's tests share: the textbook losses, shards of drawn images, small models, several ranks."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """A run from a checkpoint of another one: the parent's bits with its settings, its moments with others."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import uuid

@@ -1,7 +1,5 @@
 """Checkpoints, on a disk and in a store: complete or absent, verified, retained by policy, with one in reserve."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource

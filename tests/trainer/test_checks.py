@@ -1,7 +1,5 @@
 """Checks while training: recall by hand, chance, intervals, several ranks, zero-shot folders."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """torch.compile: the same run as without it, also over ranks, with an average, in parts and across a resume."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Several ranks equal one process: losses, encoder gradients, temperature gradient, one step of AdamW, through real DDP
 on gloo; also in parts (GradCache), with concepts, by tiles, with duplicates."""
 
-from __future__ import annotations
-
 import copy
 import os
 import signal

@@ -1,7 +1,5 @@
 """A model on a hub: one commit of all files, against a server on this machine that speaks the calls that it takes."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

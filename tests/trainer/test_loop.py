@@ -1,7 +1,5 @@
 """A run from its configuration to an exported model: what it writes, how it goes on, what it refuses."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import re

@@ -1,7 +1,5 @@
 """A training whose WORKDIR is in an object store: a real S3 server on this machine, and the real client."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

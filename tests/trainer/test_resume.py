@@ -1,7 +1,5 @@
 """Killed at a random step and started again, a run ends with the bits of an undisturbed one."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """One step: what it learns, and what it does with numbers that are not finite."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

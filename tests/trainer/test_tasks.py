@@ -1,7 +1,5 @@
 """The evaluation beside a training: results by task in the log, failures said, the training goes on."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Towers and loaders of one's own: by import path or by name, with tokens of their own; what does not fit is named."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A WORKDIR behind a URL: what is brought there and when, and that one run has it."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """The arms of CAT: which pairs they learn from, and that all of them are measured alike."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Concept distillation's arms, and the targets that they learn from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """HN-NCE's arms: what chose the initial scale is not reported, and what is said to be chosen is what the rows chose."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

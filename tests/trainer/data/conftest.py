@@ -1,7 +1,5 @@
 """Small shards, written member by member so that each can be wrong in its own way."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

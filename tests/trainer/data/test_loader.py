@@ -1,7 +1,5 @@
 """What a trainer relies on: once per epoch, exact resume, counted errors, no silence."""
 
-from __future__ import annotations
-
 import fcntl
 import itertools
 import os

@@ -1,7 +1,5 @@
 """SigLIP: equal to its textbook formula and to open_clip's, whole and by tiles, with and without duplicates."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
