@@ -68,9 +68,7 @@ def test_a_lease_given_back_may_be_taken_again(leases: Any, pauses: list[Callabl
     assert not leases.glob(f"{FOLDER}/*.json")
 
 
-def test_the_last_shard_waits_for_the_lease_of_a_killed_one(
-    leases: Any, pauses: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_shard_waits_for_the_lease_of_a_killed_one(leases, pauses, monkeypatch):
     """A shard that was killed and started again finds its own lease of before, and nobody else would complete."""
     _others(leases, shared=True)
     said: list[str] = []
@@ -83,9 +81,7 @@ def test_the_last_shard_waits_for_the_lease_of_a_killed_one(
 
 
 @pytest.mark.parametrize("behind", [0, 3_600])
-def test_a_run_that_renews_its_lease_is_not_waited_for(
-    behind: int, leases: Any, pauses: list[Callable[[], object]]
-) -> None:
+def test_a_run_that_renews_its_lease_is_not_waited_for(behind, leases, pauses):
     """Whatever its machine's clock says."""
     began = time.time() - behind
     _others(leases, began)
@@ -126,9 +122,7 @@ def test_a_killed_runs_lease_runs_out_within_a_minute(leases: Any, monkeypatch: 
     lease.release()
 
 
-def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(
-    leases: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(leases, monkeypatch):
     """By two at a time too; not by one that is refused, and not those that may only be late."""
 
     def killed(number: int) -> str:
@@ -152,9 +146,7 @@ def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(
     another.release()
 
 
-def test_a_lease_that_was_removed_while_it_was_renewed_comes_back_or_is_lost(
-    leases: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lease_that_was_removed_while_it_was_renewed_comes_back_or_is_lost(leases, monkeypatch):
     monkeypatch.setattr(module, "RENEW_S", 0.01)
     lease = lease_in(leases)
     assert lease.take(shared=True)
@@ -228,9 +220,7 @@ def test_a_lease_that_nobody_took_is_not_lost(leases: Any, monkeypatch: pytest.M
     lease.release()
 
 
-def test_shards_at_work_share_a_token_and_those_that_come_after_them_get_the_next(
-    leases: Any, pauses: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shards_at_work_share_a_token_and_those_that_come_after_them_get_the_next(leases, pauses, monkeypatch):
     one, other, third, late = (lease_in(leases, f"{i}-of-4-f") for i in range(4))
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(lambda lease: lease.take(shared=True), (one, other)))

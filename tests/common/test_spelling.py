@@ -130,9 +130,7 @@ def test_every_command_in_a_message_exists() -> None:
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.usefixtures("commands_in_process")
 @pytest.mark.parametrize(("words", "named"), ASKED, ids=lambda part: "-".join(map(str, part))[:40])
-def test_a_command_in_a_message_is_understood_in_both_spellings(
-    words: tuple[str, ...], named: tuple[tuple[str, str], ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_in_a_message_is_understood_in_both_spellings(words, named, monkeypatch):
     found = []
     for environment in (None, " ".join(VARIABLES)):
         with monkeypatch.context() as patched:

@@ -102,9 +102,7 @@ def slurm(tmp_path: Path) -> Slurm:
 
 
 @pytest.mark.parametrize("status", [0, 1])
-def test_a_job_that_ends_by_itself_is_not_queued_again(
-    slurm: Slurm, status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_ends_by_itself_is_not_queued_again(slurm, status, monkeypatch):
     job = slurm.start()
     (slurm.folder / "end").write_text(str(status))
     assert job.wait(60) == status and not slurm.requeued
