@@ -26,7 +26,6 @@ def noise(width: int = 64, height: int = 48, mode: str = "RGB") -> Image.Image:
 
 
 def chunk(name: bytes, body: bytes) -> bytes:
-    """Of a PNG."""
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
@@ -85,7 +84,6 @@ def riff(kind: bytes, body: bytes) -> bytes:
 
 
 def webp_with(more: bytes) -> bytes:
-    """A WebP with chunks at its end."""
     still = encode(noise(16, 16), "WEBP", lossless=True)
     head = riff(b"VP8X", bytes([8, 0, 0, 0]) + (15).to_bytes(3, "little") * 2)
     body = b"WEBP" + head + still[12:] + more

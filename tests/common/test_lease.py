@@ -22,7 +22,6 @@ FOLDER = "/locking/work/leases"
 
 @pytest.fixture
 def leases() -> Iterator[Any]:
-    """A store; leases lie in `FOLDER`."""
     fs = MemoryFileSystem()
     fs.makedirs(FOLDER, exist_ok=True)
     yield fs
@@ -34,7 +33,6 @@ def lease_in(fs: Any, shard: str = "") -> Lease:
 
 
 def _others(fs: Any, renewed: float | None = None, taken: float = 0.0, shared: bool = False) -> str:
-    """The lease of somebody else."""
     path = f"{FOLDER}/other.json"
     renewed = time.time() if renewed is None else renewed
     content = {"holder": "other", "shard": "1-of-2", "shared": shared, "taken": taken, "renewed": renewed}
@@ -276,7 +274,6 @@ def test_a_lease_is_renewed_also_after_a_failure(leases: Any, monkeypatch: pytes
 
 
 def test_a_store_that_does_not_answer_is_reported(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it is waited for."""
     for name, seconds in {"RENEW_S": 0.01, "AGAIN_S": 0.01, "SLOW_S": 0.05}.items():
         monkeypatch.setattr(module, name, seconds)
     answers, reported = threading.Event(), threading.Event()

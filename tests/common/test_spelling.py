@@ -36,7 +36,6 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
-    """The calls of a function in all files."""
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
@@ -68,7 +67,6 @@ ASKED = sorted({known for known in PRINTED.values() if len(known[0]) > 1 or know
 
 @pytest.fixture
 def by_make(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if make had started the process."""
     monkeypatch.setenv(MAKE_VARIABLES, " ".join(VARIABLES))
 
 
@@ -90,7 +88,6 @@ def of_shell(command: str, cwd: Path = REPOSITORY) -> list[str]:
 
 
 def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the command makes of its words."""
     assert Path(words[0]).name == "open-diht"
     return options(lambda: cli.main(words[1:]), monkeypatch)
 

@@ -9,7 +9,6 @@ from open_diht.common.tar_stream import BrokenTar, Member, TarStream
 
 
 def header(size: int) -> bytes:
-    """A header of `a.jpg` that states a size."""
     entry = tarfile.TarInfo("a.jpg")
     entry.size = size
     return entry.tobuf(tarfile.GNU_FORMAT)

@@ -23,7 +23,6 @@ WORDS = ["/data/a cat", "vit-b-32", "/runs/b32", "loss.beta=0.5"]
 
 
 def trained(words: list[str]) -> tuple[Any, Any]:
-    """What torchrun and the trainer understand of the words of a torchrun."""
     launcher = get_args_parser().parse_args(words)
     assert (launcher.module, launcher.training_script) == (True, "open_diht.trainer")
     options = _parser("trainer", {}).parse_args(launcher.training_script_args)

@@ -187,7 +187,6 @@ ENGINES = (
 
 @pytest.fixture(scope="module")
 def captions() -> tuple[Rows, Rows]:
-    """Captions, and what `Cat` decides about them."""
     rows: Rows = list(itertools.islice(itertools.cycle(WORDS), 50))
     if CC3M.is_file():
         rows += [line.split("\t")[0] for line in CC3M.read_text(encoding="utf-8").splitlines()[:5000]]
@@ -196,7 +195,6 @@ def captions() -> tuple[Rows, Rows]:
 
 @pytest.fixture(scope="module")
 def pairs(ocr_models: None) -> tuple[Rows, list[bytes], Rows]:
-    """Captions, images, and what `Cat` decides about the pairs."""
     lines = (SAMPLE / "manifest.tsv").read_text(encoding="utf-8").splitlines()[1:]
     found = [line.split("\t")[:2] for line in lines if (SAMPLE / line.split("\t")[0]).is_file()][::10]
     images = [(SAMPLE / path).read_bytes() for path, _ in found]
@@ -219,7 +217,6 @@ def test_images_are_read_as_in_a_run(engine, pairs, tmp_path):
 
 
 def example(heading: str) -> str:
-    """The example of an engine on the page, as it is written there."""
     page = (REPOSITORY / "docs/howto/integrations.md").read_text(encoding="utf-8")
     return page.split(f"\n## {heading}\n")[1].split("```python\n")[1].split("```")[0]
 

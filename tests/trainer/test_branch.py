@@ -43,7 +43,6 @@ def last(workdir: Path, step: int = 10) -> Checkpoint:
 
 
 def same_state(one: Checkpoint, other: Checkpoint) -> bool:
-    """Weights, heads, moments, average."""
     kept = ("heads", "optimizer", "average", "scaler")
     return same_bits(one.model, other.model) and all(
         same_bits(one.training[name], other.training[name]) for name in kept

@@ -164,7 +164,6 @@ def test_zero_shot_folders(tmp_path: Path) -> None:
 
 
 def test_zero_shot_while_training(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
-    """Through the whole run: folder, templates, log."""
     from open_diht.trainer.loop import train
 
     for name in ("circle", "square"):

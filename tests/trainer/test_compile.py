@@ -83,7 +83,6 @@ def test_dropped_patches_are_the_same_in_both_passes_of_a_batch_in_parts() -> No
 
 
 def compiled_over_ranks(folder: Path) -> None:
-    """Runs on every rank."""
     with joined_ranks("cpu", 300):
         train(load_config(str(folder / "config.yaml")), folder / "two", lambda text: None)
 

@@ -61,7 +61,6 @@ def settings(tiny_config: Configs, targets: Path, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def calm(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run on a disk, undisturbed."""
     torch.set_num_threads(1)
     workdir = tmp_path_factory.mktemp("calm") / "w"
     train(settings, workdir, lambda text: None)
@@ -133,7 +132,6 @@ def begin(forks: Forks, tmp_path: Path, bucket: str) -> Iterator[Begin]:
 
 
 def to_the_store() -> dict[str, str]:
-    """The part of the environment that leads there."""
     return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 

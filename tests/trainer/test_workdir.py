@@ -27,8 +27,6 @@ def store() -> FsspecStore:
 
 
 class Clock:
-    """Seconds, as set."""
-
     now = 0.0
 
     def __call__(self) -> float:

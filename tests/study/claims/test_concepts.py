@@ -19,8 +19,6 @@ from study.training import FILE, Pairs, pair_keys
 
 
 class Present:
-    """All sets are at hand."""
-
     def wanted(self, name: str) -> None:
         pass
 

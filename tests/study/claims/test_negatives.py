@@ -14,8 +14,6 @@ RESULTS = Path(negatives.__file__).resolve().parents[1] / "results"
 
 
 class Present:
-    """All sets are at hand."""
-
     def wanted(self, name: str) -> None:
         pass
 
