@@ -1,7 +1,5 @@
 """The measurements on a GPU: that they run, at tiny sizes, and what they print."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

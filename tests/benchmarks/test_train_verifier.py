@@ -65,9 +65,7 @@ def test_no_part_is_trained_on_the_test_rows(trained: Any) -> None:
 
 
 @pytest.mark.slow
-def test_rows_removed_from_the_files_are_removed_from_training(
-    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_removed_from_the_files_are_removed_from_training(trained, tmp_path, monkeypatch):
     before, told = trained()
     here = tmp_path / "benchmarks"
     shutil.copytree(label_set.HERE / "labels", here / "labels")
@@ -85,9 +83,7 @@ def test_rows_removed_from_the_files_are_removed_from_training(
     assert told["laion400m_sample.tsv"][name] != told_after["laion400m_sample.tsv"][name]
 
 
-def test_captions_without_lenient_labels_keep_their_strict_ones(
-    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_captions_without_lenient_labels_keep_their_strict_ones(samples, tmp_path, monkeypatch):
     shutil.copytree(label_set.HERE / "labels", tmp_path / "labels")
     (tmp_path / "labels/laion400m_complex.tsv").write_text("row\tfirst\tsecond\n")
     monkeypatch.setattr(label_set, "HERE", tmp_path)

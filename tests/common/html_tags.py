@@ -1,7 +1,5 @@
 """A page as its tags, and what hostile texts try on it."""
 
-from __future__ import annotations
-
 from html.parser import HTMLParser
 
 HOSTILE = "<script>alert(1)</script> \u202egnp.exe\u202c \"q\" 'a' & </style><img src=x onerror=alert(1)>\x00\ud800|"

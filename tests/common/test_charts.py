@@ -1,7 +1,5 @@
 """Charts say all that was measured, keep their labels apart, and a file of one is SVG that any viewer reads."""
 
-from __future__ import annotations
-
 import re
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -85,10 +83,7 @@ def test_bars_stay_inside() -> None:
 
 @pytest.mark.parametrize(
     ("counts", "expected"),
-    [
-        ({0: 1, 2: 3}, [("0", 1), ("1", 0), ("2", 3)]),
-        ({3: 1}, [("0", 0), ("1", 0), ("2", 0), ("3", 1)]),
-    ],
+    [({0: 1, 2: 3}, [("0", 1), ("1", 0), ("2", 3)]), ({3: 1}, [("0", 0), ("1", 0), ("2", 0), ("3", 1)])],
 )
 def test_few_values_are_columns_of_their_own(counts: dict[int, int], expected: list[tuple[str, int]]) -> None:
     assert bin_counts(counts) == expected

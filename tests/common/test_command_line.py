@@ -1,12 +1,9 @@
 """Words become values, errors one line and a status."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -59,9 +56,7 @@ class _Broken(RuntimeError):
         (KeyboardInterrupt(), 130, "\nstopped; once more\n"),
     ],
 )
-def test_errors_become_a_line_and_a_status(
-    error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_become_a_line_and_a_status(error, status, line, capsys):
     def do() -> int:
         raise error
 
@@ -93,9 +88,7 @@ def test_a_command_ends_quietly_where_nobody_reads_any_more(monkeypatch: pytest.
         assert ended.value.code == 141
 
 
-def test_full_standard_files_are_named_and_end_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_full_standard_files_are_named_and_end_nothing_else(monkeypatch, capsys):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stderr", full)
         assert complain("what failed", 2) == 2
@@ -136,9 +129,7 @@ def refuse(message: str) -> int:
     raise WrongUse(message)
 
 
-def test_ranks_and_attempts_of_a_torchrun_print_a_wrong_use_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ranks_and_attempts_of_a_torchrun_print_a_wrong_use_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     for message in ("a", "b"):
         for attempt in range(4):

@@ -1,7 +1,5 @@
 """CPU time of helpers counts while they run and after they have ended; waiting counts nowhere."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

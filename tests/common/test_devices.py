@@ -1,7 +1,5 @@
 """Which GPU a process takes, and what a machine can compute in."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 
@@ -26,9 +24,7 @@ def test_processes_spread_over_the_gpus(tmp_path: Path) -> None:
         claim.close()
 
 
-def test_jobs_that_number_their_gpus_alike_do_not_take_them_for_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_that_number_their_gpus_alike_do_not_take_them_for_the_same(tmp_path, monkeypatch):
     """CUDA_VISIBLE_DEVICES makes each job's first one cuda:0."""
     monkeypatch.setattr(devices, "_identity", lambda device: "GPU-aa")
     first = Claim(["cuda:0"], tmp_path)

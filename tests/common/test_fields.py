@@ -1,7 +1,5 @@
 """Plain values to dataclasses: types are kept, ranges hold, and whatever is refused is named."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal

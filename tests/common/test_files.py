@@ -1,12 +1,8 @@
 """Files and folders are complete or absent."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -38,9 +34,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("publish", [published, published_folder])
-def test_an_error_leaves_what_was_there(
-    publish: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
-) -> None:
+def test_an_error_leaves_what_was_there(publish, tmp_path):
     (tmp_path / "there").write_text("as it was")
     with pytest.raises(OSError, match="the disk is full"), publish(tmp_path / "there"):
         raise OSError("the disk is full")

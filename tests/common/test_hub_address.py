@@ -1,7 +1,5 @@
 """Addresses of repositories on a hub."""
 
-from __future__ import annotations
-
 import pytest
 
 from open_diht.common.hub_address import HubAddress, is_pinned, parse_address

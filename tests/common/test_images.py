@@ -1,7 +1,5 @@
 """Any bytes end as an image or as a BadImage, in bounded time and memory."""
 
-from __future__ import annotations
-
 import io
 import random
 import struct
@@ -48,7 +46,6 @@ def test_what_is_accepted_takes_36_bytes_a_pixel(kind: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ordinary_images_are_what_pillow_makes_of_them(kind: str) -> None:
-    """What is left out before Pillow sees it changes no pixel."""
     data = KINDS[kind]()
     if kind in ("TIFF", "AVIF", "ICO"):
         with pytest.raises(BadImage, match=r"which is not accepted; convert it to one of JPEG"):

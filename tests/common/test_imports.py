@@ -1,7 +1,5 @@
 """The ground stands on nothing of ours, and on little of others."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Remedies are printed the way the installation was made."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -52,9 +50,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
     ids=["index", "editable", "folder", "tag", "commit", "wheel"],
 )
-def test_a_remedy_names_where_the_installation_came_from(
-    installed: Path, record: dict[str, object] | None, words: str
-) -> None:
+def test_a_remedy_names_where_the_installation_came_from(installed, record, words):
     if record is not None:
         (installed / "direct_url.json").write_text(json.dumps(record))
     assert remedy("train") == f"python -m pip install {words}"
@@ -63,9 +59,7 @@ def test_a_remedy_names_where_the_installation_came_from(
     ).replace("'/src/diht'", "/src/diht")
 
 
-def test_a_checkout_that_is_not_installed_is_named_by_its_path(
-    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkout_that_is_not_installed_is_named_by_its_path(installed, tmp_path, monkeypatch):
     (tmp_path / "checkout" / "common").mkdir(parents=True)
     (tmp_path / "checkout" / "setup.py").touch()
     monkeypatch.setattr(installation, "__file__", str(tmp_path / "checkout" / "common" / "installation.py"))
@@ -73,9 +67,7 @@ def test_a_checkout_that_is_not_installed_is_named_by_its_path(
     assert remedy("view", "score") == f"python -m pip install -e '{tmp_path}/checkout[view,score]'"
 
 
-def test_uv_installs_what_it_installed_and_where_there_is_no_pip(
-    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_uv_installs_what_it_installed_and_where_there_is_no_pip(installed, tmp_path, monkeypatch):
     monkeypatch.setattr(installation, "uv_command", lambda: ["/bin/uv"])
     assert install_command("openvino") == "python -m pip install openvino"
     (installed / "INSTALLER").write_text("uv\n")
@@ -89,9 +81,7 @@ def test_uv_installs_what_it_installed_and_where_there_is_no_pip(
     assert install_command("openvino") == "python -m uv pip install openvino"
 
 
-def test_without_pip_and_uv_python_brings_pip_or_uv_is_fetched(
-    installed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pip_and_uv_python_brings_pip_or_uv_is_fetched(installed, monkeypatch):
     monkeypatch.setattr(installation, "uv_command", lambda: None)
     monkeypatch.setattr(installation, "find_spec", lambda name: object() if name == "ensurepip" else None)
     assert install_command("openvino") == "python -m ensurepip && python -m pip install openvino"

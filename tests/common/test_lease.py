@@ -1,7 +1,5 @@
 """A lock in an object store: taken, shared, renewed, run out, lost."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import threading
@@ -24,7 +22,6 @@ FOLDER = "/locking/work/leases"
 
 @pytest.fixture
 def leases() -> Iterator[Any]:
-    """A store; leases lie in `FOLDER`."""
     fs = MemoryFileSystem()
     fs.makedirs(FOLDER, exist_ok=True)
     yield fs
@@ -36,7 +33,6 @@ def lease_in(fs: Any, shard: str = "") -> Lease:
 
 
 def _others(fs: Any, renewed: float | None = None, taken: float = 0.0, shared: bool = False) -> str:
-    """The lease of somebody else."""
     path = f"{FOLDER}/other.json"
     renewed = time.time() if renewed is None else renewed
     content = {"holder": "other", "shard": "1-of-2", "shared": shared, "taken": taken, "renewed": renewed}
@@ -70,9 +66,7 @@ def test_a_lease_given_back_may_be_taken_again(leases: Any, pauses: list[Callabl
     assert not leases.glob(f"{FOLDER}/*.json")
 
 
-def test_the_last_shard_waits_for_the_lease_of_a_killed_one(
-    leases: Any, pauses: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_shard_waits_for_the_lease_of_a_killed_one(leases, pauses, monkeypatch):
     """A shard that was killed and started again finds its own lease of before, and nobody else would complete."""
     _others(leases, shared=True)
     said: list[str] = []
@@ -85,9 +79,7 @@ def test_the_last_shard_waits_for_the_lease_of_a_killed_one(
 
 
 @pytest.mark.parametrize("behind", [0, 3_600])
-def test_a_run_that_renews_its_lease_is_not_waited_for(
-    behind: int, leases: Any, pauses: list[Callable[[], object]]
-) -> None:
+def test_a_run_that_renews_its_lease_is_not_waited_for(behind, leases, pauses):
     """Whatever its machine's clock says."""
     began = time.time() - behind
     _others(leases, began)
@@ -128,9 +120,7 @@ def test_a_killed_runs_lease_runs_out_within_a_minute(leases: Any, monkeypatch: 
     lease.release()
 
 
-def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(
-    leases: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(leases, monkeypatch):
     """By two at a time too; not by one that is refused, and not those that may only be late."""
 
     def killed(number: int) -> str:
@@ -154,9 +144,7 @@ def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(
     another.release()
 
 
-def test_a_lease_that_was_removed_while_it_was_renewed_comes_back_or_is_lost(
-    leases: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lease_that_was_removed_while_it_was_renewed_comes_back_or_is_lost(leases, monkeypatch):
     monkeypatch.setattr(module, "RENEW_S", 0.01)
     lease = lease_in(leases)
     assert lease.take(shared=True)
@@ -230,9 +218,7 @@ def test_a_lease_that_nobody_took_is_not_lost(leases: Any, monkeypatch: pytest.M
     lease.release()
 
 
-def test_shards_at_work_share_a_token_and_those_that_come_after_them_get_the_next(
-    leases: Any, pauses: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shards_at_work_share_a_token_and_those_that_come_after_them_get_the_next(leases, pauses, monkeypatch):
     one, other, third, late = (lease_in(leases, f"{i}-of-4-f") for i in range(4))
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(lambda lease: lease.take(shared=True), (one, other)))
@@ -288,7 +274,6 @@ def test_a_lease_is_renewed_also_after_a_failure(leases: Any, monkeypatch: pytes
 
 
 def test_a_store_that_does_not_answer_is_reported(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it is waited for."""
     for name, seconds in {"RENEW_S": 0.01, "AGAIN_S": 0.01, "SLOW_S": 0.05}.items():
         monkeypatch.setattr(module, name, seconds)
     answers, reported = threading.Event(), threading.Event()

@@ -1,7 +1,5 @@
 """Words of messages: the nearest name, and counts that agree with their noun."""
 
-from __future__ import annotations
-
 import pytest
 
 from open_diht.common.naming import counted, nearest

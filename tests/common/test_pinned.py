@@ -1,7 +1,5 @@
 """Digests of files and folders that third parties uploaded."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What is said while work goes on: never that all is done while it is not."""
 
-from __future__ import annotations
-
 import errno
 import io
 from typing import Any

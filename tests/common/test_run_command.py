@@ -1,7 +1,5 @@
 """Commands that are told to end: one line, an exit status, and no process that stays."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -50,9 +48,7 @@ def _is_at_work(output: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT), (2, signal.SIGHUP)])
-def test_a_signal_at_work_ends_the_command_and_its_workers(
-    runs: Starter, manifest: Path, workers: int, number: signal.Signals
-) -> None:
+def test_a_signal_at_work_ends_the_command_and_its_workers(runs, manifest, workers, number):
     """^C and the end of a terminal reach the whole group, SIGTERM mostly the driver alone."""
     process, output = _start(runs, manifest, workers)
     _wait_for(lambda: _is_at_work(output))

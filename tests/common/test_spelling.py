@@ -1,7 +1,5 @@
 """Commands in messages are spelled as the user typed them, and each of those that the code names is understood."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re
@@ -38,7 +36,6 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
-    """The calls of a function in all files."""
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
@@ -70,7 +67,6 @@ ASKED = sorted({known for known in PRINTED.values() if len(known[0]) > 1 or know
 
 @pytest.fixture
 def by_make(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if make had started the process."""
     monkeypatch.setenv(MAKE_VARIABLES, " ".join(VARIABLES))
 
 
@@ -92,7 +88,6 @@ def of_shell(command: str, cwd: Path = REPOSITORY) -> list[str]:
 
 
 def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the command makes of its words."""
     assert Path(words[0]).name == "open-diht"
     return options(lambda: cli.main(words[1:]), monkeypatch)
 
@@ -132,9 +127,7 @@ def test_every_command_in_a_message_exists() -> None:
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.usefixtures("commands_in_process")
 @pytest.mark.parametrize(("words", "named"), ASKED, ids=lambda part: "-".join(map(str, part))[:40])
-def test_a_command_in_a_message_is_understood_in_both_spellings(
-    words: tuple[str, ...], named: tuple[tuple[str, str], ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_in_a_message_is_understood_in_both_spellings(words, named, monkeypatch):
     found = []
     for environment in (None, " ".join(VARIABLES)):
         with monkeypatch.context() as patched:

@@ -1,7 +1,5 @@
 """An interval that covers, and what guessing gives: reference values, scipy as oracle, coverage."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

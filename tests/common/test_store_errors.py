@@ -1,7 +1,5 @@
 """What the clients of object stores raise."""
 
-from __future__ import annotations
-
 import pytest
 
 from open_diht.common.store_errors import in_words, is_of_client

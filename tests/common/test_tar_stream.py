@@ -1,7 +1,5 @@
 """Tars from elsewhere: which sample a member is of, and headers that state what cannot be."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 
@@ -11,7 +9,6 @@ from open_diht.common.tar_stream import BrokenTar, Member, TarStream
 
 
 def header(size: int) -> bytes:
-    """A header of `a.jpg` that states a size."""
     entry = tarfile.TarInfo("a.jpg")
     entry.size = size
     return entry.tobuf(tarfile.GNU_FORMAT)

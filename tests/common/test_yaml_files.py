@@ -1,7 +1,5 @@
 """YAML: what is refused is refused in one line with its place, and what is written is what is read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`make dask-up` and `make dask-down`: a scheduler and two workers of this machine, up and gone again."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """`make flink-up` and `make flink-down`: a standalone Flink of this machine, up with its slots and gone again."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket
@@ -108,9 +106,7 @@ def test_half_a_cluster_is_made_whole(command: Any) -> None:
     ],
     ids=["none", "too old", "too new"],
 )
-def test_without_the_right_java_one_line_says_what_to_install(
-    command: Any, tmp_path: Path, said: str | None, message: str
-) -> None:
+def test_without_the_right_java_one_line_says_what_to_install(command, tmp_path, said, message):
     java = tmp_path / "jdk" / "bin" / "java"
     if said:
         java.parent.mkdir(parents=True)

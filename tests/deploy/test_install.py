@@ -1,7 +1,5 @@
 """`deploy/install.sh` installs once, at the locked versions, and says in one line why it cannot."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The recipes in deploy/: they parse, their numbers agree with each other and with the code, their options exist."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os

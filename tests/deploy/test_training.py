@@ -1,8 +1,6 @@
 """The recipes for training: their words are those of torchrun and of the trainer, their numbers agree. The script for
 Slurm queues itself again where its time is up: with stand-ins for Slurm's commands."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -25,7 +23,6 @@ WORDS = ["/data/a cat", "vit-b-32", "/runs/b32", "loss.beta=0.5"]
 
 
 def trained(words: list[str]) -> tuple[Any, Any]:
-    """What torchrun and the trainer understand of the words of a torchrun."""
     launcher = get_args_parser().parse_args(words)
     assert (launcher.module, launcher.training_script) == (True, "open_diht.trainer")
     options = _parser("trainer", {}).parse_args(launcher.training_script_args)
@@ -104,9 +101,7 @@ def slurm(tmp_path: Path) -> Slurm:
 
 
 @pytest.mark.parametrize("status", [0, 1])
-def test_a_job_that_ends_by_itself_is_not_queued_again(
-    slurm: Slurm, status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_ends_by_itself_is_not_queued_again(slurm, status, monkeypatch):
     job = slurm.start()
     (slurm.folder / "end").write_text(str(status))
     assert job.wait(60) == status and not slurm.requeued

@@ -1,7 +1,5 @@
 """CAT in other engines, each the real library: the same decisions as `Cat`, which decides as a run does."""
 
-from __future__ import annotations
-
 import gzip
 import itertools
 import json
@@ -189,7 +187,6 @@ ENGINES = (
 
 @pytest.fixture(scope="module")
 def captions() -> tuple[Rows, Rows]:
-    """Captions, and what `Cat` decides about them."""
     rows: Rows = list(itertools.islice(itertools.cycle(WORDS), 50))
     if CC3M.is_file():
         rows += [line.split("\t")[0] for line in CC3M.read_text(encoding="utf-8").splitlines()[:5000]]
@@ -198,7 +195,6 @@ def captions() -> tuple[Rows, Rows]:
 
 @pytest.fixture(scope="module")
 def pairs(ocr_models: None) -> tuple[Rows, list[bytes], Rows]:
-    """Captions, images, and what `Cat` decides about the pairs."""
     lines = (SAMPLE / "manifest.tsv").read_text(encoding="utf-8").splitlines()[1:]
     found = [line.split("\t")[:2] for line in lines if (SAMPLE / line.split("\t")[0]).is_file()][::10]
     images = [(SAMPLE / path).read_bytes() for path, _ in found]
@@ -221,7 +217,6 @@ def test_images_are_read_as_in_a_run(engine, pairs, tmp_path):
 
 
 def example(heading: str) -> str:
-    """The example of an engine on the page, as it is written there."""
     page = (REPOSITORY / "docs/howto/integrations.md").read_text(encoding="utf-8")
     return page.split(f"\n## {heading}\n")[1].split("```python\n")[1].split("```")[0]
 
@@ -336,14 +331,7 @@ def add_by_pandas(rows: dict[str, list[Any]], caption: str, image: str | None) -
 )
 @pytest.mark.parametrize(
     "add",
-    [
-        add_by_hugging_face,
-        stream_by_hugging_face,
-        add_by_daft,
-        add_by_webdataset,
-        add_by_ray_or_arrow,
-        add_by_pandas,
-    ],
+    [add_by_hugging_face, stream_by_hugging_face, add_by_daft, add_by_webdataset, add_by_ray_or_arrow, add_by_pandas],
 )
 def test_a_wrong_column_ends_the_job_with_its_name(add, column, caption, image, words):
     pytest.importorskip({"daft": "daft", "face": "datasets"}.get(add.__name__.split("_")[-1], "pyarrow"))

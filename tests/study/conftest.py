@@ -1,7 +1,5 @@
 """Rows of studies that never ran: what the truth is, the tests know."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The loop over arms: what is done is done, what has no data is said."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from types import ModuleType
@@ -51,9 +49,7 @@ def test_a_study_that_was_stopped_goes_on_with_the_arm_it_was_at(data: Data, tmp
     assert len(claim.ran) == 4 and len(rows.read("cat")) == 3
 
 
-def test_a_claim_without_data_is_left_out_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_claim_without_data_is_left_out_and_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "bench"))
     words = ["--claims", "fewshot", "--data", str(tmp_path / "nothing"), "--output", str(tmp_path / "results")]
     assert cli.main(words) == 0
@@ -62,9 +58,7 @@ def test_a_claim_without_data_is_left_out_and_said(
     assert "fewshot: left out. without" in said and "`open-diht bench-data --task reference` gets it" in said
 
 
-def test_results_that_broke_during_a_study_are_a_failure_and_no_wrong_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_results_that_broke_during_a_study_are_a_failure_and_no_wrong_use(tmp_path, monkeypatch, capsys):
     """Status 2 would promise that nothing was written."""
     claim, output = Claim(), tmp_path / "results"
     claim.ran = ["another"] * 9  # it is not stopped
@@ -88,9 +82,7 @@ def test_the_tiny_study_takes_no_data(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(("words", "folder"), [([], "out/study"), (["--study", "tiny"], "out/study-tiny")])
-def test_rows_of_drawn_shapes_have_a_folder_of_their_own(
-    words: list[str], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_of_drawn_shapes_have_a_folder_of_their_own(words, folder, tmp_path, monkeypatch):
     made: list[Rows] = []
 
     def make_pages(rows: Rows, page: Path) -> int:
@@ -108,9 +100,7 @@ def test_the_root_is_no_place_for_results(capsys: pytest.CaptureFixture[str]) ->
     assert "OUTPUT / is the root of the file system" in capsys.readouterr().err
 
 
-def test_the_track_gpu_is_refused_without_a_gpu_and_few_shot_on_it_anywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_track_gpu_is_refused_without_a_gpu_and_few_shot_on_it_anywhere(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     words = ["--track", "gpu", "--output", str(tmp_path / "results")]
     assert cli.main(words) == 2
@@ -127,9 +117,7 @@ def teacher() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("teacher")
-def test_the_track_gpu_is_tried_on_a_cpu_with_a_tiny_vit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_track_gpu_is_tried_on_a_cpu_with_a_tiny_vit(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(synthetic, "WEB", 160)
     monkeypatch.setattr(negatives, "described", lambda path: {**described(path), "betas": [0, 1]})
     words = ["--study", "tiny", "--track", "gpu", "--claims", "concepts,negatives", "--output", str(tmp_path)]
@@ -145,9 +133,7 @@ def test_the_track_gpu_is_tried_on_a_cpu_with_a_tiny_vit(
 @pytest.mark.soak
 @pytest.mark.usefixtures("teacher")
 @pytest.mark.parametrize("track", ["cpu", "gpu"])
-def test_the_tiny_study_goes_through_every_claim_to_its_page(
-    track: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_tiny_study_goes_through_every_claim_to_its_page(track, tmp_path, capfd):
     there = [name for name in cli.CLAIMS_OF[track] if name != "fewshot" or Data(tmp_path, tmp_path).has("reference")]
     assert cli.main(["--study", "tiny", "--track", track, "--output", str(tmp_path / "results")]) == 0
     said = capfd.readouterr().out
@@ -157,9 +143,7 @@ def test_the_tiny_study_goes_through_every_claim_to_its_page(
     assert page.count("minutes of one process") == len(there)
 
 
-def test_few_shot_without_any_of_its_sets_has_no_arms(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_few_shot_without_any_of_its_sets_has_no_arms(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Data, "has", lambda data, name: name == "reference")
     assert study("cpu", "full", ["fewshot"], data, Rows(tmp_path)) == 0
     assert "fewshot: 0 arms" in capsys.readouterr().out

@@ -1,7 +1,5 @@
 """Differences of arms: over seeds and images alike, ranks by their geometric mean."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The sets as they are read, drawn small."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Cached features and small images as training data: order, ranks, concept targets, crops."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +78,6 @@ def test_several_captions_of_an_image_are_pairs_that_share_it(tmp_path: Path) ->
 
 
 class Targets:
-    """Concept targets of one file: the concept of pair i is i."""
-
     def __init__(self, known: int = N):
         self.heads, self.k = {"objects": N}, 1
         ids = {"objects": np.arange(known, dtype=np.uint32)[:, None]}

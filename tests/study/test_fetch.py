@@ -1,7 +1,5 @@
 """Fetching from a server on this machine, and what is made of the archives."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
@@ -118,9 +116,7 @@ def test_captions_of_another_content_are_refused(server: Server, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_filter_that_fails_fails_its_set_alone(
-    grocery: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_filter_that_fails_fails_its_set_alone(grocery, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("study.fetch.make_web", lambda *_: run_filter("--stages", "dogs"))
     monkeypatch.setattr("study.fetch.fetch_grocery", lambda folder, url: fetch_grocery(folder, url, {}))
     options = Namespace(sets=["web", "grocery"], data=str(tmp_path), manifest=tmp_path / "urls.tsv", rows=9)
@@ -130,9 +126,7 @@ def test_a_filter_that_fails_fails_its_set_alone(
     assert (tmp_path / "grocery-classes.txt").exists() and "grocery: 0 items available" in said.out
 
 
-def test_a_damaged_archive_fails_its_set_alone(
-    flickr8k: str, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_archive_fails_its_set_alone(flickr8k, server, tmp_path, capsys):
     server.files["/Flickr8k_Dataset.zip"] = zipped({"Flicker8k_Dataset/a.jpg": jpeg(9, 9)})[:-30]
     options = Namespace(sets=["flickr8k", "laion"], data=str(tmp_path), manifest=None, rows=9)
     assert fetch(options, Places(flickr8k=flickr8k, laion=f"{server.address}/absent")) == 1

@@ -1,7 +1,5 @@
 """Photographs with text: which pair has which image, and what OCR and masks make of it."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The pages hold what the rows say, and the committed ones what the committed rows say."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

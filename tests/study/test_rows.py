@@ -1,7 +1,5 @@
 """Results of the study are whole or absent, and finished arms stay finished."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

@@ -1,19 +1,11 @@
 """The tables: which arms meet, and what is said of each line."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
 from study.rows import Arm, Rows
 from study.tables import TABLES, lines
-from study.words import (
-    matrix,
-    means_in_markdown,
-    separations_in_markdown,
-    table_in_markdown,
-    verdicts_in_words,
-)
+from study.words import matrix, means_in_markdown, separations_in_markdown, table_in_markdown, verdicts_in_words
 from tests.study.conftest import MakeRows
 
 

@@ -1,7 +1,5 @@
 """The small towers, and words as ids."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,8 +1,6 @@
 """Training on pairs in memory with small towers: a stopped run ends with the bits of an undisturbed one, what does not
 fit is refused before the first step."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable
@@ -131,10 +129,7 @@ def test_what_does_not_fit_is_refused(config, tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / "zero" / name / "0.png")
     for sections, message in (
         ({"schedule": {"micro_batches": 2}}, "model.batch_norm is batch, with 1 ranks and schedule.micro_b"),
-        (
-            {"check": {"zero_shot": str(tmp_path / "zero")}},
-            "zero needs images",
-        ),
+        ({"check": {"zero_shot": str(tmp_path / "zero")}}, "zero needs images"),
     ):
         with pytest.raises(WrongUse, match=message):
             train(config(**sections), tmp_path / "run", _unheard)

@@ -1,7 +1,5 @@
 """Runs of the filter that a study starts."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Pairs of the web from a manifest: which runs of the filter are asked for, and what is made of their outputs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

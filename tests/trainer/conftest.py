@@ -1,7 +1,5 @@
 """What the trainer's tests share: the textbook losses, shards of drawn images, small models, several ranks."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -165,7 +163,6 @@ def tiny_values(shards: Path) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_values: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
-    """A configuration that takes milliseconds per step."""
     from open_diht.common.fields import build
     from open_diht.trainer.config import Config
 

@@ -1,7 +1,5 @@
 """What a run says and sets where its device asks for it; a GPU is stood in for."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any

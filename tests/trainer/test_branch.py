@@ -1,7 +1,5 @@
 """A run from a checkpoint of another one: the parent's bits with its settings, its moments with others."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import uuid
@@ -45,7 +43,6 @@ def last(workdir: Path, step: int = 10) -> Checkpoint:
 
 
 def same_state(one: Checkpoint, other: Checkpoint) -> bool:
-    """Weights, heads, moments, average."""
     kept = ("heads", "optimizer", "average", "scaler")
     return same_bits(one.model, other.model) and all(
         same_bits(one.training[name], other.training[name]) for name in kept
@@ -110,10 +107,7 @@ def test_other_settings_with_the_moments_of_the_parent_resume_bit_by_bit(parent,
     [
         ({"schedule": {"samples": 160}}, "which counts them, ends at 160: raise schedule.samples"),
         ({"schedule": {"samples": 300, "batch_size": 24}}, "not a multiple of schedule.batch_size 24"),
-        (
-            {"schedule": {"samples": 300}, "model": {"architecture": {"embed_dim": 16}}},
-            "weights differ from this run",
-        ),
+        ({"schedule": {"samples": 300}, "model": {"architecture": {"embed_dim": 16}}}, "weights differ from this run"),
         ({"schedule": {"samples": 300}, "model": {"freeze_text": True}}, "leave model.freeze_image and freeze_text"),
     ],
 )

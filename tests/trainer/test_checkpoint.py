@@ -1,7 +1,5 @@
 """Checkpoints, on a disk and in a store: complete or absent, verified, retained by policy, with one in reserve."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource
@@ -52,13 +50,11 @@ class Run:
                 self.uploads.wait()
 
     def newest(self) -> int | None:
-        """The step that a run would resume from."""
         found = self.checkpoints.newest()
         assert found is None or torch.equal(found.model["w"], made(found.step).model["w"])
         return found.step if found else None
 
     def names(self) -> set[str]:
-        """What is in the folder."""
         return {path.removeprefix(f"{self.path}/").partition("/")[0] for path in self.fs.find(self.path)}
 
 
@@ -81,7 +77,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
 
 @pytest.fixture(params=["disk", "store"])
 def run(request: pytest.FixtureRequest) -> Begin:
-    """Both."""
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
 
 

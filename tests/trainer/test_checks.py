@@ -1,7 +1,5 @@
 """Checks while training: recall by hand, chance, intervals, several ranks, zero-shot folders."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -166,7 +164,6 @@ def test_zero_shot_folders(tmp_path: Path) -> None:
 
 
 def test_zero_shot_while_training(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
-    """Through the whole run: folder, templates, log."""
     from open_diht.trainer.loop import train
 
     for name in ("circle", "square"):

@@ -1,7 +1,5 @@
 """torch.compile: the same run as without it, also over ranks, with an average, in parts and across a resume."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +83,6 @@ def test_dropped_patches_are_the_same_in_both_passes_of_a_batch_in_parts() -> No
 
 
 def compiled_over_ranks(folder: Path) -> None:
-    """Runs on every rank."""
     with joined_ranks("cpu", 300):
         train(load_config(str(folder / "config.yaml")), folder / "two", lambda text: None)
 

@@ -1,7 +1,5 @@
 """Configurations: nothing unknown, typed, documented, and the same after a round trip."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import inspect

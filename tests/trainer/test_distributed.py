@@ -1,8 +1,6 @@
 """Several ranks equal one process: losses, encoder gradients, temperature gradient, one step of AdamW, through real DDP
 on gloo; also in parts (GradCache), with concepts, by tiles, with duplicates."""
 
-from __future__ import annotations
-
 import copy
 import os
 import signal
@@ -59,8 +57,6 @@ class Clip(nn.Module):
 
 
 class Toy(nn.Module):
-    """A student in the small."""
-
     def __init__(self, bias: float | None = None) -> None:
         super().__init__()
         self.clip = Clip(bias)
@@ -116,7 +112,6 @@ def part_of(batch: Batch, rows: slice) -> Batch:
 
 
 def one_step(case: dict[str, Any], student: Any, module: Any, batch: Batch, ranks: Ranks, parts: int) -> dict[str, Any]:
-    """Loss, gradients, and weights after a step."""
     losses = Losses(
         contrastive=loss_of({**case["loss"], "mask_duplicates": bool(case.get("duplicates"))}),
         concepts={"objects": 1.0, "attributes": 0.5} if case.get("concepts") else {},
@@ -137,7 +132,6 @@ def one_step(case: dict[str, Any], student: Any, module: Any, batch: Batch, rank
 
 
 def ranks_equal_one_process(folder: Path) -> None:
-    """Runs on every rank."""
     torch.set_num_threads(1)
     with joined_ranks("cpu", 60) as ranks:
         for name, case in CASES.items():
@@ -164,7 +158,6 @@ def ranks_equal_one_process(folder: Path) -> None:
 
 
 def helpers_work(folder: Path) -> None:
-    """Runs on every rank."""
     with joined_ranks("cpu", 60) as ranks:
         rank, world = ranks.rank, ranks.world
         assert ranks.gather(torch.full((2, 1), float(rank))).flatten().tolist() == [
@@ -280,7 +273,6 @@ def a_resume_sums_as_before(folder: Path) -> None:
 
 
 def every_one(folder: Path) -> None:
-    """Runs on every rank."""
     with joined_ranks("cpu", 60):  # joined once, used by all
         helpers_work(folder)
         ranks_equal_one_process(folder)

@@ -1,7 +1,5 @@
 """An exported folder loads in open_clip and computes the same."""
 
-from __future__ import annotations
-
 import json
 import resource
 from pathlib import Path

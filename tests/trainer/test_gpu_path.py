@@ -1,8 +1,6 @@
 """The path of a GPU without one: on fake tensors of CUDA, which have devices and dtypes and no numbers, an operation on
 two devices is an error. Backward passes of torch itself need CUDA; those of ours are called on the way."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any

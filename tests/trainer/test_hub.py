@@ -1,7 +1,5 @@
 """A model on a hub: one commit of all files, against a server on this machine that speaks the calls that it takes."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -16,7 +14,6 @@ FILES = {"open_clip_model.safetensors": b"\x01\x00\xff" * 50, "open_clip_config.
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What a training exports."""
     path = tmp_path / "export"
     path.mkdir()
     for name, content in FILES.items():

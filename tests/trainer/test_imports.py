@@ -1,7 +1,5 @@
 """What the trainer may import: a machine that trains has neither Beam nor spaCy nor PaddleOCR."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.imports import packages

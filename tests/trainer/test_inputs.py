@@ -1,7 +1,5 @@
 """Which targets a run learns from, and that it does, without the teacher."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The log after a resume, speed over windows, random numbers by place."""
 
-from __future__ import annotations
-
 import json
 import sys
 import threading

@@ -1,7 +1,5 @@
 """A run from its configuration to an exported model: what it writes, how it goes on, what it refuses."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import re
@@ -336,8 +334,7 @@ def test_checks_leave_a_lost_shard_out_as_the_training_does(tiny_values: Values,
 def test_a_shard_that_goes_before_a_check_costs_the_check_its_pairs_alone(tiny_values, shards, tmp_path):
     data = Path(shutil.copytree(shards, tmp_path / "data"))
     values = merged(
-        tiny_values(),
-        {"data": {"sources": [{"path": str(data)}], "max_bad_share": 0.4, "split": {"holdout": 0.1}}},
+        tiny_values(), {"data": {"sources": [{"path": str(data)}], "max_bad_share": 0.4, "split": {"holdout": 0.1}}}
     )
     said: list[str] = []
 

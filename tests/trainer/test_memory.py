@@ -1,8 +1,6 @@
 """Micro-batches by the memory that is free: counted by a probe, said, kept for the run; errors that name the
 setting."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

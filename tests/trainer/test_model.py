@@ -1,7 +1,5 @@
 """The student: what its heads see, what stays frozen, where its weights start, what its optimiser decays."""
 
-from __future__ import annotations
-
 import io
 import math
 import pickle

@@ -1,8 +1,6 @@
 """The authors' checkpoints, by files of their shape: the names map one to one, the hash in the name counts, QuickGELU
 is refused. The released files themselves are not tried: they are not ours to ship."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A training whose WORKDIR is in an object store: a real S3 server on this machine, and the real client."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -63,7 +61,6 @@ def settings(tiny_config: Configs, targets: Path, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def calm(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run on a disk, undisturbed."""
     torch.set_num_threads(1)
     workdir = tmp_path_factory.mktemp("calm") / "w"
     train(settings, workdir, lambda text: None)
@@ -135,7 +132,6 @@ def begin(forks: Forks, tmp_path: Path, bucket: str) -> Iterator[Begin]:
 
 
 def to_the_store() -> dict[str, str]:
-    """The part of the environment that leads there."""
     return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
@@ -212,9 +208,7 @@ def test_a_branch_of_a_run_in_the_store(there, bucket, settings, calm, tmp_path)
     found: list[Checkpoint] = []
     for parent in (url, str(calm / "checkpoints" / "step-000000000012")):
         child = replace(
-            settings,
-            branch=replace(settings.branch, path=parent),
-            schedule=replace(settings.schedule, samples=14 * 16),
+            settings, branch=replace(settings.branch, path=parent), schedule=replace(settings.schedule, samples=14 * 16)
         )
         to = f"{bucket}/child-{len(found)}"
         train(child, to, lambda text: None)

@@ -1,7 +1,5 @@
 """Killed at a random step and started again, a run ends with the bits of an undisturbed one."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -38,8 +36,6 @@ def settings(
 
 @pytest.fixture
 def killed_and_calm(tiny_values, targets, tmp_path, forks):
-    """Runs `kill_runs.py`; returns what it found."""
-
     def compare(world: int, workers: int, kills: int, how: str, times: Sequence[int] = ()) -> dict[str, Any]:
         config, selection = tmp_path / "config.yaml", tmp_path / "selection.npy"
         np.save(selection, np.repeat(np.array([(0, number) for number in range(len(times))], "u8,u8"), times))
@@ -55,7 +51,6 @@ def killed_and_calm(tiny_values, targets, tmp_path, forks):
 
 
 def equal(found: dict[str, Any]) -> bool:
-    """Loss curve, encoders, and everything else that a checkpoint holds."""
     return bool(found["losses"] and found["model"] and found["training"] and found["steps"] == 12)
 
 

@@ -1,7 +1,5 @@
 """One step: what it learns, and what it does with numbers that are not finite."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -69,7 +67,6 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_64_pairs_are_learnt_by_heart(name: str, tiny_config: Callable[..., Any]) -> None:
-    """Recall at 1 of 100 % in both directions, and the concepts of every image."""
     config = tiny_config(**CASES[name], optimizer={"learning_rate": 2e-3})
     heads = "concepts" in name
     trained = stepper(config, heads)

@@ -1,7 +1,5 @@
 """The evaluation beside a training: results by task in the log, failures said, the training goes on."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -49,7 +47,6 @@ sys.exit(1)  # a task has no number
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program with the options of the evaluation."""
     (tmp_path / "eval.py").write_text(STANDS_IN)
     monkeypatch.setattr(tasks, "_COMMAND", (sys.executable, str(tmp_path / "eval.py")))
     monkeypatch.setenv("WORLD_SIZE", "1")

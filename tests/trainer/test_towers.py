@@ -1,7 +1,5 @@
 """Towers and loaders of one's own: by import path or by name, with tokens of their own; what does not fit is named."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,8 +32,6 @@ class Halves(nn.Module):
 
 
 class Normed(nn.Module):
-    """An image tower with a batch norm."""
-
     def __init__(self, embed_dim: int, *, image_size: int):
         super().__init__()
         self.input_shape = (3, image_size, image_size)
@@ -46,8 +42,6 @@ class Normed(nn.Module):
 
 
 class Lengths:
-    """A tokenizer: the length of each word."""
-
     vocab_size = 9
 
     def __call__(self, captions: Sequence[str]) -> Tensor:

@@ -1,7 +1,5 @@
 """Bytes and what follows on the device have the bits of open_clip's transforms, which compute in float32 at once."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """FLOPs counted from the model, against the arithmetic of its matrices; peaks by the names of devices."""
 
-from __future__ import annotations
-
 import resource
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A WORKDIR behind a URL: what is brought there and when, and that one run has it."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -29,8 +27,6 @@ def store() -> FsspecStore:
 
 
 class Clock:
-    """Seconds, as set."""
-
     now = 0.0
 
     def __call__(self) -> float:

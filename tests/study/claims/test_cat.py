@@ -1,7 +1,5 @@
 """The arms of CAT: which pairs they learn from, and that all of them are measured alike."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +16,6 @@ VERDICTS = np.array(["kept", "action", "kept", "text_spotting", "complexity"] * 
 
 
 class Few:
-    """The sets of the study, of a few drawn pairs."""
-
     def __init__(self, pairs: int = 600):
         random = np.random.default_rng(0)
         kinds = random.integers(0, 8, pairs)

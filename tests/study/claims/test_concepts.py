@@ -1,7 +1,5 @@
 """Concept distillation's arms, and the targets that they learn from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,6 @@ from study.training import FILE, Pairs, pair_keys
 
 
 class Present:
-    """All sets are at hand."""
-
     def wanted(self, name: str) -> None:
         pass
 

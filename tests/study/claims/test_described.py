@@ -1,7 +1,5 @@
 """What the YAML files of the claims say is what the trainer can build."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

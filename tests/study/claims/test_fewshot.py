@@ -1,7 +1,5 @@
 """The arms of the claim fewshot, on features that were made up."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """HN-NCE's arms: what chose the initial scale is not reported, and what is said to be chosen is what the rows chose."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,6 @@ RESULTS = Path(negatives.__file__).resolve().parents[1] / "results"
 
 
 class Present:
-    """All sets are at hand."""
-
     def wanted(self, name: str) -> None:
         pass
 

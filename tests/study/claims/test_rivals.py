@@ -1,7 +1,5 @@
 """The rivals: arms of one size, that choose by what their names say."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

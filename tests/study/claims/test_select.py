@@ -1,7 +1,5 @@
 """The arms of selection: the constants come from one half of a pool, the reported rows from the other."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Folders of `python -m open_diht.pipelines.concepts`, made by hand."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

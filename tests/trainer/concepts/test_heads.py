@@ -1,7 +1,5 @@
 """The teacher's heads: targets, learning, what is chosen by what, determinism."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

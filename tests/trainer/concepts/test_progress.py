@@ -1,7 +1,5 @@
 """Heads whose training is stopped or killed end with the bits of an undisturbed one."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

@@ -1,7 +1,5 @@
 """Which samples a head sees: three parts, rare concepts more often, any pool at once."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

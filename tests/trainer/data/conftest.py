@@ -1,7 +1,5 @@
 """Small shards, written member by member so that each can be wrong in its own way."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -24,15 +22,12 @@ Members = list[tuple[str, bytes]]
 
 
 class Tars:
-    """Writes shards."""
-
     @staticmethod
     def key(number: int) -> str:
         return f"{number:032x}-{number:06d}"
 
     @staticmethod
     def image(number: int, side: int = 12, ending: str = "PNG") -> bytes:
-        """An image that no other number has."""
         pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
         content = io.BytesIO()
         Image.fromarray(pixels).save(content, ending)
@@ -49,7 +44,6 @@ class Tars:
 
     @staticmethod
     def write(path: Path, content: Members, format: int = tarfile.USTAR_FORMAT) -> Path:
-        """A tar of these members."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(path, "w", format=format) as tar:
             for name, data in content:
@@ -87,7 +81,6 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_ids(captions: list[str]) -> Tensor:
-    """The first 16 bytes of each caption."""
     return torch.tensor([list(caption.encode()[:16].ljust(16, b"\0")) for caption in captions], dtype=torch.int64)
 
 

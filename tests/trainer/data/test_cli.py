@@ -1,7 +1,5 @@
 """`python -m open_diht.trainer.data`: what is wrong with shards, before a training finds it."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """How the loader joins stored concept targets: key by key, or not at all."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import pickle

@@ -1,7 +1,5 @@
 """Hostile bytes become pixels or one error."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """Batches come in order, and the next one is on its way to a GPU while one is computed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the index finds in a tar, good and bad."""
 
-from __future__ import annotations
-
 import io
 import json
 import tarfile

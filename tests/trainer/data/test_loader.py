@@ -1,7 +1,5 @@
 """What a trainer relies on: once per epoch, exact resume, counted errors, no silence."""
 
-from __future__ import annotations
-
 import fcntl
 import itertools
 import os
@@ -293,7 +291,6 @@ def test_counts_go_on_after_a_resume(tars: Any, load: Any, tmp_path: Path) -> No
 
 
 def test_a_run_that_goes_on_may_leave_shards_out(tars: Any, load: Any, tmp_path: Path) -> None:
-    """Every other sample comes when it would have come."""
     folder = tars.folder(tmp_path / "d", [4, 20, 24])
     before = load(folder)
     whole, begun = list(before.epoch(0)), [source.facts for source in before.sources]
@@ -587,7 +584,6 @@ def remote(tars: Any, load: Any, tmp_path: Path) -> Remote:
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """URLs of the shards that this process has fetched."""
     urls: list[str] = []
     fetch = ShardStore._fetch
 

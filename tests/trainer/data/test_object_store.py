@@ -1,7 +1,5 @@
 """Shards and concept targets in an object store: a real S3 server on this machine, and the real client."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

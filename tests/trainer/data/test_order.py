@@ -1,7 +1,5 @@
 """The arithmetic of an epoch: every sample once, any position at once, the same for any number of ranks."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Processes that the loader starts: spawned workers, the pool that indexes many shards, batches for a GPU."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import subprocess
@@ -91,7 +89,7 @@ def test_indexing_processes_that_die_are_no_riddle(tars, load, tmp_path, monkeyp
         def __init__(self, *arguments: Any):
             pass
 
-        def __enter__(self) -> Pool:
+        def __enter__(self) -> Any:
             return self
 
         def __exit__(self, *arguments: Any) -> None:

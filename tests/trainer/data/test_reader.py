@@ -1,7 +1,5 @@
 """Images of a batch lie in one tensor; one of several captions is drawn by seed, epoch and position."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

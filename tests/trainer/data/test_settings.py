@@ -1,7 +1,5 @@
 """Settings that mean nothing are refused where they are written."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Samples chosen by uid: those and no others, counted, in an order that resumes exactly."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from collections import Counter

@@ -1,7 +1,5 @@
 """The concept loss on sparse targets: dense cross-entropy, samples without concepts, the global mean."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The kernels for a GPU, run on the CPU by Triton's interpreter: the textbook's numbers, in every layout of rows."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The contrastive loss of a batch: open_clip's as a special case, precision, memory."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """HN-NCE as a module with the signature of open_clip's `ClipLoss`."""
 
-from __future__ import annotations
-
 import copy
 import json
 import logging

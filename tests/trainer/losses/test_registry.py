@@ -1,7 +1,5 @@
 """The seam for losses: what `docs/extend/loss.md` says, done from outside the package."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

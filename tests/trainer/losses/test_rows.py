@@ -1,7 +1,5 @@
 """HN-NCE of rows: equal to the textbook, finite everywhere, the identities of the method; eager and by tiles."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

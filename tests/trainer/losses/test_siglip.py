@@ -1,7 +1,5 @@
 """SigLIP: equal to its textbook formula and to open_clip's, whole and by tiles, with and without duplicates."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +26,6 @@ def textbook(x: Any, y: Any, scale: Any, bias: Any, same: Any = None) -> Any:
 
 
 def evaluated(loss: Callable[..., Any], x: Any, y: Any, scale: float, bias: float, dtype: Any) -> list[Any]:
-    """The loss, and its gradients with respect to x, y, scale and bias."""
     values = (x, y, torch.tensor(scale), torch.tensor(bias))
     leaves = [value.to(dtype).clone().requires_grad_() for value in values]
     value = loss(*leaves)
