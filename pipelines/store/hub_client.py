@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from open_diht.common import installation
 from open_diht.common.hub_address import MAIN, HubAddress
-from open_diht.common.store_errors import translated
+from open_diht.common.stores import translated
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

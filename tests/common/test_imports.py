@@ -15,6 +15,7 @@ MORE = {
     "open_clip_models.py": {"torch", "transformers", "open_clip"},
     "ranks.py": {"torch"},
     "reference_encoder.py": {"torch", "timm", "transformers", "open_clip"},
+    "stores.py": {"fsspec"},
 }
 """Files that nobody imports who does without these."""
 
