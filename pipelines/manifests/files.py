@@ -16,7 +16,7 @@ from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-from open_diht.common.hub_address import is_pinned
+from open_diht.common.hub import is_pinned
 from open_diht.common.stores import (
     file_system,
     in_words,

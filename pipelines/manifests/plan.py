@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-from open_diht.common.hub_address import MAIN, SCHEME, HubAddress, is_pinned, parse_address
+from open_diht.common.hub import MAIN, SCHEME, HubAddress, client, explained, is_pinned, parse_address
 from open_diht.common.naming import counted
 from open_diht.common.stores import is_remote, many_at_once
 from open_diht.pipelines.datasets import Dataset, Roles
@@ -36,7 +36,6 @@ from open_diht.pipelines.manifests import (
 )
 from open_diht.pipelines.manifests.types import Column, InputFile
 from open_diht.pipelines.store.commit import CorruptRecord, publish_first, publish_json, read_json
-from open_diht.pipelines.store.hub_client import client, explained
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.ownership import check_output
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, is_local, store_errors

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from open_diht.common.hub import client
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import NoInput, expand_inputs, inspect, read, read_images, split
 from open_diht.pipelines.manifests.plan import pinned
-from open_diht.pipelines.store.hub_client import client
 from tests.hub_server import Hub
 
 FILES = {"data/a.tsv": b"caption\nA dog runs\n", "data/b.tsv": b"caption\nA cat sleeps\n", "README.md": b"# Data"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from open_diht.common.hub_address import HubAddress, is_pinned, parse_address
+from open_diht.common.hub import HubAddress, is_pinned, parse_address
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
