@@ -20,7 +20,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +28,7 @@ from itertools import chain, repeat
 from pathlib import PurePosixPath
 from typing import Any
 
-from open_diht.common.store_errors import create
+from open_diht.common.stores import create, many_at_once
 
 RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
 """Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds: several
@@ -41,7 +40,6 @@ _KEPT_S = 3600.0
 _PAUSES_S = (2.0, 4.0, 8.0)
 """Seconds to back off, times 0.5 to 1.5, after the first, the second and all later tries to acquire a lease
 exclusively: at random, since two runs that ask at the same moment would else back off together for ever."""
-_CONNECTIONS = 32
 _TOKEN = ".token"
 
 
@@ -189,8 +187,7 @@ class Lease:
         found = [path for path in _listed(self._fs, self._folder) if not path.endswith(_TOKEN)]
         now = self._written(self._path)
         paths = [path for path in found if not path.endswith(f"/{self._name}.json")]
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:  # each read waits for the network
-            return [other for other in pool.map(partial(self._other, now=now), paths) if other]
+        return [other for other in many_at_once(partial(self._other, now=now), paths) if other]
 
     def _other(self, path: str, now: datetime | None) -> _Other | None:
         """Read another run's lease; None if it is gone. `now` is the store's time of this run's renewal, or None."""

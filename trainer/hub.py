@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
-from open_diht.common.hub_address import parse_address
+from open_diht.common.hub import client, explained, parse_address
 from open_diht.trainer.errors import TrainingError
 from open_diht.trainer.export import CARD, DESCRIPTION, WEIGHTS
 from open_diht.trainer.stores import on_disk
@@ -33,26 +33,19 @@ def push(folder: Path | str, target: str, *, private: bool = False) -> str:
         missing = [name for name in (WEIGHTS, DESCRIPTION, CARD) if not (here / name).is_file()]
         if missing:
             raise WrongUse(f"{folder} is not an exported model ({missing[0]} is missing); name WORKDIR/export")
-        token = os.environ.get("HF_TOKEN")
-        if not token:
+        if not os.environ.get("HF_TOKEN"):
             raise WrongUse("HF_TOKEN is not set; set it to a token with write access to the repository")
-        from huggingface_hub import CommitOperationAdd, HfApi
+        from huggingface_hub import CommitOperationAdd
 
-        api = HfApi(token=token, endpoint=os.environ.get("HF_ENDPOINT"))
         files = [path for path in sorted(here.iterdir()) if path.is_file()]
-        try:
+        with explained(address, CannotPush, f"; the model is kept in {folder}. Run the same command to try again"):
+            api = client()
             api.create_repo(address.repository, private=private, exist_ok=True)
             done = api.create_commit(
                 address.repository,
                 [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files],
                 commit_message="Model of open-diht",
             )
-        except Exception as error:  # errors of the hub's client and its HTTP library have no common base class
-            kind, text = type(error).__name__, " ".join(str(error).split())[:400]
-            raise CannotPush(
-                f"{target} at {api.endpoint} cannot be written: {f'{kind}: {text}' if text else kind}; "
-                f"the model is kept in {folder}. Run the same command to try again"
-            ) from error
     return str(done.commit_url)
 
 

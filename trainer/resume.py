@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,12 +21,12 @@ from torch import Tensor, nn
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue, build
 from open_diht.common.ranks import Ranks
+from open_diht.common.stores import absolute, is_remote
 from open_diht.trainer.architecture import same_tokens
 from open_diht.trainer.assembly import Parts
 from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints, step_of
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import differences, plain
-from open_diht.trainer.data.store import is_remote
 from open_diht.trainer.step import Skipped
 from open_diht.trainer.workdir import CHECKPOINTS, checkpoints_at, spool
 
@@ -207,7 +206,7 @@ def _opened(path: str, cache_folder: str | None, ranks: Ranks) -> Iterator[tuple
 
 def _named(path: str, cache_folder: str | None) -> tuple[str, int]:
     """Return the folder and step of the checkpoint at `branch.path`, or of the newest one in that WORKDIR."""
-    named = path.rstrip("/") if is_remote(path) else str(Path(path).absolute())
+    named = absolute(path).rstrip("/")
     folder, _, name = named.rpartition("/")
     step = step_of(name)
     if step is not None and step in checkpoints_at(folder, cache_folder).steps():

@@ -19,13 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import fsspec  # type: ignore[import-untyped, unused-ignore]
-
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import publish_bytes, published_folder, remove_temporaries, temporary_beside
 from open_diht.common.lease import Lease, LeaseLost
-from open_diht.common.store_errors import in_words, translated
-from open_diht.trainer.data.store import is_remote, local_path
+from open_diht.common.stores import file_system, in_words, is_remote, local_path, translated
 from open_diht.trainer.errors import TrainingError
 
 PAUSES_S = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -114,7 +111,7 @@ class FsspecStore:
     def __init__(self, url: str, disk: Path = Path(os.devnull)):
         self.url, self._disk = url.rstrip("/"), disk
         try:
-            self._fs, path = fsspec.core.url_to_fs(self.url)
+            self._fs, path = file_system(self.url)
         except (ImportError, ValueError) as error:
             raise WrongUse(f"{url} cannot be used: {error}") from error
         self.path: str = path.rstrip("/")
@@ -127,7 +124,7 @@ class FsspecStore:
     def fs(self) -> Any:
         """The file system. A forked process makes its own, because fsspec's clients do not survive a fork."""
         if self._process != os.getpid():
-            self._fs, self._process = fsspec.core.url_to_fs(self.url)[0], os.getpid()
+            self._fs, self._process = file_system(self.url)[0], os.getpid()
         return self._fs
 
     def exists(self, path: str) -> bool:

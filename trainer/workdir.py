@@ -19,10 +19,10 @@ from pathlib import Path
 from open_diht.common.command_line import WrongUse, check_folder
 from open_diht.common.lease import Lease
 from open_diht.common.ranks import Ranks
-from open_diht.common.store_errors import in_words
+from open_diht.common.stores import in_words, is_remote, local_path
 from open_diht.trainer.checkpoint import Checkpoints
 from open_diht.trainer.config import CheckpointSettings
-from open_diht.trainer.data.store import default_cache, is_remote, local_path
+from open_diht.trainer.data.store import default_cache
 from open_diht.trainer.stores import FsspecStore, LocalStore, StoreError, Uploads
 
 CHECKPOINTS, EXPORT, LOG, CURVES, CONFIG = "checkpoints", "export", "log.jsonl", "tensorboard", "config.yaml"

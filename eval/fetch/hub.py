@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from open_diht.common.hub import client
 from open_diht.eval.errors import FetchFailed
 from open_diht.eval.fetch.download import Fetcher, Remote
 
@@ -24,9 +22,7 @@ class HubSet:
     """The files of the data set `owner/name` at its newest commit. Raises `FetchFailed` where they cannot be listed."""
 
     def __init__(self, name: str):
-        self.name, self._api = name, HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-        if not sys.stderr.isatty():
-            disable_progress_bars()
+        self.name, self._api = name, client()
         with self._explained():
             self._commit = self._api.dataset_info(name).sha
             tree = self._api.list_repo_tree(name, recursive=True, revision=self._commit, repo_type="dataset")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from open_diht.common import command_line
 from open_diht.common.command_line import OK, WrongUse, complain, refuse_empty, say
-from open_diht.common.hub_address import SCHEME, parse_address
+from open_diht.common.hub import SCHEME, parse_address
 from open_diht.common.installation import remedy
 from open_diht.common.lease import LeaseLost
 from open_diht.common.plugins import PluginError, load_plugin, loaded_plugins

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_diht.common.command_line import WrongUse
-from open_diht.common.hub_address import MAIN, HubAddress
+from open_diht.common.hub import MAIN, HubAddress, client, explained
 from open_diht.common.naming import counted
 from open_diht.pipelines.manifests.formats import known_endings
 from open_diht.pipelines.store.commit import RunFailed
-from open_diht.pipelines.store.hub_client import client, explained
 from open_diht.pipelines.store.hub_contents import PUBLISHING, RECORDS, Push, contents, is_ours, most_of_a_folder, steps
 from open_diht.pipelines.store.layout import CARD, CARD_MARK
 from open_diht.pipelines.store.storage import StorePath, each, is_local, size_of

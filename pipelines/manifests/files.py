@@ -14,13 +14,20 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, partial
 from typing import IO, Any, TypeVar, cast
 
-import fsspec  # type: ignore[import-untyped, unused-ignore]
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-from open_diht.common.hub_address import is_pinned
-from open_diht.common.store_errors import in_words, is_outage, translated
+from open_diht.common.hub import is_pinned
+from open_diht.common.stores import (
+    file_system,
+    in_words,
+    is_outage,
+    is_remote,
+    local_path,
+    many_at_once,
+    stamp_of,
+    translated,
+)
 from open_diht.pipelines.manifests.types import Compression, FileChanged, Span, Stamp, Unreachable, UnreadableFile
-from open_diht.pipelines.store.storage import many_at_once, stamp_of
 
 _T = TypeVar("_T")
 _FINGERPRINT_BYTES = 64 * 2**10
@@ -58,7 +65,7 @@ def _reading(path: str, error: Exception) -> Exception | None:
 
 
 def _unreachable(path: str, error: Exception) -> Unreachable | None:
-    if not is_outage(error, is_url(path)):
+    if not is_outage(error, is_remote(path)):
         return None
     return Unreachable(
         f"{path} cannot be read now ({in_words(error)}); check the network, and the credentials and endpoint of its "
@@ -72,32 +79,13 @@ def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
         yield from items
 
 
-def is_url(path: str) -> bool:
-    """Return whether a path needs fsspec: it has a protocol (memory://, s3://, ...) other than file://."""
-    return "://" in path and not path.startswith("file://")
-
-
-def local_path(path: str) -> str:
-    """Return the absolute local path, without file:// and with ~ expanded.
-
-    A quoted ~ is not expanded by the shell, and workers may run in another folder.
-    """
-    return os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
-
-
-def file_system(path: str) -> tuple[Any, str]:
-    """Return the file system of a path or URL, and the path inside it."""
-    fs, inside = fsspec.core.url_to_fs(path if is_url(path) else local_path(path))
-    return fs, inside
-
-
 def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
     """Open a file for reading and seeking. Raises what the file system raises: wrap it in `reading`.
 
     With `parts`, only the requested bytes of a remote file are fetched, without read-ahead, and recent parts are
     cached.
     """
-    if not is_url(path):
+    if not is_remote(path):
         return open(local_path(path), "rb")
     fs, inside = file_system(path)
     if parts:
@@ -191,7 +179,7 @@ class _Unpacked:
 
 def read_part(path: str, start: int, stop: int) -> bytes:
     """Return bytes [start, stop) of a file, fewer if it ends before. Raises what the file system raises."""
-    if is_url(path):
+    if is_remote(path):
         fs, inside = file_system(path)
         content: bytes = fs.cat_file(inside, start=start, end=stop)
         return content
@@ -204,7 +192,7 @@ def file_size(path: str) -> int:
     """Return the size of a file in bytes. Raises UnreadableFile if it is absent, a folder, or empty, or its server does
     not state the size; see `reading`."""
     with reading(path):
-        if is_url(path):
+        if is_remote(path):
             fs, inside = file_system(path)
             details = fs.info(inside)
             is_folder, size = details["type"] == "directory", details["size"]
@@ -241,7 +229,7 @@ def stamp(path: str) -> Stamp | None:
     """
     with translated(partial(_unreachable, path)):
         try:
-            if not is_url(path):
+            if not is_remote(path):
                 status = os.stat(local_path(path))
                 return status.st_size, (str(status.st_mtime_ns), str(status.st_ctime_ns))
             fs, inside = file_system(path)
@@ -261,7 +249,7 @@ def telling(known: Stamp | None) -> Stamp | None:
 def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
     """Return the stamps of files, by path. Raises what `stamp` raises."""
     known = list(paths)
-    found = many_at_once(stamp, known) if any(map(is_url, known)) else map(stamp, known)
+    found = many_at_once(stamp, known) if any(map(is_remote, known)) else map(stamp, known)
     return dict(zip(known, found, strict=True))
 
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from open_diht.common.store_errors import is_outage
+from open_diht.common.stores import absolute, file_system, is_outage, is_remote
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.manifests.files import file_system, is_url, local_path, read_part, reading
+from open_diht.pipelines.manifests.files import read_part, reading
 from open_diht.pipelines.manifests.types import NoInput, UnreadableFile
 
 MissingReason = Literal[
@@ -44,9 +44,8 @@ ImageOrMissing = bytes | MissingImage
 
 def image_folders(manifest: str, dataset: Dataset) -> tuple[str, ...]:
     """Return the folders and URLs below which images may be read: `images_root` if given, then the manifest's."""
-    own = posixpath.dirname(manifest) if is_url(manifest) else os.path.dirname(local_path(manifest))
-    root = dataset.images_root
-    return (own,) if root is None else (root if is_url(root) else local_path(root), own)
+    own = posixpath.dirname(absolute(manifest))
+    return (own,) if dataset.images_root is None else (absolute(dataset.images_root), own)
 
 
 def check_images_root(dataset: Dataset) -> None:
@@ -83,7 +82,7 @@ def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> Ima
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return MissingImage(reason="image_missing", message=f"no file {full}")
     except (OSError, ValueError) as error:  # ValueError: for example a NUL in the path
-        if is_outage(error, is_url(full)):  # a retry may find the image
+        if is_outage(error, is_remote(full)):  # a retry may find the image
             raise
         return MissingImage(reason="image_unreadable", message=f"{full}: {type(error).__name__}: {error}")
 
@@ -108,7 +107,7 @@ def is_file_path(path: str | None) -> bool:
 def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
     """Return the deepest folder that contains all these image paths; if one is a URL, the folder of the first."""
     full = [full_path(path.removeprefix("file://"), folders) for path in paths]
-    if any(map(is_url, full)):
+    if any(map(is_remote, full)):
         return posixpath.dirname(full[0])
     return os.path.commonpath([os.path.dirname(os.path.normpath(path)) for path in full])
 
@@ -118,7 +117,7 @@ def full_path(path: str, folders: Sequence[str]) -> str:
 
     The base is the first folder, but for a path that leads out of it by ".." it is the last, the manifest's.
     """
-    if is_url(path) or path.startswith("/"):
+    if is_remote(path) or path.startswith("/"):
         return path
     climbs = posixpath.normpath(path).split("/")[0] == ".."
     return posixpath.join(folders[-1 if climbs else 0], path)
@@ -136,8 +135,8 @@ def inside(path: str, folders: Sequence[str]) -> str | None:
 
 
 def _below(path: str, folder: str) -> str | None:
-    if not is_url(folder):
-        if is_url(path):
+    if not is_remote(folder):
+        if is_remote(path):
             return None
         full, folder = os.path.normpath(path), os.path.normpath(folder)
         if _is_below(full, folder):
@@ -147,7 +146,7 @@ def _below(path: str, folder: str) -> str | None:
         except ValueError:  # a NUL or a lone surrogate
             return None
     protocol, _, folder = folder.partition("://")
-    if is_url(path):
+    if is_remote(path):
         if not path.startswith(f"{protocol}://"):
             return None
         path = "/" + path.partition("://")[2].lstrip("/")
@@ -161,7 +160,7 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def _read(path: str, limit: int) -> ImageOrMissing:
-    if is_url(path):
+    if is_remote(path):
         fs, inside = file_system(path)
         size = fs.info(inside)["size"]
         if size == 0:

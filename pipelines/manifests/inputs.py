@@ -16,8 +16,9 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.installation import remedy
 from open_diht.common.naming import listing, nearest
+from open_diht.common.stores import file_system, is_remote, local_path
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.manifests.files import file_system, is_url, local_path, reading
+from open_diht.pipelines.manifests.files import reading
 from open_diht.pipelines.manifests.formats import format_of_name, known_endings
 from open_diht.pipelines.manifests.types import FileInfo, NoInput, UnreadableFile
 
@@ -107,7 +108,7 @@ def _expand(item: str, dataset: Dataset) -> list[str]:
 
 
 def _remedy(item: str, error: UnreadableFile) -> str:
-    if not is_url(item):
+    if not is_remote(item):
         return ""
     if error.error == "ImportError":
         return f". Install the client: {remedy('cloud')}"
@@ -169,11 +170,11 @@ def _is_manifest(fs: Any, path: str, folder: str) -> bool:
 
 
 def _outside(fs: Any, inside: str, item: str) -> str:
-    return str(fs.unstrip_protocol(inside)) if is_url(item) else local_path(inside)
+    return str(fs.unstrip_protocol(inside)) if is_remote(item) else os.path.abspath(inside)
 
 
 def _exists(pattern: str) -> bool:
-    return not is_url(pattern) and os.path.exists(local_path(pattern))
+    return not is_remote(pattern) and os.path.exists(local_path(pattern))
 
 
 def _nothing(fs: Any, inside: str, item: str) -> str:

@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-from open_diht.common.hub_address import MAIN, SCHEME, HubAddress, is_pinned, parse_address
+from open_diht.common.hub import MAIN, SCHEME, HubAddress, client, explained, is_pinned, parse_address
 from open_diht.common.naming import counted
+from open_diht.common.stores import is_remote, many_at_once
 from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.manifests import (
     BadSchema,
@@ -33,13 +34,11 @@ from open_diht.pipelines.manifests import (
     inspect,
     split,
 )
-from open_diht.pipelines.manifests.files import is_url
 from open_diht.pipelines.manifests.types import Column, InputFile
 from open_diht.pipelines.store.commit import CorruptRecord, publish_first, publish_json, read_json
-from open_diht.pipelines.store.hub_client import client, explained
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.ownership import check_output
-from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, is_local, many_at_once, store_errors
+from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, is_local, store_errors
 
 UNIT_ROWS = (2_000, 100_000)
 """Minimum and maximum of the desired rows of a caption unit, unless given. A larger unit is more work lost in a kill;
@@ -138,7 +137,7 @@ def make_plan(
         paths = _outside(paths, pattern, results or output)
     known = {} if kept is None else {info.path: info for info in kept.infos}
     # Requests to remote files mostly wait, so send many at once.
-    of_all = many_at_once if any(map(is_url, paths)) else map
+    of_all = many_at_once if any(map(is_remote, paths)) else map
     looked = list(of_all(partial(_look, dataset, known), paths))
     infos = [found for found in looked if not isinstance(found, UnreadableFile)]
     unreadable = [found.record for found in looked if isinstance(found, UnreadableFile)]
@@ -201,7 +200,7 @@ def _kept(output: StorePath) -> Plan | None:
 def _outside(paths: list[str], pattern: str, output: StorePath) -> list[str]:
     # Compare real paths, since INPUT may lead to OUTPUT through a link.
     folder = f"{os.path.realpath(output) if is_local(output) else str(output).rstrip('/')}/"
-    found = [path for path in paths if not (path if is_url(path) else os.path.realpath(path)).startswith(folder)]
+    found = [path for path in paths if not (path if is_remote(path) else os.path.realpath(path)).startswith(folder)]
     if not found:
         raise NoInput(
             f"everything that '{pattern}' matches is in OUTPUT {output}; choose another OUTPUT, or another INPUT"

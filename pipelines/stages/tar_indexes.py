@@ -28,12 +28,12 @@ from open_diht.common.shard_index import (
     stamp_of,
     write,
 )
-from open_diht.common.store_errors import is_of_client
+from open_diht.common.stores import is_of_client, is_remote, local_path
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import FileInfo
-from open_diht.pipelines.manifests.files import is_url, local_path, open_file, reading, unchanged
+from open_diht.pipelines.manifests.files import open_file, reading, unchanged
 from open_diht.pipelines.manifests.formats.webdataset import TEXT, Webdataset
 from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.settings import INDEX
@@ -91,7 +91,7 @@ class TarIndexStage(Stage):
         with unchanged(span):
             index = _beside(span.path)
             if index is None:
-                stamp = "" if is_url(span.path) else stamp_of(Path(local_path(span.path)))
+                stamp = "" if is_remote(span.path) else stamp_of(Path(local_path(span.path)))
                 with reading(span.path), open_file(span.path) as tar:
                     index = scan(posixpath.basename(span.path), tar, stamp)
         samples = len(index.starts) or len(index.rows)
@@ -189,5 +189,5 @@ def _beside(path: str) -> ShardIndex | None:
         if is_of_client(error):
             return None
         raise
-    same = index.bytes == tar.stat().st_size if is_url(path) else index.stamp == stamp_of(Path(local_path(path)))
+    same = index.bytes == tar.stat().st_size if is_remote(path) else index.stamp == stamp_of(Path(local_path(path)))
     return index if same and index.places_samples else None

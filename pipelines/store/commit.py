@@ -22,7 +22,7 @@ from upath import UPath
 
 from open_diht.common import files
 from open_diht.common.files import is_temporary, naming, remove_temporaries, sync, temporary_beside
-from open_diht.common.store_errors import create, lacks_conditions
+from open_diht.common.stores import create, lacks_conditions
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import check_fence
 from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes, sizes

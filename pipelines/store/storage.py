@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from stat import S_ISREG
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from open_diht.common.store_errors import in_words, is_of_store, translated
+from open_diht.common.stores import in_words, is_of_store, many_at_once, stamp_of, translated
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -41,7 +40,6 @@ _REMEMBERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
 _ONE_SLASH = re.compile(r"([a-z][a-z0-9+]*:)/(?!/)")
 SEE_TO_OUTPUT = "check OUTPUT, the network, and the credentials and endpoint of its store"
 """Remedy in error messages when OUTPUT could not be read."""
-_CONNECTIONS = 32  # concurrent requests to an object store; each takes tens of milliseconds
 
 
 def store_path(text: str | StorePath) -> StorePath:
@@ -173,12 +171,6 @@ def each(do: Callable[[_T], Any], items: Iterable[_T], root: StorePath) -> Itera
     yield from map(do, items) if is_local(root) else many_at_once(do, items)
 
 
-def many_at_once(do: Callable[[_T], Any], items: Iterable[_T]) -> Iterator[Any]:
-    """Yield `do(item)` for every item in order, computed concurrently in threads."""
-    with ThreadPoolExecutor(_CONNECTIONS) as pool:
-        yield from pool.map(do, items)
-
-
 def stamps(folder: StorePath, ending: str) -> dict[str, FileStamp]:
     """Return a stamp of each entry of a folder with this ending, by its name without it; on a disk, hidden entries are
     left out. A stamp changes when the file is replaced, see `FileStamp`. The folder need not exist."""
@@ -203,14 +195,6 @@ def size_of(path: StorePath) -> int | None:
         return int(path.stat().st_size if is_local(path) else path.fs.info(path.path)["size"])
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def stamp_of(info: Mapping[str, object]) -> tuple[str, ...]:
-    """Return a stamp of an object, which changes when the object is replaced if the store's metadata shows that."""
-    # Each kind of store reports only some of these.
-    changing = ("ETag", "etag", "generation", "LastModified", "mtime", "created", "size")
-    of_git = (str(info["blob_id"]),) if "blob_id" in info else ()
-    return (*(str(info.get(key)) for key in changing), *of_git)
 
 
 def _on_disk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:

@@ -10,9 +10,11 @@ LITTLE = {"common", "yaml", "jinja2", "markupsafe", "PIL", "numpy", "tqdm"}
 MORE = {
     "devices.py": {"torch"},
     "encoder_names.py": {"huggingface_hub"},
+    "hub.py": {"huggingface_hub"},
     "open_clip_models.py": {"torch", "transformers", "open_clip"},
     "ranks.py": {"torch"},
     "reference_encoder.py": {"torch", "timm", "transformers", "open_clip"},
+    "stores.py": {"fsspec"},
 }
 """Files that nobody imports who does without these."""
 

@@ -23,12 +23,12 @@ from torch.utils.data import get_worker_info
 
 from open_diht.common.images import BadImage, BadImageReason, ImageLimits, decoding, open_image
 from open_diht.common.shard_index import ShardIndex, caption_hash
+from open_diht.common.stores import is_remote
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.data.errors import ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
 from open_diht.trainer.data.order import EpochOrder, RankBatches, mixed
 from open_diht.trainer.data.settings import DataSettings
 from open_diht.trainer.data.shards import OpenSource, Shard, load, rows_to_read, shards_in_use, store_of
-from open_diht.trainer.data.store import is_remote
 from open_diht.trainer.data.subset import Subset
 
 if TYPE_CHECKING:

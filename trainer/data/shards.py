@@ -10,23 +10,23 @@ import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import fsspec  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 import numpy.typing as npt
 
 from open_diht.common import shard_index
 from open_diht.common.shard_index import BadIndex, ShardIndex, hash64, is_current, place_beside, save, scan, stamp_of
 from open_diht.common.spelling import spelled
+from open_diht.common.stores import absolute, file_system, is_remote, many_at_once
 from open_diht.trainer.data.errors import BadSource, Kind, ShardMismatch, TooManyBad
 from open_diht.trainer.data.settings import DataSettings, Source, Split
 from open_diht.trainer.data.sources import MANIFEST, FoundShards, find_shards, name_of, reached
-from open_diht.trainer.data.store import ShardFile, ShardStore, default_cache, is_remote, local_path
+from open_diht.trainer.data.store import ShardFile, ShardStore, default_cache
 from open_diht.trainer.data.subset import Found, Subset
 
 MOST_STREAMS = 64
@@ -34,7 +34,6 @@ MOST_STREAMS = 64
 indexes in memory: about three per stream at the default window."""
 _WINDOWS = 2  # the window that is read, and the next one, which is fetched meanwhile
 _FEW = 8  # up to this many shards are indexed in this process: starting others takes seconds, as they import torch
-_REQUESTS = 32  # requests to stores at a time: they wait rather than compute
 _NO_GUARD = (
     "the processes that index shards ended by themselves: they begin by importing the script that started them, so "
     "that a script has to train, or to open a ShardLoader, under `if __name__ == '__main__':`"
@@ -175,9 +174,7 @@ def _naming(skip: Sequence[str], urls: Sequence[str], begun: Sequence[ShardFacts
 
 def _place(path: str) -> str:
     """Return the absolute path of a local shard; a URL and a file name as they are."""
-    if "/" not in path or is_remote(path):
-        return path
-    return os.path.abspath(local_path(path))
+    return absolute(path) if "/" in path else path
 
 
 def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: set[str]) -> list[Shard]:
@@ -331,7 +328,7 @@ def _stamp(url: str) -> str | None:
             if Path(url).is_dir():
                 raise BadSource(f"shard {url} is a folder; name tars, or a folder of tars")
             return stamp_of(Path(url))
-        fs, inside = fsspec.core.url_to_fs(url)
+        fs, inside = file_system(url)
         info = fs.info(inside)
         return "-".join(str(info.get(name)) for name in ("size", "ETag", "etag", "mtime", "LastModified"))
     return None
@@ -349,8 +346,7 @@ def _indices(
     # others then share, and fails early if there is none.
     remote = [url for url in urls if is_remote(url)]
     stamps = {url: _stamp(url) for url in urls if not is_remote(url) or url == remote[0]}
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        stamps.update(zip(remote[1:], pool.map(_stamp, remote[1:]), strict=True))
+    stamps.update(zip(remote[1:], many_at_once(_stamp, remote[1:]), strict=True))
     with _locked(folder):
         places, todo = {}, []
         for url, stamp in stamps.items():
@@ -403,8 +399,8 @@ def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
     shard must have the same size. A local one with another stamp, such as a copy, must have the same SHA-256."""
     with reached(f"the index {place}"):
         try:
-            with fsspec.open(place, "rb") as file:
-                index = load(place, file.read())
+            fs, inside = file_system(place)
+            index = load(place, fs.cat_file(inside))
         except FileNotFoundError as error:
             raise ShardMismatch(
                 f"the index {place} cannot be read ({error}); run `{spelled('filter')}` again"
@@ -426,7 +422,7 @@ def _index_beside(url: str, stamp: str) -> ShardIndex | None:
     Such indexes were put there with the shards. Without them every machine fetches all shards once."""
     folder, name = url.rsplit("/", 1)
     place = f"{folder}/{place_beside(name)}"
-    fs, inside = fsspec.core.url_to_fs(place)
+    fs, inside = file_system(place)
     with reached(f"the index {place}"):
         try:
             index = load(place, fs.cat_file(inside))

@@ -12,13 +12,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec  # type: ignore[import-untyped, unused-ignore]
-
 from open_diht.common.command_line import WrongUse
 from open_diht.common.spelling import spelled
-from open_diht.common.store_errors import in_words, is_of_store, translated
+from open_diht.common.stores import absolute, file_system, in_words, is_of_store, is_remote, local_path, translated
 from open_diht.trainer.data.errors import BadSource, DataError, ShardMismatch
-from open_diht.trainer.data.store import is_remote, local_path
 
 MANIFEST = "manifest.json"
 INDEXES = "index"
@@ -91,8 +88,8 @@ def _numbered(path: str, braces: re.Match[str]) -> list[str]:
             f"{path}: a path with {braces[0]} has no other pattern; write a source for each folder or name that the "
             "other pattern stands for"
         )
-    found = [before + str(number).zfill(len(first)) + after for number in range(int(first), int(last) + 1)]
-    return found if is_remote(path) else [os.path.abspath(local_path(each)) for each in found]
+    numbers = range(int(first), int(last) + 1)
+    return [absolute(before + str(number).zfill(len(first)) + after) for number in numbers]
 
 
 def _local(path: str) -> FoundShards:
@@ -113,7 +110,7 @@ def _local(path: str) -> FoundShards:
 
 
 def _remote(path: str) -> FoundShards:
-    fs, inside = fsspec.core.url_to_fs(path)
+    fs, inside = file_system(path)
     protocol = path.split("://", 1)[0]
 
     def full(found: str) -> str:

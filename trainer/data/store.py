@@ -19,22 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import fsspec  # type: ignore[import-untyped, unused-ignore]
-
+from open_diht.common.stores import file_system, is_remote, local_path
 from open_diht.trainer.data.errors import ShardLost, ShardMismatch, ShardUnavailable
 
 TRIES = 4  # tries of a fetch, with pauses of 1, 2 and 4 seconds, far below `data.stall_s`
 _PAUSE_S = 0.1  # between tries to make room: other processes free it as soon as they end a fetch
-
-
-def is_remote(path: str) -> bool:
-    """Return whether a path is an fsspec URL, other than of local files."""
-    return "://" in path and not path.startswith(("file://", "local://"))
-
-
-def local_path(path: str) -> str:
-    """Return the path of a local file or folder without file:// or local://."""
-    return path.removeprefix("file://").removeprefix("local://")
 
 
 def default_cache() -> Path:
@@ -122,7 +111,8 @@ class ShardStore:
                 for tried in range(TRIES):
                     try:
                         local.seek(0)
-                        with fsspec.open(shard.url, "rb") as remote:
+                        fs, inside = file_system(shard.url)
+                        with fs.open(inside, "rb") as remote:
                             while content := remote.read(2**22):
                                 local.write(content)
                         local.truncate()
@@ -201,7 +191,7 @@ def _is_orphan(part: Path) -> bool:
 
 def _size(shard: ShardFile) -> int:
     try:
-        fs, inside = fsspec.core.url_to_fs(shard.url)
+        fs, inside = file_system(shard.url)
         return int(fs.info(inside)["size"])
     except Exception as error:  # errors of fsspec's backends have no common base class
         raise _unavailable(shard, error) from error

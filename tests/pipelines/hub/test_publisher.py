@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from open_diht.common.command_line import WrongUse
-from open_diht.common.hub_address import HubAddress, parse_address
+from open_diht.common.hub import HubAddress, parse_address
 from open_diht.pipelines.hub.publisher import CannotPublish, Publisher
 from open_diht.pipelines.store import hub_contents as contents
 from open_diht.pipelines.store.layout import CARD_MARK as MARK

@@ -7,10 +7,10 @@ import tarfile
 
 import pytest
 
+from open_diht.common.hub import client
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import NoInput, expand_inputs, inspect, read, read_images, split
 from open_diht.pipelines.manifests.plan import pinned
-from open_diht.pipelines.store.hub_client import client
 
 FILES = {"data/a.tsv": b"caption\nA dog runs\n", "data/b.tsv": b"caption\nA cat sleeps\n", "README.md": b"# Data"}
 

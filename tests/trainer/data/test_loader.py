@@ -727,7 +727,7 @@ def test_a_store_that_does_not_give_an_index_is_named(remote: Remote, monkeypatc
     monkeypatch.setattr(type(remote.memory), "cat_file", for_index)
     with pytest.raises(BadSource, match=r"/.index/00000.*cannot be reached \(NoAnswer: no answer\); check the address"):
         remote.loader(20)
-    monkeypatch.setattr("fsspec.open", refuse)
+    monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
     with pytest.raises(BadSource, match=r"s3://b/0.npz cannot be reached \(NoAnswer: no answer\); check the address"):
         _given_index("s3://b/0.npz", "s3://b/0.tar", "1")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from open_diht.common.store_errors import in_words, is_of_client
+from open_diht.common.stores import in_words, is_of_client
 
 
 def test_errors_of_clients_are_told_by_their_package() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from open_diht.common.hub_address import HubAddress, is_pinned, parse_address
+from open_diht.common.hub import HubAddress, is_pinned, parse_address
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

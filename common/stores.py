@@ -1,14 +1,19 @@
-"""Recognize and translate errors of object stores and hubs. Those of their clients have no common base class, so match
-by package."""
+"""Paths on a disk and addresses that fsspec knows, many requests at once, and the errors of stores and hubs. Those of
+their clients have no common base class, so match by package."""
 
 from __future__ import annotations
 
 import errno
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+_CONNECTIONS = 32  # concurrent requests to an object store; each takes tens of milliseconds
 _OUTAGE_NUMBERS = {
     *(errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EIO),
     getattr(errno, "EREMOTEIO", errno.EIO),
@@ -17,6 +22,43 @@ _OUTAGE_NUMBERS = {
 _OUTAGE_CODES = {"ExpiredToken", "RequestTimeTooSkewed"}
 """S3 error codes of an outage that its client turns into PermissionError. S3 also denies access to missing files."""
 _CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "adlfs", "azure"}
+
+
+def is_remote(path: str) -> bool:
+    """Return whether a path is an address for fsspec, other than of local files."""
+    return "://" in path and not path.startswith(("file://", "local://"))
+
+
+def local_path(path: str) -> str:
+    """Return a local path without file:// or local://, and with ~ expanded, which the shell leaves in quotes."""
+    return os.path.expanduser(path.removeprefix("file://").removeprefix("local://"))
+
+
+def absolute(path: str) -> str:
+    """Return a local path as an absolute one, because workers may run in another folder; an address unchanged."""
+    return path if is_remote(path) else os.path.abspath(local_path(path))
+
+
+def file_system(path: str) -> tuple[Any, str]:
+    """Return the file system of a path or address, and the path inside it."""
+    import fsspec  # type: ignore[import-untyped, unused-ignore]  # takes half a second
+
+    fs, inside = fsspec.core.url_to_fs(absolute(path))
+    return fs, inside
+
+
+def many_at_once(do: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
+    """Yield `do(item)` for every item in order, computed concurrently in threads."""
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        yield from pool.map(do, items)
+
+
+def stamp_of(info: Mapping[str, object]) -> tuple[str, ...]:
+    """Return a stamp of an object, which changes when the object is replaced if the store's metadata shows that."""
+    # Each kind of store reports only some of these.
+    changing = ("ETag", "etag", "generation", "LastModified", "mtime", "created", "size")
+    of_git = (str(info["blob_id"]),) if "blob_id" in info else ()
+    return (*(str(info.get(key)) for key in changing), *of_git)
 
 
 def is_of_client(error: BaseException) -> bool:
