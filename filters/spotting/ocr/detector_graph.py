@@ -22,13 +22,7 @@ _HEAD: Final = ("Sigmoid", "Add", "ConvTranspose", "Relu", "Add", "ConvTranspose
 """Operators from the output backwards; each takes the output of the next one in this list as its first input."""
 _DOUBLING: Final = {"strides": [2, 2], "kernel_shape": [2, 2], "pads": [0, 0, 0, 0], "group": 1}
 _POINTWISE: Final[dict[str, Any]] = {"strides": [1, 1], "kernel_shape": [1, 1], "pads": [0, 0, 0, 0], "group": 1}
-_NEIGHBOURS: Final = {
-    "strides": [1, 1],
-    "kernel_shape": [3, 3],
-    "pads": [1, 1, 1, 1],
-    "dilations": [1, 1],
-    "group": 1,
-}
+_NEIGHBOURS: Final = {"strides": [1, 1], "kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "dilations": [1, 1], "group": 1}
 _REPEATING: Final = {"mode": b"nearest", "coordinate_transformation_mode": b"asymmetric", "nearest_mode": b"floor"}
 _SAME_CHANNELS: Final = ("Relu", "Sigmoid", "MaxPool", "Resize", "Mul")
 
