@@ -1,6 +1,5 @@
-"""Conditions on the columns of a manifest, such as a similarity, an aesthetic score or a license,
-and on the language of the caption, which is identified if the manifest has no such column (see
-`open_diht.filters.language`).
+"""Conditions on the columns of a manifest, such as a similarity, an aesthetic score or a license, and on the language
+of the caption, which is identified if the manifest has no such column (see `open_diht.filters.language`).
 
 A preset lists them in its section `columns`, by the name of a column or of its role:
 

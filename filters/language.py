@@ -1,5 +1,4 @@
-"""Language identification for captions with Compact Language Detector 2
-(https://github.com/CLD2Owners/cld2).
+"""Language identification for captions with Compact Language Detector 2 (https://github.com/CLD2Owners/cld2).
 
 Its tables come with the package, and a caption takes about ten microseconds.
 """

@@ -39,8 +39,7 @@ class MaskedRule:
 
 @dataclass(frozen=True, kw_only=True)
 class NegativesRule:
-    """The CLIP score corrected by the similarities with other rows: negCLIPLoss (Wang et al. 2024,
-    arXiv 2405.19547).
+    """The CLIP score corrected by the similarities with other rows: negCLIPLoss (Wang et al. 2024, arXiv 2405.19547).
 
     A caption that fits any image, and an image that fits any caption, have high similarities with
     their own partner and with all others. The similarities with others are estimated on batches of
@@ -52,8 +51,7 @@ class NegativesRule:
     keep: Kept | None = None
     """Alternative to `min`: the fraction of the scored rows that stays, those with the highest scores."""
     batch_size: Annotated[int, Range(at_least=2, at_most=2**20)] = 32_768
-    """Rows of a batch, at most the number of rows. The default is the paper's, which is that of
-    OpenAI's training."""
+    """Rows of a batch, at most the number of rows. The default is the paper's, which is that of OpenAI's training."""
     batches: Positive = 10
     """Number of batches of different rows to average over; fewer if there are not enough rows. The
     default is the paper's."""
@@ -73,9 +71,8 @@ class ScoreRule:
     """Settings of stage `score`."""
 
     min: Cosine | None = None
-    """Rows whose image and caption have a lower similarity are rejected (`clip_score`). The
-    similarity is the cosine of the embeddings of the model that the run names; its scale depends on
-    the model."""
+    """Rows whose image and caption have a lower similarity are rejected (`clip_score`). The similarity is the cosine of
+    the embeddings of the model that the run names; its scale depends on the model."""
     keep: Kept | None = None
     """Alternative to `min`: the fraction of the scored rows that stays, those with the highest scores."""
     masked: MaskedRule | None = None

@@ -283,12 +283,7 @@ def batch_rows(image: object) -> int:
 
 @contextmanager
 def naming(caption: str, image: str | None) -> Iterator[None]:
-    """Add the names of columns to a TypeError about the captions or images in them.
-
-    Args:
-        caption: column with the captions.
-        image: column with the images.
-    """
+    """Add the names of the columns to a TypeError about the captions or images in them."""
     try:
         yield
     except TypeError as error:
@@ -297,11 +292,7 @@ def naming(caption: str, image: str | None) -> Iterator[None]:
 
 
 def image_file(image: Any) -> bytes | MissingImage:
-    """Return the file bytes of an image, or the reason why there are none.
-
-    Args:
-        image: bytes, a path, a PIL image, a dict with `bytes` and `path`, or None.
-    """
+    """Return the file bytes of an image as `Cat` takes it, or the reason why there are none."""
     if isinstance(image, Mapping):
         image = image.get("bytes") or image.get("path")
     if image is None:
@@ -351,11 +342,8 @@ def _is_text(value: Any) -> bool:
 
 
 def _images(images: Sequence[Any]) -> list[Any]:
-    """Return the images as a list.
-
-    Raises:
-        TypeError: `images` is not a sequence of images, or holds `MANY` values other than None and no image.
-    """
+    """Return the images as a list. Raise TypeError if they are no sequence, or hold `MANY` values other than None and
+    no image."""
     if isinstance(images, str | bytes | Mapping):
         raise TypeError(f"images is a {type(images).__name__}; pass a list with one image for each caption")
     values = _listed(list(images) if isinstance(images, np.ndarray) else images)  # its tolist would list each pixel

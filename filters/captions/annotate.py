@@ -106,9 +106,8 @@ class CaptionAnnotator:
     """Turns captions into annotation rows. Create one per process.
 
     Args:
-        lean: captions without a word that may be a verb are tagged but not parsed, because a rule
-            that needs an action rejects them in any case. All columns of their rows but `parsed`
-            are null.
+        lean: captions without a word that may be a verb are tagged but not parsed, because a rule that needs an action
+            rejects them in any case. All columns of their rows but `parsed` are null.
         second_opinion: captions that the verifier is unsure about get the scores of
             `open_diht.filters.captions.opinion`.
 
@@ -165,8 +164,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def may_state_an_action(tagged: Parse) -> bool:
-    """Return whether a caption that is tagged but not parsed has a word that may be an action
-    candidate after parsing.
+    """Return whether a caption that is tagged but not parsed has a word that may be an action candidate after parsing.
 
     Arc labels can only rule candidates out.
     """
@@ -205,8 +203,7 @@ def table_of(
 def _lists(
     kind: pa.ListType, lengths: Sequence[int | None], elements: Sequence[Any], scores: Odds | None = None
 ) -> pa.ListArray:
-    """Return elements (named tuples) and their scores as lists of the given lengths; null where a
-    length is None."""
+    """Return elements (named tuples) and their scores as lists of the given lengths; null where a length is None."""
     arrays = []
     for field in kind.value_type:
         if field.name == "score" and scores is not None:

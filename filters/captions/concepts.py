@@ -1,5 +1,4 @@
-"""Names of the concepts in a caption: its objects and attributes as base forms, so that equal
-things have equal names.
+"""Names of the concepts in a caption: its objects and attributes as base forms, so that equal things have equal names.
 
 The annotations of the filter hold words as in the parsed text ("Black horses", "evening sun").
 Here they become lower-case base forms ("horse", "black"). A compound object has several names, from

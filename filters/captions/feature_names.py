@@ -1,5 +1,4 @@
-"""Names of features, in groups. A group is a function that returns its features for given
-arguments.
+"""Names of features, in groups. A group is a function that returns its features for given arguments.
 
 Most groups are templates with one feature each. A group of templates returns nothing if its first
 argument is None, because the caption has no such word.
@@ -22,8 +21,7 @@ PREPOSITIONS = frozenset({"prep", "agent"})
 
 
 def _named(arguments: str, *templates: str) -> Make:
-    """Return a function that fills its arguments into the templates and returns each result as a
-    feature with value 1.
+    """Return a function that fills its arguments into the templates and returns each result as a feature with value 1.
 
     `arguments` lists the names of its arguments, separated by spaces.
     """

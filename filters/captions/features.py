@@ -1,10 +1,9 @@
 """Features for the verifier: named numbers (1 for true) that describe candidates in their captions.
 
-They are computed column by column, for all candidates of many captions at once. Most come in
-groups; each is a function in `feature_names.py` with the columns of its arguments. Arguments recur
-between candidates, so `verifier.py` caches the weight of a group by its arguments. The features of
-the caption itself (`Captions.facts`) apply to all its candidates; they are separate so that they
-are not weighed for each of them. Names are readable, so a score can be explained.
+They are computed column by column, for all candidates of many captions at once. Most come in groups; each is a function
+in `feature_names.py` with the columns of its arguments. Arguments recur between candidates, so `verifier.py` caches the
+weight of a group by its arguments. The features of the caption itself (`Captions.facts`) apply to all its candidates;
+they are separate so that they are not weighed for each of them. Names are readable, so a score can be explained.
 """
 
 from __future__ import annotations

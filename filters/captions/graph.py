@@ -1,5 +1,4 @@
-"""Build a `CaptionGraph` from a parse: the objects of a caption, their attributes, actions and
-relations.
+"""Build a `CaptionGraph` from a parse: the objects of a caption, their attributes, actions and relations.
 
 The graph is complete and lenient: it holds every candidate. A rule decides which of them count, and
 from which verifier score on (`rules.py`), so thresholds change without a new parse. The definitions
@@ -77,10 +76,9 @@ class Attribute(NamedTuple):
     object: int
     text: str
     kind: str
-    """adjective, predicate, participle, number, or the word's group in the lexicon: colour,
-    material, size, state, pattern. A word tied by a conjunction ("red and big") has the kind of the
-    first. Describing words that the parse does not tie to the object are titled (inside its name or
-    compound) or listed (near it)."""
+    """adjective, predicate, participle, number, or the word's group in the lexicon: colour, material, size, state,
+    pattern. A word tied by a conjunction ("red and big") has the kind of the first. Describing words that the parse
+    does not tie to the object are titled (inside its name or compound) or listed (near it)."""
     token: int
 
 
@@ -101,8 +99,7 @@ class Action(NamedTuple):
     start: int
     end: int
     tagged: bool
-    """True if the tagger tagged it as a verb; False for a verb form that was tagged as a noun or an
-    adjective."""
+    """True if the tagger tagged it as a verb; False for a verb form that was tagged as a noun or an adjective."""
     participants: tuple[Participant, ...]
     token: int
 
@@ -118,8 +115,7 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CaptionGraph:
-    """The content of one caption. Indices of objects refer to `objects`, indices of tokens to the
-    parse.
+    """The content of one caption. Indices of objects refer to `objects`, indices of tokens to the parse.
 
     Examples:
         >>> from open_diht import CaptionParser, build_graph
@@ -281,8 +277,7 @@ def _untied(
 
 
 def _nearest(places: Sequence[int], token: int) -> int | None:
-    """Return the index of the last of the sorted `places` before the token, else of the first after
-    it, else None."""
+    """Return the index of the last of the sorted `places` before the token, else of the first after it, else None."""
     before = bisect_left(places, token)
     if before:
         return before - 1
@@ -292,8 +287,7 @@ def _nearest(places: Sequence[int], token: int) -> int | None:
 
 @cache
 def _tied_groups() -> dict[str, str]:
-    """Return the words that the parse may tie to their object whatever their tag, with the first of
-    their groups."""
+    """Return the words that the parse may tie to their object whatever their tag, with the first of their groups."""
     return {word: group for group in reversed(_GROUPS) for word in lexicon.words(group)}
 
 

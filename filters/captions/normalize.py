@@ -1,8 +1,7 @@
 """Normalize a web caption into the text that is parsed.
 
-Taggers are trained on sentences; alt texts come as HTML, as file names, in Title Case and ALL CAPS,
-and with the boilerplate of stock-photo sites. `normalize` undoes what misleads the tagger. The row
-keeps its original caption.
+Taggers are trained on sentences; alt texts come as HTML, as file names, in Title Case and ALL CAPS, and with the
+boilerplate of stock-photo sites. `normalize` undoes what misleads the tagger. The row keeps its original caption.
 """
 
 from __future__ import annotations

@@ -1,15 +1,13 @@
 """Ask a small transformer for a second opinion on captions that the verifier is unsure about.
 
-The transformer is MiniLM with three layers, fine-tuned on the annotated captions
-(`benchmarks/train_opinion.py`) and run as int8 on ONNX Runtime. It reads the words of the parsed
-text and returns log odds: for each word, that it is the verb of a stated action, and for the
-caption, that it states an action and that it is complex. A candidate's new score averages the log
-odds of both models.
+The transformer is MiniLM with three layers, fine-tuned on the annotated captions (`benchmarks/train_opinion.py`) and
+run as int8 on ONNX Runtime. It reads the words of the parsed text and returns log odds: for each word, that it is the
+verb of a stated action, and for the caption, that it states an action and that it is complex. A candidate's new score
+averages the log odds of both models.
 
-A caption's opinion does not depend on the captions that are asked with it: it is padded to the next
-multiple of `BUCKET` pieces whatever its neighbors are, the ranges of int8 are fixed, and the sums
-of products of int8 are exact on every processor. The rest is float arithmetic, which differs in the
-last bits, so the log odds are rounded in steps.
+A caption's opinion does not depend on the captions that are asked with it: it is padded to the next multiple of
+`BUCKET` pieces whatever its neighbors are, the ranges of int8 are fixed, and the sums of products of int8 are exact on
+every processor. The rest is float arithmetic, which differs in the last bits, so the log odds are rounded in steps.
 """
 
 from __future__ import annotations

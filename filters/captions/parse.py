@@ -114,11 +114,10 @@ def load_model(
 class CaptionParser:
     """Turns texts into `Parse`s. Load one per process (0.5 s); it is not thread-safe.
 
-    The attribute ruler, the lemmatizer and the entity recognizer are left out: their output is not
-    used, and they take half the time. The rest runs in NumPy if the model has the expected
-    architecture and a few test texts get the same parse as in spaCy; otherwise it runs in spaCy.
-    `tests/filters/captions/test_parse.py` checks that tags, labels and heads are equal to those of
-    spaCy's own pipeline.
+    The attribute ruler, the lemmatizer and the entity recognizer are left out: their output is not used, and they take
+    half the time. The rest runs in NumPy if the model has the expected architecture and a few test texts get the same
+    parse as in spaCy; otherwise it runs in spaCy. `tests/filters/captions/test_parse.py` checks that tags, labels and
+    heads are equal to those of spaCy's own pipeline.
 
     Args:
         names: packages or folders of spaCy models; the first one that is there is loaded.

@@ -1,9 +1,8 @@
 """Decide Complexity and Action from annotations: pure functions of columns and thresholds.
 
-The complexity of an object is the number of its attributes, of distinct actions it takes part in,
-and of its relations, counting only what the rule admits. The complexity of a caption is the maximum
-over its objects. The actions of a caption are its distinct action lemmas. This is our reading of
-DiHT, whose parser and rules are not published.
+The complexity of an object is the number of its attributes, of distinct actions it takes part in, and of its relations,
+counting only what the rule admits. The complexity of a caption is the maximum over its objects. The actions of a
+caption are its distinct action lemmas. This is our reading of DiHT, whose parser and rules are not published.
 """
 
 from __future__ import annotations

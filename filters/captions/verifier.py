@@ -1,10 +1,8 @@
-"""Score how likely a candidate is stated about something in the image: logistic regression on named
-features.
+"""Score how likely a candidate is stated about something in the image: logistic regression on named features.
 
-There is one set of weights for actions and one for attributes and relations ("details").
-`benchmarks/train_verifier.py` trains them on the labels in `benchmarks/labels/`. The weights are a
-table of feature names and numbers, so every score can be explained. For actions, a linear probe of
-the parser's vector of the verb in its context is one more feature.
+There is one set of weights for actions and one for attributes and relations ("details"). `benchmarks/train_verifier.py`
+trains them on the labels in `benchmarks/labels/`. The weights are a table of feature names and numbers, so every score
+can be explained. For actions, a linear probe of the parser's vector of the verb in its context is one more feature.
 """
 
 from __future__ import annotations
@@ -58,8 +56,7 @@ class Scorer:
     bias: float
     weights: dict[str, float]
     probe: tuple[float, ...] = ()
-    """Weights of the probe of a vector; its output is added to the log odds in steps. Empty: no
-    vectors are used."""
+    """Weights of the probe of a vector; its output is added to the log odds in steps. Empty: no vectors are used."""
 
     @staticmethod
     def of(table: dict[str, Any]) -> Scorer:
@@ -71,8 +68,7 @@ class Scorer:
         return np.array(self.probe, np.float32)
 
     def read(self, vectors: Floats) -> Odds:
-        """Return the log odds from the words' vectors in context: (words, width) float32 ->
-        (words,) float64."""
+        """Return the log odds from the words' vectors in context: (words, width) float32 -> (words,) float64."""
         if not (self.probe and len(vectors)):
             return np.zeros(len(vectors))
         return _STEP * np.round((vectors * self._probe).sum(axis=1, dtype=np.float64) / _STEP)  # rounded, see _STEP

@@ -185,9 +185,8 @@ class Child:
 
 
 def _environment() -> dict[str, str]:
-    """Return the child's environment: one thread, no check of PaddleX's model hosts, a temporary cache
-    folder unless PADDLE_PDX_CACHE_HOME names one, and the parent's import path, because the child runs
-    in another working folder."""
+    """Return the child's environment: one thread, no check of PaddleX's model hosts, a temporary cache folder unless
+    PADDLE_PDX_CACHE_HOME names one, and the parent's import path, because the child runs in another working folder."""
     paths = [str(_IMPORT_ROOT), *(os.path.abspath(path) for path in sys.path if path)]
     cache = Path(tempfile.gettempdir()) / f"diht-paddlex-{os.getuid()}"
     return {

@@ -1,9 +1,8 @@
 """Decode untrusted image bytes into pixels that an OCR engine can read.
 
-Images of the web include bombs, truncated downloads, HTML error pages, animations, CMYK scans and
-16-bit PNGs. `decode_image` returns upright BGR pixels, or raises `UnreadableImage` with one reason
-from a closed list, or MemoryError. `open_diht.common.images` decides what is accepted, and within which
-limits.
+Images of the web include bombs, truncated downloads, HTML error pages, animations, CMYK scans and 16-bit PNGs.
+`decode_image` returns upright BGR pixels, or raises `UnreadableImage` with one reason from a closed list, or
+MemoryError. `open_diht.common.images` decides what is accepted, and within which limits.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ JpegDecoder = Callable[[bytes, int], Pixels | None]
 
 
 class UnreadableImageReason(StrEnum):
-    """Reason why an image has no spotting. The values are written to data sets: add values, never
-    rename them."""
+    """Reason why an image has no spotting. The values are written to data sets: add values, never rename them."""
 
     # The reasons of open_diht.common.images.BadImageReason, with the limits of DecodeLimits:
     EMPTY = "empty"
@@ -44,8 +42,7 @@ class UnreadableImageReason(StrEnum):
 
 
 class UnreadableImage(BadImage):
-    """An image that cannot be spotted; `reason` goes into the dead-letter table, the message gives
-    the details."""
+    """An image that cannot be spotted; `reason` goes into the dead-letter table, the message gives the details."""
 
     reason: UnreadableImageReason
 
@@ -55,9 +52,8 @@ class DecodeLimits(ImageLimits):
     """How large an image may be, and how far it is reduced while decoding."""
 
     decode_side: int = 960
-    """An image is reduced by a whole factor (2, 3, ...) as long as its longest side does not fall
-    below this; 0 decodes every pixel. Large JPEGs are decoded at a half, a quarter or an eighth,
-    which saves most of the time."""
+    """An image is reduced by a whole factor (2, 3, ...) as long as its longest side does not fall below this; 0 decodes
+    every pixel. Large JPEGs are decoded at a half, a quarter or an eighth, which saves most of the time."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

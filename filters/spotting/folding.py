@@ -1,9 +1,7 @@
-"""Fold text for the overlap rule: bare lower-case letters and digits, with a map back to the
-original.
+"""Fold text for the overlap rule: bare lower-case letters and digits, with a map back to the original.
 
-OCR joins words, loses accents and changes case; captions hold full-width forms, ligatures and
-zero-width marks. After folding, texts that differ only in these are the same string. Word
-boundaries are kept, because the rule needs them.
+OCR joins words, loses accents and changes case; captions hold full-width forms, ligatures and zero-width marks. After
+folding, texts that differ only in these are the same string. Word boundaries are kept, because the rule needs them.
 """
 
 from __future__ import annotations
@@ -23,8 +21,7 @@ class Folded:
     chars: str
     """Letters and digits, and the marks that some scripts write vowels with."""
     starts: tuple[int, ...]
-    """Index in `chars` where each word starts, and len(chars) at the end: word i is
-    chars[starts[i]:starts[i + 1]]."""
+    """Index in `chars` where each word starts, and len(chars) at the end: word i is chars[starts[i]:starts[i + 1]]."""
     origins: tuple[int, ...]
     """For each character, the index of its source character in the original text."""
 
@@ -42,9 +39,8 @@ class Folded:
 def fold(text: str) -> Folded:
     """Fold a text: NFKC, case-folded, without accents, only the characters of `Folded.chars`.
 
-    Words end at anything else, except at invisible marks (soft hyphen, zero-width joiner). HTML
-    entities such as `&amp;` count as spaces. Each ideograph, kana, or letter of a script written
-    without spaces is a word by itself.
+    Words end at anything else, except at invisible marks (soft hyphen, zero-width joiner). HTML entities such as
+    `&amp;` count as spaces. Each ideograph, kana, or letter of a script written without spaces is a word by itself.
     """
     if "&" in text:
         text = _ENTITY.sub(lambda entity: " " * len(entity[0]), text)
@@ -117,8 +113,7 @@ def _segments(text: str) -> Iterator[tuple[int, str]]:
 
 @lru_cache(maxsize=1 << 16)
 def _fold_segment(segment: str) -> str:
-    """Return the comparable characters of one segment: `_SEPARATOR` where a word ends, nothing for
-    invisible marks."""
+    """Return the comparable characters of one segment: `_SEPARATOR` where a word ends, nothing for invisible marks."""
     if segment[0] in "\u2122\u2120":  # the signs TM and SM, which normalization would make letters of the word before
         return _SEPARATOR
     # Case folding may undo the normalization, so normalize again.

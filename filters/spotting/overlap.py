@@ -1,5 +1,4 @@
-"""The T rule: how much of a caption is written in its image, as a pure function of caption, OCR
-strings and thresholds.
+"""The T rule: how much of a caption is written in its image, as a pure function of caption, OCR strings and thresholds.
 
 The plain rule (`PAPER`) drops a pair if five consecutive letters and digits agree, ignoring case and
 accents. It also drops every seventh page of text by accident: "other" is in MOTHER, "ation" is
@@ -69,8 +68,7 @@ class OverlapRule:
     look_alikes: tuple[str, ...] = ("0o", "1il", "5s")
     """Groups of characters that OCR confuses; within a group they count as the same character."""
     common_chance: Share = 0.004
-    """A run is ignored if the product of its words' chances to be in any caption is this or more; 0
-    turns this off."""
+    """A run is ignored if the product of its words' chances to be in any caption is this or more; 0 turns this off."""
     filler_chance: Share = 0.02
     """Words with at least this chance (`the`, `with`, `white`) are left out of the product."""
     caption_share: Share = 0.4
@@ -383,8 +381,7 @@ def word_chances() -> Mapping[str, float]:
 
 
 def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
-    """Return the longest common substring as (length, start in `string`, start in `caption`); the
-    first one if several.
+    """Return the longest common substring as (length, start in `string`, start in `caption`); the first one if several.
 
     The search uses `in`, so that the inner loop runs in C and needs no table of characters.
     """

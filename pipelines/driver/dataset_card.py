@@ -132,9 +132,8 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
     body = [
         f"# {_text(title)}",
         CARD_MARK,
-        f"{funnel['kept']:,} of {rows_in:,} image-text pairs{f' ({rate:.1%})' if rows_in else ''}, "
-        "kept by the filters of open-diht that the funnel lists, after "
-        "[DiHT](https://arxiv.org/abs/2301.02280) (CVPR 2023).",
+        f"{funnel['kept']:,} of {rows_in:,} image-text pairs{f' ({rate:.1%})' if rows_in else ''}, kept by the filters "
+        "of open-diht that the funnel lists, after [DiHT](https://arxiv.org/abs/2301.02280) (CVPR 2023).",
         "## Funnel",
         _table(("stage", "reason", "rejected", "left"), steps),
         "## Columns",

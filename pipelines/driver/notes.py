@@ -49,9 +49,8 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
     if waiting := funnel["rejected"].get(NOT_AT_HAND, 0):
         notes.append(
             f"{counted(waiting, 'row')} passed the caption filters but have no image here; they are in rejected/ with "
-            f"reason {NOT_AT_HAND}. If the manifest has urls and no images, add download to "
-            f"{spelled_option('stages')} to fetch them; or use {spelled_option('stages', 'captions,export')} to keep "
-            "rows by their captions alone."
+            f"reason {NOT_AT_HAND}. If the manifest has urls and no images, add download to {spelled_option('stages')} "
+            f"to fetch them; or use {spelled_option('stages', 'captions,export')} to keep rows by their captions alone."
         )
     duplicates = funnel.get("duplicates", {})
     stay = [

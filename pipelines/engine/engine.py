@@ -167,9 +167,8 @@ class Engine:
         room = f", whose disk has {_room(root)}" if is_local(root) else ""
         raise RunFailed(
             f"{counted(len(left), 'unit')} of stage {stage.name} could be neither completed nor recorded as failed in "
-            "OUTPUT "
-            f"{root}{room}; the first is {left[0]}. Committed work is kept: make room if there is none, and run the "
-            "same command to resume"
+            f"OUTPUT {root}{room}; the first is {left[0]}. Committed work is kept: make room if there is none, and run "
+            "the same command to resume"
         )
 
     def give_up(self, failed: Failed, fatal: bool = False) -> None:

@@ -83,12 +83,7 @@ def _pilot(arguments: Sequence[str], prog: str) -> int:
         "dataset": settings.dataset.name,
         "input": settings.input,
         "preset": settings.preset.name,
-        "sample": {
-            "seed": options.seed,
-            "units": names,
-            "rows": rows,
-            "duplicates": outcome.funnel["duplicates"],
-        },
+        "sample": {"seed": options.seed, "units": names, "rows": rows, "duplicates": outcome.funnel["duplicates"]},
         "whole": asdict(whole),
         "forecast": result.as_dict(),
         "notes": notes,

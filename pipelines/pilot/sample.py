@@ -1,9 +1,8 @@
 """Choose the units that a pilot filters.
 
-Many small units make a better sample than a few large ones. But a unit has a fixed cost (files,
-footers), which small units spread over fewer rows. If the units of a run are much larger and the
-sample has enough units, some of them are made longer than the others, so that both costs can be
-estimated (see `estimate.recut`).
+Many small units make a better sample than a few large ones. But a unit has a fixed cost (files, footers), which small
+units spread over fewer rows. If the units of a run are much larger and the sample has enough units, some of them are
+made longer than the others, so that both costs can be estimated (see `estimate.recut`).
 """
 
 from __future__ import annotations

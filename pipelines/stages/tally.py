@@ -56,10 +56,8 @@ class Tally:
     def example(self, reason: str, uid: str, ordinal: int, most: int) -> None:
         """Keep the rows with the lowest uids as examples: deterministic, yet random with respect to content
         if uids are hashes."""
-        key = (
-            "".join(chr(0x10FF - ord(char)) for char in uid),
-            ordinal,
-        )  # the heap drops its smallest item, so the order is reversed
+        # The heap drops its smallest item, so the order is reversed.
+        key = "".join(chr(0x10FF - ord(char)) for char in uid), ordinal
         push = heapq.heappush if len(self.examples[reason]) < most else heapq.heappushpop
         push(self.examples[reason], key)
 

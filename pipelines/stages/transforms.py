@@ -98,8 +98,7 @@ class SpotText(beam.PTransform[Any, Any]):
     Args:
         image: the column with the bytes of image files; binary, or a struct with a field `bytes`.
         settings: settings of the OCR; by default those of a run.
-        preset: the preset whose caption filters must pass; batches must then come from
-            `AnnotateCaptions`.
+        preset: the preset whose caption filters must pass; batches must then come from `AnnotateCaptions`.
         caption: the column with the captions.
 
     Raises:
@@ -196,8 +195,7 @@ class ApplyCat(beam.PTransform[Any, Any]):
         """Return the schemas of the three outputs, for sinks that need one.
 
         Args:
-            annotated: schema of the batches. The types of `annotations` and `spotting` are known, so
-                any may be given.
+            annotated: schema of the batches. The types of `annotations` and `spotting` are known, so any may be given.
         """
         known = {ANNOTATIONS: _CAPTIONS, SPOTTING: _READING}
         fields = [field.with_type(known.get(field.name, field.type)) for field in annotated]

@@ -54,7 +54,8 @@ def make_app(bench: Workbench) -> Starlette:
     def page(show: Callable[[Workbench, Mapping[str, str]], pages.Shown]) -> Callable[[Request], Response]:
         def answer(request: Request) -> Response:
             template, content = show(bench, {**request.query_params, **request.path_params})
-            return HTMLResponse(render_page(_PACKAGES, template, root=str(bench.output.layout.root), **content))
+            about = {"root": str(bench.output.layout.root), "state": bench.output.state()}
+            return HTMLResponse(render_page(_PACKAGES, template, **about, **content))
 
         return answer
 

@@ -15,7 +15,7 @@ from open_diht.filters.captions.rules import CaptionRule
 from open_diht.filters.columns import STORED
 from open_diht.filters.presets import ImageRule, Preset, build_preset
 from open_diht.filters.spotting.overlap import OverlapRule
-from open_diht.pipelines.view.sample import Sample
+from open_diht.pipelines.view.thresholds import Sample
 
 Kind = Literal["share", "count", "number", "switch", "choice"]
 FIRST = (

@@ -20,7 +20,6 @@ from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.rows import Reading
 from open_diht.pipelines.store.layout import KINDS
 from open_diht.pipelines.view.output import UNDECIDED, UNREADABLE, Output
-from open_diht.pipelines.view.places import ordinals_of
 from open_diht.pipelines.view.query import Place
 
 
@@ -30,7 +29,7 @@ def ordinal_of(output: Output, place: Place) -> int | None:
     if place.unit == UNREADABLE:
         return None
     try:
-        ordinals = ordinals_of(output, place.unit, place.end)
+        ordinals = output.ordinals(place.unit, place.end)
     except FileNotFoundError:
         return None
     return int(ordinals[place.row]) if place.row < len(ordinals) and ordinals[place.row] >= 0 else None
@@ -41,7 +40,7 @@ def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
     decided = unit in output.listing().decided
     for end in KINDS if decided else (UNDECIDED,):
         try:
-            found = np.flatnonzero(ordinals_of(output, unit, end) == ordinal)
+            found = np.flatnonzero(output.ordinals(unit, end) == ordinal)
         except FileNotFoundError:
             continue
         if len(found):

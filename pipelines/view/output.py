@@ -6,9 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue
 from open_diht.common.spelling import spelled
+from open_diht.filters.cascade import KEPT, Reasons
 from open_diht.filters.presets import Preset, load_preset, recorded_preset
 from open_diht.pipelines.datasets import READ_AS, Dataset, DatasetError, load_dataset
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
@@ -19,7 +24,7 @@ from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.layout import KINDS, Layout
 from open_diht.pipelines.store.shapes import read_record
-from open_diht.pipelines.store.storage import FileStamp, StorePath, is_local, stamps
+from open_diht.pipelines.store.storage import FileStamp, StorePath, is_local, read_table, row_count, stamps
 
 UNREADABLE = "unreadable"
 """Used as the unit of dead-letter rows of files that could not be read at all, and of units that failed."""
@@ -190,6 +195,42 @@ class Output:
     def part(self, end: str, unit: str) -> StorePath:
         """Return the file with the rows of a unit that have the given end."""
         return self.layout.data("captions", unit) if end == UNDECIDED else self.layout.part(end, unit)
+
+    def ordinals(self, unit: str, end: str) -> NDArray[np.int64]:
+        """Return the ordinals (n,) in the unit of the rows in its file of one of `ENDS`, which kept/ and rejected/ do
+        not store; -1 for a dead-letter row of the whole unit. Raise FileNotFoundError if files are missing, as while a
+        run decides the unit again."""
+        if end == UNDECIDED:
+            return _ordinals(self.part(end, unit))
+        if end == "dead_letter":
+            try:
+                return _ordinals(self.part(end, unit))
+            except FileNotFoundError:  # no row of the unit ended there
+                return np.empty(0, np.int64)
+        found = kept = _ordinals(self.layout.data("decide", unit))
+        if end == "rejected":
+            others = np.concatenate([kept, self.ordinals(unit, "dead_letter")])
+            found = np.setdiff1d(_ordinals(self.layout.data("captions", unit)), others)
+        if len(found) != row_count(self.part(end, unit)):
+            raise FileNotFoundError(f"unit {unit} as it was")  # a run is deciding it again at this moment
+        return found
+
+    def reasons(self, unit: str, ordinals: NDArray[np.int64]) -> Reasons:
+        """Return the reason (n,) why a run rejected each row of a decided unit; `KEPT` for all other rows. Raise
+        FileNotFoundError as `ordinals` does."""
+        try:
+            reasons = read_table(self.part("rejected", unit), ["reason"])["reason"].to_pylist()
+        except FileNotFoundError:
+            reasons = []
+        rejected = self.ordinals(unit, "rejected").tolist() if reasons else []
+        if len(rejected) != len(reasons):
+            raise FileNotFoundError(f"unit {unit} as it was")
+        by_ordinal = dict(zip(rejected, reasons, strict=True))
+        return np.array([by_ordinal.get(ordinal, KEPT) for ordinal in ordinals.tolist()], object)
+
+
+def _ordinals(path: StorePath) -> NDArray[np.int64]:
+    return np.asarray(pc.fill_null(read_table(path, ["ordinal"])["ordinal"], -1)).astype(np.int64)
 
 
 def _plan(layout: Layout) -> Plan:

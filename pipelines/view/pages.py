@@ -24,7 +24,6 @@ from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
 from open_diht.pipelines.view.evidence import evidence_of
-from open_diht.pipelines.view.forms import address_of, end_of, query_of
 from open_diht.pipelines.view.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.view.query import (
     BadAddress,
@@ -32,13 +31,15 @@ from open_diht.pipelines.view.query import (
     Place,
     Query,
     added_columns,
+    address_of,
+    end_of,
     numeric_columns,
+    query_of,
     random_place,
     row_at,
     search,
 )
-from open_diht.pipelines.view.sample import Sample, draw
-from open_diht.pipelines.view.thresholds import Decided, decide, pairs_are_known
+from open_diht.pipelines.view.thresholds import Decided, Sample, decide, draw, pairs_are_known
 
 Shown = tuple[str, dict[str, object]]
 """A template and its variables."""
@@ -83,8 +84,8 @@ class Workbench:
 
 def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
     """Show where the rows went, with links to them."""
-    output, state = bench.output, bench.output.state()
-    run = funnel = output.funnel() if state.finished else None
+    output = bench.output
+    run = funnel = output.funnel() if output.state().finished else None
     counted = None
     if run is None:  # a run that has not ended: sum up what it has committed
         units = output.listing().decided[:_UNITS_COUNTED]
@@ -98,7 +99,6 @@ def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
 
     return "overview.html.j2", {
         "here": "overview",
-        "state": state,
         "run": run,
         "link": link,
         "counted": counted,
@@ -113,7 +113,7 @@ def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
 
 
 def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Show a page of rows that fit the query of `forms.query_of`."""
+    """Show a page of rows that fit the query of `query.query_of`."""
     output = bench.output
     columns = numeric_columns(output)
     query, start = query_of(given, columns), Place.parse(given["from"]) if given.get("from") else None
@@ -133,7 +133,6 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "next": address_of(query, page.after) if page.after else None,
         "first": address_of(query) if start else None,
         "random": address_of(query, random_place(output)),
-        "state": output.state(),
     }
 
 
@@ -193,7 +192,6 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
             for name, value in columns.items()
             if name not in scores and (place.end == "dead_letter" or (place.end != UNDECIDED and name not in added))
         ],
-        "state": output.state(),
     }
 
 
@@ -226,7 +224,6 @@ def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
     now = before if preset == output.preset else decide(output, sample, preset)
     return "kept.html.j2", {
         "here": "thresholds",
-        "state": output.state(),
         "sample": sample,
         "seed": seed,
         "controls": controls_of(preset, sample),

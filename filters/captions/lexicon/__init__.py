@@ -1,5 +1,4 @@
-"""Rated words: how likely a verb states a visible action, whether a noun can act, colors,
-materials.
+"""Rated words: how likely a verb states a visible action, whether a noun can act, colors, materials.
 
 Ratings of verbs and nouns come from two sources: words that were read one by one, and more words
 from WordNet that a model of those ratings rated ("wide"). If a word has both, the rating by reading
@@ -41,8 +40,7 @@ class NounRating(NamedTuple):
     """How much a noun can act in an image, and how typical it is of page text."""
 
     actor: int
-    """0 abstract or page word, 1 inert thing, 2 moves or is visibly affected, 3 person, animal,
-    team or vehicle."""
+    """0 abstract or page word, 1 inert thing, 2 moves or is visibly affected, 3 person, animal, team or vehicle."""
     shop: int
     """0 to 2: how typical it is as the head of a product or page text."""
 
@@ -94,8 +92,7 @@ def words(group: str) -> frozenset[str]:
 def describing_words() -> dict[str, str]:
     """Return lower-case words that describe a nearby object, with their group.
 
-    They are those of `attributes.tsv`, and shapes, wearers, counts, qualities and more from
-    `describing.tsv`.
+    They are those of `attributes.tsv`, and shapes, wearers, counts, qualities and more from `describing.tsv`.
     """
     tables = (_lines("describing.tsv"), _lines("attributes.tsv"))
     return {word: group for table in tables for group, listed in table for word in listed.split()}

@@ -1,11 +1,10 @@
 """spaCy's token encoder ("tok2vec") in NumPy, in two halves.
 
-The encoder is most of the cost of a parse. Its first half, hashed embeddings mixed by a maxout
-layer, calls operations of thinc and depends only on the token, so `ChunkTokenizer` caches the result
-of `embed` for each distinct token. The second half, four convolutions over windows of three tokens,
-runs here as NumPy matrix products: they are faster than those that spaCy calls on the same core, and
-there are a third fewer.
-Weights and results are spaCy's, up to the rounding of the sums.
+The encoder is most of the cost of a parse. Its first half, hashed embeddings mixed by a maxout layer, calls operations
+of thinc and depends only on the token, so `ChunkTokenizer` caches the result of `embed` for each distinct token. The
+second half, four convolutions over windows of three tokens, runs here as NumPy matrix products: they are faster than
+those that spaCy calls on the same core, and there are a third fewer. Weights and results are spaCy's, up to the
+rounding of the sums.
 """
 
 from __future__ import annotations
@@ -68,9 +67,8 @@ class _MaxoutNorm:
 class _Convolution:
     """A maxout layer over windows of three rows, computed for two neighboring rows at a time.
 
-    The windows (a, b, c) and (b, c, d) need six products with the three parts of the weights, u, v
-    and w, or only four (Winograd's minimal filtering; Lavin & Gray 2016, "Fast algorithms for
-    convolutional neural networks"):
+    The windows (a, b, c) and (b, c, d) need six products with the three parts of the weights, u, v and w, or only four
+    (Winograd's minimal filtering; Lavin & Gray 2016, "Fast algorithms for convolutional neural networks"):
 
         (a, b, c) gives s + t + (a - c) u        s = (b + c) (u + v + w) / 2
         (b, c, d) gives s - t - (b - d) w        t = (c - b) (u - v + w) / 2

@@ -266,8 +266,7 @@ def _pairs_of_special_cases(tokenizer: Tokenizer) -> frozenset[tuple[str, str]]:
     """Return the neighboring tokens of the special cases that spaCy searches for in the tokens of a
     text, such as ":" and ")".
 
-    A special case that was found may itself be part of a longer one, so its replacements are paired
-    too.
+    A special case that was found may itself be part of a longer one, so its replacements are paired too.
     """
     bare = Tokenizer(  # the same tokenizer without special cases
         tokenizer.vocab,

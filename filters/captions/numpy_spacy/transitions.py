@@ -1,13 +1,12 @@
 """spaCy's greedy arc-eager parser in plain NumPy: it advances the parser states of many texts by
 one transition at a time.
 
-A state is a stack and a buffer of tokens. In each step a small network scores the transitions by
-eight tokens of the state, and the best valid one is taken: shift the first token of the buffer to
-the stack, reduce the stack, draw an arc between the top of the stack and the first token of the
-buffer (left: the buffer's token is the head, right: the top is), or start a new sentence after the
-first token of the buffer. The system is that of Honnibal & Johnson (2015), "An improved
-non-monotonic transition system for dependency parsing"; weights, arithmetic and results are
-spaCy's, up to the rounding of the sums.
+A state is a stack and a buffer of tokens. In each step a small network scores the transitions by eight tokens of the
+state, and the best valid one is taken: shift the first token of the buffer to the stack, reduce the stack, draw an arc
+between the top of the stack and the first token of the buffer (left: the buffer's token is the head, right: the top
+is), or start a new sentence after the first token of the buffer. The system is that of Honnibal & Johnson (2015), "An
+improved non-monotonic transition system for dependency parsing"; weights, arithmetic and results are spaCy's, up to the
+rounding of the sums.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ with without(*FRAMEWORKS):
     from thinc.api import Model
 
 GROUP_TOKENS = 4_096
-"""Most tokens of a group of several texts that are parsed together; the precomputed values of a
-token take 4 kB."""
+"""Most tokens of a group of several texts that are parsed together; the precomputed values of a token take 4 kB."""
 ROOT = -1
 """Used as the transition of a token that no arc points to."""
 

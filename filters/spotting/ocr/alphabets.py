@@ -17,8 +17,7 @@ from open_diht.filters.spotting.ocr.onnx_file import Graph
 from open_diht.filters.spotting.settings import Alphabet
 
 _END: Final = ("Softmax", "Identity", "Add", "MatMul")
-"""Operators from the output backwards; each takes the output of the next one in this list as its
-first input."""
+"""Operators from the output backwards; each takes the output of the next one in this list as its first input."""
 
 
 def load_recogniser(folder: Path, alphabet: Alphabet) -> tuple[bytes, list[str]]:

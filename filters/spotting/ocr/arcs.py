@@ -91,9 +91,8 @@ def box_of(arc: Arc, size: tuple[int, int]) -> npt.NDArray[np.int32]:
 
 
 def _fit(points: npt.NDArray[np.float64], scale: tuple[float, float], unclip_ratio: float) -> Arc | None:
-    """Return the band of text around core pixels (points, 2), x and y in the image; None if they do
-    not follow a circle, or their band is too thin, too short, too long, too sharply bent or nearly
-    closed."""
+    """Return the band of text around core pixels (points, 2), x and y in the image; None if they do not follow a
+    circle, or their band is too thin, too short, too long, too sharply bent or nearly closed."""
     x, y = points.T
     system = np.stack((x, y, np.ones_like(x)), axis=1)
     a, b, c = map(float, np.linalg.lstsq(system, x * x + y * y, rcond=None)[0])  # x^2 + y^2 = a x + b y + c

@@ -1,9 +1,8 @@
 """Rewrite the detector's graph so that it computes the same in less time.
 
-Each step is an identity of real numbers, so the map is the same up to rounding; a step that does
-not find its layers leaves the graph unchanged. In f32 the detector takes 0.81 to 0.88 of the time
-(ONNX Runtime, one thread). In bf16 only the last layers are changed: the other steps round sums once
-more and save little.
+Each step is an identity of real numbers, so the map is the same up to rounding; a step that does not find its layers
+leaves the graph unchanged. In f32 the detector takes 0.81 to 0.88 of the time (ONNX Runtime, one thread). In bf16 only
+the last layers are changed: the other steps round sums once more and save little.
 """
 
 from __future__ import annotations
@@ -20,17 +19,10 @@ from open_diht.filters.spotting.settings import Precision
 
 _Array = npt.NDArray[np.float32]
 _HEAD: Final = ("Sigmoid", "Add", "ConvTranspose", "Relu", "Add", "ConvTranspose")
-"""Operators from the output backwards; each takes the output of the next one in this list as its
-first input."""
+"""Operators from the output backwards; each takes the output of the next one in this list as its first input."""
 _DOUBLING: Final = {"strides": [2, 2], "kernel_shape": [2, 2], "pads": [0, 0, 0, 0], "group": 1}
 _POINTWISE: Final[dict[str, Any]] = {"strides": [1, 1], "kernel_shape": [1, 1], "pads": [0, 0, 0, 0], "group": 1}
-_NEIGHBOURS: Final = {
-    "strides": [1, 1],
-    "kernel_shape": [3, 3],
-    "pads": [1, 1, 1, 1],
-    "dilations": [1, 1],
-    "group": 1,
-}
+_NEIGHBOURS: Final = {"strides": [1, 1], "kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "dilations": [1, 1], "group": 1}
 _REPEATING: Final = {"mode": b"nearest", "coordinate_transformation_mode": b"asymmetric", "nearest_mode": b"floor"}
 _SAME_CHANNELS: Final = ("Relu", "Sigmoid", "MaxPool", "Resize", "Mul")
 
@@ -52,8 +44,7 @@ def rewrite(data: bytes, precision: Precision) -> bytes:
 
 
 def _factor_gates(graph: Graph) -> bool:
-    """Write `x + x h` as `x (1 + h)`: if h has one number per channel, this takes one pass over x
-    and not two."""
+    """Write `x + x h` as `x (1 + h)`: if h has one number per channel, this takes one pass over x and not two."""
     found = False
     for total in [node for node in graph.nodes if node.op_type == "Add"]:
         for x, name in (total.input, total.input[::-1]):
@@ -116,15 +107,13 @@ def _pointwise(first: _Array, first_bias: _Array, second: _Array, second_bias: _
 
 
 def _convolve_at_half_size(graph: Graph) -> bool:
-    """Compute the head's 3 x 3 convolution at half the size; all of its maps but the last are
-    enlarged ones.
+    """Compute the head's 3 x 3 convolution at half the size; all of its maps but the last are enlarged ones.
 
-    In an enlarged map two neighbors are one pixel: a window of 3 x 3 sees 2 x 2 pixels of the map
-    at half the size, and which of its rows and columns coincide depends on whether the output's row
-    and column are even. So each of the four kinds of output is the sum of two convolutions: one of
-    2 x 2 pixels there, whose weights are sums, and one of 3 x 3 pixels of the last map at every
-    second place. The layers of single pixels that follow act on each kind separately, and the
-    rearrangement after them also interleaves the kinds. An enlarged map costs 4 products and not 9.
+    In an enlarged map two neighbors are one pixel: a window of 3 x 3 sees 2 x 2 pixels of the map at half the size, and
+    which of its rows and columns coincide depends on whether the output's row and column are even. So each of the four
+    kinds of output is the sum of two convolutions: one of 2 x 2 pixels there, whose weights are sums, and one of 3 x 3
+    pixels of the last map at every second place. The layers of single pixels that follow act on each kind separately,
+    and the rearrangement after them also interleaves the kinds. An enlarged map costs 4 products and not 9.
     """
     for joined in [node for node in graph.nodes if node.op_type == "Concat"]:
         enlarged = [graph.maker(name) for name in joined.input[:-1]]
@@ -182,8 +171,7 @@ def _interleave(graph: Graph, kinds: Sequence[str], rearrangement: Any) -> None:
 
 
 def _pixel_layers(graph: Graph, node: Any) -> list[Any]:
-    """Return the layers after a node that see one pixel at a time, and the first other layer after
-    them, if any."""
+    """Return the layers after a node that see one pixel at a time, and the first other layer after them, if any."""
     layers: list[Any] = []
     following = graph.only_user(node.output[0])
     while following is not None:

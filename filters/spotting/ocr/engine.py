@@ -49,8 +49,7 @@ class Line:
     either_way: bool
     """True if the strip may be upside down: it was turned (see `lines.cut_line`), or an arc."""
     parts: tuple[int, ...] = ()
-    """For a column, whose letters the strip shows side by side: indices of its lines among the
-    image's lines."""
+    """For a column, whose letters the strip shows side by side: indices of its lines among the image's lines."""
 
 
 class Engine:
@@ -84,8 +83,7 @@ class Engine:
         return self._cut(image, found)
 
     def _look(self, pixels: Pixels, planes: Floats) -> tuple[list[Found], Floats]:
-        """Return the lines that the detector finds in pixels (height, width, 3), given as its
-        input, and its map."""
+        """Return the lines that the detector finds in pixels (height, width, 3), given as its input, and its map."""
         settings, size = self.settings, (pixels.shape[1], pixels.shape[0])
         (probabilities,) = self._detect(planes)[0]
         map_size = probabilities.shape[1], probabilities.shape[0]
@@ -116,8 +114,7 @@ class Engine:
         return lines
 
     def read(self, found: Sequence[Sequence[Line]]) -> list[list[Spotted]]:
-        """Return the text of each of several images: first the readable lines, then the words of
-        letters in columns."""
+        """Return the text of each of several images: first the readable lines, then the words of letters in columns."""
         lines = [[line for line in some if not line.parts] for some in found]
         readings = self._read_images(lines)
         columns = [

@@ -78,8 +78,7 @@ def _messages() -> dict[str, Any]:
 
 
 class Graph:
-    """The nodes and constants of a model, for reading and changing. The nodes are in the order of
-    computation."""
+    """The nodes and constants of a model, for reading and changing. The nodes are in the order of computation."""
 
     def __init__(self, data: bytes) -> None:
         self._model = _messages()["Model"]()

@@ -1,5 +1,4 @@
-"""Words whose letters are stacked vertically, as on shop signs: laid side by side, and read as a
-line.
+"""Words whose letters are stacked vertically, as on shop signs: laid side by side, and read as a line.
 
 The detector takes them for many short lines, misses some, or finds a line that was turned.
 """

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from open_diht.pipelines.view.forms import address_of, query_of
 from open_diht.pipelines.view.output import Output
-from open_diht.pipelines.view.query import Bounds, Place, Query, search
+from open_diht.pipelines.view.query import Bounds, Place, Query, address_of, query_of, search
 from tests.common.html_tags import Tags
 from tests.pipelines.view.conftest import HOSTILE
 

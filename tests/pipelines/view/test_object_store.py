@@ -9,8 +9,7 @@ from open_diht.pipelines.store.storage import store_path
 from open_diht.pipelines.view.evidence import evidence_of
 from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.query import Query, search
-from open_diht.pipelines.view.sample import draw
-from open_diht.pipelines.view.thresholds import decide
+from open_diht.pipelines.view.thresholds import decide, draw
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import pytest
 from open_diht.pipelines.stages.decide import broken_unit
 from open_diht.pipelines.store.commit import publish_table
 from open_diht.pipelines.view.output import Output
-from open_diht.pipelines.view.places import ordinals_of
 from open_diht.pipelines.view.query import Bounds, Place, Query, QueryResult, numeric_columns, row_at, search
 
 
@@ -98,7 +97,7 @@ def test_every_row_has_its_own_ordinal(output: Output) -> None:
     for unit in output.listing().decided:
         record = output.captions_record(unit)
         ends = ("kept", "rejected", "dead_letter")
-        found = [(int(ordinal), end, row) for end in ends for row, ordinal in enumerate(ordinals_of(output, unit, end))]
+        found = [(int(ordinal), end, row) for end in ends for row, ordinal in enumerate(output.ordinals(unit, end))]
         assert record is not None and sorted(ordinal for ordinal, _, _ in found) == list(range(record["rows"]))
         for ordinal, end, place in found:
             row = row_at(output, Place(unit, end, place))

@@ -11,8 +11,7 @@ from open_diht.filters.presets import Preset, load_preset, preset_names, recorde
 from open_diht.filters.score import ScoreRule
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
 from open_diht.pipelines.view.output import Output
-from open_diht.pipelines.view.sample import draw
-from open_diht.pipelines.view.thresholds import decide
+from open_diht.pipelines.view.thresholds import decide, draw
 
 MOVES = {
     "captions": {"captions.min_complexity": "2", "captions.min_action_score": "0.5"},
@@ -99,7 +98,7 @@ def test_duplicates_stay_where_they_are_not_looked_for_anew(output: Output) -> N
 
 
 def test_a_sample_is_random_of_a_size_and_says_how_sure_it_is(output, finished, monkeypatch):
-    monkeypatch.setattr("open_diht.pipelines.view.sample.PIECES", 10)
+    monkeypatch.setattr("open_diht.pipelines.view.thresholds.PIECES", 10)
     samples = [draw(output, rows=30, seed=seed) for seed in (1, 1, 2)]
     first = samples[0]
     assert not first.whole and first.rows == 30 and first.all_rows == finished.funnel["rows_in"]
