@@ -17,7 +17,7 @@ pytest.importorskip("torch", reason="torch is not installed: pip install '.[trai
 from torch.distributed.launcher.api import LaunchConfig
 from torch.distributed.run import get_args_parser
 
-from open_diht.trainer.cli import _parser
+from open_diht.trainer.cli import parse
 from open_diht.trainer.config_files import load_config
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -28,7 +28,7 @@ def trained(words: list[str]) -> tuple[Any, Any]:
     """What torchrun and the trainer understand of the words of a torchrun."""
     launcher = get_args_parser().parse_args(words)
     assert (launcher.module, launcher.training_script) == (True, "open_diht.trainer")
-    options = _parser("trainer", {}).parse_args(launcher.training_script_args)
+    options = parse(launcher.training_script_args)
     load_config(options.config, options.overrides, {"data": {"sources": [{"path": options.data}]}})
     return launcher, options
 

@@ -434,11 +434,11 @@ def test_without_img2dataset_nothing_is_written(web, tsv, tmp_path, filtering, m
     ("option", "value", "said"),
     [
         ("--download-allow", "localhost", "127.0.0.1:8000"),
-        ("--download-threads", "0", "threads is 0"),
+        ("--download-threads", "0", "--download-threads: the value is 0"),
         ("--download-threads", "9" * 11, "it must be at least 1 and at most 4096"),
         ("--download-timeout", "soon", "--download-timeout"),
-        ("--download-timeout", "inf", "timeout is inf; it must be at least 0.01 and at most 86400"),
-        ("--download-timeout", "nan", "timeout is nan"),
+        ("--download-timeout", "inf", "--download-timeout: the value is inf; it must be at least 0.01 and at most 864"),
+        ("--download-timeout", "nan", "--download-timeout: the value is nan"),
     ],
 )
 def test_wrong_options(option, value, said, tsv, tmp_path, capsys):
