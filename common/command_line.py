@@ -7,17 +7,19 @@ output has closed it; 143 ended by SIGTERM.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import hashlib
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
-from open_diht.common.fields import BadValue, converted
+from open_diht.common.fields import BadValue, converted, field_docstrings
 from open_diht.common.naming import nearest
 from open_diht.common.spelling import spelled_option
 
@@ -77,6 +79,31 @@ def number(hint: Any) -> Callable[[str], Any]:
     return parse
 
 
+def add_fields(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: type[Any], *names: str, prefix: str = ""
+) -> None:
+    """Add an option --<prefix><name> for each field of a dataclass, or those of `names`: with the field's type and
+    default, and the first sentence of its docstring as help."""
+    hints, said = get_type_hints(kind, include_extras=True), field_docstrings(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in (names or hints):
+            hint = hints[field.name]
+            about = " ".join(said[field.name].split()).partition(". ")[0].removesuffix(".")
+            parser.add_argument(
+                f"--{prefix}{field.name.replace('_', '-')}",
+                type=number(hint) if get_origin(hint) is Annotated else hint,
+                default=field.default,
+                metavar="X",
+                help=f"{about[0].lower()}{about[1:]} (default: {field.default})",
+            )
+
+
+def given_fields(options: argparse.Namespace, kind: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of the options that `add_fields` has added."""
+    names = {field.name: f"{prefix}{field.name}".replace("-", "_") for field in dataclasses.fields(kind)}
+    return {name: getattr(options, option) for name, option in names.items() if hasattr(options, option)}
+
+
 def exit_status(
     do: Callable[[], int],
     *,
@@ -129,15 +156,18 @@ def complain(error: Exception | str, status: int = FAILED) -> int:
     return status
 
 
-def refuse_wrong(parse: Callable[[], object]) -> None:
-    """End the process if `parse` prints the help or raises `WrongUse`, whose message is printed; else return."""
+def parsed_by(module: str, *arguments: Any, **named: Any) -> argparse.Namespace:
+    """Return what `parse` of a module makes of a command line. End the process if it prints the help or raises
+    `WrongUse`, whose message is printed."""
+    found: list[argparse.Namespace] = []
 
-    def parsed() -> int:
-        parse()
+    def parse() -> int:
+        found.append(importlib.import_module(module).parse(*arguments, **named))
         return OK
 
-    if status := exit_status(parsed, stopped=None):
+    if status := exit_status(parse, stopped=None):
         raise SystemExit(status)
+    return found[0]
 
 
 def refuse_empty(options: argparse.Namespace, *names: str) -> None:

@@ -44,7 +44,7 @@ class Told(KeyboardInterrupt):
 def run_command(
     module: str,
     *arguments: Any,
-    check: str | None = None,
+    parser: str | None = None,
     resumes: bool = True,
     workers: bool = True,
     **named: Any,
@@ -57,8 +57,9 @@ def run_command(
 
     Args:
         arguments: positional arguments of `main`.
-        check: name of a light module whose function `check` ends the process if the arguments are
-            wrong or ask for help, before `module` is imported. If it returns, `LOADING` is printed.
+        parser: name of a light module whose function `parse` takes the same arguments as `main`, and makes its
+            keyword `options` of them before `module` is imported. The process ends if they are wrong or ask for help;
+            else `LOADING` is printed. Without `parser`, or called directly, `main` parses them itself.
         resumes: whether the same command resumes after a signal, which the line then says.
         workers: whether worker processes provide the parallelism; if so, numeric libraries of this process use
             one thread, see `ONE_THREAD`, and libraries log only errors.
@@ -75,8 +76,11 @@ def run_command(
         signal.signal(number, _end)
     if workers:
         logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about unused cloud clients
-    if check is not None:
-        importlib.import_module(check).check(*arguments, **named)
+    if parser is not None:
+        if "options" not in named:
+            from open_diht.common.command_line import parsed_by
+
+            named["options"] = parsed_by(parser, *arguments, **named)
         _write(f"{LOADING}\n")
     command = importlib.import_module(module)
     if hasattr(command, "before_main"):

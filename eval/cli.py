@@ -23,7 +23,6 @@ from open_diht.common.command_line import (
     complain,
     exit_status,
     number,
-    refuse_wrong,
     say,
 )
 from open_diht.common.fields import Count, Positive
@@ -39,7 +38,8 @@ if TYPE_CHECKING:
 PATIENCE_S = 12 * 3600.0
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def parse(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval") -> argparse.Namespace:
+    """Parse the command line, by default that of this process."""
     parser = Parser(
         prog=prog,
         description="Evaluate a model. Every number has a protocol, and an interval or a note why it has none.",
@@ -90,23 +90,22 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--power", action="store_true", help="print the differences that the tasks can detect, and stop"
     )
     parser.add_argument("--list", action="store_true", help="list suites and tasks, and stop")
-    return parser
+    return parser.parse_args(arguments)
 
 
-def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval") -> None:
-    """End the process if the arguments ask for help or are wrong; see `run_command`."""
-    refuse_wrong(lambda: _parser(prog).parse_args(arguments))
-
-
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval") -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m open_diht.eval",
+    options: argparse.Namespace | None = None,
+) -> int:
     """Run the command line and return the exit status."""
 
     def run() -> int:
-        options = _parser(prog).parse_args(arguments)
+        given = options or parse(arguments, prog)
         # open_clip warns of random weights even where a checkpoint replaces them.
         logging.basicConfig(level=logging.ERROR)
         try:
-            return _list() if options.list else _bench(options)
+            return _list() if given.list else _bench(given)
         except OSError as error:  # a full disk, a folder without write permission, a file that disappeared
             what = f"{error.filename or 'a file'}: {error.strerror or error}"
             return complain(f"{what}; check --output, --cache and --data")

@@ -19,16 +19,20 @@ from open_diht.common.command_line import OK, WrongUse, complain, exit_status, s
 from open_diht.common.files import publish_bytes, publish_json
 from open_diht.common.html import render_page
 from open_diht.common.spelling import spelled
-from open_diht.eval.compare_options import compare_parser
+from open_diht.eval.compare_options import parse
 from open_diht.eval.comparison import ComparedAverage, Comparison, TaskComparison, compare
 from open_diht.eval.errors import EvalError
 from open_diht.eval.fewshot.comparison import FewShotComparison
 from open_diht.eval.report.text import cell
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.compare") -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m open_diht.eval.compare",
+    options: argparse.Namespace | None = None,
+) -> int:
     """Run the command line and return the exit status."""
-    return exit_status(lambda: _compare(compare_parser(prog).parse_args(arguments)), failed=(EvalError,))
+    return exit_status(lambda: _compare(options or parse(arguments, prog)), failed=(EvalError,))
 
 
 def _compare(options: argparse.Namespace) -> int:

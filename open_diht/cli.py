@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from argparse import ArgumentParser
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -23,7 +23,6 @@ from importlib.util import find_spec
 OK, WRONG_USE = 0, 2
 _OF_A_CHECKOUT = ("study", "study-data")
 """Targets of make whose code is not installed."""
-_HELP = {"-h", "--help"}
 
 
 @dataclass(frozen=True)
@@ -38,53 +37,53 @@ class Command:
     """Extras of the distribution that it needs."""
     defaults: tuple[tuple[str, str], ...] = ()
     """Options that need not be given here, though the module wants them."""
-    check: str | None = None
-    """A module that refuses wrong arguments before `module` is imported, see `run_command`."""
+    parser: str | None = None
+    """A module that parses the arguments before `module` is imported, see `run_command`."""
     resumes: bool = True
     """Whether the same command resumes after a signal."""
 
 
 COMMANDS = {
-    "filter": Command("filter a data set", "open_diht.pipelines.driver.cli", check="open_diht.pipelines.options"),
+    "filter": Command("filter a data set", "open_diht.pipelines.driver.cli", parser="open_diht.pipelines.options"),
     "view": Command(
         "show an output on a local web page",
         "open_diht.pipelines.view.cli",
         ("view",),
         (("output", "out/sample"),),
-        check="open_diht.pipelines.view.options",
+        parser="open_diht.pipelines.view.options",
         resumes=False,
     ),
     "pilot": Command(
         "filter a random sample, forecast the whole",
         "open_diht.pipelines.pilot.command",
-        check="open_diht.pipelines.pilot.options",
+        parser="open_diht.pipelines.pilot.options",
     ),
     "select": Command(
         "choose rows and repeats of a filtered data set, for a number of samples",
         "open_diht.pipelines.select.command",
-        check="open_diht.pipelines.select.options",
+        parser="open_diht.pipelines.select.options",
     ),
     "concepts": Command(
         "make concept targets of filtered data; options after -- are for the heads (-- --help lists them)",
         "open_diht.pipelines.concepts.cli",
         ("train",),
         (("data", "out/sample"),),
-        check="open_diht.pipelines.concepts.options",
+        parser="open_diht.pipelines.concepts.options",
     ),
     "train": Command(
         "train a model on filtered data",
         "open_diht.trainer.cli",
         ("train",),
         (("data", "out/sample"), ("workdir", "out/train")),
-        check="open_diht.trainer.cli",
+        parser="open_diht.trainer.cli",
     ),
-    "bench": Command("evaluate a model", "open_diht.eval.__main__", ("eval",), check="open_diht.eval.cli"),
+    "bench": Command("evaluate a model", "open_diht.eval.__main__", ("eval",), parser="open_diht.eval.cli"),
     "bench-data": Command("fetch evaluation data", "open_diht.eval.fetch.__main__", ("eval",)),
     "compare": Command(
         "test two models against each other on the same items",
         "open_diht.eval.compare",
         ("eval",),
-        check="open_diht.eval.compare_options",
+        parser="open_diht.eval.compare_options",
         resumes=False,
     ),
     "weights": Command(
@@ -96,7 +95,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in _HELP:
+    if not words or words[0] in ("-h", "--help"):
         print(_usage())
         return OK
     if words[0] == "--version":
@@ -113,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if name == "concepts":
             return _concepts(command, rest)
-        return _run(command.module, rest, f"open-diht {name}", command.check, command.resumes, **dict(command.defaults))
+        return _run(command, rest, f"open-diht {name}")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if not package or package == "open_diht" or find_spec(package):
@@ -139,16 +138,17 @@ def _usage() -> str:
     )
 
 
-def _run(
-    module: str, arguments: Sequence[str], prog: str, check: str | None = None, resumes: bool = True, **defaults: str
-) -> int:
-    """Run `main` of a module by `run_command`, and return its status."""
+def _run(command: Command, words: Sequence[str], prog: str, **parsed: Namespace) -> int:
+    """Run a command by `run_command`, and return its status. `parsed`: its `options`, if `words` are parsed already."""
     runner = import_module("open_diht.common.run_command")
     handlers = {number: signal.getsignal(number) for number in runner.SAID}
     given = os.environ.keys() & runner.ONE_THREAD.keys()
-    workers = module.startswith("open_diht.pipelines.")
+    workers = command.module.startswith("open_diht.pipelines.")
+    named = {**dict(command.defaults), **parsed}
     try:
-        runner.run_command(module, arguments, prog, check=check, resumes=resumes, workers=workers, **defaults)
+        runner.run_command(
+            command.module, words, prog, parser=command.parser, resumes=command.resumes, workers=workers, **named
+        )
     except SystemExit as ended:
         return int(ended.code or OK)
     finally:
@@ -164,27 +164,22 @@ def _concepts(command: Command, words: Sequence[str]) -> int:
     not only staged as a template, the heads on torch."""
     cut = words.index("--") if "--" in words else len(words)
     of_features, of_heads, prog = words[:cut], words[cut + 1 :], "open-diht concepts"
-    try:  # before the features, which may take hours
-        import_module("open_diht.trainer.head_options").check(
-            ["--concepts", "later", *of_heads], "open-diht concepts --"
-        )
+    parsed_by = import_module("open_diht.common.command_line").parsed_by
+    try:
+        features = parsed_by(command.parser, of_features, prog, **dict(command.defaults))
+        output = features.output or f"{features.data.rstrip('/')}/concepts"
+        shard = [f"--shard={features.shard}"] if features.shard else []
+        # Before the features, which may take hours.
+        heads = parsed_by("open_diht.trainer.head_options", [f"--concepts={output}", *shard, *of_heads], f"{prog} --")
     except SystemExit as ended:
         return int(ended.code or OK)
-    defaults = dict(command.defaults)
-    status = _run(command.module, of_features, prog, command.check, command.resumes, **defaults)
-    staged = any(word.replace("-", "_").startswith("__template_location") for word in of_features)
-    if status != OK or staged or _HELP & {*of_features}:
+    status = _run(command, of_features, prog, options=features)
+    staged = any(word.replace("-", "_").startswith("__template_location") for word in features.of_beam)
+    if status != OK or staged:
         return status
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--data", default=defaults["data"])
-    parser.add_argument("--output")
-    parser.add_argument("--shard")
-    known, _ = parser.parse_known_args(of_features)
-    shard = [f"--shard={known.shard}"] if known.shard else []
     if (torch := sys.modules.get("torch")) and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
         torch.set_num_threads(_cores())  # the features' half, which has loaded it, uses one
-    of_heads = ["--concepts", known.output or f"{known.data.rstrip('/')}/concepts", *shard, *of_heads]
-    return _run("open_diht.trainer.concepts.cli", of_heads, f"{prog} --")
+    return _run(Command("", "open_diht.trainer.concepts.cli"), of_heads, f"{prog} --", options=heads)
 
 
 def _cores() -> int:

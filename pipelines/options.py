@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-from open_diht.common.command_line import GivenOnce, Parser, WrongUse, number, refuse_wrong
+from open_diht.common.command_line import GivenOnce, Parser, WrongUse, add_fields, number
 from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Positive, Range, Share
 from open_diht.pipelines.datasets import dataset_names
@@ -36,20 +36,18 @@ Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 """Type of --workers. The upper limit exceeds the cores of a machine and the slots of any cluster known to us."""
 
 
-def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> None:
-    """End the process if the arguments of `make filter` ask for help or `parse` refuses them; see `run_command`."""
-    check_by(filter_parser(prog), arguments)
+def parse(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> argparse.Namespace:
+    """Parse the command line of `make filter`, see `parsed`."""
+    return parsed(filter_parser(prog), arguments)
 
 
-def check_by(parser: Parser, arguments: Sequence[str] | None) -> None:
-    """Print the help or the error of `parse` and end the process; return if there is neither."""
-    refuse_wrong(lambda: parse(parser, sys.argv[1:] if arguments is None else arguments))
-
-
-def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the values of our options and the arguments left for Beam, without importing Beam. Raise WrongUse if a
-    value is wrong, or an unknown option resembles one of ours or of Beam's, which the message names."""
-    options, left = parser.parse_known_args(list(arguments))
+def parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the values of our options; `of_beam`, the arguments left for Beam; and `command`, all arguments (of the
+    process for None). Raise WrongUse if a value is wrong, or an unknown option resembles one of ours or of Beam's,
+    which the message names. Beam is not imported."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options, left = parser.parse_known_args(words)
+    options.of_beam, options.command = left, tuple(words)
     # Compare names in Beam's spelling, and report ours in our spelling.
     ours = {underscored(name): name for action in parser._actions for name in action.option_strings}
     beams = _beam_names()
@@ -60,7 +58,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace,
             continue
         if near := get_close_matches(name, [*ours, *beams], 1):
             raise WrongUse(f"unknown argument {word!r}; did you mean {ours.get(near[0], near[0])}?")
-    return options, left
+    return options
 
 
 def underscored(argument: str) -> str:
@@ -225,19 +223,12 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
 
 def _add_download(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("download of images, if a manifest has urls but no images")
-    known = DownloadSettings()
-    for name, kind, what in (
-        ("threads", int, "requests at a time in each worker"),
-        ("timeout", float, "seconds per attempt, from name lookup to last byte"),
-        ("retries", int, "further attempts after temporary failures"),
-        ("max-bytes", int, "largest size of an image, in bytes"),
-        ("image-size", int, "longest side of stored images, in pixels"),
-        ("user-agent", str, "name sent to servers; add a contact address"),
-    ):
-        default = getattr(known, name.replace("-", "_"))
-        group.add_argument(f"--download-{name}", type=kind, metavar="X", help=f"{what} (default: {default})")
+    names = ("threads", "timeout", "retries", "max_bytes", "image_size", "user_agent")
+    add_fields(group, DownloadSettings, *names, prefix="download-")
     group.add_argument(
         "--download-allow",
+        type=lambda text: tuple(text.split(",")) if text else (),
+        default=(),
         metavar="ADDRESS:PORT,...",
         help="addresses or networks that downloads may contact although non-public or at another port (default: none)",
     )

@@ -17,6 +17,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import settings
 
+from open_diht.common.command_line import parsed_by
 from open_diht.filters.spotting import weights
 from tests.forks import Forks
 from tests.hub_server import Hub
@@ -46,10 +47,15 @@ def commands_in_process(monkeypatch) -> None:
     nothing."""
 
     def run_command(
-        module: str, *arguments: Any, check: str | None = None, resumes: bool = True, workers: bool = True, **named: Any
+        module: str,
+        *arguments: Any,
+        parser: str | None = None,
+        resumes: bool = True,
+        workers: bool = True,
+        **named: Any,
     ) -> NoReturn:
-        if check is not None:
-            importlib.import_module(check).check(*arguments, **named)
+        if parser is not None and "options" not in named:
+            named["options"] = parsed_by(parser, *arguments, **named)
         raise SystemExit(importlib.import_module(module).main(*arguments, **named))
 
     monkeypatch.setattr("open_diht.common.run_command.run_command", run_command)

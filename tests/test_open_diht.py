@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht import cli
+from open_diht.common.command_line import Parser
 from open_diht.common.installation import remedy
 from open_diht.common.run_command import LOADING
 from tests.wheel import build_wheel
@@ -89,7 +90,30 @@ def test_a_command_is_what_its_target_is(target, variables, arguments, monkeypat
     assert options(lambda: cli.main(of_make(target, *variables)), monkeypatch) == expected
 
 
-def test_every_target_that_is_named_alike_has_its_command():
+@pytest.mark.usefixtures("commands_in_process")
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [
+        (["filter", "--input", "/nowhere"], 1),
+        (["select", "--output", "/nowhere", "--samples", "9"], 1),
+        (["compare", "/nowhere", "/nowhere"], 1),
+        (["concepts", "--data", "/nowhere", "--", "--epochs", "3"], 2),
+    ],
+)
+def test_a_command_line_is_parsed_once(words: list[str], times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of `concepts` once for each half."""
+    seen: list[object] = []
+    parse = Parser.parse_known_args
+
+    def counted(self: Parser, args: Any = None, namespace: Any = None) -> Any:
+        seen.append(args)
+        return parse(self, args, namespace)
+
+    monkeypatch.setattr(Parser, "parse_known_args", counted)
+    assert cli.main(words) == 2 and len(seen) == times
+
+
+def test_every_target_that_is_named_alike_has_its_command() -> None:
     wanted = {"filter", "view", "pilot", "select", "concepts", "train"}
     wanted |= {"bench", "bench-data", "compare"}
     assert set(cli.COMMANDS) == wanted | {"weights"}, "targets fetch the weights where they need them"
@@ -97,27 +121,27 @@ def test_every_target_that_is_named_alike_has_its_command():
     assert all(re.search(rf"^{name}:.* ## ", makefile, re.MULTILINE) for name in wanted)
 
 
-def test_concepts_does_both_halves(monkeypatch):
-    calls: list[tuple[str, list[str]]] = []
+def test_concepts_does_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, argparse.Namespace]] = []
 
-    def run(module: str, arguments: list[str], prog: str, *_: object, **__: str) -> int:
-        calls.append((module, arguments))
-        return 1 if "--break" in arguments else 0
+    def run(command: cli.Command, words: list[str], prog: str, options: argparse.Namespace) -> int:
+        calls.append((command.module, options))
+        return 1 if "--utterly-unheard-of" in words else 0
 
     monkeypatch.setattr(cli, "_run", run)
     assert cli.main(["concepts", "--data", "/data/cat", "--", "--epochs", "3"]) == 0
-    (first, _), (second, heads) = calls
+    (first, features), (second, heads) = calls
     assert (first, second) == ("open_diht.pipelines.concepts.cli", "open_diht.trainer.concepts.cli")
-    assert heads == ["--concepts", "/data/cat/concepts", "--epochs", "3"]
+    assert (features.data, heads.concepts, heads.settings.epochs) == ("/data/cat", "/data/cat/concepts", 3)
     calls.clear()
     assert cli.main(["concepts", "--data", "/data/cat", "--shard", "0/4"]) == 0
-    assert calls[1][1] == ["--concepts", "/data/cat/concepts", "--shard=0/4"]
+    assert (calls[1][1].concepts, calls[1][1].shard) == ("/data/cat/concepts", "0/4")
     calls.clear()
-    assert cli.main(["concepts", "--break"]) == 1
+    assert cli.main(["concepts", "--utterly-unheard-of"]) == 1
     assert len(calls) == 1, "heads are not trained on what failed"
     calls.clear()
     assert cli.main(["concepts", "--data", "s3://bucket/cat/"]) == 0
-    assert calls[1][1] == ["--concepts", "s3://bucket/cat/concepts"]
+    assert calls[1][1].concepts == "s3://bucket/cat/concepts"
 
 
 def test_heads_use_all_cores_after_the_features_half_used_one(monkeypatch):
@@ -134,10 +158,8 @@ def test_heads_use_all_cores_after_the_features_half_used_one(monkeypatch):
         return 0
 
     halves = {cli.COMMANDS["concepts"].module, "open_diht.trainer.concepts.cli"}
-    fake = SimpleNamespace(main=main, before_main=lambda: None, check=lambda *_, **__: None)
-    for name in (*halves, cli.COMMANDS["concepts"].check):
-        if name:
-            monkeypatch.setitem(sys.modules, name, fake)
+    for name in halves:
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(main=main, before_main=lambda: None))
     assert cli.main(["concepts", "--data", "/data/cat"]) == 0
     assert seen == [("half", "1", "3"), ("half", None, "3")] and threads == [48]
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "5")

@@ -8,10 +8,10 @@ without saving when its terminal was closed; 141 if the reader of the output has
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from open_diht.common.command_line import OK, Parser, exit_status, refuse_wrong, say
+from open_diht.common.command_line import OK, Parser, exit_status, say
 from open_diht.common.lease import LeaseLost
 from open_diht.common.run_command import ended_at_once
 from open_diht.common.spelling import spelled
@@ -19,7 +19,10 @@ from open_diht.trainer.config_names import BadConfig, config_names
 from open_diht.trainer.errors import TrainingError
 
 
-def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
+def parse(
+    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer", **defaults: str
+) -> argparse.Namespace:
+    """Parse the command line, by default that of this process; `defaults` are defaults of options, by name."""
     parser = Parser(
         prog=prog,
         description=f"Train a dual encoder on the shards of `{spelled('filter')}`.",
@@ -37,12 +40,7 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override settings, as in loss.beta=0.5")
     parser.set_defaults(**{name: value for name, value in defaults.items() if name != "data"})
-    return parser
-
-
-def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer", **defaults: str) -> None:
-    """End the process if the arguments ask for help or have an unknown option; see `run_command`."""
-    refuse_wrong(lambda: _parser(prog, defaults).parse_args(arguments))
+    return parser.parse_args(arguments)
 
 
 def _sources(data: str | None) -> dict[str, Any]:
@@ -50,19 +48,24 @@ def _sources(data: str | None) -> dict[str, Any]:
     return {} if data is None else {"data": {"sources": [{"path": path} for path in data.split(",") if path]}}
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer", **defaults: str) -> int:
-    """Run the command line; `defaults` are defaults of options, by name."""
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m open_diht.trainer",
+    options: argparse.Namespace | None = None,
+    **defaults: str,
+) -> int:
+    """Run the command line; `defaults`: see `parse`."""
 
     def run() -> int:
-        options = _parser(prog, defaults).parse_args(arguments)
-        base, below = _sources(options.data), _sources(defaults.get("data"))
+        given = options or parse(arguments, prog, **defaults)
+        base, below = _sources(given.data), _sources(defaults.get("data"))
         with ended_at_once():  # torch takes seconds
             from open_diht.trainer.config_files import load_config
-        config = load_config(options.config, options.overrides, base, defaults=below)
+        config = load_config(given.config, given.overrides, base, defaults=below)
         with ended_at_once():
             from open_diht.trainer.loop import train
 
-        outcome = train(config, options.workdir, say)
+        outcome = train(config, given.workdir, say)
         return OK if outcome.finished else 128 + (outcome.signal or 15)  # as shells report signals
 
     return exit_status(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 
-from open_diht.common.command_line import Parser, WrongUse, refuse_wrong
+from open_diht.common.command_line import Parser, WrongUse, add_fields, given_fields
+from open_diht.common.fields import Above0, NotNegative, Positive, Range, check_fields
 from open_diht.common.spelling import spelled
 
 
@@ -14,56 +16,47 @@ from open_diht.common.spelling import spelled
 class HeadSettings:
     """Settings of the training of heads."""
 
-    epochs: int = 10
+    epochs: Positive = 10
     """Passes over the samples. The best one on the validation samples is kept."""
-    min_steps: int = 50
+    min_steps: Positive = 50
     """About the fewest steps in all. On small data there are more passes than `epochs`, to reach it."""
-    batch_size: int = 256
+    batch_size: Positive = 256
     """Samples per step."""
-    learning_rate: float = 1e-3
+    learning_rate: Above0 = 1e-3
     """Learning rate of AdamW at the first step, which falls to zero as a cosine. Features are standardized first."""
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     """Weight decay of AdamW."""
-    repeat_threshold: float = 1e-3
+    repeat_threshold: NotNegative = 1e-3
     """Threshold t of the repeat factor: concepts in a smaller fraction of the samples are up-sampled. 0: none are."""
-    holdout: float = 0.1
-    """Fraction of the samples that is held out: about half selects the epoch, half is for reported metrics (see
-    `samples.MOST_MEASURED`)."""
+    holdout: Annotated[float, Range(above=0, below=1)] = 0.1
+    """Fraction of the samples that is held out: about half selects the epoch, half is for reported metrics. See
+    `samples.MOST_MEASURED`."""
     seed: int = 0
     """Seed of the order and the repeats of the samples."""
     device: str = "cpu"
     """The torch device."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "min_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 < self.holdout < 1:
-            raise ValueError(f"holdout {self.holdout} is not between 0 and 1")
-        if self.learning_rate <= 0 or self.weight_decay < 0 or self.repeat_threshold < 0:
-            raise ValueError("learning_rate must be above 0, weight_decay and repeat_threshold at least 0")
+        check_fields(self)
 
 
-def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer.concepts") -> None:
-    """End the process if the arguments ask for help or are wrong; see `run_command`."""
-    refuse_wrong(lambda: head_options(prog, arguments))
-
-
-def head_options(prog: str, arguments: Sequence[str] | None) -> tuple[argparse.Namespace, HeadSettings]:
-    """Return the parsed options (of the process for None), and the settings among them. Raises `WrongUse`."""
+def parse(
+    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer.concepts"
+) -> argparse.Namespace:
+    """Parse the command line, by default that of this process. `settings` of the result are the `HeadSettings`."""
     parser = Parser(prog=prog, description="Train teacher heads and make concept targets from stored features.")
     parser.add_argument("--concepts", required=True, help=f"folder or URL of `{spelled('concepts')}`")
     parser.add_argument(
         "--shard",
         help=f"shard of `{spelled('concepts')}`: the last shard to finish makes heads and targets, the others stop",
     )
-    parser.add_argument("--k", type=int, default=10, help="concepts kept per image and head (10)")
-    for field in fields(HeadSettings):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
+    parser.add_argument("--k", type=int, default=10, help="concepts kept per image and head (default: 10)")
+    add_fields(parser, HeadSettings)
     options = parser.parse_args(arguments)
     if options.k < 1:
         raise WrongUse(f"--k {options.k}: it must be at least 1")
     try:
-        return options, HeadSettings(**{field.name: getattr(options, field.name) for field in fields(HeadSettings)})
+        options.settings = HeadSettings(**given_fields(options, HeadSettings))
     except ValueError as error:
         raise WrongUse(str(error)) from error
+    return options

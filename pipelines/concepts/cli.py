@@ -7,15 +7,13 @@ shards name no concepts, or more images than allowed are bad; 2 wrong use, or th
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from open_diht.common.command_line import refuse_empty, say
-from open_diht.pipelines.concepts.options import concepts_parser
+from open_diht.pipelines.concepts.options import parse
 from open_diht.pipelines.concepts.run import ConceptSettings, run
 from open_diht.pipelines.concepts.teacher import find_teacher
 from open_diht.pipelines.driver.cli import backend_of, exit_status, shard_of
-from open_diht.pipelines.options import parse
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.store.storage import store_path
 
@@ -24,20 +22,16 @@ before_main = ForkServer.branch_off
 
 
 def main(
-    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.concepts", **defaults: str
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m open_diht.pipelines.concepts",
+    options: argparse.Namespace | None = None,
+    **defaults: str,
 ) -> int:
-    """Run the command line, by default that of this process, and return the exit status. `defaults`: values of options,
-    which then need not be given."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-
-    def concepts() -> int:
-        options, of_beam = parse(concepts_parser(prog, defaults), arguments)
-        return run(_settings(options, of_beam, arguments), say)
-
-    return exit_status(concepts)
+    """Run the command line, by default that of this process, and return the exit status. `defaults`: see `parse`."""
+    return exit_status(lambda: run(_settings(options or parse(arguments, prog, **defaults)), say))
 
 
-def _settings(options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]) -> ConceptSettings:
+def _settings(options: argparse.Namespace) -> ConceptSettings:
     refuse_empty(options, "data", "output")
     data = store_path(options.data)
     output = store_path(options.output) if options.output else data / "concepts"
@@ -51,8 +45,8 @@ def _settings(options: argparse.Namespace, of_beam: Sequence[str], arguments: Se
         device=options.device,
         precision=options.precision,
         workers=options.workers,
-        backend=backend_of(options, of_beam, [("OUTPUT", str(output)), ("DATA", str(data))]),
+        backend=backend_of(options, [("OUTPUT", str(output)), ("DATA", str(data))]),
         shard=shard_of(options.shard),
         max_bad_share=options.max_bad_share,
-        command=tuple(arguments),
+        command=options.command,
     )

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+from collections.abc import Sequence
 
 from open_diht.common.command_line import Parser, number
 from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Positive
 from open_diht.common.spelling import spelled
 from open_diht.pipelines.concepts.teacher import DEFAULT, teacher_names
-from open_diht.pipelines.options import add_where, check_by
+from open_diht.pipelines.options import add_where, parsed
 
 
-def check(
+def parse(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.concepts", **defaults: str
-) -> None:
-    """End the process if the arguments of `make concepts` ask for help or `parse` refuses them; see `run_command`."""
-    check_by(concepts_parser(prog, defaults), arguments)
-
-
-def concepts_parser(prog: str, defaults: Mapping[str, str]) -> Parser:
-    """Return the parser of `make concepts`."""
+) -> argparse.Namespace:
+    """Parse the command line of `make concepts`, see `options.parsed`. `defaults`: values of options, which then need
+    not be given."""
     parser = Parser(prog=prog, description="Make vocabularies, labels and teacher features for concept distillation.")
     parser.add_argument(
         "--data", required="data" not in defaults, help=f"output folder of `{spelled('filter')}`, or its URL"
@@ -55,4 +52,4 @@ def concepts_parser(prog: str, defaults: Mapping[str, str]) -> Parser:
         help="fraction of bad images above which the exit status is 1 (0.05)",
     )
     parser.set_defaults(**defaults)
-    return parser
+    return parsed(parser, arguments)

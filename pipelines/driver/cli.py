@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from open_diht.common import command_line
-from open_diht.common.command_line import OK, WrongUse, complain, refuse_empty, say
+from open_diht.common.command_line import OK, WrongUse, complain, given_fields, refuse_empty, say
 from open_diht.common.hub import SCHEME, parse_address
 from open_diht.common.installation import remedy
 from open_diht.common.lease import LeaseLost
@@ -33,7 +33,7 @@ from open_diht.pipelines.hub.publisher import Publisher
 from open_diht.pipelines.manifests import ManifestError, NoInput, input_items
 from open_diht.pipelines.manifests.inputs import expand_inputs
 from open_diht.pipelines.manifests.plan import PlanMismatch
-from open_diht.pipelines.options import START_SECONDS, WORK, filter_parser, parse
+from open_diht.pipelines.options import START_SECONDS, WORK, parse
 from open_diht.pipelines.runners import Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
 from open_diht.pipelines.runners.direct import check_workers
 from open_diht.pipelines.runners.fork_server import ForkServer
@@ -64,13 +64,13 @@ _FAILED = (
 )
 
 
-def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequence[tuple[str, str]]) -> Backend:
+def backend_of(options: argparse.Namespace, places: Sequence[tuple[str, str]]) -> Backend:
     """Return the backend that runs the units. RunnerError or WrongUse says why it cannot with these options, or with
     arguments for Beam that Beam does not know. `places`: (name of the option or variable, path) of the data that
     workers read and write."""
     backend = make_backend(
         options.runner,
-        of_beam,
+        options.of_beam,
         Workers(
             python=options.worker_python or sys.executable,
             boot=options.boot_command,
@@ -97,15 +97,13 @@ before_main = ForkServer.branch_off
 """Called by `run_command` after the imports: starts the process that workers are forked from."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m open_diht.pipelines",
+    options: argparse.Namespace | None = None,
+) -> int:
     """Run the command line, by default that of this process."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-
-    def filter_rows() -> int:
-        options, of_beam = parse(filter_parser(prog), arguments)
-        return told(run(settings_of(options, of_beam, arguments), say))
-
-    return exit_status(filter_rows)
+    return exit_status(lambda: told(run(settings_of(options or parse(arguments, prog)), say)))
 
 
 def exit_status(do: Callable[[], int]) -> int:
@@ -130,8 +128,8 @@ def told(outcome: FilterOutcome) -> int:
     return outcome.status
 
 
-def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]) -> RunSettings:
-    """Return the settings of the run that a command line asks for. `of_beam`: arguments left for Beam."""
+def settings_of(options: argparse.Namespace) -> RunSettings:
+    """Return the settings of the run that a command line asks for, as `options.parsed` returns it."""
     refuse_empty(options, "input", "output", "work")
     # Plugins first, since other options may name their stages and formats.
     for name in options.plugin:
@@ -155,7 +153,7 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
         place = ("--work", options.work or f"{WORK}/{target.repository}{branch}")
     output = _output(place[1] or f"out/{dataset.name}", place[0])
     source = options.input or _default_input(dataset, options.dataset)
-    backend = backend_of(options, of_beam, _places((place[0], str(output)), source, dataset))
+    backend = backend_of(options, _places((place[0], str(output)), source, dataset))
     return RunSettings(
         dataset=dataset,
         input=source,
@@ -174,7 +172,7 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
         max_dead_share=options.max_dead_share,
         download=_download(options),
         spotter=SpotterSettings(engine=options.ocr_engine),
-        command=tuple(arguments),
+        command=options.command,
         plugins=loaded_plugins(),
     )
 
@@ -193,11 +191,9 @@ def _score(options: argparse.Namespace) -> ScoreSettings | None:
 
 
 def _download(options: argparse.Namespace) -> DownloadSettings:
-    names = ("threads", "timeout", "retries", "max_bytes", "image_size", "user_agent")
-    given = {name: value for name in names if (value := getattr(options, f"download_{name}")) is not None}
-    allow = options.download_allow.split(",") if options.download_allow else ()
+    given = given_fields(options, DownloadSettings, "download-")
     try:
-        return DownloadSettings(allow=tuple(allow), respect_opt_out=not options.download_ignore_opt_out, **given)
+        return DownloadSettings(respect_opt_out=not options.download_ignore_opt_out, **given)
     except ValueError as error:
         raise WrongUse(str(error)) from error
 

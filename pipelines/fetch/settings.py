@@ -40,15 +40,15 @@ class DownloadSettings:
     """Settings for fetching and storing images. Times are in seconds."""
 
     threads: Threads = 64
-    """Concurrent requests in one worker process."""
+    """Requests at a time in each worker process."""
     timeout: Patience = 15.0
-    """Longest time of one attempt, from name resolution to the last byte, redirects included."""
+    """Most seconds of one attempt, from name resolution to the last byte, redirects included."""
     connect_timeout: Patience = 5.0
     """Longest time for a name resolution, and for a connection including its TLS handshake."""
     retries: Repeats = 1
-    """Attempts after the first, for temporary failures: of the resolver, timeouts, broken or
-    failed connections (unless refused, or with an invalid certificate), truncated bodies, 408, 429, 502, 503, 504. A
-    dead host that times out costs another `connect_timeout` for each retry."""
+    """Attempts after the first, for temporary failures. These are: of the resolver, timeouts, broken or failed
+    connections (unless refused, or with an invalid certificate), truncated bodies, 408, 429, 502, 503, 504. A dead
+    host that times out costs another `connect_timeout` for each retry."""
     backoff: Wait = 1.0
     """Wait before the first retry, give or take a quarter; doubled for each further retry."""
     max_wait: Wait = 15.0
@@ -73,7 +73,8 @@ class DownloadSettings:
     """Whether to skip images whose server opts out: X-Robots-Tag noai, noimageai, noindex,
     noimageindex or none, or TDM-Reservation: 1."""
     user_agent: str = f"diht/{program_version()} (image-text data set filter)"
-    """The User-Agent header. X-Robots-Tag may address its first word, without version, or img2dataset."""
+    """Name sent to servers in the User-Agent header; add a contact address. X-Robots-Tag may address its first word,
+    without version, or img2dataset."""
 
     def __post_init__(self) -> None:
         try:

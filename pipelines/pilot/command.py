@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
@@ -13,10 +13,9 @@ from open_diht.pipelines.driver.cli import exit_status, settings_of, told
 from open_diht.pipelines.driver.run import run
 from open_diht.pipelines.manifests import in_words
 from open_diht.pipelines.manifests.plan import known_plan
-from open_diht.pipelines.options import parse
 from open_diht.pipelines.pilot.forecast import Measured, Whole, forecast, render
 from open_diht.pipelines.pilot.measure import measure
-from open_diht.pipelines.pilot.options import pilot_parser
+from open_diht.pipelines.pilot.options import parse
 from open_diht.pipelines.pilot.sample import FOLDER, Sampling, sampling
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.runners.fork_server import ForkServer
@@ -32,15 +31,17 @@ before_main = ForkServer.branch_off
 """See `run_command`: workers are forked with the modules imported by then."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.pilot") -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m open_diht.pipelines.pilot",
+    options: argparse.Namespace | None = None,
+) -> int:
     """Run the command line (None: of this process) and return the exit status."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    return exit_status(lambda: _pilot(arguments, prog))
+    return exit_status(lambda: _pilot(options or parse(arguments, prog)))
 
 
-def _pilot(arguments: Sequence[str], prog: str) -> int:
-    options, of_beam = parse(pilot_parser(prog), arguments)
-    settings = settings_of(options, of_beam, arguments)
+def _pilot(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
     # A folder of the pilot's own does not disturb the whole run, and is not published.
     output = settings.output / FOLDER if options.output else store_path(f"out/{settings.dataset.name}-pilot")
     settings = replace(settings, output=output, publisher=None)
@@ -79,7 +80,7 @@ def _pilot(arguments: Sequence[str], prog: str) -> int:
     result = forecast(sample, whole)
     notes = _notes(whole, chosen, sample, outcome.funnel)
     content = {
-        "command": list(arguments),
+        "command": list(options.command),
         "dataset": settings.dataset.name,
         "input": settings.input,
         "preset": settings.preset.name,

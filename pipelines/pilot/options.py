@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
-from open_diht.common.command_line import Parser, number
+from open_diht.common.command_line import number
 from open_diht.common.fields import Count, NotNegative
-from open_diht.pipelines.options import check_by, command_parser
+from open_diht.pipelines.options import command_parser, parsed
 
 UNITS = 20
 """Default number of units to draw: with fewer, Student's quantile and chance make intervals much wider; with more, the
 pilot takes longer and intervals shrink only with the square root."""
 
 
-def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.pilot") -> None:
-    """End the process if the arguments of `make pilot` ask for help or `parse` refuses them; see `run_command`."""
-    check_by(pilot_parser(prog), arguments)
-
-
-def pilot_parser(prog: str) -> Parser:
-    """Return the parser of `make pilot`."""
+def parse(
+    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.pilot"
+) -> argparse.Namespace:
+    """Parse the command line of `make pilot`, see `options.parsed`."""
     parser = command_parser(
         prog, "Filter a random sample of units, and forecast the core-hours and bytes of the whole data set."
     )
@@ -31,4 +29,4 @@ def pilot_parser(prog: str) -> Parser:
         "--share", type=number(NotNegative), help="fraction of the data to draw, instead of a number of units"
     )
     pilot.add_argument("--seed", type=number(Count), default=0, help="seed of the draw (default 0)")
-    return parser
+    return parsed(parser, arguments)

@@ -3,4 +3,4 @@
 from open_diht.common.run_command import run_command
 
 if __name__ == "__main__":
-    run_command("open_diht.pipelines.select.command", check="open_diht.pipelines.select.options")
+    run_command("open_diht.pipelines.select.command", parser="open_diht.pipelines.select.options")

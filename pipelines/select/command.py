@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from open_diht.common.spelling import spelled, spelled_option
 from open_diht.filters.cascade import DUPLICATE_PAIR
 from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
-from open_diht.pipelines.select.options import select_parser
+from open_diht.pipelines.select.options import parse
 from open_diht.pipelines.select.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
 from open_diht.pipelines.stages.dedup.keys import uid_of
 from open_diht.pipelines.stages.rows import with_moved
@@ -75,23 +74,24 @@ class Candidates:
         return np.bincount(self.group, minlength=len(self.groups))
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.select") -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m open_diht.pipelines.select",
+    options: argparse.Namespace | None = None,
+) -> int:
     """Run the command line, by default that of this process, and return the exit status."""
+    return exit_status(lambda: _select(options or parse(arguments, prog)), failed=(RunFailed, BadIndex))
 
-    def run() -> int:
-        options = select_parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments))
-        try:
-            root = store_path(options.output)
-        except (ValueError, ImportError) as error:
-            raise WrongUse(
-                f"OUTPUT {options.output!r} cannot be read ({error}); give a folder or an address"
-            ) from error
-        with store_errors(root, RunFailed, f"{SEE_TO_OUTPUT}, and run the same command again"):
-            for line in select(Layout(root), options):
-                say(line)
-        return OK
 
-    return exit_status(run, failed=(RunFailed, BadIndex))
+def _select(options: argparse.Namespace) -> int:
+    try:
+        root = store_path(options.output)
+    except (ValueError, ImportError) as error:
+        raise WrongUse(f"OUTPUT {options.output!r} cannot be read ({error}); give a folder or an address") from error
+    with store_errors(root, RunFailed, f"{SEE_TO_OUTPUT}, and run the same command again"):
+        for line in select(Layout(root), options):
+            say(line)
+    return OK
 
 
 def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:

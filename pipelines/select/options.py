@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 
-from open_diht.common.command_line import Parser, number, refuse_wrong
+from open_diht.common.command_line import Parser, number
 from open_diht.common.fields import Above0, Positive
 from open_diht.common.spelling import spelled
 from open_diht.pipelines.select.repeats import DELAYS
@@ -14,13 +14,10 @@ CAP = 12
 """Default for the most readings of a row."""
 
 
-def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.select") -> None:
-    """End the process if the arguments of `make select` ask for help or are wrong; see `run_command`."""
-    refuse_wrong(lambda: select_parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments)))
-
-
-def select_parser(prog: str) -> Parser:
-    """Return the parser of `make select`."""
+def parse(
+    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.select"
+) -> argparse.Namespace:
+    """Parse the command line of `make select`, by default that of this process."""
     parser = Parser(prog, "Choose rows of a filter run, and how often a training of n samples reads each.")
     parser.add_argument("--output", default="out/sample", help=f"what `{spelled('filter')}` wrote (default out/sample)")
     parser.add_argument("--samples", type=number(Positive), required=True, help="samples that the training will see")
@@ -45,4 +42,4 @@ def select_parser(prog: str) -> Parser:
         help="rows to choose from; all needs a training that reads rejected rows too (default: kept where OUTPUT has "
         "shards of its own, else all)",
     )
-    return parser
+    return parser.parse_args(arguments)

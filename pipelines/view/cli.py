@@ -6,9 +6,9 @@ Exit status: 0 the server was stopped; 1 reading the output failed; 2 wrong use;
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import socket
-import sys
 from collections.abc import Sequence
 
 import uvicorn
@@ -20,7 +20,7 @@ from open_diht.filters.presets import BadPreset
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, store_errors, store_path
 from open_diht.pipelines.view.app import HOSTS, make_app
-from open_diht.pipelines.view.options import view_parser
+from open_diht.pipelines.view.options import parse
 from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.pages import Workbench
 
@@ -29,29 +29,32 @@ _CLOSE_S = 2
 
 
 def main(
-    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.view", **defaults: str
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m open_diht.pipelines.view",
+    options: argparse.Namespace | None = None,
+    **defaults: str,
 ) -> int:
-    """Run the command line (None: of this process) and return the exit status. `defaults` may hold that of `output`."""
+    """Run the command line (None: of this process) and return the exit status. `defaults`: see `parse`."""
+    return exit_status(
+        lambda: _view(options or parse(arguments, prog, **defaults)),
+        wrong_use=(BadPreset, PluginError),
+        failed=(RunFailed,),
+        stopped=None,
+    )
 
-    def view() -> int:
-        options = view_parser(prog, defaults).parse_args(sys.argv[1:] if arguments is None else list(arguments))
-        for name in options.plugin:
-            load_plugin(name)
-        bench = Workbench(_opened(options.output, options.preset), options.sample_rows)
-        with _listening(options.port) as listening:
-            say(f"http://{HOSTS[0]}:{listening.getsockname()[1]}/ shows {bench.output.layout.root}; Ctrl-C ends it")
-            config = uvicorn.Config(
-                make_app(bench),
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=_CLOSE_S,
-            )
-            with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after its shutdown
-                uvicorn.Server(config).run(sockets=[listening])
-        return OK
 
-    return exit_status(view, wrong_use=(BadPreset, PluginError), failed=(RunFailed,), stopped=None)
+def _view(options: argparse.Namespace) -> int:
+    for name in options.plugin:
+        load_plugin(name)
+    bench = Workbench(_opened(options.output, options.preset), options.sample_rows)
+    with _listening(options.port) as listening:
+        say(f"http://{HOSTS[0]}:{listening.getsockname()[1]}/ shows {bench.output.layout.root}; Ctrl-C ends it")
+        config = uvicorn.Config(
+            make_app(bench), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_CLOSE_S
+        )
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after its shutdown
+            uvicorn.Server(config).run(sockets=[listening])
+    return OK
 
 
 def _opened(output: str, preset: str | None) -> Output:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+import argparse
+from collections.abc import Sequence
 from typing import Annotated
 
-from open_diht.common.command_line import Parser, number, refuse_wrong
+from open_diht.common.command_line import Parser, number
 from open_diht.common.fields import Positive, Range
 from open_diht.common.spelling import spelled
 
@@ -15,16 +15,10 @@ ROWS = 20_000
 """Default maximum number of rows in memory."""
 
 
-def check(
+def parse(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.view", **defaults: str
-) -> None:
-    """End the process if the arguments of `make view` ask for help or are wrong; see `run_command`."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    refuse_wrong(lambda: view_parser(prog, defaults).parse_args(words))
-
-
-def view_parser(prog: str, defaults: Mapping[str, str]) -> Parser:
-    """Return the parser of `make view`."""
+) -> argparse.Namespace:
+    """Parse the command line of `make view`, by default that of this process. `defaults` may hold that of `output`."""
     parser = Parser(prog, "Show the output of a filter run, finished or not, on a local web page.")
     parser.add_argument(
         "--output", default=defaults.get("output", "out/sample"), help=f"output folder of `{spelled('filter')}`"
@@ -42,4 +36,4 @@ def view_parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="MODULE", help="a Python module with filters of your own"
     )
-    return parser
+    return parser.parse_args(arguments)

@@ -3,11 +3,12 @@
 import argparse
 import os
 import sys
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
 
-from open_diht.common.command_line import Parser, WrongUse, complain, exit_status, number, say
+from open_diht.common.command_line import Parser, WrongUse, add_fields, complain, exit_status, given_fields, number, say
 from open_diht.common.fields import Count, Positive, Share
 
 
@@ -41,6 +42,28 @@ def test_good_words_are_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parser().parse_args(["--help"])
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: make it ")
+
+
+@dataclass(frozen=True)
+class _Wait:
+    at_most: Positive = 7
+    """Seconds to wait. 90 % of servers answer sooner."""
+    name_sent: str = "me"
+    """Name that is sent."""
+    quiet: bool = False
+
+
+def test_options_are_fields_with_their_range_default_and_first_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    found = parser()
+    add_fields(found, _Wait, "at_most", "name_sent", prefix="wait-")
+    given = found.parse_args(["--wait-name-sent", "you"])
+    assert given_fields(given, _Wait, "wait-") == {"at_most": 7, "name_sent": "you"}
+    with pytest.raises(WrongUse, match="argument --wait-at-most: the value is 0; it must be at least 1"):
+        found.parse_args(["--wait-at-most", "0"])
+    with pytest.raises(SystemExit):
+        found.parse_args(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "seconds to wait (default: 7)" in said and "name that is sent (default: me)" in said and "90" not in said
 
 
 class _Broken(RuntimeError):

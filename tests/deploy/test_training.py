@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="torch is not installed: pip install '.[trai
 from torch.distributed.launcher.api import LaunchConfig
 from torch.distributed.run import get_args_parser
 
-from open_diht.trainer.cli import _parser
+from open_diht.trainer.cli import parse
 from open_diht.trainer.config_files import load_config
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -25,7 +25,7 @@ WORDS = ["/data/a cat", "vit-b-32", "/runs/b32", "loss.beta=0.5"]
 def trained(words: list[str]) -> tuple[Any, Any]:
     launcher = get_args_parser().parse_args(words)
     assert (launcher.module, launcher.training_script) == (True, "open_diht.trainer")
-    options = _parser("trainer", {}).parse_args(launcher.training_script_args)
+    options = parse(launcher.training_script_args)
     load_config(options.config, options.overrides, {"data": {"sources": [{"path": options.data}]}})
     return launcher, options
 

@@ -55,7 +55,7 @@ def test_the_options_of_beam_are_those_that_its_source_names() -> None:
             parser = _BeamArgumentParser(add_help=False, conflict_handler="resolve")
             cls._add_argparse_args(parser)
             words = [f"{name}=1" for action in parser._actions for name in action.option_strings if name != "--runner"]
-            assert options.parse(options.filter_parser("x"), words)[1] == words
+            assert options.parse(words).of_beam == words
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def test_the_options_of_beam_are_those_that_its_source_names() -> None:
 )
 def test_the_nearest_option_is_named_whose_ever_it_is(typed: str, remedy: str) -> None:
     with pytest.raises(WrongUse, match=f"unknown argument '{typed}'; did you mean {remedy}[?]"):
-        options.parse(options.filter_parser("x"), [typed, "1"])
+        options.parse([typed, "1"])
 
 
 def test_values_and_options_of_beam_are_left_to_beam() -> None:
     words = ["--preset", "strict", "--flink-master", "host:1", "--utterly-unheard-of", "--experiments=a"]
-    found, left = options.parse(options.filter_parser("x"), words)
-    assert found.preset == "strict" and left == words[2:]
+    found = options.parse(words)
+    assert found.preset == "strict" and found.of_beam == words[2:]
 
 
 def test_help_names_the_presets_and_formats_that_there_are() -> None:

@@ -6,6 +6,7 @@ failed; 2 wrong use, nothing was written; 130 stopped by Ctrl-C; 141 if the read
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 import json
@@ -27,7 +28,7 @@ from open_diht.trainer.concepts.predict import write_targets
 from open_diht.trainer.concepts.store import ConceptStore, Unfinished
 from open_diht.trainer.data import DataError
 from open_diht.trainer.errors import TrainingError
-from open_diht.trainer.head_options import HeadSettings, head_options
+from open_diht.trainer.head_options import HeadSettings, parse
 from open_diht.trainer.stores import LocalStore, Store
 
 HEADS = "heads.safetensors"
@@ -39,20 +40,23 @@ class AtWork(DataError):
     """Another process makes targets in this local folder."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer.concepts") -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m open_diht.trainer.concepts",
+    options: argparse.Namespace | None = None,
+) -> int:
     """Run the command line and return the exit status. `prog` is the name of the command in its help."""
+    return exit_status(lambda: _make(options or parse(arguments, prog)), failed=(TrainingError,))
 
-    def make() -> int:
-        options, settings = head_options(prog, arguments)
-        try:
-            make_targets(options.concepts, settings, options.k)
-        except (Unfinished, AtWork) as error:
-            if not options.shard:
-                raise
-            say(f"shard {options.shard}: heads and targets are left to the last shard ({error})")
-        return OK
 
-    return exit_status(make, failed=(TrainingError,))
+def _make(options: argparse.Namespace) -> int:
+    try:
+        make_targets(options.concepts, options.settings, options.k)
+    except (Unfinished, AtWork) as error:
+        if not options.shard:
+            raise
+        say(f"shard {options.shard}: heads and targets are left to the last shard ({error})")
+    return OK
 
 
 def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str, Any]:

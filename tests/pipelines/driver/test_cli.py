@@ -13,7 +13,7 @@ import pytest
 from open_diht.common.run_command import LOADING
 from open_diht.pipelines.driver import cli
 from open_diht.pipelines.manifests.inputs import expand_inputs
-from open_diht.pipelines.options import filter_parser
+from open_diht.pipelines.options import parse
 from tests.pipelines.processes import REPOSITORY, Forked
 
 SENTENCE = "A brown dog runs after a red ball"
@@ -117,7 +117,7 @@ def test_wrong_use(kind: str, manifest: Path, tmp_path: Path, capfd: pytest.Capt
 def test_input_alone_means_custom(words: list[str], name: str, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     arguments = [word.format(manifest) for word in words]
-    settings = cli.settings_of(filter_parser("x").parse_args(arguments), [], arguments)
+    settings = cli.settings_of(parse(arguments))
     assert (settings.dataset.name, settings.output) == (name, Path("out") / name)
 
 
@@ -128,7 +128,7 @@ def test_the_folder_of_a_data_set_is_read_as_a_folder(tmp_path: Path, monkeypatc
         (folder / file).write_text("caption\turl\n")
     monkeypatch.chdir(tmp_path)
     arguments = ["--dataset", "custom"]
-    settings = cli.settings_of(filter_parser("x").parse_args(arguments), [], arguments)
+    settings = cli.settings_of(parse(arguments))
     assert expand_inputs(settings.input, settings.dataset) == [str(folder / "part" / "a.tsv")]
 
 

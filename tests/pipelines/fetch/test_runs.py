@@ -387,7 +387,7 @@ def test_without_img2dataset_nothing_is_written(web, tsv, tmp_path, filtering, m
     [
         ("--download-allow", "localhost", "127.0.0.1:8000"),
         ("--download-threads", "9" * 11, "it must be at least 1 and at most 4096"),
-        ("--download-timeout", "nan", "timeout is nan"),
+        ("--download-timeout", "nan", "--download-timeout: the value is nan"),
     ],
 )
 def test_wrong_options(option, value, said, tsv, tmp_path, capsys):
