@@ -1,6 +1,7 @@
 """Starting the command as people do or in a fork, killing it, and leaving nothing of it running."""
 
 import contextlib
+import functools
 import os
 import runpy
 import signal
@@ -16,6 +17,7 @@ from tests.forks import Forks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _MARK = "FILTERS_TEST_KILL"
+captured = functools.partial(subprocess.run, capture_output=True, text=True, check=False)
 
 
 def command(words: list[str], folder: str, said: str, errors: str) -> None:

@@ -19,7 +19,7 @@ from open_diht.pipelines.driver import cli
 from open_diht.pipelines.pilot import command as pilot
 from tests.hub_server import Files, Hub, Repository
 from tests.pipelines.conftest import KINDS, filter_manifest, sorted_tables
-from tests.pipelines.processes import Starter
+from tests.pipelines.processes import Starter, captured
 
 INPUT, OUTPUT, WORK = "hf://datasets/o/pairs/data/*.parquet", "hf://datasets/me/cat", "out/hub/me/cat"
 
@@ -198,9 +198,7 @@ def test_datasets_loads_what_is_published_and_what_lies_in_a_folder(hub, pairs_t
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
     loaded = []
     for place in ("me/cat", WORK):
-        done = subprocess.run(
-            [sys.executable, "-c", _LOAD, place], env=environment, capture_output=True, text=True, check=False
-        )
+        done = captured([sys.executable, "-c", _LOAD, place], env=environment)
         assert done.returncode == 0, done.stderr
         loaded.append(eval(done.stdout))
     expected = [

@@ -107,17 +107,8 @@ def web() -> Iterator[Web]:
 @pytest.fixture
 def settings(web: Web) -> DownloadSettings:
     """Settings that allow the server, and are quick to give up."""
-    return DownloadSettings(
-        allow=(web.place,),
-        timeout=1.0,
-        connect_timeout=0.8,
-        retries=0,
-        backoff=0.01,
-        max_bytes=100_000,
-        max_header_bytes=10_000,
-        max_redirects=3,
-        threads=4,
-    )
+    quick: dict[str, Any] = {"timeout": 1.0, "connect_timeout": 0.8, "retries": 0, "backoff": 0.01, "max_redirects": 3}
+    return DownloadSettings(allow=(web.place,), max_bytes=100_000, max_header_bytes=10_000, threads=4, **quick)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import NoInput, check_loose_images, expand_inputs, inspect, read_images
-from tests.pipelines.processes import REPOSITORY
+from tests.pipelines.processes import REPOSITORY, captured
 
 CUSTOM = load_dataset("custom")
 Write = Callable[[str, bytes], str]
@@ -214,13 +214,7 @@ def test_a_folder_that_cannot_be_listed_is_named(pattern: str) -> None:
             (Path(folder) / name).mkdir()
             (Path(folder) / name / "a.tsv").write_bytes(b"x")
         (Path(folder) / "shut").chmod(0)
-        done = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, folder, pattern.format(folder)],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = captured([sys.executable, "-c", AS_NOBODY, folder, pattern.format(folder)], cwd=REPOSITORY, timeout=60)
         (Path(folder) / "shut").chmod(0o755)
     assert f"the folder '{folder}/shut' cannot be listed (Permission denied)" in done.stdout, done.stderr
     assert "chmod u+rx" in done.stdout

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.pipelines.processes import captured
 from tests.wheel import copy_tree
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -43,15 +44,8 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 def run_filter(*arguments: object, python: Path | str = sys.executable, **variables: str) -> Any:
     """`python -m open_diht.pipelines` in the repository, as `make filter` calls it."""
-    return subprocess.run(
-        [str(python), "-m", "open_diht.pipelines", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env=clean_environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    words = [str(python), "-m", "open_diht.pipelines", *map(str, arguments)]
+    return captured(words, cwd=REPOSITORY, env=clean_environment(**variables), timeout=400)
 
 
 filter_command = pytest.fixture(scope="session")(lambda: run_filter)
@@ -62,9 +56,7 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A python that holds Beam and the filters' libraries only; what it knows of this project was staged."""
     python = python_without_us(tmp_path_factory.mktemp("bare") / "venv")
     probe = "import apache_beam, spacy, importlib.util as u; print(u.find_spec('open_diht'))"
-    done = subprocess.run(
-        [python, "-c", probe], cwd="/", env=clean_environment(), capture_output=True, text=True, check=True
-    )
+    done = captured([python, "-c", probe], cwd="/", env=clean_environment(), check=True)
     assert done.stdout.split() == ["None"], "the project is importable where it should not be"
     return python
 

@@ -24,6 +24,7 @@ from apache_beam.portability.api import (
 from google.protobuf import struct_pb2
 
 from open_diht.pipelines.runners import boot
+from tests.pipelines.processes import REPOSITORY, captured
 
 
 class Runner(
@@ -96,15 +97,9 @@ def start(runner: Runner, tmp_path: Path) -> Callable[..., subprocess.CompletedP
             "from open_diht.pipelines.runners import boot\nsys.exit(boot.main())"
         )
         endpoint = runner.info.control_endpoint.url
-        return subprocess.run(
-            [sys.executable, "-c", code, "--id='w-1'", f"--provision_endpoint={endpoint}", "--semi_persist_dir=/x"],
-            env={**os.environ, boot.FOLDER_VARIABLE: str(folder), **variables},
-            cwd=Path(__file__).parents[3],
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
+        words = ["--id='w-1'", f"--provision_endpoint={endpoint}", "--semi_persist_dir=/x"]
+        environment = {**os.environ, boot.FOLDER_VARIABLE: str(folder), **variables}
+        return captured([sys.executable, "-c", code, *words], env=environment, cwd=REPOSITORY, timeout=400)
 
     return run
 
@@ -215,13 +210,8 @@ def test_services_that_do_not_answer_are_an_error_in_time(tmp_path: Path, monkey
 
 
 def test_a_python_without_beam_is_reported(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", boot.__file__, "--id=w", "--provision_endpoint=localhost:1"],
-        env={boot.FOLDER_VARIABLE: str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = [sys.executable, "-I", "-S", boot.__file__, "--id=w", "--provision_endpoint=localhost:1"]
+    done = captured(words, env={boot.FOLDER_VARIABLE: str(tmp_path)})
     assert done.returncode != 0 and "has no Apache Beam" in done.stderr
     (report,) = tmp_path.iterdir()
     assert report.name.startswith("failed-")
@@ -238,9 +228,7 @@ def test_a_worker_does_not_outlive_a_boot_program_that_is_killed(tmp_path: Path)
         " preexec_fn=lambda me=os.getpid(): boot.die_with(me))\n"
         "print(p.pid, flush=True); p.wait()"
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
-    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
     parent.kill()

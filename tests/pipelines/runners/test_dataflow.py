@@ -18,6 +18,7 @@ from open_diht.pipelines.runners import RunnerError, make_backend
 from open_diht.pipelines.runners.beam_options import option_values
 from open_diht.pipelines.runners.job import Job, JobFailed
 from open_diht.pipelines.stages.spotting import SpottingStage
+from tests.pipelines.processes import captured
 
 from .conftest import clean_environment, python_without_us
 
@@ -178,9 +179,9 @@ def gcp_python() -> Path:
     folder = cache / f"gcp-python{sys.version_info.major}.{sys.version_info.minor}"
     python = python_without_us(folder)
     probe = [str(python), "-c", "from apache_beam.runners.dataflow.internal import apiclient"]
-    if subprocess.run(probe, capture_output=True, check=False, env=clean_environment()).returncode:
+    if captured(probe, env=clean_environment()).returncode:
         pip = [str(python), "-m", "pip", "install", "--quiet", "apache-beam[gcp]==2.77.0"]
-        done = subprocess.run(pip, capture_output=True, text=True, check=False, env=clean_environment())
+        done = captured(pip, env=clean_environment())
         if done.returncode:
             pytest.skip(f"apache-beam[gcp] cannot be installed: {done.stderr.strip().splitlines()[-1]}")
     return python
@@ -200,15 +201,7 @@ def stage(gcp_python, arguments, filter_command, tmp_path) -> Callable[[Path, Pa
 
 
 def replay(python: Path, staged: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [python, "-P", REPLAY, staged / "staging"],
-        cwd="/",
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return captured([python, "-P", REPLAY, staged / "staging"], cwd="/", env=clean_environment(), timeout=300)
 
 
 @pytest.mark.cluster
