@@ -57,7 +57,6 @@ def commands_in_process(monkeypatch) -> None:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """See `Forks`."""
     forks = Forks()
     yield forks
     forks.close()
@@ -138,11 +137,9 @@ def bucket(tmp_path_factory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "testkey",
-        "AWS_SECRET_ACCESS_KEY": "testsecret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "testkey",
+        "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
     with open(folder / "log", "wb") as log:
         server = subprocess.Popen(
             [_server(), "--port", f"127.0.0.1:{port}", "--region", "us-east-1", "posix", str(folder)],

@@ -1,9 +1,5 @@
-"""Functions of test files in processes of their own, forked from one that has imported the file: torch takes seconds to
-be imported, and is so once and not by each process.
-
-A process group with a server at its head, which reads orders from its standard input, see `_serve`. Started as a
-program, it is that server.
-"""
+"""Functions of test files in processes forked from one that has imported the file: torch, which takes seconds, is
+imported once. Started as a program, this is that server, at the head of a process group."""
 
 import importlib.util
 import os

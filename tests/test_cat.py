@@ -33,6 +33,7 @@ from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import BadSchema, inspect, read
+from tests.filters.spotting.test_spotter import CRASHES_ON_WIDE, stub_worker
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE = REPOSITORY / "data/sample"
@@ -153,23 +154,8 @@ def test_damaged_metadata_of_a_pil_image_costs_nothing():
         assert isinstance(image_file(Image.open(stored)), bytes)
 
 
-STUB = """
-import os, signal, time
-class Engine:
-    def __init__(self, settings): pass
-    def find(self, image): return image.width
-    def read(self, widths):
-        if 13 in widths: os.kill(os.getpid(), signal.SIGSEGV)
-        if 14 in widths: time.sleep(600)
-        return [[] for _ in widths]
-"""
-
-
 def test_ocr_that_crashes_or_hangs_costs_one_image(tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys, types\nname = 'open_diht.filters.spotting.ocr.engine'\nstub = types.ModuleType(name)\n"
-        f"exec({STUB!r}, stub.__dict__)\nsys.modules[name] = stub\n"
-    )
+    stub_worker(tmp_path, CRASHES_ON_WIDE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(TextSpotter, "check_installed", lambda self: None)
     images = [Image.new("RGB", (width, 12)) for width in (20, 13, 21, 14, 22)]

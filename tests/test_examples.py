@@ -168,12 +168,10 @@ def test_recipe_paper_setting(sample, work, started):
 ROWS_OF_RECIPES = {
     "text": ["a brown dog catches a red ball", "IMG_2034.jpg", "two women laugh at a table", None],
     "all_captions": [
-        ["IMG_2034.jpg", "a dog runs", "a brown dog catches a red ball"],
-        ["Blue Cotton Shirt"],
-        ["two women laugh at a table", "two women laugh at a table"],
-        [],
+        ["IMG_2034.jpg", "a dog runs", "a brown dog catches a red ball"], ["Blue Cotton Shirt"],
+        ["two women laugh at a table", "two women laugh at a table"], [],
     ],
-}
+}  # fmt: skip
 
 
 @pytest.mark.slow

@@ -1,5 +1,4 @@
-"""No file imports one that, directly or by way of others, imports it: each can be read after what it stands on.
-Importing a package changes nothing in the process."""
+"""No file imports one that, directly or by way of others, imports it; importing changes nothing in the process."""
 
 import os
 import subprocess
@@ -15,7 +14,7 @@ from tests.imports import imported
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = ("open_diht", *(f"open_diht.{name}" for name in ("common", "filters", "pipelines", "trainer", "eval")))
 STATE = """
-import importlib, logging, os, pkgutil, signal, sys, warnings
+import importlib, locale, logging, os, pkgutil, random, signal, socket, sys, warnings
 
 def state():
     root = logging.getLogger()
@@ -26,12 +25,13 @@ def state():
         "logging": (root.level, list(root.handlers), root.manager.disable),
     }
 
-def compare(*names):
+def compare(names, state=state):
+    before = state()
     for name in names:
-        before = state()
         importlib.import_module(name)
         after = state()
         print([(name, part) for part in before if before[part] != after[part]] or "", end="")
+        before = after
 """
 PACKAGES = ("open_diht", "study", "benchmarks")
 
@@ -94,19 +94,45 @@ def changed_by(code: str) -> str:
 WALK = "[each.name for each in pkgutil.walk_packages(importlib.import_module({0!r}).__path__, '{0}.'){1}]"
 LIBRARIES = "import open_clip, PIL.Image, pyarrow, scipy.stats, spacy, torchvision\n"
 BEAM = "import apache_beam.runners.worker.sdk_worker_main, numpy, PIL.Image, pyarrow, spacy\n"
+FILTERS = """
+from PIL import Image, ImageFile
+import numpy, pyarrow, yaml
+from open_diht.filters.light_imports import FRAMEWORKS, without
+with without(*FRAMEWORKS):
+    import spacy
+OCR = ("open_diht.filters.spotting.ocr", "open_diht.filters.spotting.worker")  # their process is our own
+
+def more():
+    return state() | {
+        "locale": locale.setlocale(locale.LC_ALL),
+        "imports": (list(sys.meta_path), list(sys.path), list(sys.path_hooks)),
+        "recursion": sys.getrecursionlimit(),
+        "hooks": (sys.excepthook, sys.displayhook),
+        "timeout": socket.getdefaulttimeout(),
+        "random": random.getstate(),
+        "pillow": (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES),
+        "folder": os.getcwd(),
+    }
+
+modules = pkgutil.walk_packages(importlib.import_module("open_diht.filters").__path__, "open_diht.filters.")
+compare((each.name for each in modules if not each.name.startswith(OCR)), state=more)
+"""
 WALKED = ("open_diht.common", "open_diht.eval", "open_diht.trainer", "study")
 OF_PIPELINES = WALK.format("open_diht.pipelines", " if each.ispkg")
+COMMANDS = "'open_diht.pipelines.driver.cli', 'open_diht.pipelines.driver.run'"
+CHANGES = {
+    "packages": f"compare({PUBLIC})",
+    "pipelines": f"{BEAM}compare([*{OF_PIPELINES}, {COMMANDS}])",
+    **{name: f"{LIBRARIES}compare({WALK.format(name, '')})" for name in WALKED},
+}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
-        f"compare(*{PUBLIC})",
-        f"{BEAM}compare(*{OF_PIPELINES}, 'open_diht.pipelines.driver.cli', 'open_diht.pipelines.driver.run')",
-        *(f"{LIBRARIES}compare(*{WALK.format(name, '')})" for name in WALKED),
+        pytest.param(FILTERS, id="filters"),
+        *(pytest.param(CHANGES[name], id=name, marks=pytest.mark.slow) for name in CHANGES),
     ],
-    ids=["packages", "pipelines", *WALKED],
 )
 def test_importing_changes_nothing(code):
     """What libraries change when they are imported is theirs: the code of all but the packages imports them before."""

@@ -217,12 +217,10 @@ except Imported: print("imports", file=sys.stderr)
 @pytest.mark.parametrize(
     ("command", "missing", "extra"),
     [
-        ("filter", "apache_beam", ""),
-        ("view", "uvicorn", "view"),
-        ("train", "torch", "train"),
+        ("filter", "apache_beam", ""), ("view", "uvicorn", "view"), ("train", "torch", "train"),
         ("bench --model x", "torch", "eval"),
     ],
-)
+)  # fmt: skip
 def test_a_missing_extra_is_one_line_that_names_it(command, missing, extra, tmp_path):
     code = f"import sys; sys.modules[{missing!r}] = None; from open_diht import cli; sys.exit(cli.main(sys.argv[1:]))"
     done = subprocess.run(

@@ -39,7 +39,6 @@ def run(
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel that is published."""
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 

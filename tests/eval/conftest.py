@@ -1,8 +1,4 @@
-"""A tiny dual encoder, exported as a user would find it, and small sets in the layouts we read.
-
-On one's own machine a test is skipped where its packages or its data are not there. In CI, which installs and fetches
-all of them, it fails: a run in which nothing was tested must not look like one in which all is well.
-"""
+"""A tiny dual encoder, exported as a user would find it, and small sets in the layouts we read."""
 
 import importlib
 import os
@@ -17,7 +13,7 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
 def needed(module: str) -> Any:
-    """The module. Where it is not installed: an error in CI, a skip elsewhere."""
+    """The module; where it is not installed an error in CI, which must not look well untested, a skip elsewhere."""
     if IN_CI:
         return importlib.import_module(module)
     return pytest.importorskip(module, reason=f"{module} is not installed: make test, or pip install '.[eval,dev]'")

@@ -205,6 +205,8 @@ def test_every_number_carries_what_it_takes_to_measure_it_again(world):
             assert [field for field in fields if field not in record[part]] == [], (row["metric"], part)
         wanted = (*OWN[row["kind"]], "truncated_texts", "seconds", "ranks")
         assert [field for field in wanted if field not in record] == [], (row["kind"], row["metric"])
+    values = {(row["kind"], row["metric"]): row["value"] for row in rows(world) if row["task"] == "colours"}
+    assert values["few_shot", "top1, zero-shot, 1 shots"] == values["classification", "top1"]
 
 
 def test_two_models_are_compared_on_their_tasks_and_their_shots(world, tmp_path):
@@ -243,13 +245,7 @@ def test_what_was_deleted_or_torn_is_measured_again_and_nothing_is_a_traceback(w
     assert json.loads((out / "tasks" / "asked.json").read_text(encoding="utf-8"))["results"]
 
 
-def test_few_shot_without_shots_is_the_zero_shot_number(world):
-    assert cli.main(world["command"]) == 0
-    values = {(row["kind"], row["metric"]): row["value"] for row in rows(world) if row["task"] == "colours"}
-    assert values["few_shot", "top1, zero-shot, 1 shots"] == values["classification", "top1"]
-
-
-def test_another_training_split_is_probed_anew(world):
+def test_other_data_is_measured_and_another_training_split_probed_anew(world):
     assert cli.main(world["command"]) == 0
     record = world["out"] / "few_shot" / "colours.json"
     before = json.loads(record.read_text(encoding="utf-8"))["shots"]
@@ -258,15 +254,10 @@ def test_another_training_split_is_probed_anew(world):
     write_webdataset(world["data"] / "new", classes, split="train", class_names=names, templates=["a {c} thing"])
     shutil.rmtree(world["data"] / "colours" / "train")
     (world["data"] / "new" / "train").rename(world["data"] / "colours" / "train")
-    assert cli.main(world["command"]) == 0
-    assert json.loads(record.read_text(encoding="utf-8"))["shots"] != before
-
-
-def test_results_kept_of_other_data_are_not_used(world):
-    assert cli.main(world["command"]) == 0
     shots = [(f"t{i}", {"jpg": jpeg(image("red", 50 + i)), "txt": f"new {i}"}) for i in range(7)]
     write_webdataset(world["data"] / "told", shots, kind="retrieval")
     assert cli.main(world["command"]) == 0
+    assert json.loads(record.read_text(encoding="utf-8"))["shots"] != before
     assert next(row for row in rows(world) if row["task"] == "told")["n"] == 7
 
 

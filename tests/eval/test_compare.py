@@ -182,21 +182,14 @@ def test_what_cannot_be_compared_says_why(tmp_path, row_b, items_b, note):
     assert found.p is None and found.difference is None and re.search(note, found.note)
 
 
-def test_protocols_that_differ_are_named(tmp_path):
-    hits = np.tile([0, 1], 10)
-    one = write(tmp_path / "a", [top1(hits, templates={"sha256": "1"})], {"cats": items(hits)})
-    other = write(tmp_path / "b", [top1(hits, templates={"sha256": "2"}, model={"name": "y"})], {"cats": items(hits)})
-    assert compare(one, other).tasks[0].note == "the protocols differ in templates"
-
-
-def test_cautions_stand_beside_the_difference(tmp_path):
-    hits = np.tile([0, 1], 10)
-    data = {"images_sha256": "1", "labels_sha256": "2", "caution": "training images of A"}
-    one, other = (
-        write(tmp_path / name, [top1(hits, data=data, templates={"sha256": name})], {"cats": items(hits)})
-        for name in ("a", "b")
-    )
-    assert compare(one, other).tasks[0].note == "the protocols differ in templates; training images of A"
+@pytest.mark.parametrize("caution", ["", "training images of A"])
+def test_protocols_that_differ_are_named_and_cautions_stand_beside_them(tmp_path, caution):
+    data = {"images_sha256": "1", "labels_sha256": "2", **({"caution": caution} if caution else {})}
+    for name in "ab":
+        found = top1(HALF, data=data, templates={"sha256": name}, model={"name": name})
+        write(tmp_path / name, [found], {"cats": items(HALF)})
+    note = "; ".join(filter(None, ["the protocols differ in templates", caution]))
+    assert compare(tmp_path / "a", tmp_path / "b").tasks[0].note == note
 
 
 class TestCommand:
@@ -238,10 +231,14 @@ class TestCommand:
         assert said.startswith("error: ") and said.count("\n") == 1 and f"{tmp_path}/file" in said
         assert "check --output" in said
 
-    def test_nothing_comparable_is_a_failure(self, tmp_path):
+    def test_nothing_comparable_is_a_failure_and_a_folder_without_results_says_what_to_name(self, tmp_path):
         one = write(tmp_path / "a", [row("cats", "top1", 0.5)], {})
         other = write(tmp_path / "b", [row("dogs", "top1", 0.5)], {})
         assert main([str(one), str(other)]) == 1
+        (tmp_path / "file").touch()
+        for path in (tmp_path, tmp_path / "file"):
+            with pytest.raises(WrongUse, match="open-diht bench"):
+                compare(path, path)
 
     def test_torn_files_are_one_line_that_names_them(self, tmp_path, capsys):
         one = write(tmp_path / "a", [top1(np.ones(4))], {"cats": items(np.ones(4))})
@@ -252,12 +249,6 @@ class TestCommand:
             assert main([str(one), str(other)]) == 1
             said = capsys.readouterr().err
             assert said.startswith("error: ") and said.count("\n") == 1 and "results.json" in said
-
-    def test_a_folder_without_results_says_what_to_name(self, tmp_path):
-        (tmp_path / "file").touch()
-        for path in (tmp_path, tmp_path / "file"):
-            with pytest.raises(WrongUse, match="open-diht bench"):
-                compare(path, path)
 
 
 class TestItems:

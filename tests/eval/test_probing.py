@@ -1,7 +1,4 @@
-"""Few-shot rows of a run: the shots alone are encoded, and they are those of the whole training split.
-
-The full linear probe is scikit-learn's at a penalty that training images alone chose.
-"""
+"""Few-shot rows of a run, and the full linear probe, whose penalty training images alone choose."""
 
 import dataclasses
 import json
@@ -70,8 +67,7 @@ def test_the_shots_are_those_of_the_whole_split_and_nothing_else_is_encoded(tmp_
     assert model.images_seen == 9 + len(different)
     assert {row.kind for row in found} == {"few_shot"}
     assert {row.protocol["few_shot"]["shots"] for row in found} == {1, 2}
-    assert found[0].protocol["support"]["images"] == 60
-    assert all(row.low <= row.value <= row.high for row in found)
+    assert found[0].protocol["support"]["images"] == 60 and all(row.low <= row.value <= row.high for row in found)
 
 
 def test_zero_shots_of_a_split_that_is_not_at_hand_is_a_row_that_says_so(tmp_path, root, memo, cache):
@@ -81,16 +77,11 @@ def test_zero_shots_of_a_split_that_is_not_at_hand_is_a_row_that_says_so(tmp_pat
     assert rows(dataclasses.replace(TASK, support=()), root, memo, cache, tmp_path, Shots()) == []
 
 
-def test_a_class_without_a_training_image_costs_the_few_shot_part_alone(tmp_path, root, memo, cache):
+def test_a_training_split_that_does_not_fit_costs_the_few_shot_part_alone(tmp_path, root, memo, cache):
     write_training(root, kinds=1, n=5)
     (row,) = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
     assert row.value is None and row.kind == "few_shot" and not is_broken(row)
     assert "2 of 3 classes have no image in training: green, blue" in row.protocol["missing"]
-
-
-def test_a_training_split_with_other_classes_costs_the_few_shot_part_alone_and_is_broken_data(
-    tmp_path, root, memo, cache
-):
     write_training(root, names=("red", "blue", "green"), n=6)
     (row,) = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
     assert is_broken(row) and "other classes than colours" in row.protocol["missing"]
@@ -99,8 +90,7 @@ def test_a_training_split_with_other_classes_costs_the_few_shot_part_alone_and_i
 def test_a_collapsed_model_scores_chance_with_every_method(tmp_path, root, memo, tiny):
     cache = FeatureCache(tmp_path / "f", collapsed(tiny, texts=True))
     found = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1, 2, 5), seeds=(0, 1)))
-    assert len(found) == 3 * len(METHODS)
-    assert [row.value for row in found] == pytest.approx([1 / 3] * len(found))
+    assert len(found) == 3 * len(METHODS) and [row.value for row in found] == pytest.approx([1 / 3] * len(found))
     assert {row.protocol["chance"] for row in found} == {1 / 3}
 
 
@@ -126,8 +116,7 @@ def test_every_few_shot_number_says_from_what_and_how(tmp_path, root, memo, cach
         record, own = row.protocol, row.protocol["few_shot"]
         assert record["templates"]["count"] == 2 and record["class_names"]["count"] == 3
         assert record["support"]["split"] == "train" and record["data"]["split"] == "test"
-        assert record["truncated_texts"] == 0 and record["ties"]
-        assert len(record["support"]["images_sha256"]) == 64
+        assert record["truncated_texts"] == 0 and record["ties"] and len(record["support"]["images_sha256"]) == 64
         assert (
             own["seeds"] == [0, 1]
             and own["metric"] == "top1"

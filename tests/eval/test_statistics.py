@@ -1,5 +1,4 @@
-"""Intervals and tests from each image's part in a number: they hold for few items and extreme shares, an image counts
-once, and where there is too little to tell they say so. How often they hold: benchmarks/coverage.md."""
+"""Intervals and tests from each image's part in a number; how often they hold is in benchmarks/coverage.md."""
 
 import numpy as np
 import pytest
@@ -106,8 +105,6 @@ class TestAverage:
         found = average([(number, task) for number in range(4)])
         assert found.value == 0.5 and found.variance == pytest.approx(task.variance / 4)
         assert average([("same", task)] * 4).variance == pytest.approx(task.variance)
-
-    def test_every_task_weighs_the_same(self):
         assert average([(0, estimates.mean(np.ones(3))), (1, estimates.mean(np.zeros(3000)))]).value == 0.5
 
     def test_a_small_task_that_got_everything_right_is_as_unsure_in_an_average_as_alone(self):
@@ -128,12 +125,10 @@ class TestAverage:
             assert twice is not None and once is not None
             assert (twice.low, twice.high) == pytest.approx((once.low, once.high))
 
-    def test_a_task_of_too_few_items_leaves_no_interval(self):
+    def test_a_task_of_too_few_items_leaves_no_interval_and_nothing_has_no_average(self):
         hits = estimates.mean(np.tile([0.0, 1.0], 20))
         few = estimates.roc_auc([0.1, 0.2, 0.15], [0, 0, 1])
         assert average([(0, hits), (1, few)]).interval() is None
-
-    def test_nothing_has_no_average(self):
         with pytest.raises(ValueError, match="no numbers"):
             average([])
 

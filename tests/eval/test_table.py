@@ -115,8 +115,7 @@ def test_a_page_has_every_model_and_number_and_loads_nothing(folders, capsys):
 
 def test_wrong_use_and_torn_results_are_one_line(folders, tmp_path, capsys):
     assert main([*folders, "--format", "xls"]) == 2
-    assert main([str(tmp_path / "nowhere")]) == 2
-    assert main([str(tmp_path / "one" / "results.json")]) == 2
+    assert main([str(tmp_path / "nowhere")]) == 2 and main([str(tmp_path / "one" / "results.json")]) == 2
     (tmp_path / "one" / "results.json").write_text("[{")
     assert main(folders) == 1
     assert [line.startswith("error: ") for line in capsys.readouterr().err.splitlines()] == [True] * 4

@@ -56,11 +56,9 @@ def test_top_1_is_counted_from_the_classifier_and_has_interval_items_and_protoco
     top1 = outcome.results[0]
     classifier = zero_shot_classifier(cache, ["red", "green", "blue"], ["a {c} thing.", "{c}!"])
     predicted = (cache.images(data.images).all() @ classifier).argmax(axis=1)
-    assert (top1.metric, top1.n) == ("top1", 24)
-    assert top1.value == pytest.approx((predicted == data.labels).mean())
+    assert (top1.metric, top1.n) == ("top1", 24) and top1.value == pytest.approx((predicted == data.labels).mean())
     assert top1.low <= top1.value <= top1.high
-    assert outcome.items.predicted.tolist() == predicted.tolist()
-    assert outcome.items.hits.mean() == top1.value
+    assert outcome.items.predicted.tolist() == predicted.tolist() and outcome.items.hits.mean() == top1.value
     record = top1.protocol
     assert record["templates"]["count"] == 2 and record["chance"] == pytest.approx(1 / 3)
     assert record["data"]["items"] == 24 and record["model"]["weights_sha256"] == tiny.record["weights_sha256"]

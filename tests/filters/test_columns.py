@@ -77,15 +77,13 @@ def test_what_a_condition_cannot_mean_is_refused(section, message):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"in": [1, [2]]}, "columns.v.in[1]"),
-        ({"not_in": "x"}, "columns.v.not_in is 'x'"),
+        ({"in": [1, [2]]}, "columns.v.in[1]"), ({"not_in": "x"}, "columns.v.not_in is 'x'"),
         ({"in": []}, "columns.v.in is an empty list; list values, or leave in out"),
         ({"min": 1, "not_in": []}, "columns.v.not_in is an empty list"),
-        ({"max": 2**53}, "columns.v.max has 9007199254740992"),
-        ({"in": [1, -(2**60)]}, "quote it"),
+        ({"max": 2**53}, "columns.v.max has 9007199254740992"), ({"in": [1, -(2**60)]}, "quote it"),
         ({"max": 10**400}, "columns.v.max has"),
     ],
-)
+)  # fmt: skip
 def test_errors_use_the_words_of_the_preset(asked, said):
     with pytest.raises(BadValue) as error:
         condition_of("v", asked)
@@ -95,12 +93,10 @@ def test_errors_use_the_words_of_the_preset(asked, said):
 _FLOATS = st.floats(width=32, allow_nan=True) | st.sampled_from([0.0, -0.0, 0.28, 0.5])
 _KINDS: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.int64(): st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3) | st.sampled_from([2**53 - 1, 2**53, 2**53 + 1]),
-    pa.uint64(): st.integers(0, 2**64 - 1) | st.integers(0, 3),
-    pa.float32(): _FLOATS,
-    pa.float64(): _FLOATS | st.floats(),
-    pa.bool_(): st.booleans(),
+    pa.uint64(): st.integers(0, 2**64 - 1) | st.integers(0, 3), pa.float32(): _FLOATS,
+    pa.float64(): _FLOATS | st.floats(), pa.bool_(): st.booleans(),
     pa.string(): st.sampled_from(["0", "-0", "1", "0.28", "inf", "nan", "", "x", "true"]),
-}
+}  # fmt: skip
 
 
 def _oracle(asked: dict[str, Any], value: Any, kind: pa.DataType) -> bool:

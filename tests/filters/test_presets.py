@@ -31,14 +31,12 @@ def test_the_shipped_presets_load():
     assert preset_names() == ["balanced", "laion-paper", "paper", "paper-dedup", "precise", "safe", "strict", "tmars"]
     for name in preset_names():
         preset = load_preset(name)
-        assert preset.name == name
-        assert set(preset.foresee) <= set(preset_names())
+        assert preset.name == name and set(preset.foresee) <= set(preset_names())
 
 
 def test_paper_counts_every_candidate_and_strict_asks_the_verifier():
     paper, strict = load_preset("paper"), load_preset("strict")
-    assert paper.captions == CaptionRule()
-    assert paper.text_spotting == PAPER
+    assert paper.captions == CaptionRule() and paper.text_spotting == PAPER
     assert strict.text_spotting == TOLERANT
     assert strict.captions.min_action_score > 0 and strict.captions.min_attribute_score > 0
 
@@ -98,7 +96,7 @@ def test_paper_dedup_is_paper_but_for_duplicates():
     assert dedup.fingerprint != paper.fingerprint and dedup.filters_fingerprint == paper.filters_fingerprint
 
 
-def test_a_file_may_say_what_differs_from_a_preset(write):
+def test_a_file_says_what_differs_from_a_preset_or_from_the_defaults(write):
     strict = load_preset("strict")
     mine = load_preset(write("base: strict\ncaptions: {min_action_score: 0.5}\ncolumns: {aesthetic: {min: 5}}\n"))
     assert mine.captions == dataclasses.replace(strict.captions, min_action_score=0.5)
@@ -106,21 +104,15 @@ def test_a_file_may_say_what_differs_from_a_preset(write):
     assert [one.reason for one in mine.columns] == ["aesthetic"]
     with pytest.raises(BadPreset, match=r"base is 'stric'.*choose"):
         load_preset(write("base: stric\n"))
-
-
-def test_a_file_need_only_say_what_differs(write):
     preset = load_preset(write("captions: {min_complexity: 2}\nimages:\n"))
-    assert preset.name == "mine"
-    assert preset.captions == CaptionRule(min_complexity=2)
-    assert preset.images == ImageRule()
-    assert preset.text_spotting == OverlapRule()
+    assert preset.name == "mine" and preset.captions == CaptionRule(min_complexity=2)
+    assert preset.images == ImageRule() and preset.text_spotting == OverlapRule()
 
 
 def test_lists_and_whole_numbers(write):
     text = "captions: {attribute_kinds: [colour], min_action_score: 1}\ntext_spotting: {edits: [[5, 1], [9, 3]]}"
     preset = load_preset(write(text))
-    assert preset.captions.attribute_kinds == ("colour",)
-    assert preset.text_spotting.edits == ((5, 1), (9, 3))
+    assert preset.captions.attribute_kinds == ("colour",) and preset.text_spotting.edits == ((5, 1), (9, 3))
     same = load_preset(write(text.replace("min_action_score: 1", "min_action_score: 1.0")))
     assert preset.fingerprint == same.fingerprint
 
@@ -261,12 +253,9 @@ def test_the_fingerprint_changes_with_each_setting(section, name):
     assert (changed.captions_fingerprint != preset.captions_fingerprint) is (section == "captions")
 
 
-def test_the_fingerprint_is_of_settings_not_of_names(write):
+def test_the_fingerprint_is_of_settings_not_of_names_and_a_preset_is_a_record(write):
     assert dataclasses.replace(load_preset("paper"), name="other").fingerprint == load_preset("paper").fingerprint
     assert load_preset(write("{}")).fingerprint == load_preset(write("captions: {}")).fingerprint
-
-
-def test_a_preset_is_a_record():
     record = load_preset("strict").as_dict()
     assert record["name"] == "strict"
     assert record["captions"]["min_action_score"] == load_preset("strict").captions.min_action_score

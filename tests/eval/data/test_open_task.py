@@ -28,13 +28,11 @@ def task(**changes: Any) -> Task:
     return dataclasses.replace(TASK, **changes)
 
 
-def test_the_first_source_at_hand_is_read(colour_set, memo):
-    data: Any = open_task(TASK, colour_set(n=6), memo)
+def test_the_first_source_at_hand_is_read_and_an_absolute_path_needs_no_data_folder(colour_set, memo, tmp_path):
+    root = colour_set(n=6)
+    data: Any = open_task(TASK, root, memo)
     assert data.place == "colours" and len(data) == 6
-
-
-def test_an_absolute_path_needs_no_data_folder(tmp_path, colour_set, memo):
-    away = task(sources=(Source(layout="webdataset", path=str(colour_set(n=6) / "colours")),))
+    away = task(sources=(Source(layout="webdataset", path=str(root / "colours")),))
     assert len(open_task(away, tmp_path / "elsewhere", memo)) == 6
 
 
@@ -52,8 +50,7 @@ def test_a_task_without_a_training_split_says_so(colour_set, memo):
 def test_a_sample_depends_on_keys_alone(colour_set, memo):
     root = colour_set(n=12)
     one, two = (open_task(task(sample=5), root, memo) for _ in range(2))
-    assert list(one.images.keys) == list(two.images.keys) and len(one) == 5
-    assert one.labels is not None
+    assert list(one.images.keys) == list(two.images.keys) and len(one) == 5 and one.labels is not None
     assert one.labels.tolist() == [int(key[1:]) % 3 for key in one.images.keys]
     keys = [f"s{index:04d}" for index in range(12)]
     backwards = sample_indices(keys[::-1], 5)
@@ -115,13 +112,16 @@ def test_whether_pixels_are_those_of_files_is_not_known(colour_set, memo, monkey
     assert shared_images(images("Whole"), images("Whole")) is None
 
 
-def test_labels_must_have_a_class_name(colour_set, memo):
+def test_labels_must_have_class_names_and_those_templates(colour_set, memo):
     root = colour_set(n=6)
     (root / "colours" / "classnames.txt").write_text("red\ngreen\n", encoding="utf-8")
     with pytest.raises(DataBroken, match="labels up to 2 and class names for 2"):
         open_task(TASK, root, memo)
     (root / "colours" / "classnames.txt").unlink()
     with pytest.raises(DataBroken, match="no class names of its own"):
+        open_task(TASK, root, memo)
+    (root / "colours" / "zeroshot_classification_templates.txt").unlink()
+    with pytest.raises(DataBroken, match=r"no class names or templates of its own .*classnames.txt, zeroshot_class"):
         open_task(TASK, root, memo)
 
 
@@ -216,9 +216,6 @@ def test_a_csv_has_quotes_and_a_tsv_has_none(tmp_path, memo):
     expected = {"list.csv": (('A "red" dog, running',), ("blue",)), "list.tsv": (('"Red, he said',), ('7" blue',))}
     for file, captions in expected.items():
         assert open_task(listed(file), tmp_path, memo).captions == captions
-
-
-def test_groups_in_a_csv_have_quotes_too(tmp_path, memo):
     images_in(tmp_path / "f", {"test/red/1.png": "red"})
     (tmp_path / "f" / "groups.csv").write_text('image,group\nred/1.png,"Congo, Republic"\n', encoding="utf-8")
     source = Source(layout="folder", path="f", options={"groups": "groups.csv"})
@@ -369,7 +366,6 @@ def test_an_unusable_entry_of_vqav2_is_named(tmp_path, memo, name, changes, mess
 
 def test_vqav2_offers_the_frequent_training_answers_of_the_questions_type(tmp_path, memo):
     data: Any = open_task(vqa(tmp_path), tmp_path, memo)
-    assert data.questions is not None
     (question,) = data.questions
     assert question.candidates == ("3", "2") and question.kind == "number" and len(question.answers) == 10
 
@@ -391,7 +387,6 @@ def test_snli_ve_leaves_out_rows_without_a_gold_label(tmp_path, memo):
     (tmp_path / "s" / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     source = Source(layout="snli_ve", path="s", options={"file": "x.jsonl", "image": "p/{Flickr30K_ID}.jpg"})
     data: Any = open_task(task(kind="vqa", metric="accuracy", sources=(source,)), tmp_path, memo)
-    assert data.questions is not None
     assert [question.key for question in data.questions] == ["a"]
     for name in ("gold_label", "sentence2", "Flickr30K_ID"):
         lacking = {key: value for key, value in rows[0].items() if key != name}
@@ -419,11 +414,3 @@ def test_all_that_folders_of_classes_lack_is_said_at_once(tmp_path, memo):
     images_in(tmp_path / "pets" / "test", {"cat/1.jpg": "red", "dog/1.jpg": "blue"})
     with pytest.raises(DataBroken, match=r"^pets has no templates of its own .*templates: "):
         templates(pets, open_task(pets, tmp_path, memo))
-
-
-def test_a_webdataset_without_both_lists_is_told_so_at_once(colour_set, memo):
-    root = colour_set(n=6)
-    for name in ("classnames", "zeroshot_classification_templates"):
-        (root / "colours" / f"{name}.txt").unlink()
-    with pytest.raises(DataBroken, match=r"no class names or templates of its own .*classnames.txt, zeroshot_class"):
-        open_task(TASK, root, memo)

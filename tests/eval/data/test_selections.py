@@ -67,17 +67,12 @@ def test_a_sample_is_of_questions_with_their_images(folder, memo):
             assert few.images.keys[choice.image] == data.images.keys[kept[choice.key].image]
 
 
-def test_a_caption_that_differs_is_other_data(folder, memo):
+def test_captions_and_what_counts_as_one_observation_are_part_of_the_data(folder, memo):
     hashes = set()
     for rows in (ROWS, [{**ROWS[0], "negative_caption": "blue right"}, *ROWS[1:]]):
         (folder / "swap_att.json").write_text(json.dumps(rows), encoding="utf-8")
         hashes.add(selection(folder, memo).label_hash)
     assert len(hashes) == 2
-
-
-def test_what_counts_as_one_observation_is_part_of_the_data(folder, memo):
-    """Intervals depend on it, and results of the same data are kept and compared."""
-    (folder / "swap_att.json").write_text(json.dumps(ROWS), encoding="utf-8")
     data = selection(folder, memo)
     apart = tuple(dataclasses.replace(choice, cluster=number) for number, choice in enumerate(data.choices or ()))
     cue = Association(key="a", cue="b", images=(0, 1), right=1, cluster=0)

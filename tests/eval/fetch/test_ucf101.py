@@ -16,10 +16,6 @@ from open_diht.eval.fetch.ucf101 import fetch_ucf101, middle_frame, unpack_rar
 FRAMES = 7
 
 
-def silent(text: str) -> None:
-    """Says nothing."""
-
-
 def write_video(path: Path, shade: int) -> None:
     """FRAMES frames, each brighter than the one before, from `shade` on."""
     av = pytest.importorskip("av", reason="PyAV (extra `eval`) is not installed")
@@ -60,7 +56,7 @@ def test_frames_of_both_lists_come_where_the_task_looks(tmp_path, videos):
 
 
 def test_zero_shot_takes_the_test_list_alone(tmp_path, videos):
-    fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, silent, zero_shot=True), videos)
+    fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, print, zero_shot=True), videos)
     assert [path.name for path in (tmp_path / "ucf101").iterdir()] == ["test"]
 
 
@@ -72,18 +68,18 @@ def test_a_video_that_lacks_or_is_none_is_named_and_no_split_appears(tmp_path, v
         middle_frame(av, gone)
     gone.unlink()
     with pytest.raises(FetchFailed, match=r"1 of 2 videos are not in .*v_Apply_g01"):
-        fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, silent), videos)
+        fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, print), videos)
     assert not (tmp_path / "ucf101").exists()
 
 
 def test_without_a_decoder_or_an_unpacker_nothing_is_fetched(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(FetchFailed, match=r"install .*eval"):
-        fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, silent))
+        fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, print))
     monkeypatch.setattr("open_diht.eval.fetch.ucf101._pyav", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FetchFailed, match="none of bsdtar, unrar, 7z is on PATH"):
-        fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, silent))
+        fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, print))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -48,14 +48,6 @@ def test_poisoned_test_labels_change_scores_and_nothing_else(world, result):
     assert poisoned.point("probe", 4).value < result.point("probe", 4).value
 
 
-def test_zero_shot_is_the_zero_shot_number(world, result):
-    logits = world.scale * (world.test.float() @ world.classifier.float().T)
-    expected = (logits.argmax(1) == world.test_labels).double().mean().item()
-    for k in SMALL.shots:
-        point = result.point("zero-shot", k)
-        assert point.value == pytest.approx(expected) and point.std == pytest.approx(0)
-
-
 def test_points_are_means_over_seeds_with_an_interval(world, result):
     labels = world.test_labels.numpy()
     for point in result.points:

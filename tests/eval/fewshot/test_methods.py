@@ -30,8 +30,7 @@ def accuracy(fitted: Fitted, world: World) -> float:
 def test_choices_are_recorded_and_made_on_the_support_set(world, method):
     for shots in (1, 4):
         fitted = METHODS[method](support_of(world, shots))
-        assert fitted.converged
-        assert fitted.scores(world.test).shape == (len(world.test), len(world.classifier))
+        assert fitted.converged and fitted.scores(world.test).shape == (len(world.test), len(world.classifier))
         if method in ("probe", "random-init"):
             assert fitted.selected_on == (FIXED if shots == 1 else SUPPORT_CV) and fitted.chosen
         elif method != "text-or-zero":

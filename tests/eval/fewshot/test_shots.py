@@ -14,8 +14,7 @@ LABELS = [number % 3 for number in range(60)]
 def test_k_shots_are_among_more():
     shots = draw_shots(KEYS, LABELS, 3, 16, seed=0)
     for k, more in ((1, 2), (2, 4), (4, 5), (5, 8), (8, 16)):
-        assert set(shots.indices(k)) < set(shots.indices(more))
-        assert len(shots.indices(k)) == 3 * k
+        assert set(shots.indices(k)) < set(shots.indices(more)) and len(shots.indices(k)) == 3 * k
 
 
 def test_every_class_gives_k():
@@ -57,8 +56,7 @@ def test_every_sample_is_as_likely():
 
 def test_a_small_class_gives_all_it_has():
     shots = draw_shots(["a", "b", "c"], [0, 0, 1], 2, 2, seed=0)
-    assert shots.short_classes(2) == [1] and shots.short_classes(1) == []
-    assert sorted(shots.indices(2)) == [0, 1, 2]
+    assert shots.short_classes(2) == [1] and shots.short_classes(1) == [] and sorted(shots.indices(2)) == [0, 1, 2]
 
 
 def test_refusals():

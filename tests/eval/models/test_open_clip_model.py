@@ -28,19 +28,13 @@ def test_the_model_is_left_as_it_was(tiny):
     assert tiny._model.attn_mask is mask and mask.shape == (77, 77)
 
 
-def test_a_mask_that_lets_a_text_see_what_comes_later_is_not_shortened(tiny):
+def test_only_texts_read_at_their_end_by_what_sees_nothing_later_are_shortened(tiny):
     model = copy.deepcopy(tiny._model)
     tokens = tiny._tokens(["a cat"])
     assert can_shorten(model, tokens)
     model.attn_mask = torch.zeros(77, 77)
     assert not can_shorten(model, tokens)
-
-
-def test_a_feature_that_is_not_read_at_the_end_of_text_is_not_shortened(tiny):
     model = copy.deepcopy(tiny._model)
     model.text_pool_type = "last"
     assert not can_shorten(model, tiny._tokens(["a cat"]))
-
-
-def test_other_modules_are_not_shortened(tiny):
     assert not can_shorten(torch.nn.Linear(2, 2), torch.zeros(1, 2))

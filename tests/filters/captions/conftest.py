@@ -21,8 +21,8 @@ ODD_TEXTS = [
     "“Curly” ‘quotes’ – dashes — and … dots", "U.S.A. vs. U.K., Mr. and Mrs. Smith, e.g. at 5 p.m.",
     "well-known state-of-the-art mother-in-law's hand-made", "THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG",
     "tHE qUICK bROWN fOX", "Der Hund läuft über die Straße", "Le chat noir s'assoit sur l'herbe",
-    "Собака бежит по пляжу", "Ο σκύλος τρέχει", "كلب يجري على الشاطئ", "הכלב רץ", "一只狗在海滩上奔跑", "犬が走っている",
-    "개가 달리고 있다", "कुत्ता दौड़ रहा है", "สุนัขกำลังวิ่ง", "İSTANBUL'da bir gün", "x" * 5_000,
+    "Собака бежит по пляжу", "Ο σκύλος τρέχει", "كلب يجري على الشاطئ", "הכלב רץ", "一只狗在海滩上奔跑",
+    "犬が走っている", "개가 달리고 있다", "कुत्ता दौड़ रहा है", "สุนัขกำลังวิ่ง", "İSTANBUL'da bir gün", "x" * 5_000,
     "a very long caption of a dog that runs, " * 120, "((((((((((((((((((((",
 ]  # fmt: skip
 """Texts that no training corpus holds and the web does."""
@@ -30,7 +30,6 @@ ODD_TEXTS = [
 
 @pytest.fixture(scope="session")
 def parser() -> CaptionParser:
-    """The parser under test."""
     return CaptionParser()
 
 
@@ -42,7 +41,6 @@ def plain_nlp() -> Language:
 
 @pytest.fixture(scope="session")
 def graph_of(parser) -> Callable[[str], CaptionGraph]:
-    """graph_of(sentence)"""
     return lambda text: build_graph(parser.parse([text])[0])
 
 

@@ -49,8 +49,7 @@ def test_a_caption_names_each_concept_once(names):
 @given(text=st.text(max_size=40))
 def test_any_text_gives_few_lower_case_names(text):
     found = concept_names().object(text)
-    assert len(found) <= MAX_WORDS
-    assert all(name == name.lower().strip() and name for name in found)
+    assert len(found) <= MAX_WORDS and all(name == name.lower().strip() and name for name in found)
     assert all(long.endswith(short) for long, short in itertools.pairwise(found))
 
 

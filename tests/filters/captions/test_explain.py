@@ -26,15 +26,13 @@ def test_reasons_are_few_loudest_first_and_each_said_once():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("before NNP", "before name"),
-        ("tag VBG, title case 1", "tag -ing form, title case 1"),
+        ("before NNP", "before name"), ("tag VBG, title case 1", "tag -ing form, title case 1"),
         ("subject acts 3, visible -1", "subject can act, unrated verb"),
-        ("verb form ing, PRP$ before", "verb form ing, possessive before"),
-        ("said of spinning", "said of spinning"),
+        ("verb form ing, PRP$ before", "verb form ing, possessive before"), ("said of spinning", "said of spinning"),
         ("tie None, subject acts None", "tie None, subject absent"),
         ("other word 2 as NN", "often another word as noun"),
     ],
-)
+)  # fmt: skip
 def test_tags_and_ratings_are_spelled_out(name, words):
     assert in_words(name) == words
 

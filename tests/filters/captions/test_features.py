@@ -41,9 +41,6 @@ def test_features_of_an_action(graph_of):
         assert features[name] == 1
     assert features["actor before"] == 1 and "with an object" not in features
     assert "said of child" in features and "subject acts 3" in features
-
-
-def test_a_verb_said_of_nobody(graph_of):
     assert "said of nobody" in captions_of(graph_of, "running").actions.features(0)
 
 

@@ -112,8 +112,7 @@ def test_a_score_averages_the_log_odds():
 def test_long_texts_are_read_up_to_a_limit():
     pieces = load_opinion().pieces
     encoded = encode(["dancing"] * 500, pieces)
-    assert len(encoded.ids) == len(encoded.kinds) == LONGEST
-    assert len(encoded.firsts) == LONGEST - 2
+    assert len(encoded.ids) == len(encoded.kinds) == LONGEST and len(encoded.firsts) == LONGEST - 2
     ids, kinds = padded([encode(["A", "DOG"], pieces), encode(["runs"] * 9, pieces)])
     assert ids.shape == kinds.shape == (2, 12) and ids.shape[1] % BUCKET == 0
     assert kinds[0].tolist() == [0, 1, 2, *[0] * 9]

@@ -41,11 +41,9 @@ def test_a_score_is_a_logistic_regression(bias, weights, features):
 
 
 TEXTS = (
-    "a man riding a brown horse",
-    "Cats - dogs | birds",
-    "",
+    "a man riding a brown horse", "Cats - dogs | birds", "",
     "A black cat is chasing a small bird near the red cup on the table",
-)
+)  # fmt: skip
 
 
 def test_columns_weigh_what_their_features_do(graph_of):
@@ -103,14 +101,12 @@ def test_one_score_per_candidate_graph_by_graph_in_their_order(graph_of):
     [
         ("a man riding a horse on the beach", "horse riding boots size 10"),
         ("child sitting on a bench", "sitting room furniture"),
-        ("a woman running along the beach", "Nike Running Shoes"),
-        ("two dogs playing in the snow", "playing cards"),
-        ("laughing children", "Guided Tours"),
-        ("Feeding the ducks", "Cooking Classes ebook"),
+        ("a woman running along the beach", "Nike Running Shoes"), ("two dogs playing in the snow", "playing cards"),
+        ("laughing children", "Guided Tours"), ("Feeding the ducks", "Cooking Classes ebook"),
         ("Firefighters rescue cat from tree", "Girl with Spring flowers"),
         ("running horse in a field", "walking boots"),
     ],
-)
+)  # fmt: skip
 def test_stated_actions_score_higher_than_named_ones(graph_of, stated, named):
     verifier = load_verifier()
     low = max(verifier.score([graph_of(named)], [named]).actions, default=0.0)
@@ -118,26 +114,19 @@ def test_stated_actions_score_higher_than_named_ones(graph_of, stated, named):
     assert max(verifier.score([graph_of(stated)], [stated]).actions) > max(low, bar)
 
 
-def highest(graph_of: GraphOf, text: str) -> float:
-    return max(load_verifier().score([graph_of(text)], [text]).actions, default=0.0)
-
-
 @pytest.mark.parametrize(
-    ("text", "preset"),
+    ("text", "preset", "reaches"),
     [
-        ("nursing newborn", "balanced"),
-        ("Rescuers help flood victims", "strict"),
-        ("Minister Tweets at summit", "strict"),
-        ("Otter devouring a fish", "strict"),
+        ("nursing newborn", "balanced", True),
+        *((text, "strict", True) for text in ("Rescuers help flood victims", "Minister Tweets at summit")),
+        ("Otter devouring a fish", "strict", True),
+        *((text, "strict", False) for text in ("Cooking Classes ebook", "Guided Tours", "walking boots")),
+        ("Girl with Spring flowers", "strict", False),
     ],
 )
-def test_words_outside_of_the_samples_reach_the_bar(graph_of, text, preset):
-    assert highest(graph_of, text) >= load_preset(preset).captions.min_action_score
-
-
-@pytest.mark.parametrize("text", ["Cooking Classes ebook", "Guided Tours", "Girl with Spring flowers", "walking boots"])
-def test_names_do_not(graph_of, text):
-    assert highest(graph_of, text) < load_preset("strict").captions.min_action_score
+def test_words_outside_of_the_samples_reach_the_bar_and_names_do_not(graph_of, text, preset, reaches):
+    highest = max(load_verifier().score([graph_of(text)], [text]).actions, default=0.0)
+    assert (highest >= load_preset(preset).captions.min_action_score) == reaches
 
 
 def test_odd_texts_score_between_zero_and_one(graph_of, odd_texts):

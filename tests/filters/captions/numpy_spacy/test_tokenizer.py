@@ -137,15 +137,12 @@ def test_words_are_split_where_a_tokenizer_splits_letters(encoder):
     assert ChunkTokenizer(nlp, encoder)(["a running dog"]).words == ["a", "runn", "ing", "dog"]
 
 
-def test_other_tokenizers_are_refused(encoder):
+def test_other_tokenizers_and_attributes_of_more_than_the_token_are_refused(encoder, monkeypatch):
     nlp = spacy.blank("en")
     tokenizer: Any = nlp.tokenizer
     nlp.tokenizer = lambda text: tokenizer(text)  # type: ignore[assignment]
     with pytest.raises(UnsupportedModel, match="tokenizer function"):
         ChunkTokenizer(nlp, encoder)
-
-
-def test_attributes_of_more_than_the_token_are_refused(encoder, monkeypatch):
     monkeypatch.setattr(encoder, "columns", ("NORM", "ENT_TYPE"))
     with pytest.raises(UnsupportedModel, match="ENT_TYPE"):
         ChunkTokenizer(spacy.blank("en"), encoder)

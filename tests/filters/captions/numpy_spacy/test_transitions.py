@@ -91,15 +91,12 @@ def test_no_tokens(plain_nlp):
         assert len(heads) == len(moves) == 0
 
 
-def test_a_beam_is_refused(monkeypatch):
+def test_a_beam_and_other_layers_are_refused():
     nlp = load_model()
     parser_of(nlp).cfg["beam_width"] = 4
     with pytest.raises(UnsupportedModel, match="beam"):
         ArcEagerParser(parser_of(nlp))
-
-
-def test_other_layers_are_refused():
-    nlp = load_model()
+    parser_of(nlp).cfg["beam_width"] = 1
     del parser_of(nlp).model._layers[2]
     with pytest.raises(UnsupportedModel, match="three layers"):
         ArcEagerParser(parser_of(nlp))

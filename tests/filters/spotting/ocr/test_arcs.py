@@ -69,8 +69,7 @@ def test_an_unrolled_arc_reads_from_left_to_right(start, stop):
     pixels[..., 2] = np.linspace(0, 255, SIZE)
     pixels[..., 0] = np.linspace(0, 255, SIZE)[:, None]
     line = unroll(pixels, Arc(CENTRE, RADIUS, 20.0, start, stop)).astype(int)
-    assert line.shape[0] == HEIGHT
-    assert line.shape[1] == pytest.approx(HEIGHT * 1.9 * RADIUS / 20, abs=1)
+    assert line.shape[0] == HEIGHT and line.shape[1] == pytest.approx(HEIGHT * 1.9 * RADIUS / 20, abs=1)
     assert (np.diff(line[24, :, 2]) >= 0).all()
     middle = line.shape[1] // 2
     assert (np.diff(line[:, middle, 0]) >= 0).all()

@@ -93,8 +93,7 @@ def test_results_do_not_depend_on_neighbours(engine):
     """To the last bit."""
     found = [engine.find(image) for image in (*PAGES, *sample())]
     alone = [engine.read([lines])[0] for lines in found]
-    assert engine.read(found) == alone
-    assert engine.read(found[::-1])[::-1] == alone
+    assert engine.read(found) == alone and engine.read(found[::-1])[::-1] == alone
     engine.settings = replace(engine.settings, lines_at_once=3)
     try:
         assert engine.read(found) == alone
@@ -161,18 +160,14 @@ def test_small_print_is_found_at_the_second_look(engine):
 
 
 def test_an_image_without_text_has_no_lines(engine):
-    assert engine.read([engine.find(page())]) == [[]]
-    assert engine.read([]) == []
+    assert engine.read([engine.find(page())]) == [[]] and engine.read([]) == []
 
 
 def test_doubtful_lines_are_read_once_more(engine, monkeypatch):
     """By the larger recogniser, alone; short ones and hopeless ones are not."""
     first = {
-        "sure": ("a sure line", 0.9),
-        "doubt": ("a doubt", 0.6),
-        "short": ("shrt", 0.6),
-        "hopeless": ("#####", 0.4),
-    }
+        "sure": ("a sure line", 0.9), "doubt": ("a doubt", 0.6), "short": ("shrt", 0.6), "hopeless": ("#####", 0.4),
+    }  # fmt: skip
     asked: list[int] = []
 
     def again(strips: Sequence[object], batch: int) -> list[tuple[str, float]]:

@@ -30,11 +30,13 @@ def region(probabilities: np.ndarray, *found: Found, settings: SpotterSettings =
     return faint_region(probabilities, SIZE, [line for line, _ in found], settings)
 
 
-def test_faint_pixels_outside_of_lines_are_looked_at_again():
+def test_faint_pixels_outside_of_lines_are_looked_at_again_in_pixels_of_the_image():
     """Up to twice as large, with a margin of 16 pixels; the sides are whole strides."""
     found = region(text_map((100, 80, 140, 88, 0.15)))
     assert found == Region((84, 64, 156, 104), height=64, width=128)
     assert found.height % STRIDE == found.width % STRIDE == 0
+    found = faint_region(text_map((100, 80, 140, 88, 0.15)), (384, 768), [], SETTINGS)
+    assert found is not None and found.box == (252, 128, 468, 208)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +62,6 @@ def test_a_region_is_enlarged_to_the_limit_at_most_and_can_be_turned_off():
     everything = text_map((0, 0, 256, 192, 0.15))
     assert region(everything) == Region((0, 0, 256, 192), height=288, width=384)
     assert region(everything, settings=replace(SETTINGS, enlarge_faint=1)) is None
-
-
-def test_regions_are_in_pixels_of_the_image():
-    found = faint_region(text_map((100, 80, 140, 88, 0.15)), (384, 768), [], SETTINGS)
-    assert found is not None and found.box == (252, 128, 468, 208)
 
 
 def test_of_a_line_found_twice_the_closer_look_counts_and_of_a_piece_the_first():

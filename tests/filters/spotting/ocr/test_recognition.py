@@ -30,8 +30,7 @@ def test_the_score_is_the_mean_over_the_characters_only():
 
 
 def test_widths_rise_and_waste_at_most_a_third():
-    assert list(WIDTHS) == sorted(set(WIDTHS))
-    assert WIDTHS[-1] == MAX_WIDTH
+    assert list(WIDTHS) == sorted(set(WIDTHS)) and WIDTHS[-1] == MAX_WIDTH
     assert all(wide <= 1.5 * narrow for narrow, wide in pairwise(WIDTHS))
     assert [padded_width(width) for width in (1, 32, 33, 300, MAX_WIDTH)] == [32, 32, 48, 320, MAX_WIDTH]
 

@@ -32,8 +32,7 @@ def test_boxes_one_below_the_other_are_a_column_from_top_to_bottom():
 
 def test_letters_that_were_overlooked_leave_a_gap_that_is_bridged():
     boxes = column(6)
-    assert parts([boxes[0], boxes[3]]) == []
-    assert parts([boxes[0], boxes[1], boxes[3], boxes[5]]) == [(0, 1, 2, 3)]
+    assert parts([boxes[0], boxes[3]]) == [] and parts([boxes[0], boxes[1], boxes[3], boxes[5]]) == [(0, 1, 2, 3)]
 
 
 def test_neighbouring_columns_stay_apart():
@@ -43,14 +42,12 @@ def test_neighbouring_columns_stay_apart():
 @pytest.mark.parametrize(
     "boxes",
     [
-        column(2, pitch=34),
-        [box(100, 10 + 50 * index, (200, 40)) for index in range(6)],
+        column(2, pitch=34), [box(100, 10 + 50 * index, (200, 40)) for index in range(6)],
         [box(100 + 60 * index, 10 + 50 * index) for index in range(6)],
-        [box(100, 10 + 200 * index) for index in range(6)],
-        [],
+        [box(100, 10 + 200 * index) for index in range(6)], [],
     ],
     ids=["too short", "lines of a page", "a staircase", "far apart", "none"],
-)
+)  # fmt: skip
 def test_what_is_no_column(boxes):
     assert parts(boxes) == []
 
