@@ -126,7 +126,7 @@ def test_stated_actions_score_higher_than_named_ones(graph_of, stated, named):
 )
 def test_words_outside_of_the_samples_reach_the_bar_and_names_do_not(graph_of, text, preset, reaches):
     highest = max(load_verifier().score([graph_of(text)], [text]).actions, default=0.0)
-    assert (highest >= load_preset(preset).captions.min_action_score) is reaches
+    assert (highest >= load_preset(preset).captions.min_action_score) == reaches
 
 
 def test_odd_texts_score_between_zero_and_one(graph_of, odd_texts):
