@@ -9,9 +9,6 @@ from benchmarks import common_words
 
 def test_counting_counts_captions_and_not_occurrences() -> None:
     assert common_words.count_chances(["Red, red RED", "blue"]) == {"red": 0.5, "blue": 0.5}
-
-
-def test_counting_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no captions"):
         common_words.count_chances([])
 

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +25,24 @@ BY_HAND = re.compile(rf"(make|open-diht) ({COMMANDS})\b(?! concept)|\b({'|'.join
 """A command or a variable of make in a text. `make concept targets` is none."""
 
 
-def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """The texts of a file, without docstrings, with their lines."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
-            yield node.lineno, node.value
-
-
-def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
+def read() -> tuple[list[tuple[str, int, str]], dict[str, list[tuple[str, ast.Call]]]]:
+    """The texts of all files but docstrings, with file and line; the calls of functions that spell, by name and place.
+    Each file is parsed once."""
+    texts: list[tuple[str, int, str]] = []
+    calls: dict[str, list[tuple[str, ast.Call]]] = {"spelled": [], "spelled_option": []}
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
-                yield f"{path.relative_to(REPOSITORY)}:{node.lineno}", node
+        file, nodes = path.relative_to(REPOSITORY).as_posix(), [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            match node:
+                case ast.Constant(value=str(text)) if id(node) not in docstrings:
+                    texts.append((file, node.lineno, text))
+                case ast.Call(func=ast.Name(id="spelled" | "spelled_option" as name)):
+                    calls[name].append((f"{file}:{node.lineno}", node))
+    return texts, calls
+
+
+TEXTS, CALLS = read()
 
 
 def value(node: ast.expr) -> str:
@@ -54,7 +57,7 @@ def printed() -> dict[str, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]]:
             tuple(value(word) for word in call.args if not isinstance(word, ast.Starred)),
             tuple((keyword.arg, value(keyword.value)) for keyword in call.keywords if keyword.arg),
         )
-        for place, call in calls("spelled")
+        for place, call in CALLS["spelled"]
     }
 
 
@@ -93,12 +96,7 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_a_message_spells_no_command_by_itself() -> None:
-    found = [
-        f"{path.relative_to(REPOSITORY)}:{line}: {text}"
-        for path in FILES
-        for line, text in texts(path)
-        if path.relative_to(REPOSITORY).as_posix() not in SPELLING and BY_HAND.search(text)
-    ]
+    found = [f"{file}:{line}: {text}" for file, line, text in TEXTS if file not in SPELLING and BY_HAND.search(text)]
     assert found == []
 
 
@@ -115,7 +113,7 @@ def test_templates_and_settings_spell_no_command() -> None:
 
 
 def test_targets_that_are_no_command_are_in_the_makefile() -> None:
-    named = {match for path in FILES for _, text in texts(path) for match in re.findall(r"`make ([a-z0-9-]+)`", text)}
+    named = {match for *_, text in TEXTS for match in re.findall(r"`make ([a-z0-9-]+)`", text)}
     assert named and named <= set(TARGETS)
 
 
@@ -135,10 +133,8 @@ def test_a_command_in_a_message_is_understood_in_both_spellings(words, named, mo
             if environment:
                 patched.setenv(MAKE_VARIABLES, environment)
             command = spelled(*words, **dict(named))
-        assert (
-            command.startswith("make " if environment and words[0] != "weights" else "")
-            and "open-diht make" not in command
-        )
+        begins = "make " if environment and words[0] != "weights" else ""
+        assert command.startswith(begins) and "open-diht make" not in command
         found.append(parsed(of_shell(command), monkeypatch))
     assert found[0] == found[1]
     assert {str(found[0][name]) for name, _ in named} == {text for _, text in named}
@@ -146,7 +142,8 @@ def test_a_command_in_a_message_is_understood_in_both_spellings(words, named, mo
 
 def test_every_option_in_a_message_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     helps = "".join(path.read_text(encoding="utf-8") for path in FILES)
-    names = {value(call.args[0]) for _, call in calls("spelled_option") if isinstance(call.args[0], ast.Constant)}
+    calls = CALLS["spelled_option"]
+    names = {value(call.args[0]) for _, call in calls if isinstance(call.args[0], ast.Constant)}
     assert len(names) > 5 and all(f'"--{name}"' in helps for name in names)
 
 
@@ -165,10 +162,8 @@ def test_make_is_spelled_for_those_who_typed_it() -> None:
     assert spelled("filter", max_dead_share=0.5) == "make filter ARGS='--max-dead-share 0.5'"
     assert spelled("weights", wheel="FILE") == ".venv/bin/open-diht weights --wheel FILE"
     assert (spelled_option("stages"), spelled_option("stages", "captions")) == ("STAGES", "STAGES=captions")
-    assert (spelled_option("cap"), spelled_option("images-root", "/a b")) == (
-        "--cap",
-        "ARGS='--images-root '\"'\"'/a b'\"'\"''",
-    )
+    assert spelled_option("cap") == "--cap"
+    assert spelled_option("images-root", "/a b") == "ARGS='--images-root '\"'\"'/a b'\"'\"''"
 
 
 def test_make_says_that_it_started_the_command() -> None:

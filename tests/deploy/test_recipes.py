@@ -40,29 +40,28 @@ def documents(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("path", files(".yaml", ".yml"), ids=shown)
-def test_yaml_parses(path: Path) -> None:
+def by_name(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(document["kind"], document["metadata"]["name"]): document for document in documents(name)}
+
+
+def run(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command in an environment with these variables on top."""
+    return subprocess.run(words, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("path", files(".yaml", ".yml", ".json"), ids=shown)  # JSON is YAML
+def test_documents_parse(path: Path) -> None:
     found = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     assert found and all(isinstance(document, dict) for document in found)
+    assert path.suffix != ".json" or json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", files(".json"), ids=shown)
-def test_json_parses(path: Path) -> None:
-    assert isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
-
-
-@pytest.mark.parametrize("path", files(".sh", ".sbatch"), ids=shown)
+@pytest.mark.parametrize("path", files(".sh", ".sbatch", "README.md"), ids=shown)
 def test_shell_parses(path: Path) -> None:
-    done = subprocess.run(["bash", "-n", path], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stderr == ""
-
-
-@pytest.mark.parametrize("path", files("README.md"), ids=shown)
-def test_shell_in_readmes_parses(path: Path) -> None:
-    blocks = re.findall(r"^```\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    for block in blocks:
-        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    text = path.read_text(encoding="utf-8")
+    for block in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL) if path.suffix == ".md" else [text]:
+        done = run("bash", "-n", "-c", block)
+        assert done.returncode == 0 and done.stderr == ""
 
 
 @pytest.mark.parametrize("path", files(".py"), ids=shown)
@@ -99,12 +98,9 @@ def test_images_of_the_filters_bring_what_they_need(path: Path) -> None:
 def test_the_image_of_dataflow_is_launcher_and_worker_and_brings_nothing_that_filtering_does_without() -> None:
     text = (DEPLOY / "dataflow" / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     stages = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
-    assert stages == [f"apache/beam_python3.11_sdk:{BEAM}", "python:3.11-slim-bookworm"], (
-        "of Beam's own, what is copied"
-    )
-    assert (
-        'ENTRYPOINT ["/opt/apache/beam/boot"]' in text and "COPY --from=beam /opt/apache/beam /opt/apache/beam" in text
-    )
+    assert stages == [f"apache/beam_python3.11_sdk:{BEAM}", "python:3.11-slim-bookworm"], "of Beam's, what is copied"
+    assert 'ENTRYPOINT ["/opt/apache/beam/boot"]' in text
+    assert "COPY --from=beam /opt/apache/beam /opt/apache/beam" in text
     assert "python_template_launcher" in text and "FLEX_TEMPLATE_PYTHON_PY_FILE=/template/main.py" in text
     template = json.loads((DEPLOY / "dataflow" / "template.json").read_text(encoding="utf-8"))
     assert template["image"] == template["defaultEnvironment"]["sdkContainerImage"], "one image"
@@ -167,9 +163,7 @@ def test_the_indexed_job_has_as_many_shards_as_completions() -> None:
 
 
 def test_the_flink_cluster_of_the_manifest_fits_together() -> None:
-    found = {
-        (document["kind"], document["metadata"]["name"]): document for document in documents("flink/kubernetes.yaml")
-    }
+    found = by_name("flink/kubernetes.yaml")
     master = found["Service", "diht-flink"]
     ports = {port["name"]: port["port"] for port in master["spec"]["ports"]}
     for key, text in found["ConfigMap", "diht-flink"]["data"].items():
@@ -187,9 +181,7 @@ def test_the_flink_cluster_of_the_manifest_fits_together() -> None:
 
 
 def test_the_dask_cluster_of_the_manifest_fits_together() -> None:
-    found = {
-        (document["kind"], document["metadata"]["name"]): document for document in documents("dask/kubernetes.yaml")
-    }
+    found = by_name("dask/kubernetes.yaml")
     service = found["Service", "diht-dask"]
     address = f"tcp://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
     for component in ("scheduler", "worker"):
@@ -209,16 +201,8 @@ def test_the_dask_cluster_of_the_manifest_fits_together() -> None:
 
 def test_dask_workers_of_slurm_are_processes_of_one_thread_and_get_the_whole_of_a_job() -> None:
     pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: pip install dask-jobqueue")
-    typed = [
-        "--jobs=8",
-        "--cores=16",
-        "--memory=32GB",
-        "--queue=long",
-        "--",
-        "--input=/data/a *.tsv",
-        "--output=/data/o",
-    ]
-    options = slurm.parser().parse_args(typed)
+    typed = ["--jobs=8", "--cores=16", "--memory=32GB", "--queue=long", "--"]
+    options = slurm.parser().parse_args([*typed, "--input=/data/a *.tsv", "--output=/data/o"])
     with slurm.cluster_of(options, scheduler_options={"host": "127.0.0.1", "dashboard_address": None}) as cluster:
         script = cluster.job_script()
     assert "#SBATCH -p long" in script and "#SBATCH --cpus-per-task=16" in script and "#SBATCH -t 24:00:00" in script
@@ -238,10 +222,8 @@ def test_template_parameters_are_options_and_their_patterns_compile() -> None:
             check_beam_options([f"--{parameter['name']}=1"], "dataflow")
         assert all(re.compile(pattern) for pattern in parameter["regexes"])
         assert parameter["label"] and parameter["helpText"]
-    assert (
-        json.loads((DEPLOY / "dataflow" / "template.json").read_text(encoding="utf-8"))["sdkInfo"]["language"]
-        == "PYTHON"
-    )
+    template = json.loads((DEPLOY / "dataflow" / "template.json").read_text(encoding="utf-8"))
+    assert template["sdkInfo"]["language"] == "PYTHON"
 
 
 @pytest.mark.parametrize(
@@ -260,14 +242,9 @@ def test_a_slurm_array_counts_its_shards_from_zero(tmp_path: Path, array: dict[s
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
     python.chmod(0o755)
     variables = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()}
-    done = subprocess.run(
-        ["bash", DEPLOY / "slurm" / "filter.sbatch", "custom", "/data/a *.tsv", "/data/out", "--preset", "strict"],
-        env={**os.environ, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_CPUS_PER_TASK": "16", **variables},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    arguments = done.stdout.splitlines()
+    words = ["custom", "/data/a *.tsv", "/data/out", "--preset", "strict"]
+    variables |= {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_CPUS_PER_TASK": "16"}
+    arguments = run("bash", DEPLOY / "slurm" / "filter.sbatch", *words, **variables).stdout.splitlines()
     assert arguments[:2] == ["-m", "open_diht.pipelines"]
     options = PARSER.parse_args(arguments[2:])
     assert (options.shard, options.workers, options.input) == (shard, 16, "/data/a *.tsv")
@@ -280,27 +257,22 @@ def test_the_slurm_script_of_concepts_counts_shards_too(tmp_path: Path) -> None:
     make.chmod(0o755)
     array = {"ID": "14", "MIN": "10", "STEP": "2", "COUNT": "4"}
     variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
-    done = subprocess.run(
-        ["bash", DEPLOY / "slurm" / "concepts.sbatch", "DATA=/data/a b", "TEACHER=swag-vit-h14"],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path), **variables},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    variables |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    words = ["DATA=/data/a b", "TEACHER=swag-vit-h14"]
+    done = run("bash", DEPLOY / "slurm" / "concepts.sbatch", *words, **variables)
     assert done.stdout.splitlines() == ["concepts", "SHARD=2/4", "DATA=/data/a b", "TEACHER=swag-vit-h14"]
 
 
 @pytest.mark.parametrize("name", ["filter", "concepts"])
 def test_an_array_that_is_a_list_is_refused_where_a_task_would_be_no_shard(name: str) -> None:
     variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in {"ID": "5", "MIN": "0", "COUNT": "3"}.items()}
-    words = ["bash", str(DEPLOY / "slurm" / f"{name}.sbatch"), "custom", "in.tsv", "out"]
-    done = subprocess.run(words, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    done = run("bash", DEPLOY / "slurm" / f"{name}.sbatch", "custom", "in.tsv", "out", **variables)
     assert done.returncode == 2 and done.stderr.endswith("give a range, as in 0-2\n")
 
 
 @pytest.mark.parametrize("path", files(".sbatch"), ids=shown)
 def test_a_slurm_script_without_arguments_says_how_to_use_it(path: Path) -> None:
-    done = subprocess.run(["bash", path], capture_output=True, text=True, check=False)
+    done = run("bash", path)
     assert done.returncode == 2 and done.stderr.startswith("usage: sbatch")
 
 

@@ -56,7 +56,22 @@ def test_what_is_computed_once_is_kept(data: Data, monkeypatch: pytest.MonkeyPat
     assert np.array_equal(Data(data.folder, data.cache).flickr8k("dev").images, first)
 
 
-def test_pairs_of_the_web_as_images_are_those_of_the_features(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def drawn_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half as many captions were drawn as there are pairs to learn from."""
+    made = {f"{number:06d}": Decided(f"caption {number}", "text_spotting") for number in range(TRAIN // 2)}
+    monkeypatch.setattr(data_module, "drawn_verdicts", lambda tar, output: made)
+
+
+@pytest.mark.usefixtures("drawn_ones")
+def test_drawn_captions_have_an_image_and_a_verdict_each(data: Data) -> None:
+    drawn = data.drawn()
+    assert len(drawn.captions) == len(drawn.images) == TRAIN // 2
+    assert set(drawn.verdict.tolist()) == {"text_spotting"} and drawn.captions[3] == "caption 3"
+
+
+@pytest.mark.usefixtures("drawn_ones")
+def test_pairs_of_the_web_as_images_are_those_of_the_features(data: Data) -> None:
     features, images = data.web(), data.web(48)
     assert images.images.shape == (20, 3, 48, 48) and images.images.dtype == np.uint8
     for name in ("captions", "verdict", "split"):
@@ -66,20 +81,8 @@ def test_pairs_of_the_web_as_images_are_those_of_the_features(data: Data, monkey
     for image, text in zip(images.images, images.captions.tolist(), strict=True):
         if (colour := colours.get(backs.get(text, ""))) is not None:
             assert np.abs(image[:, :2, :2].mean(axis=(1, 2)) - colour).max() < 40, text
-    monkeypatch.setattr(data_module, "drawn_verdicts", lambda tar, output: {
-        f"{number:06d}": Decided(f"caption {number}", "text_spotting") for number in range(TRAIN // 2)
-    })  # fmt: skip
     assert data.drawn(48).images.shape == (TRAIN // 2, 3, 48, 48)
     assert data.flickr8k("test", 48).images.shape == (3, 3, 48, 48)
-
-
-def test_drawn_captions_have_an_image_and_a_verdict_each(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_module, "drawn_verdicts", lambda tar, output: {
-        f"{number:06d}": Decided(f"caption {number}", "text_spotting") for number in range(TRAIN // 2)
-    })  # fmt: skip
-    drawn = data.drawn()
-    assert len(drawn.captions) == len(drawn.images) == TRAIN // 2, "half as many as there are pairs to learn from"
-    assert set(drawn.verdict.tolist()) == {"text_spotting"} and drawn.captions[3] == "caption 3"
 
 
 def test_what_is_missing_is_named_with_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,9 +90,8 @@ def test_what_is_missing_is_named_with_what_brings_it(tmp_path: Path, monkeypatc
     data = Data(tmp_path / "none", tmp_path / "cache")
     assert len(data.missing("cpu")) == 7 and len(data.missing("gpu")) == 3
     assert "web/images/shards" in data.missing("gpu")[0]
-    with pytest.raises(
-        SetMissing, match=r"web-features\.npz.*the claims cat, negatives, rivals and select.*ARGS='web --manifest TSV'`"
-    ):
+    said = r"web-features\.npz.*the claims cat, negatives, rivals and select.*ARGS='web --manifest TSV'`"
+    with pytest.raises(SetMissing, match=said):
         data.web()
 
 

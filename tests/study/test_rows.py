@@ -82,14 +82,12 @@ def test_a_line_that_is_no_result_is_named(tmp_path: Path) -> None:
 
 
 def test_items_that_are_gone_are_named(tmp_path: Path) -> None:
-    rows = Rows(tmp_path)
+    rows, file = Rows(tmp_path), tmp_path / "items" / f"{arm().key}.npz"
     write(rows, arm())
-    (tmp_path / "items" / f"{arm().key}.npz").unlink()
-    with pytest.raises(BrokenRows, match=r"cat\.jsonl"):
-        rows.items(arm())
-    (tmp_path / "items" / f"{arm().key}.npz").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(BrokenRows, match=r"cat\.jsonl"):
-        rows.items(arm())
+    for harm in (file.unlink, lambda: file.write_bytes(b"PK\x03\x04 cut off")):
+        harm()
+        with pytest.raises(BrokenRows, match=r"cat\.jsonl"):
+            rows.items(arm())
 
 
 def test_packed_items_are_those_that_were_written(tmp_path: Path) -> None:
