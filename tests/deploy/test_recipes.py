@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.dask import slurm
+from open_diht.pipelines.concepts.options import parse as parse_concepts
 from open_diht.pipelines.options import filter_parser
 from open_diht.pipelines.runners.beam_options import check_beam_options
 from tests.imports import packages
@@ -252,15 +253,18 @@ def test_a_slurm_array_counts_its_shards_from_zero(tmp_path: Path, array: dict[s
 
 
 def test_the_slurm_script_of_concepts_counts_shards_too(tmp_path: Path) -> None:
-    make = tmp_path / "make"
-    make.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    make.chmod(0o755)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
     array = {"ID": "14", "MIN": "10", "STEP": "2", "COUNT": "4"}
     variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
-    variables |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path)}
-    words = ["DATA=/data/a b", "TEACHER=swag-vit-h14"]
-    done = run("bash", DEPLOY / "slurm" / "concepts.sbatch", *words, **variables)
-    assert done.stdout.splitlines() == ["concepts", "SHARD=2/4", "DATA=/data/a b", "TEACHER=swag-vit-h14"]
+    words = ["--data", "/data/a b", "--teacher", "swag-vit-h14"]
+    done = run("bash", DEPLOY / "slurm" / "concepts.sbatch", *words, SLURM_SUBMIT_DIR=str(tmp_path), **variables)
+    module, name, command, *words = done.stdout.splitlines()
+    assert (module, name, command) == ("-m", "open_diht", "concepts")
+    options = parse_concepts(words)
+    assert (options.shard, options.data, options.teacher) == ("2/4", "/data/a b", "swag-vit-h14")
 
 
 @pytest.mark.parametrize("name", ["filter", "concepts"])
