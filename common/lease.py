@@ -108,11 +108,9 @@ class _Other:
 
 class Lease:
     """A lease on a folder of leases, which holds nothing else. If two runs that exclude each other ask at the same
-    moment, both may back off.
-
-    Other runs see the name `shard` in `at_work`. Shards share the folder if their names end alike after the last
-    hyphen. `say` receives a message when a renewal takes longer than SLOW_S, and when `take_alone` has to wait.
-    """
+    moment, both may back off. Other runs see the name `shard` in `at_work`. Shards share the folder if their names end
+    alike after the last hyphen. `say` receives a message when a renewal takes longer than SLOW_S, and when `take_alone`
+    has to wait."""
 
     def __init__(self, fs: Any, folder: str, of: str, shard: str = "", say: Callable[[str], None] = lambda line: None):
         self._fs, self._folder, self._of, self._shard, self._say = fs, folder.rstrip("/"), of, shard, say
