@@ -299,15 +299,6 @@ class Uploads:
         if self._error is not None:
             raise self._error
 
-    def _check_lease(self) -> None:
-        try:
-            if self.lease is not None:
-                self.lease.check()
-        except LeaseLost:
-            raise
-        except Exception as error:  # errors of fsspec's clients have no common base class
-            raise StoreError(f"the lease cannot be read: {in_words(error)}") from error
-
     def _run(self, job: Callable[[], None], before: threading.Thread | None) -> None:
         if before is not None:
             before.join()  # one job at a time, in order
@@ -315,7 +306,9 @@ class Uploads:
         try:
             while self._error is None:
                 try:
-                    self._check_lease()
+                    if self.lease is not None:
+                        with translated(_unread_lease):
+                            self.lease.check()
                     return job()
                 except LeaseLost:
                     raise
@@ -325,3 +318,7 @@ class Uploads:
                 time.sleep(pause_s)
         except Exception as error:  # raised again in the thread of the training
             self._error = error
+
+
+def _unread_lease(error: Exception) -> StoreError | None:
+    return None if isinstance(error, LeaseLost) else StoreError(f"the lease cannot be read: {in_words(error)}")
