@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import publish_bytes, published_folder, remove_temporaries, temporary_beside
-from open_diht.common.lease import Lease, LeaseLost
+from open_diht.common.lease import Fence, LeaseLost
 from open_diht.common.stores import file_system, in_words, is_remote, local_path, translated
 from open_diht.trainer.errors import TrainingError
 
@@ -142,15 +142,15 @@ class FsspecStore:
 
     def read(self, path: str) -> bytes:
         """Return the content of a file. Raises FileNotFoundError if there is none; other failures are retried."""
-        for pause_s in (*_READ_PAUSES_S, None):
+        pauses = iter(_READ_PAUSES_S)
+        while True:
             try:
                 with self._asking(path) as inside:
                     return bytes(self.fs.cat_file(inside))
             except StoreError:
-                if pause_s is None:
+                if (pause_s := next(pauses, None)) is None:
                     raise
-                time.sleep(pause_s)
-        raise AssertionError("the last try returns or raises")
+            time.sleep(pause_s)
 
     def write(self, content: bytes, path: str) -> None:
         """Create or replace a file with bytes."""
@@ -269,7 +269,7 @@ class Uploads:
     raises that error. Its threads are daemons, unlike those of a ThreadPoolExecutor, for which Python waits when it
     exits: a second Ctrl-C must end the process in the middle of a job."""
 
-    lease: Lease | None = None
+    fence: Fence | None = None
     """Checked before each try of a job: a run must not write to a store that another run took over."""
 
     def __init__(self) -> None:
@@ -306,9 +306,9 @@ class Uploads:
         try:
             while self._error is None:
                 try:
-                    if self.lease is not None:
+                    if self.fence is not None:
                         with translated(_unread_lease):
-                            self.lease.check()
+                            self.fence.check()
                     return job()
                 except LeaseLost:
                     raise

@@ -143,7 +143,7 @@ def opened(
     with ExitStack() as stack:
         if ranks.first:
             try:
-                place.uploads.lease = stack.enter_context(_leased(store, say))
+                place.uploads.fence = stack.enter_context(_leased(store, say)).fence
                 stack.callback(shutil.rmtree, place.folder, ignore_errors=True)  # before the lease is released
                 place.restore()
             except (WrongUse, StoreError) as error:

@@ -126,7 +126,7 @@ class Sharing:
         return mine
 
     def _pause(self) -> None:
-        self._lock.check()
+        self._lock.fence.check()
         time.sleep(_LOOK_S if isinstance(self._lock, FileLock) else _LOOK_AT_STORE_S)
 
 

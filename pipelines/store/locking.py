@@ -81,9 +81,6 @@ class FileLock:
         """Release the lock, which may be acquired again."""
         fcntl.flock(self._handle, fcntl.LOCK_UN)
 
-    def check(self) -> None:
-        """Do nothing: unlike a lease, a file lock cannot be lost."""
-
     def at_work(self) -> set[str]:
         """Return the names of the shards at work, see `output_lock`."""
         return {path.name for path in self._shards.glob("*") if _is_held(path)}
