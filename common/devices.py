@@ -100,12 +100,10 @@ def best_precision(device: str) -> str:
 
 
 class Claim:
-    """A claim of this process on one device, until the claim is closed or the process ends.
-
-    Claims by processes of this user are spread over the devices: each takes the first free turn. A claim is a locked
-    file, named by the UUID of the GPU: jobs that see different GPUs may number them alike. The `folder` of the lock
-    files is by default one per user in the temporary folder.
-    """
+    """A claim of this process on one device, until the claim is closed or the process ends. Claims by processes of this
+    user are spread over the devices: each takes the first free turn. A claim is a locked file, named by the UUID of the
+    GPU: jobs that see different GPUs may number them alike. The `folder` of the lock files is by default one per user
+    in the temporary folder."""
 
     def __init__(self, devices: Sequence[str], folder: Path | None = None):
         folder = folder or Path(tempfile.gettempdir()) / f"diht-gpus-{os.getuid()}"

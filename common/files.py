@@ -32,10 +32,8 @@ def is_temporary(name: str) -> bool:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what killed runs left directly in `folder`, not below it. Files of other programs stay.
-
-    It deletes what another process is writing there, too.
-    """
+    """Delete what killed runs left directly in `folder`, not below it. Files of other programs stay. It deletes what
+    another process is writing there, too."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if not is_temporary(path.name):
             continue

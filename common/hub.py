@@ -66,11 +66,9 @@ def is_pinned(address: str) -> bool:
 
 
 def client() -> HfApi:
-    """Return a client of the hub in HF_ENDPOINT, or of the public hub.
-
-    It uses the token in HF_TOKEN, in HUGGING_FACE_HUB_TOKEN or of an earlier login. Its progress bars are shown on
-    terminals only, unless HF_HUB_DISABLE_PROGRESS_BARS is set.
-    """
+    """Return a client of the hub in HF_ENDPOINT, or of the public hub. It uses the token in HF_TOKEN, in
+    HUGGING_FACE_HUB_TOKEN or of an earlier login. Its progress bars are shown on terminals only, unless
+    HF_HUB_DISABLE_PROGRESS_BARS is set."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.utils.tqdm import disable_progress_bars
 

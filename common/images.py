@@ -156,13 +156,9 @@ def _check(size: tuple[int, int], scans: int, limits: ImageLimits) -> None:
 
 @contextmanager
 def decoding(what: str) -> Iterator[None]:
-    """Turn everything except MemoryError that Pillow raises in the block into BadImage, and
-    suppress its warnings. Pillow's parsers are plain Python, so corrupt bytes can raise any Python
-    error.
-
-    This uses `warnings.catch_warnings`, which is not thread-safe: with several threads a warning may be
-    shown, or filters may stay changed.
-    """
+    """Turn everything except MemoryError that Pillow raises in the block into BadImage, and suppress its warnings.
+    Pillow's parsers are plain Python, so corrupt bytes can raise any Python error. This uses `warnings.catch_warnings`,
+    which is not thread-safe: with several threads a warning may be shown, or filters may stay changed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

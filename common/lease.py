@@ -108,11 +108,9 @@ class _Other:
 
 class Lease:
     """A lease on a folder of leases, which holds nothing else. If two runs that exclude each other ask at the same
-    moment, both may back off.
-
-    Other runs see the name `shard` in `at_work`. Shards share the folder if their names end alike after the last
-    hyphen. `say` receives a message when a renewal takes longer than SLOW_S, and when `take_alone` has to wait.
-    """
+    moment, both may back off. Other runs see the name `shard` in `at_work`. Shards share the folder if their names end
+    alike after the last hyphen. `say` receives a message when a renewal takes longer than SLOW_S, and when `take_alone`
+    has to wait."""
 
     def __init__(self, fs: Any, folder: str, of: str, shard: str = "", say: Callable[[str], None] = lambda line: None):
         self._fs, self._folder, self._of, self._shard, self._say = fs, folder.rstrip("/"), of, shard, say
@@ -135,14 +133,15 @@ class Lease:
         tokens = _tokens(self._fs, self._folder)
         self._write()
         found = self._found()  # after writing: of two that ask at once, at least one sees the other
-        self.refused_by = self._forbidding(found)
+        valid = [other.lease for other in found if other.counts]
+        self.refused_by = [lease for lease in valid if not self._shares(lease)]
         if self.refused_by:
             self._remove(self._path)
             return False
         for other in found:
             if other.age > _KEPT_S:
                 self._remove(other.path)
-        self.fence.token = self._next_token(tokens, [other.lease for other in found if other.counts])
+        self.fence.token = self._next_token(tokens, valid)
         self._write()
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
@@ -172,10 +171,6 @@ class Lease:
             self._stop.clear()
         with suppress(Exception):  # every store has errors of its own; the lease expires by itself
             self._remove(self._path)
-
-    def check(self) -> None:
-        """Raise LeaseLost if another run has acquired a lease since."""
-        self.fence.check()
 
     def at_work(self) -> set[str]:
         """Return the names of the shards that hold a lease, and that of this one, held or not."""
@@ -208,11 +203,6 @@ class Lease:
         except (NotImplementedError, FileNotFoundError):
             return None
         return found
-
-    def _forbidding(self, others: list[_Other]) -> list[dict[str, Any]]:
-        """Return the valid leases that conflict with this one."""
-        counting = (other.lease for other in others if other.counts)
-        return [lease for lease in counting if not self._shares(lease)]
 
     def _shares(self, other: Mapping[str, Any]) -> bool:
         """Return whether both leases are shared, and of shards with equal settings."""

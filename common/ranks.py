@@ -137,11 +137,9 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
-    """Yield the ranks of this run; join and leave the process group if torchrun started several processes.
-
-    An existing process group is used and left as it is. The backend is NCCL on CUDA and gloo on the CPU. Raise WrongUse
-    if WORLD_SIZE is not 1 and another variable is missing, or there is no GPU for this rank.
-    """
+    """Yield the ranks of this run; join and leave the process group if torchrun started several processes. An existing
+    process group is used and left as it is. The backend is NCCL on CUDA and gloo on the CPU. Raise WrongUse if
+    WORLD_SIZE is not 1 and another variable is missing, or there is no GPU for this rank."""
     if dist.is_initialized():
         local_rank = int(os.environ.get("LOCAL_RANK", dist.get_rank()))
         yield Ranks(dist.get_rank(), dist.get_world_size(), local_rank, _control(timeout_s))
@@ -162,11 +160,9 @@ def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
 
 
 def begin_group(device_type: str, local_rank: int, timeout_s: float) -> None:
-    """Initialize the process group from the environment.
-
-    On CUDA, this rank's GPU becomes the current device and is bound to the group, so that NCCL starts, or fails, at
-    once. Raise WrongUse if this process sees no GPU with that number.
-    """
+    """Initialize the process group from the environment. On CUDA, this rank's GPU becomes the current device and is
+    bound to the group, so that NCCL starts, or fails, at once. Raise WrongUse if this process sees no GPU with that
+    number."""
     timeout = timedelta(seconds=timeout_s)
     if device_type != "cuda":
         dist.init_process_group("gloo", timeout=timeout)

@@ -102,10 +102,8 @@ def run_command(
 
 @contextlib.contextmanager
 def ended_at_once() -> Iterator[None]:
-    """Let a signal end the process at once during the `with` block, in which libraries are imported.
-
-    An exception in the middle of an import may be swallowed, and leaves a library half imported.
-    """
+    """Let a signal end the process at once during the `with` block, in which libraries are imported. An exception in
+    the middle of an import may be swallowed, and leaves a library half imported."""
     is_main = threading.current_thread() is threading.main_thread()  # others cannot set handlers
     before = {number: signal.getsignal(number) for number in SAID if is_main}
     handled = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]

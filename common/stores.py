@@ -62,10 +62,8 @@ def stamp_of(info: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def is_of_client(error: BaseException) -> bool:
-    """Return whether an error is of an object store's client, such as no credentials, no such host, no answer.
-
-    False for most of Python's own errors that clients raise, such as FileNotFoundError.
-    """
+    """Return whether an error is of an object store's client, such as no credentials, no such host, no answer. False
+    for most of Python's own errors that clients raise, such as FileNotFoundError."""
     if isinstance(error, ValueError) and str(error).startswith("Invalid endpoint"):
         return True  # botocore's, of an AWS_ENDPOINT_URL without http://
     return any(kind.__module__.partition(".")[0] in _CLIENTS for kind in type(error).__mro__)
@@ -121,10 +119,8 @@ def lacks_conditions(error: OSError) -> bool:
 
 
 def create(fs: Any, path: str, content: bytes) -> None:
-    """Create an object. Raise FileExistsError if it exists.
-
-    In a store without conditional puts, two processes that create it at the same moment may both succeed.
-    """
+    """Create an object. Raise FileExistsError if it exists. In a store without conditional puts, two processes that
+    create it at the same moment may both succeed."""
     try:
         fs.pipe_file(path, content, mode="create")
     except OSError as error:

@@ -35,10 +35,8 @@ class Member:
     """Size of its content in bytes."""
 
     def sample(self) -> tuple[str, str] | None:
-        """Return the sample's key and the lower-case extension, split at the first dot of the file name.
-
-        A file name without an extension, or with a dot in front, belongs to no sample: return None.
-        """
+        """Return the sample's key and the lower-case extension, split at the first dot of the file name. A file name
+        without an extension, or with a dot in front, belongs to no sample: return None."""
         parts = _SAMPLE.fullmatch(self.name)
         return (parts[1], parts[2].lower()) if parts else None
 

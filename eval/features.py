@@ -116,11 +116,8 @@ class FeatureCache:
         return self._filled(key, what, images.keys, self._batch, encode)
 
     def texts(self, texts: Sequence[str], what: str = "texts") -> Features:
-        """Return the features of texts, in their order.
-
-        Equal texts are encoded once. In two batches they could differ by rounding, and two classes of the same name
-        would not be tied.
-        """
+        """Return the features of texts, in their order. Equal texts are encoded once. In two batches they could differ
+        by rounding, and two classes of the same name would not be tied."""
         place: dict[str, int] = {}
         places = [place.setdefault(text, len(place)) for text in texts]
         unique = list(place)

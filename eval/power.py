@@ -39,10 +39,8 @@ def power(n: int, disagree: float, difference: float) -> float:
 
 @lru_cache(maxsize=1)
 def _called(n: int, disagree: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return the numbers of changed items, the critical losses of each, and its probability.
-
-    The critical number is the most losses (or wins) with p < 0.05; -1 or NaN: p is never so small.
-    """
+    """Return the numbers of changed items, the critical losses of each, and its probability. The critical number is the
+    most losses (or wins) with p < 0.05; -1 or NaN: p is never so small."""
     # Six standard deviations around the mean; the remaining probability is negligible.
     spread = 6 * np.sqrt(n * disagree * (1 - disagree)) + 1
     changed = np.arange(max(0, int(n * disagree - spread)), min(n, int(n * disagree + spread)) + 1)

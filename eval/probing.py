@@ -52,11 +52,9 @@ Labels = NDArray[np.int64]
 
 
 def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots) -> list[Result]:
-    """Return the few-shot rows of a task, and write shots and predictions to few_shot/ of the output.
-
-    Without a training split, or with several labels per image, there are no rows. A split that is missing, broken or
-    without images of a class gives a row that states it.
-    """
+    """Return the few-shot rows of a task, and write shots and predictions to few_shot/ of the output. Without a
+    training split, or with several labels per image, there are no rows. A split that is missing, broken or without
+    images of a class gives a row that states it."""
     cache, group = session.cache, session.cache.group
     support, absent = training_split(task, data, session, "few-shot")
     if support is None:
@@ -112,11 +110,9 @@ def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots)
 
 
 def training_split(task: Task, data: DataSet, session: Session, metric: str) -> tuple[DataSet | None, list[Result]]:
-    """Return the training split for a probe of a task, or the rows that explain its absence.
-
-    A missing or broken split affects only the probe, since zero-shot needs none. A task without a
-    training split, or with several labels per image, has no row.
-    """
+    """Return the training split for a probe of a task, or the rows that explain its absence. A missing or broken split
+    affects only the probe, since zero-shot needs none. A task without a training split, or with several labels per
+    image, has no row."""
     if not task.support or data.labels is None or data.labels.ndim != 1:
         return None, []
     try:
@@ -130,10 +126,8 @@ def training_split(task: Task, data: DataSet, session: Session, metric: str) -> 
 def support_record(
     task: Task, support: DataSet, drawn: Images, data: DataSet, what: str
 ) -> tuple[dict[str, Any], list[str] | None]:
-    """Return the protocol record of a training split, and the keys of images that are also test images.
-
-    The record has a warning where there are such images; the keys are None where this is unknown.
-    """
+    """Return the protocol record of a training split, and the keys of images that are also test images. The record has
+    a warning where there are such images; the keys are None where this is unknown."""
     overlap = shared_images(drawn, data.images)
     record: dict[str, Any] = {
         "place": support.place,
@@ -163,11 +157,9 @@ class LinearProbe:
 
 
 def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[Result]:
-    """Return the row of the full linear probe of a task, in a list; all ranks call this and divide the search.
-
-    Without a training split, or with several labels per image, there is no row. A split that is missing, broken or
-    without images of a class gives a row that states it.
-    """
+    """Return the row of the full linear probe of a task, in a list; all ranks call this and divide the search. Without
+    a training split, or with several labels per image, there is no row. A split that is missing, broken or without
+    images of a class gives a row that states it."""
     cache, group = session.cache, session.cache.group
     support, absent = training_split(task, data, session, "linear probe")
     if support is None:
@@ -228,10 +220,8 @@ def fit_linear_probe(features: Floats, labels: Labels, keys: Sequence[str], grou
 
 
 def search(accuracy: Callable[[int], float], group: Ranks) -> dict[int, float]:
-    """Search the penalty and return the accuracy of every step that was tried.
-
-    COARSE comes first, then both neighbors of the best step at half the distance, down to one step.
-    """
+    """Search the penalty and return the accuracy of every step that was tried. COARSE comes first, then both neighbors
+    of the best step at half the distance, down to one step."""
     tried: dict[int, float] = {}
     wanted, distance = list(COARSE), COARSE.step
     while wanted:
@@ -250,11 +240,8 @@ def best(tried: dict[int, float]) -> int:
 
 
 def held_out(keys: Sequence[str], labels: Labels) -> NDArray[np.bool_]:
-    """Return the mask (n,) of held-out samples.
-
-    Samples of a class are ordered by a hash of their keys; every HELD_OUT-th is held out from the second on, so a class
-    of one sample keeps it.
-    """
+    """Return the mask (n,) of held-out samples. Samples of a class are ordered by a hash of their keys; every
+    HELD_OUT-th is held out from the second on, so a class of one sample keeps it."""
     # The hash makes the choice independent of the order of the samples.
     digests = [hashlib.sha256(f"held out/{key}".encode(errors="surrogatepass")).digest() for key in keys]
     ranked = np.array(sorted(range(len(keys)), key=digests.__getitem__))

@@ -64,10 +64,8 @@ def sha256_texts(texts: Iterable[str]) -> str:
 
 
 def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:
-    """Return the object in `path` if it has all these keys; None if the file is absent or has other content.
-
-    For files that are written again when they are lacking.
-    """
+    """Return the object in `path` if it has all these keys; None if the file is absent or has other content. For files
+    that are written again when they are lacking."""
     try:
         found = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -76,10 +74,8 @@ def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:
 
 
 def read_written(path: Path) -> Any:
-    """Return the content of `path`, None if it does not exist. Raises `DataBroken` for invalid JSON.
-
-    For files that only another run can write again.
-    """
+    """Return the content of `path`, None if it does not exist. Raises `DataBroken` for invalid JSON. For files that
+    only another run can write again."""
     try:
         return read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -112,10 +108,8 @@ class Memo:
         return self.files_hash(folder, sorted(str(path.relative_to(folder)) for path in found))
 
     def files_hash(self, folder: Path, names: Sequence[str]) -> str:
-        """Return the sha256 over names and contents of files of `folder`, in the order given.
-
-        One record serves all files, because a record per image would be a million files.
-        """
+        """Return the sha256 over names and contents of files of `folder`, in the order given. One record serves all
+        files, because a record per image would be a million files."""
         status = [(folder / name).stat() for name in names]
         listing = [[name, one.st_size, one.st_mtime_ns] for name, one in zip(names, status, strict=True)]
         stamp = [str(folder.resolve()), sha256_of(listing)]

@@ -140,10 +140,8 @@ def cautions(record: Mapping[str, Any]) -> str:
 
 
 def images_of(task: str, record: Mapping[str, Any]) -> str:
-    """Return an identifier of the images behind a number; tasks with equal identifiers share their images.
-
-    It is the task's name where the record has no hash.
-    """
+    """Return an identifier of the images behind a number; tasks with equal identifiers share their images. It is the
+    task's name where the record has no hash."""
     return str(record.get("data", {}).get("images_sha256", task))
 
 

@@ -37,10 +37,8 @@ class Robustness:
 
 
 def effective_robustness(main: Mapping[str, Mapping[str, Any]]) -> list[Robustness]:
-    """Return the robustness on every test set with a curve that was measured along with ImageNet.
-
-    `main` has rows of results.json, by task. Both top-1 accuracies must be above 0 and below 1.
-    """
+    """Return the robustness on every test set with a curve that was measured along with ImageNet. `main` has rows of
+    results.json, by task. Both top-1 accuracies must be above 0 and below 1."""
     imagenet = main.get(IMAGENET)
     if imagenet is None or not _top1(imagenet):
         return []

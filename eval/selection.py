@@ -38,11 +38,8 @@ CATEGORIES = 20
 
 
 def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the accuracy over all questions and its mean over categories.
-
-    If there are 2 to CATEGORIES categories, each gets a number. If there are questions with several right captions,
-    these get one too (`text_only`).
-    """
+    """Return the accuracy over all questions and its mean over categories. If there are 2 to CATEGORIES categories,
+    each gets a number. If there are questions with several right captions, these get one too (`text_only`)."""
     choices = data.choices
     assert choices is not None  # guaranteed by `open_task`
     images = cache.images(data.images, task.name)
@@ -91,11 +88,9 @@ def _captions(choices: Sequence[Choice], template: str) -> list[str]:
 
 
 def _answered(choices: Sequence[Choice], images: Features, texts: Features, cache: FeatureCache) -> np.ndarray:
-    """Return the outcome (q, 3) of each question; the ranks of the cache divide the questions.
-
-    The columns are: whether the right captions are ahead, whether they are alike without the image
-    (0 where only one is right), and the index of the nearest caption.
-    """
+    """Return the outcome (q, 3) of each question; the ranks of the cache divide the questions. The columns are: whether
+    the right captions are ahead, whether they are alike without the image (0 where only one is right), and the index of
+    the nearest caption."""
     starts = np.concatenate([[0], np.cumsum([len(choice.captions) for choice in choices])])
     # Small enough to be divided among the ranks.
     size = min(BLOCK, -(-len(choices) // cache.group.world))
@@ -184,11 +179,8 @@ def _pair_cosines(
 
 
 def clusters_of(pairs: Sequence[Pair]) -> np.ndarray:
-    """Return (n,) the cluster of each pair.
-
-    Pairs that share an image, directly or through others, are one observation. A cluster's number
-    is the lowest index of its images.
-    """
+    """Return (n,) the cluster of each pair. Pairs that share an image, directly or through others, are one observation.
+    A cluster's number is the lowest index of its images."""
     lowest: dict[int, int] = {}
 
     def root(image: int) -> int:
@@ -248,10 +240,8 @@ def evaluate_association(task: Task, data: DataSet, cache: FeatureCache) -> Task
 
 
 def prompt(template: str, cue: str) -> str:
-    """Return the template with the cue, in lower case, in its slot.
-
-    "{a}" in the template becomes "a" or "an" by the cue's first letter, "{A}" the same capitalized.
-    """
+    """Return the template with the cue, in lower case, in its slot. "{a}" in the template becomes "a" or "an" by the
+    cue's first letter, "{A}" the same capitalized."""
     lower = cue.lower()
     article = "an" if lower[:1] in set("aeiou") else "a"
     return fill(template.replace("{a}", article).replace("{A}", article.capitalize()), lower)

@@ -56,10 +56,8 @@ class Line:
 
 
 def lines_of(folders: Sequence[Path]) -> list[Line]:
-    """Return the measured tasks of all folders, in order of first appearance, then numbers over several tasks.
-
-    Raises `WrongUse` where a folder has no results, `DataBroken` where its results are corrupt.
-    """
+    """Return the measured tasks of all folders, in order of first appearance, then numbers over several tasks. Raises
+    `WrongUse` where a folder has no results, `DataBroken` where its results are corrupt."""
     of_folders = [rows_of(folder) for folder in folders]
     of_models = [main_rows(rows) for rows in of_folders]
     found = []
@@ -150,10 +148,8 @@ def to_latex(names: Sequence[str], lines: Sequence[Line]) -> str:
 
 
 def to_html(names: Sequence[str], lines: Sequence[Line]) -> str:
-    """Return a self-contained page that shows each number with its interval on a scale from 0 to 100 %.
-
-    Negative numbers, as effective robustness may be, are drawn at 0.
-    """
+    """Return a self-contained page that shows each number with its interval on a scale from 0 to 100 %. Negative
+    numbers, as effective robustness may be, are drawn at 0."""
     rows = [
         {
             "task": line.task,

@@ -150,12 +150,10 @@ def normalized(answer: str) -> str:
 
 
 def soft_accuracy(answer: str, annotators: Sequence[str]) -> float:
-    """Return the VQA accuracy of one answer (Antol et al. 2015, as computed by their evaluation).
-
-    It is min(matches among the other annotators / 3, 1), averaged over leaving out each annotator once. With ten
-    annotators, 1, 2, 3, 4 matches give 0.3, 0.6, 0.9, 1. With fewer than four, 3 is replaced by the number of others; a
-    single annotator is compared directly.
-    """
+    """Return the VQA accuracy of one answer (Antol et al. 2015, as computed by their evaluation). It is min(matches
+    among the other annotators / 3, 1), averaged over leaving out each annotator once. With ten annotators, 1, 2, 3, 4
+    matches give 0.3, 0.6, 0.9, 1. With fewer than four, 3 is replaced by the number of others; a single annotator is
+    compared directly."""
     if not annotators:
         raise ValueError("a question without annotators cannot be scored")
     wanted = normalized(answer)

@@ -87,10 +87,8 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> T
 
 
 def _label_ranks(cache: FeatureCache, features: Features, classifier: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return (n, 3): the rank of each label, the predicted class, and the margin of class 1 over class 0.
-
-    The margin is 0 unless there are two classes. The ranks of the cache divide the images.
-    """
+    """Return (n, 3): the rank of each label, the predicted class, and the margin of class 1 over class 0. The margin is
+    0 unless there are two classes. The ranks of the cache divide the images."""
     classes, group = classifier.shape[1], cache.group
     blocks = tiles(len(labels), classes)
     mine = [blocks[index] for index in group.part(len(blocks))]
@@ -149,12 +147,10 @@ def _single_label(
 def _group_results(
     task: Task, groups: np.ndarray, hits: Mapping[str, np.ndarray], bursts: np.ndarray | None, record: Mapping[str, Any]
 ) -> list[Result]:
-    """Return the accuracies `hits` of the worst group, and each group's value of a task about worst groups.
-
-    `groups` (n,) are names, regions of the world for example; more than GROUPS get no values of their
-    own. The worst of many groups is partly low by chance, through its smallest groups, so where only
-    some groups are large, the worst of these is reported too.
-    """
+    """Return the accuracies `hits` of the worst group, and each group's value of a task about worst groups. `groups`
+    (n,) are names, regions of the world for example; more than GROUPS get no values of their own. The worst of many
+    groups is partly low by chance, through its smallest groups, so where only some groups are large, the worst of these
+    is reported too."""
     names, counts = np.unique(groups, return_counts=True)
     sizes = dict(zip(names.tolist(), counts.tolist(), strict=True))
     record = {**record, "chance": None}

@@ -55,11 +55,9 @@ def backward(
     scaler: torch.amp.GradScaler | None = None,
 ) -> BatchLoss:
     """Add the gradient of the loss of the batch, this rank's pairs, to the parameters, and return the losses, detached.
-
     Every rank has the same number of pairs, and computes them in at most as many `parts`. `seeds` are those of torch's
     random numbers for each part; with None they are not seeded. Raises ValueError if the batch cannot be cut into so
-    many parts, or has no targets for a head.
-    """
+    many parts, or has no targets for a head."""
     ranks = ranks or Ranks()
     if not 1 <= parts <= len(batch):
         raise ValueError(f"a batch of {len(batch)} pairs on this rank cannot be computed in {parts} parts")

@@ -26,11 +26,9 @@ from open_diht.trainer.utilization import flops_per_pair, peak_flops
 
 class Parts:
     """The parts of a run, on every rank with the same weights. `concepts.path` of the configuration must be resolved.
-
     For a resumed run, `begun` are the shards of each source that it began with. Its checkpoint holds all weights, so it
     reads no files of a warm start. Raises `WrongUse` if settings contradict each other, the data or the memory, and
-    what the model, the data and their stores raise; `OutOfMemory` if a batch is too large for several ranks.
-    """
+    what the model, the data and their stores raise; `OutOfMemory` if a batch is too large for several ranks."""
 
     def __init__(
         self,

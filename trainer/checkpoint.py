@@ -102,12 +102,10 @@ class Checkpoints:
         return content_digest({name: manifest[name] for name in ("step", "samples", "files")})
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Publish a checkpoint, and remove those that need not be kept.
-
-        For a store behind a URL it is uploaded in the background: when this returns, its files are on this machine's
-        disk, and the checkpoint that was saved before it is in the store. Raises `CheckpointError` if this one, or the
-        one before it, could not be written (the newest one in the store stays), or the error of another upload.
-        """
+        """Publish a checkpoint, and remove those that need not be kept. For a store behind a URL it is uploaded in the
+        background: when this returns, its files are on this machine's disk, and the checkpoint that was saved before it
+        is in the store. Raises `CheckpointError` if this one, or the one before it, could not be written (the newest
+        one in the store stays), or the error of another upload."""
         about = replace(checkpoint, model={}, training={})
         if self._uploads is None:
             self._publish(about, lambda: self._staged(checkpoint))
@@ -126,12 +124,10 @@ class Checkpoints:
         self._uploads.submit(lambda: self._publish(about, lambda: staged))
 
     def record_check(self, step: int, metric: float | None) -> None:
-        """Record the check of a saved step in its manifest, and remove the checkpoints that need not be kept.
-
-        For a store behind a URL this happens in the background, after the upload of the checkpoint. Raises
-        `CheckpointError` if the manifest cannot be read or written (the checkpoint stays as it was), or the error of an
-        earlier upload.
-        """
+        """Record the check of a saved step in its manifest, and remove the checkpoints that need not be kept. For a
+        store behind a URL this happens in the background, after the upload of the checkpoint. Raises `CheckpointError`
+        if the manifest cannot be read or written (the checkpoint stays as it was), or the error of an earlier
+        upload."""
         if self._uploads is None:
             self._record_check(step, metric)
         else:
@@ -251,11 +247,9 @@ class Checkpoints:
 
     def _prune(self, coming: Checkpoint | None = None) -> bool:
         """Remove the checkpoints that the settings do not keep, and return whether there were any. Those whose manifest
-        is damaged are renamed and reported instead: they may be what the settings keep.
-
-        `coming` is counted like an existing checkpoint although it is not written yet. Until it is,
-        a run would resume from the newest existing one, which is therefore always kept.
-        """
+        is damaged are renamed and reported instead: they may be what the settings keep. `coming` is counted like an
+        existing checkpoint although it is not written yet. Until it is, a run would resume from the newest existing
+        one, which is therefore always kept."""
         there = self.steps()
         steps = there if coming is None else [*there, coming.step]
         kept = {*steps[-self._settings.keep_last :], *there[-1:]}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from open_diht.common.spelling import spelled
+from open_diht.common.stores import translated
 from open_diht.trainer.concepts import ConceptTargets, open_targets
 from open_diht.trainer.config import Config, TransformSettings
 from open_diht.trainer.data import BadSource, ConceptMismatch, DataSettings, Loader, ShardFacts, ShardLoader
@@ -43,13 +43,10 @@ def open_pairs(
     return ShardLoader(data, transform=prepared, concepts=concepts or None, begun=begun, opened=opened, **options)
 
 
-@contextmanager
-def _reached() -> Iterator[None]:
-    """Turn the error of a store that does not answer at the start of a run into `BadSource`."""
-    try:
-        yield
-    except StoreError as error:
-        raise BadSource(f"{error}; check the address, the network, and the store's credentials and endpoint") from error
+def _no_answer(error: Exception) -> BadSource | None:
+    """Return the error of a store that does not answer at the start of a run as `BadSource`."""
+    remedy = "check the address, the network, and the store's credentials and endpoint"
+    return BadSource(f"{error}; {remedy}") if isinstance(error, StoreError) else None
 
 
 def resolved(config: Config) -> tuple[Config, str]:
@@ -61,7 +58,7 @@ def resolved(config: Config) -> tuple[Config, str]:
         path, line = "", "no distillation: data.loader opens the pairs, so concepts.path names the targets"
     elif path == "auto":
         folders = [f"{place.rstrip('/')}/concepts" for place in config.data.places]
-        with _reached():
+        with translated(_no_answer):
             path = ",".join(folders) if all(store_at(folder).exists("targets") for folder in folders) else ""
         line = f"concept targets: {path}"
         if not path:
@@ -80,7 +77,7 @@ def concept_targets(config: Config) -> list[ConceptTargets]:
         return []
     if len(paths) != len(config.data.places):
         raise ConceptMismatch(f"concepts.path names {len(paths)} folders for {len(config.data.places)} data sources")
-    with _reached():
+    with translated(_no_answer):
         targets = [open_targets(path) for path in paths]
     for path, each in zip(paths, targets, strict=True):
         missing = [name for name in config.concepts.weights if name not in each.heads]

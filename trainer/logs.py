@@ -27,12 +27,10 @@ class MissingTracker(WrongUse):
 
 
 class RunLog:
-    """A log of values by step.
-
-    Whole lines are never removed. After a resume, which is a line of kind `event`, steps may appear again; the last
-    value of a step counts. `resumed_at` is 0 for a new run. `grown` is called when files have grown, with `now=True`
-    before a checkpoint. Raises `WrongUse` if the log cannot be written, `MissingTracker` if the tracker cannot be used.
-    """
+    """A log of values by step. Whole lines are never removed. After a resume, which is a line of kind `event`, steps
+    may appear again; the last value of a step counts. `resumed_at` is 0 for a new run. `grown` is called when files
+    have grown, with `now=True` before a checkpoint. Raises `WrongUse` if the log cannot be written, `MissingTracker` if
+    the tracker cannot be used."""
 
     def __init__(
         self,

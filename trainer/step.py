@@ -133,11 +133,9 @@ class Stepper:
 
     def settle(self, pairs: int, shape: Sequence[int], tokens: Tensor) -> None:
         """Wrap the student in DDP if there are several ranks, and make DDP arrange its buckets. Raises `OutOfMemory`.
-
         From its second backward pass on, DDP fills buckets in the order in which gradients arrived in the first one,
         and the order in which ranks are summed depends on the position in a bucket. After this call all steps use the
-        same order, including the first one after a resume. `tokens` are (1, context) ids of any caption.
-        """
+        same order, including the first one after a resume. `tokens` are (1, context) ids of any caption."""
         if self.ranks.world == 1:
             return
         ids = [self.ranks.local_rank] if self.device.type == "cuda" else None

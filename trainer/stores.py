@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import publish_bytes, published_folder, remove_temporaries, temporary_beside
-from open_diht.common.lease import Lease, LeaseLost
+from open_diht.common.lease import Fence, LeaseLost
 from open_diht.common.stores import file_system, in_words, is_remote, local_path, translated
 from open_diht.trainer.errors import TrainingError
 
@@ -142,15 +142,15 @@ class FsspecStore:
 
     def read(self, path: str) -> bytes:
         """Return the content of a file. Raises FileNotFoundError if there is none; other failures are retried."""
-        for pause_s in (*_READ_PAUSES_S, None):
+        pauses = iter(_READ_PAUSES_S)
+        while True:
             try:
                 with self._asking(path) as inside:
                     return bytes(self.fs.cat_file(inside))
             except StoreError:
-                if pause_s is None:
+                if (pause_s := next(pauses, None)) is None:
                     raise
-                time.sleep(pause_s)
-        raise AssertionError("the last try returns or raises")
+            time.sleep(pause_s)
 
     def write(self, content: bytes, path: str) -> None:
         """Create or replace a file with bytes."""
@@ -269,7 +269,7 @@ class Uploads:
     raises that error. Its threads are daemons, unlike those of a ThreadPoolExecutor, for which Python waits when it
     exits: a second Ctrl-C must end the process in the middle of a job."""
 
-    lease: Lease | None = None
+    fence: Fence | None = None
     """Checked before each try of a job: a run must not write to a store that another run took over."""
 
     def __init__(self) -> None:
@@ -299,15 +299,6 @@ class Uploads:
         if self._error is not None:
             raise self._error
 
-    def _check_lease(self) -> None:
-        try:
-            if self.lease is not None:
-                self.lease.check()
-        except LeaseLost:
-            raise
-        except Exception as error:  # errors of fsspec's clients have no common base class
-            raise StoreError(f"the lease cannot be read: {in_words(error)}") from error
-
     def _run(self, job: Callable[[], None], before: threading.Thread | None) -> None:
         if before is not None:
             before.join()  # one job at a time, in order
@@ -315,7 +306,9 @@ class Uploads:
         try:
             while self._error is None:
                 try:
-                    self._check_lease()
+                    if self.fence is not None:
+                        with translated(_unread_lease):
+                            self.fence.check()
                     return job()
                 except LeaseLost:
                     raise
@@ -325,3 +318,7 @@ class Uploads:
                 time.sleep(pause_s)
         except Exception as error:  # raised again in the thread of the training
             self._error = error
+
+
+def _unread_lease(error: Exception) -> StoreError | None:
+    return None if isinstance(error, LeaseLost) else StoreError(f"the lease cannot be read: {in_words(error)}")

@@ -66,10 +66,8 @@ def own_tokenizer(settings: Mapping[str, Any]) -> Any:
 
 
 def imported_class(name: str, base: type[Any]) -> type[Any]:
-    """Import `package.module:Class`, also from the current folder.
-
-    Raises ValueError if there is no such class, or it does not derive from `base`.
-    """
+    """Import `package.module:Class`, also from the current folder. Raises ValueError if there is no such class, or it
+    does not derive from `base`."""
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ValueError(f"{name!r} is not of the form package.module:Class")

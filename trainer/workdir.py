@@ -19,7 +19,7 @@ from pathlib import Path
 from open_diht.common.command_line import WrongUse, check_folder
 from open_diht.common.lease import Lease
 from open_diht.common.ranks import Ranks
-from open_diht.common.stores import in_words, is_remote, local_path
+from open_diht.common.stores import in_words, is_remote, local_path, translated
 from open_diht.trainer.checkpoint import Checkpoints
 from open_diht.trainer.config import CheckpointSettings
 from open_diht.trainer.data.store import default_cache
@@ -143,7 +143,7 @@ def opened(
     with ExitStack() as stack:
         if ranks.first:
             try:
-                place.uploads.lease = stack.enter_context(_leased(store, say))
+                place.uploads.fence = stack.enter_context(_leased(store, say)).fence
                 stack.callback(shutil.rmtree, place.folder, ignore_errors=True)  # before the lease is released
                 place.restore()
             except (WrongUse, StoreError) as error:
@@ -184,17 +184,12 @@ def _locked(workdir: Path) -> Iterator[None]:
 def _leased(store: FsspecStore, say: Callable[[str], None]) -> Iterator[Lease]:
     """Hold the lease of a store. Wait for a killed run's lease to expire, but fail if another run renews its lease."""
     lease = Lease(store.fs, f"{store.path}/lease", str(store), say=say)
-    try:
-        if not lease.take_alone():
-            holders = ", ".join(str(other["holder"]) for other in lease.refused_by)
-            raise WrongUse(f"another run ({holders}) is writing to {store}; wait for it, or take another WORKDIR")
-    except WrongUse:
-        raise
-    except Exception as error:  # errors of fsspec's clients have no common base class
-        raise WrongUse(
-            f"WORKDIR {store} cannot be written ({in_words(error)}): check its name, credentials and "
-            "rights, or take another WORKDIR"
-        ) from error
+    remedy = "check its name, credentials and rights, or take another WORKDIR"
+    with translated(lambda error: WrongUse(f"WORKDIR {store} cannot be written ({in_words(error)}): {remedy}")):
+        taken = lease.take_alone()
+    if not taken:
+        holders = ", ".join(str(other["holder"]) for other in lease.refused_by)
+        raise WrongUse(f"another run ({holders}) is writing to {store}; wait for it, or take another WORKDIR")
     try:
         yield lease
     finally:

@@ -100,10 +100,8 @@ def check_options(tasks: Sequence[Task]) -> None:
 
 
 def open_support(task: Task, test: DataSet, root: Path, memo: Memo) -> DataSet:
-    """Read the training images that shots are drawn from, labeled with the classes of `test`.
-
-    Names of classes are compared only for class folders and between equal layouts. Raises as `read_task`.
-    """
+    """Read the training images that shots are drawn from, labeled with the classes of `test`. Names of classes are
+    compared only for class folders and between equal layouts. Raises as `read_task`."""
     if not task.support:
         raise DataMissing(f"{task.title} has no training split to draw shots from")
     return _checked(task, "labels", _first(task, task.support, "labels", root, memo), test)
@@ -152,10 +150,8 @@ def _read(task: Task, source: Source, needs: Annotation, path: Path, memo: Memo)
 
 
 def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None = None) -> DataSet:
-    """Return the data, after checking that it has what is needed and that its labels fit its classes.
-
-    The classes are those of `test` where it is given. Labels of class folders are matched by name.
-    """
+    """Return the data, after checking that it has what is needed and that its labels fit its classes. The classes are
+    those of `test` where it is given. Labels of class folders are matched by name."""
     if getattr(data, needs) is None:
         raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
     if needs != "labels" or data.labels is None:
@@ -236,11 +232,8 @@ def _no_lists(place: str, kinds: Sequence[Texts]) -> str:
 
 
 def _listed(kind: Texts, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet) -> TextList:
-    """Choose between the data's own list and the task's.
-
-    In the webdataset layout the lists belong to the labels and take precedence. Other layouts have
-    names made for programs, which are used only where the task has none.
-    """
+    """Choose between the data's own list and the task's. In the webdataset layout the lists belong to the labels and
+    take precedence. Other layouts have names made for programs, which are used only where the task has none."""
     if own and (wanted == "dataset" or data.layout == "webdataset"):
         return TextList(list(own), f"the data set's own, {data.place}")
     if wanted == "dataset":

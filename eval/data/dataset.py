@@ -22,10 +22,8 @@ _FORMATS = (*FORMATS, "PPM")  # older sets use PPM; the format is simple enough 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about an image with its answers.
-
-    Raises ValueError without answers or candidates, or where a text is not a string.
-    """
+    """A question about an image with its answers. Raises ValueError without answers or candidates, or where a text is
+    not a string."""
 
     key: str
     """Unique name, as that of the annotations below; `image` and `images` are indices of images."""
@@ -107,10 +105,8 @@ class Images(Protocol):
         """Return the image in RGB. Raises `DataBroken`."""
 
     def stored_hash(self, index: int) -> str | None:
-        """Return the sha256 of the stored image, after "file:" or "pixels:", without decoding it.
-
-        A part of an image adds its box. None where the image has neither a file nor an array of its own.
-        """
+        """Return the sha256 of the stored image, after "file:" or "pixels:", without decoding it. A part of an image
+        adds its box. None where the image has neither a file nor an array of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,10 +224,8 @@ class _Taken:
 
 
 def shared_images(images: Images, others: Images) -> list[str] | None:
-    """Return the keys of `images` whose stored bytes also occur among `others`.
-
-    None means unknown: an image has no hash, or one set stores files and the other an array of pixels.
-    """
+    """Return the keys of `images` whose stored bytes also occur among `others`. None means unknown: an image has no
+    hash, or one set stores files and the other an array of pixels."""
     own, theirs = ([one.stored_hash(index) for index in range(len(one.keys))] for one in (images, others))
     # Hashes of files and of pixel arrays cannot match, so a mix of both says nothing.
     ways = {None if found is None else found.partition(":")[0] for found in (*own, *theirs)}

@@ -48,12 +48,10 @@ class FileImages:
 
 
 def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mapping[str, Any] | None = None) -> DataSet:
-    """Read images from one folder per class, and folders in it: <folder>/<split>/<class>/.../<image>.
-
-    Labels follow the sorted class folders. Their names, with underscores replaced by spaces, are the class names. The
-    option `groups` is a file of rows in `folder`, see `read_rows`, with a row per image: `image`, its path below the
-    split, and `group`, its group's name.
-    """
+    """Read images from one folder per class, and folders in it: <folder>/<split>/<class>/.../<image>. Labels follow the
+    sorted class folders. Their names, with underscores replaced by spaces, are the class names. The option `groups` is
+    a file of rows in `folder`, see `read_rows`, with a row per image: `image`, its path below the split, and `group`,
+    its group's name."""
     options = options or {}
     if set(options) - {"groups"}:
         raise WrongUse(f"{place}: a folder takes the option groups; got {dict(options)}")
@@ -93,13 +91,10 @@ def _groups(path: Path, names: Sequence[str], place: str) -> tuple[str, ...]:
 
 
 def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read images listed in the rows of a file: .tsv or .csv with a header, .jsonl or .json.
-
-    Options: `image`, a pattern over the row's columns that gives the image's path relative to the file
-    (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, images to skip; `skip_empty`, whether
-    to skip rows without either; `below`, a folder between the file's and the images. Rows of one image are combined, in
-    order of appearance.
-    """
+    """Read images listed in the rows of a file: .tsv or .csv with a header, .jsonl or .json. Options: `image`, a
+    pattern over the row's columns that gives the image's path relative to the file (`"{image_path}"`); `caption` or
+    `label`, the column of either; `leave_out`, images to skip; `skip_empty`, whether to skip rows without either;
+    `below`, a folder between the file's and the images. Rows of one image are combined, in order of appearance."""
     unknown = set(options) - {"image", "caption", "label", "leave_out", "skip_empty", "below"}
     if unknown or "image" not in options or ("caption" in options) == ("label" in options):
         raise WrongUse(
@@ -154,11 +149,9 @@ class Columns(string.Formatter):
 
 
 def read_lines(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read images and captions from two text files of `folder`, line by line, as translations are published.
-
-    Options: `images`, the file with the names of the images; `captions`, the file with the captions, .gz or not;
-    `image`, the pattern of an image's path over {name} and its words {0}, {1}, ... (`"images/{name}"`).
-    """
+    """Read images and captions from two text files of `folder`, line by line, as translations are published. Options:
+    `images`, the file with the names of the images; `captions`, the file with the captions, .gz or not; `image`, the
+    pattern of an image's path over {name} and its words {0}, {1}, ... (`"images/{name}"`)."""
     if set(options) != {"images", "captions", "image"}:
         raise WrongUse(f"{place}: lines takes the options images, captions and image; got {dict(options)}")
     listed, said = (_text_lines(folder / str(options[name]), place) for name in ("images", "captions"))
@@ -226,10 +219,9 @@ def usable(place: str, row: Any) -> Iterator[None]:
 
 def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> Iterator[Any]:
     """Yield the rows, objects or lists, of a .tsv, .csv or .jsonl, or of a .json with a list or an object of rows.
-
     `quoting` is how a .tsv quotes; a .csv has values with commas in quotes. Raises `DataMissing` where there is no
-    file, `DataBroken` for other content or a row with more fields than the header, and `WrongUse` for another suffix.
-    """
+    file, `DataBroken` for other content or a row with more fields than the header, and `WrongUse` for another
+    suffix."""
     if path.suffix not in (".tsv", ".csv", ".jsonl", ".json"):
         raise WrongUse(f"{place}: a file of rows ends in .tsv, .csv, .jsonl or .json")
     if not path.is_file():

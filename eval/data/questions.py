@@ -20,12 +20,10 @@ DEFAULT_CANDIDATES = 10
 
 
 def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None, memo: Memo, place: str) -> DataSet:
-    """Read VQAv2 from its official files in `folder`.
-
-    Options: `questions`, `annotations` and `train_annotations`, file names, and `image`, the pattern of an image's path
-    over {image_id}. Each question offers its own `multiple_choices` where the file has them (VQA v1). Otherwise it
-    offers the most frequent training answers to questions of its type, or to all questions if the type is unknown.
-    """
+    """Read VQAv2 from its official files in `folder`. Options: `questions`, `annotations` and `train_annotations`, file
+    names, and `image`, the pattern of an image's path over {image_id}. Each question offers its own `multiple_choices`
+    where the file has them (VQA v1). Otherwise it offers the most frequent training answers to questions of its type,
+    or to all questions if the type is unknown."""
     wanted = ("questions", "annotations", "train_annotations", "image")
     if set(options) != set(wanted):
         raise WrongUse(f"{place}: vqav2 takes the options {', '.join(wanted)}; got {dict(options)}")
@@ -82,10 +80,8 @@ def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
 
 
 def _entries(path: Path, name: str, place: str) -> Iterator[tuple[str, Any]]:
-    """Yield the objects of the list `name` in a file {..., name: [...], ...}, each after its name in messages.
-
-    They are decoded one at a time. The annotations of VQAv2 would take gigabytes at once.
-    """
+    """Yield the objects of the list `name` in a file {..., name: [...], ...}, each after its name in messages. They are
+    decoded one at a time. The annotations of VQAv2 would take gigabytes at once."""
     try:
         for number, entry in enumerate(elements(path, name), start=1):
             yield f"{place}/{path.name}, {name} {number}", entry
@@ -94,10 +90,8 @@ def _entries(path: Path, name: str, place: str) -> Iterator[tuple[str, Any]]:
 
 
 def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read SNLI-VE from its official file, without rows that have no gold label ("-"), following its authors.
-
-    Options: `file`, a .jsonl, and `image`, a pattern over its columns.
-    """
+    """Read SNLI-VE from its official file, without rows that have no gold label ("-"), following its authors. Options:
+    `file`, a .jsonl, and `image`, a pattern over its columns."""
     if set(options) != {"file", "image"}:
         raise WrongUse(f"{place}: snli_ve takes the options file and image; got {dict(options)}")
     path = folder / options["file"]

@@ -64,11 +64,9 @@ def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: 
 
 
 def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read pairs of images of `folder` with a caption each.
-
-    Options: `files` and `category` as in `read_selection`; `images` and `captions`, two patterns each for the first and
-    the second image and caption, or one each where two successive rows are a pair.
-    """
+    """Read pairs of images of `folder` with a caption each. Options: `files` and `category` as in `read_selection`;
+    `images` and `captions`, two patterns each for the first and the second image and caption, or one each where two
+    successive rows are a pair."""
     _check(options, place, needed={"files", "images", "captions"}, known={"category"})
     patterns, said = list(options["images"]), list(options["captions"])
     if len(patterns) != len(said) or len(patterns) not in (1, 2):
@@ -92,12 +90,10 @@ def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
 
 
 def read_associations(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read cues, and the images of `folder` to choose from for each.
-
-    Options: `files` as in `read_selection`; `cue`, a pattern; `candidates` and `right`, the columns with the names of
-    all images and of those that go with the cue, a list or its JSON; `image`, the pattern of an image's path over
-    {name}; `at_least`, the number of candidates below which a cue is dropped.
-    """
+    """Read cues, and the images of `folder` to choose from for each. Options: `files` as in `read_selection`; `cue`, a
+    pattern; `candidates` and `right`, the columns with the names of all images and of those that go with the cue, a
+    list or its JSON; `image`, the pattern of an image's path over {name}; `at_least`, the number of candidates below
+    which a cue is dropped."""
     _check(options, place, needed={"files", "cue", "candidates", "right", "image"}, known={"at_least"})
     images = _Listed(folder, place)
     found: list[Association] = []

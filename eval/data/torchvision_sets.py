@@ -23,12 +23,10 @@ PATHS = ("SUN397",)
 
 
 def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], download: bool = False) -> Any:
-    """Return the torchvision data set object, downloaded if `download` allows it and the class can.
-
-    `name` of the options is the class; the others are passed to it. A class with `train` instead of `split` gets
-    whether the split is "train". Errors of torchvision for absent data are passed on. Raises `WrongUse` for a class, an
-    option or a split that torchvision does not have.
-    """
+    """Return the torchvision data set object, downloaded if `download` allows it and the class can. `name` of the
+    options is the class; the others are passed to it. A class with `train` instead of `split` gets whether the split is
+    "train". Errors of torchvision for absent data are passed on. Raises `WrongUse` for a class, an option or a split
+    that torchvision does not have."""
     kind, arguments = _kind(options)
     parameters = inspect.signature(kind).parameters
     if "split" in parameters:
@@ -113,10 +111,8 @@ class _TorchvisionImages:
         return None if array is None else f"pixels:{_pixels_hash(array[index])}"
 
     def _content(self) -> str:
-        """Return a hash of the image data.
-
-        It covers the files that `_files` finds, else the array that the class holds, else all files of its folder.
-        """
+        """Return a hash of the image data. It covers the files that `_files` finds, else the array that the class
+        holds, else all files of its folder."""
         files, array = self._listed
         if files is not None:
             return self._memo.files_hash(self._folder, [os.path.relpath(path, self._folder) for path in files])
@@ -166,9 +162,7 @@ def _labels(data: Any, place: str) -> np.ndarray:
 
 
 def _plain(name: Any, paths: bool) -> str:
-    """Return a class name without underscores, and without slashes if names are paths.
-
-    "apartment_building/outdoor" is a path, "F-16A/B" is not.
-    """
+    """Return a class name without underscores, and without slashes if names are paths. "apartment_building/outdoor" is
+    a path, "F-16A/B" is not."""
     first = name[0] if isinstance(name, tuple) else name  # ImageNet has tuples of synonyms
     return str(first).replace("_", " ").replace("/", " " if paths else "/").strip()

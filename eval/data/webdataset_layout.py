@@ -47,11 +47,8 @@ METADATA = "npy"
 def read_webdataset(
     folder: Path, split: str, needs: Annotation, memo: Memo, place: str, options: Mapping[str, Any] | None = None
 ) -> DataSet:
-    """Read the set in `folder`.
-
-    Options, for classification: `group`, the position in <key>.npy of an image's group; `group_name`, a word before the
-    number; `burst`, the position of the number that images of one series share.
-    """
+    """Read the set in `folder`. Options, for classification: `group`, the position in <key>.npy of an image's group;
+    `group_name`, a word before the number; `burst`, the position of the number that images of one series share."""
     options = options or {}
     if set(options) - {"group", "group_name", "burst"}:
         raise WrongUse(f"{place}: a webdataset takes the options group, group_name and burst; got {dict(options)}")
@@ -165,10 +162,8 @@ def _index(shard: Path) -> list[list[Any]]:
 
 
 def _samples(shards: Sequence[Path], members: Mapping[str, str], memo: Memo, place: str) -> list[dict[str, Any]]:
-    """Return every sample in order, as its key and [shard, offset, size, sha256 of an image or ""] by member.
-
-    `members` maps the names used here to file extensions; the image has none of its own.
-    """
+    """Return every sample in order, as its key and [shard, offset, size, sha256 of an image or ""] by member. `members`
+    maps the names used here to file extensions; the image has none of its own."""
     by_extension = {extension: what for what, extension in members.items()}
     samples: dict[str, dict[str, Any]] = {}
     for number, shard in enumerate(shards):

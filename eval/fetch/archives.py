@@ -23,11 +23,9 @@ Sample = tuple[str, Mapping[str, Any]]
 
 
 def unpack(archive: Path, members: Mapping[str, Path]) -> None:
-    """Extract members of an archive, each completely or not at all.
-
-    `members` maps members, or whole folders ("name/"), to their targets. Raises `FetchFailed` for a damaged archive,
-    one without a member, and a name that leads out of its folder.
-    """
+    """Extract members of an archive, each completely or not at all. `members` maps members, or whole folders ("name/"),
+    to their targets. Raises `FetchFailed` for a damaged archive, one without a member, and a name that leads out of its
+    folder."""
     found: set[str] = set()
     with ExitStack() as stack:
         building = {

@@ -44,11 +44,9 @@ class Remote:
 
 
 def download(url: str, path: Path, digest: str | None = None, transfer: Callable[[Path], Path] | None = None) -> None:
-    """Download a file to `path`, unless it exists. It appears there complete, with the given hash, or not at all.
-
-    The download uses the folder `<path>.part`, which no reader takes for a file. Raises `FetchFailed`, also for another
-    hash and for a web page instead of a file.
-    """
+    """Download a file to `path`, unless it exists. It appears there complete, with the given hash, or not at all. The
+    download uses the folder `<path>.part`, which no reader takes for a file. Raises `FetchFailed`, also for another
+    hash and for a web page instead of a file."""
     if path.exists():
         return
     folder = path.with_name(f"{path.name}.part")
@@ -116,10 +114,8 @@ def named_digest(path: Path, algorithm: str) -> str:
 
 class Fetcher:
     """Downloads files into the data folder `root`; with `sizes_only` it prints sizes and downloads nothing.
-
-    `root`/SHA256SUMS records every file that `get` downloads, including those unpacked, moved or removed
-    since: `sha256sum --check --ignore-missing SHA256SUMS` checks those still in their place.
-    """
+    `root`/SHA256SUMS records every file that `get` downloads, including those unpacked, moved or removed since:
+    `sha256sum --check --ignore-missing SHA256SUMS` checks those still in their place."""
 
     def __init__(self, root: Path, say: Say, *, sizes_only: bool = False, zero_shot: bool = False):
         self.root, self.say, self.sizes_only, self.zero_shot = root, say, sizes_only, zero_shot
@@ -137,10 +133,8 @@ class Fetcher:
         return not self.sizes_only
 
     def get(self, what: str, remotes: Sequence[Remote]) -> bool:
-        """Download the files that are missing. Return True if all exist now, False if only sizes were requested.
-
-        No download starts if the known sizes exceed the free space.
-        """
+        """Download the files that are missing. Return True if all exist now, False if only sizes were requested. No
+        download starts if the known sizes exceed the free space."""
         missing = [remote for remote in remotes if not remote.path.exists()]
         if not missing:
             return not self.sizes_only

@@ -138,11 +138,9 @@ def _remote(entry: FileEntry, hubs: Mapping[str, HubSet], root: Path) -> Remote:
 
 
 def write_rows(files: Sequence[Path], target: Path) -> int:
-    """Write the rows to `target`/rows.jsonl and their images to `target`/images, completely or not at all.
-
-    Equal images with the same suffix are written once, named by their content; the path below `target` replaces the
-    image in its column.
-    """
+    """Write the rows to `target`/rows.jsonl and their images to `target`/images, completely or not at all. Equal images
+    with the same suffix are written once, named by their content; the path below `target` replaces the image in its
+    column."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -40,11 +40,9 @@ class FewShotComparison(Compared):
 def compare_few_shot(
     task: str, a: Path, b: Path, rows_a: Sequence[Mapping[str, Any]], rows_b: Sequence[Mapping[str, Any]]
 ) -> list[FewShotComparison]:
-    """Compare every method but zero-shot at every k that both result folders have for a task.
-
-    There is one entry per method and k, or a single entry with a note where they cannot be paired. Raises `DataBroken`
-    for a corrupt file in few_shot/.
-    """
+    """Compare every method but zero-shot at every k that both result folders have for a task. There is one entry per
+    method and k, or a single entry with a note where they cannot be paired. Raises `DataBroken` for a corrupt file in
+    few_shot/."""
     try:
         return _paired(task, a, b, rows_a, rows_b)
     except _NotPaired as error:

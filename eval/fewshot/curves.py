@@ -139,10 +139,8 @@ class FewShotResult:
         raise KeyError(f"no point of {method!r} at {shots} shots")
 
     def rows(self, task: str, protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the rows of results.json, one per point, which adds its own choices to the task's protocol record.
-
-        The keys of the shots are long and equal in all rows, so only `record` has them, by seed.
-        """
+        """Return the rows of results.json, one per point, which adds its own choices to the task's protocol record. The
+        keys of the shots are long and equal in all rows, so only `record` has them, by seed."""
         rows = []
         none = TOO_FEW_ITEMS if len(self.settings.seeds) >= FEWEST else TOO_FEW
         for point in self.points:
@@ -207,11 +205,9 @@ class FewShotResult:
 def run(
     encoded: Encoded, test_labels: ArrayLike, settings: FewShotSettings | None = None, group: Ranks | None = None
 ) -> FewShotResult:
-    """Compute few-shot curves from cached features.
-
-    All ranks of the group call this with the same arguments, divide the work, and get the same result. Raises
-    ValueError for features, labels or keys that do not fit, and `ShotsMissing` for a class without a training sample.
-    """
+    """Compute few-shot curves from cached features. All ranks of the group call this with the same arguments, divide
+    the work, and get the same result. Raises ValueError for features, labels or keys that do not fit, and
+    `ShotsMissing` for a class without a training sample."""
     settings = settings or FewShotSettings()
     labels = np.asarray(test_labels)
     if labels.shape != (len(encoded.test),) or not len(encoded.test):
@@ -238,10 +234,8 @@ def run(
 def predict_curves(
     encoded: Encoded, settings: FewShotSettings, group: Ranks | None
 ) -> tuple[dict[int, DrawnShots], tuple[Hyperparameters, ...], dict[Cell, NDArray[np.int64]]]:
-    """Return shots by seed, choices, and test predictions of every cell, all without test labels.
-
-    The ranks divide support sets and independent methods; all get everything. Raises as `run`.
-    """
+    """Return shots by seed, choices, and test predictions of every cell, all without test labels. The ranks divide
+    support sets and independent methods; all get everything. Raises as `run`."""
     group = group or Ranks()
     test = _tensor(encoded.test, settings.device)
     _check_normalized(test, "test")

@@ -61,11 +61,8 @@ def probe(support: Support) -> Fitted:
 
 @functools.lru_cache(maxsize=1)
 def random_init(support: Support) -> Fitted:
-    """Fit the ordinary linear probe with L2, without the text.
-
-    The penalized problem has a single optimum, but for a constant added to all biases, so a random start
-    would not matter; it starts at zero.
-    """
+    """Fit the ordinary linear probe with L2, without the text. The penalized problem has a single optimum, but for a
+    constant added to all biases, so a random start would not matter; it starts at zero."""
     blind = replace(support, classifier=torch.zeros_like(support.classifier))
     choice = select(blind, _path_scores(PENALTIES, _l2_at), PENALTY_OF_ONE_SHOT)
     penalty = PENALTIES[choice.index]
@@ -73,10 +70,8 @@ def random_init(support: Support) -> Fitted:
 
 
 def text_or_zero(support: Support) -> Fitted:
-    """Fit the probe or the one without text, whichever has the lower held-out cross-entropy.
-
-    Meant for weak text priors. A single shot per class gives no held-out loss; then the probe is used.
-    """
+    """Fit the probe or the one without text, whichever has the lower held-out cross-entropy. Meant for weak text
+    priors. A single shot per class gives no held-out loss; then the probe is used."""
     with_text, blind = probe(support), random_init(support)
     if with_text.loss is None or blind.loss is None or with_text.loss <= blind.loss:
         return replace(with_text, chosen={**with_text.chosen, "text": 1.0})
@@ -122,10 +117,8 @@ def _l2_at(support: Support, penalty: float, start: Tensor | None = None, tolera
 def _path_scores(
     values: Sequence[float], fit: Callable[[Support, float, Tensor | None, float], Probe]
 ) -> Callable[[Support, Tensor], Iterator[Tensor]]:
-    """Return a function that yields the scores of one probe per value, each started from the previous solution.
-
-    That takes a fraction of the steps and, where the solver converges and radii are finite, gives about the same loss.
-    """
+    """Return a function that yields the scores of one probe per value, each started from the previous solution. That
+    takes a fraction of the steps and, where the solver converges and radii are finite, gives about the same loss."""
 
     def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
         start = None

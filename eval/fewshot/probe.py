@@ -43,11 +43,9 @@ def fit_probe(
     loss: SoftmaxLoss, radius: float, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
 ) -> Probe:
     """Fit the probe of a loss on a ball of radius delta, an absolute Frobenius norm; the bias has a tenth of it.
-
     `start` are initial offsets (C, d + 1), and `tolerance` is the gap to reach, in nats. For a finite radius the gap
     bounds the mean loss's distance to its optimum, so the loss depends on the start by no more, if the solver
-    converges.
-    """
+    converges."""
     if not radius >= 0:
         raise ValueError(f"radius {radius}: norms are not negative")
     if radius == 0:

@@ -75,11 +75,9 @@ class Selection:
 
 
 def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Tensor]], fixed: int) -> Selection:
-    """Choose among candidates, which are ordered from the most cautious on.
-
-    `scores_of` fits the candidates on a part and yields the logits (m, C) of each for features (m, d). `fixed` is the
-    candidate for a single shot per class. Several shots take none more cautious, unless the support's `floor` is off.
-    """
+    """Choose among candidates, which are ordered from the most cautious on. `scores_of` fits the candidates on a part
+    and yields the logits (m, C) of each for features (m, d). `fixed` is the candidate for a single shot per class.
+    Several shots take none more cautious, unless the support's `floor` is off."""
     folds = min(support.shots, FOLDS)
     if folds < 2:
         return Selection(fixed, FIXED, ())
@@ -102,10 +100,8 @@ def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Ten
 
 
 def most_cautious(losses: NDArray[np.float64], standard_errors: float = 0.0) -> int:
-    """Return the first candidate whose mean loss is at most `standard_errors` above that of the best.
-
-    The standard error is of the difference on the same samples, which is usually far smaller than that of either loss.
-    """
+    """Return the first candidate whose mean loss is at most `standard_errors` above that of the best. The standard
+    error is of the difference on the same samples, which is usually far smaller than that of either loss."""
     behind = losses - losses[np.argmin(losses.mean(axis=1))]
     error = behind.std(axis=1, ddof=1) / np.sqrt(losses.shape[1]) if losses.shape[1] > 1 else np.zeros(len(losses))
     return int(np.flatnonzero(behind.mean(axis=1) <= standard_errors * error)[0])

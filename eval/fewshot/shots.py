@@ -49,10 +49,8 @@ class DrawnShots:
 
 
 def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, seed: int) -> DrawnShots:
-    """Draw up to k shots of each class, in an order that the seed decides.
-
-    Raises `ShotsMissing` where a class has no sample, and ValueError for repeated keys or labels that do not fit.
-    """
+    """Draw up to k shots of each class, in an order that the seed decides. Raises `ShotsMissing` where a class has no
+    sample, and ValueError for repeated keys or labels that do not fit."""
     classes = np.asarray(labels)
     if classes.shape != (len(keys),):
         raise ValueError(f"{len(keys)} keys, labels of shape {classes.shape}: expected one label per key")

@@ -47,11 +47,9 @@ class Ball:
         return 0.0
 
     def gap(self, offsets: Tensor, gradient: Tensor) -> float:
-        """Return the Frank-Wolfe gap: the sum of <G, D> + radius ||G|| over weights and bias.
-
-        D are the offsets and G is the gradient, both (C, d + 1). For an infinite radius a part is ||G||, a bound for
-        offsets that are off by 1.
-        """
+        """Return the Frank-Wolfe gap: the sum of <G, D> + radius ||G|| over weights and bias. D are the offsets and G
+        is the gradient, both (C, d + 1). For an infinite radius a part is ||G||, a bound for offsets that are off by
+        1."""
         gradient = gradient.double()  # the two terms almost cancel
         weight_norm = gradient[:, :-1].norm().item()
         bias_norm = gradient[:, -1].norm().item()
@@ -97,11 +95,9 @@ class Solution:
 
 
 class SoftmaxLoss:
-    """Mean cross-entropy of scale * (x . (w_0 + w) + b) as a function of the offsets.
-
-    features (n, d) and classifier (C, d) share dtype and device; labels are (n,). Memory is a few score
-    matrices (n, C): 64 MB each for ImageNet at 16 shots.
-    """
+    """Mean cross-entropy of scale * (x . (w_0 + w) + b) as a function of the offsets. features (n, d) and classifier
+    (C, d) share dtype and device; labels are (n,). Memory is a few score matrices (n, C): 64 MB each for ImageNet at 16
+    shots."""
 
     def __init__(self, features: Tensor, labels: Tensor, classifier: Tensor, scale: float) -> None:
         self.features = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)

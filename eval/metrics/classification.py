@@ -21,10 +21,8 @@ def logits_in_tiles(
 
 
 def label_ranks(logits: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 0-based rank of each row's label in logits (n, c), and the predicted class; both (n,).
-
-    The prediction is right exactly where the rank is 0.
-    """
+    """Return the 0-based rank of each row's label in logits (n, c), and the predicted class; both (n,). The prediction
+    is right exactly where the rank is 0."""
     right = torch.from_numpy(labels).long()
     own = logits.gather(1, right[:, None])
     # Equal scores of lower classes are ahead, consistent with `lowest_best`.
@@ -54,11 +52,9 @@ def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return (c,) 11-point interpolated average precision of PASCAL VOC 2007, from scores and bool labels (n, c).
-
-    It is the mean over recall levels 0, 0.1, ..., 1 of the highest precision at that recall or beyond. A class without
-    positives gets 0.
-    """
+    """Return (c,) 11-point interpolated average precision of PASCAL VOC 2007, from scores and bool labels (n, c). It is
+    the mean over recall levels 0, 0.1, ..., 1 of the highest precision at that recall or beyond. A class without
+    positives gets 0."""
     found = np.zeros(scores.shape[1])
     for column in range(scores.shape[1]):
         _, truth = sorted_truth(scores[:, column], labels[:, column])

@@ -25,11 +25,9 @@ PART = 1 << 18
 def image_to_text_ranks(
     images: Rows, captions: Rows, image_of: np.ndarray, *, strict: bool = False, part: Sequence[range] | None = None
 ) -> np.ndarray:
-    """Return the 0-based rank of each image's best caption among all captions.
-
-    `strict` puts all equal scores that are not right ahead. `part` has the blocks of images to rank, such as a rank's;
-    None is all. Raises ValueError where an image has no caption.
-    """
+    """Return the 0-based rank of each image's best caption among all captions. `strict` puts all equal scores that are
+    not right ahead. `part` has the blocks of images to rank, such as a rank's; None is all. Raises ValueError where an
+    image has no caption."""
     order = np.argsort(image_of, kind="stable")
     # The start of each image's captions in that order.
     starts = np.searchsorted(image_of[order], np.arange(images.count + 1))
@@ -70,11 +68,9 @@ def text_to_image_ranks(
 
 
 def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, first: torch.Tensor) -> torch.Tensor:
-    """Return (b,) how many of the scores (b, n) are ahead of `own` (b,).
-
-    These are the higher ones and the equal ones of an index below `first` (b,); if `right` (b,) is
-    given, all equal ones but that many, which belong to the query.
-    """
+    """Return (b,) how many of the scores (b, n) are ahead of `own` (b,). These are the higher ones and the equal ones
+    of an index below `first` (b,); if `right` (b,) is given, all equal ones but that many, which belong to the
+    query."""
     ahead = torch.empty(len(scores), dtype=torch.int64)
     index = torch.arange(scores.shape[1], dtype=torch.int32)
     # Compare in parts, because intermediate results are larger than the scores.
@@ -91,10 +87,8 @@ def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, 
 
 
 class _Tile:
-    """Reusable memory for one tile of scores and its inputs.
-
-    Allocating it for every block, between results that stay, fragments the heap to many times its size.
-    """
+    """Reusable memory for one tile of scores and its inputs. Allocating it for every block, between results that stay,
+    fragments the heap to many times its size."""
 
     def __init__(self, blocks: Sequence[range], queries: Rows, items: Rows):
         most = max(map(len, blocks), default=0)

@@ -69,11 +69,9 @@ def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
 
 
 def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
-    """Return effective robustness and the suites' averages.
-
-    Items are read from `folder`/items, and averages of the user's suites from `AVERAGES`; they replace those of
-    built-in suites with the same name. Raises `DataBroken` where one of these files is corrupt.
-    """
+    """Return effective robustness and the suites' averages. Items are read from `folder`/items, and averages of the
+    user's suites from `AVERAGES`; they replace those of built-in suites with the same name. Raises `DataBroken` where
+    one of these files is corrupt."""
     rows = []
     for one in effective_robustness({task.task: task.main for task in tasks}):
         beyond = "; ImageNet accuracy outside the range of these models" if one.beyond else ""

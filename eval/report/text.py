@@ -32,10 +32,8 @@ FEW_SHOT = (
 
 
 def shots_said(record: Mapping[str, Any], short: Mapping[int, int]) -> str:
-    """Return the notes on the shots: overlap with test images, classes with too few images, cautions.
-
-    Older results do not have the overlap. `short` has the number of classes with fewer images for each k.
-    """
+    """Return the notes on the shots: overlap with test images, classes with too few images, cautions. Older results do
+    not have the overlap. `short` has the number of classes with fewer images for each k."""
     parts, support = [], record.get("support", {})
     if "also_test" in support:
         found = support["also_test"]

@@ -340,7 +340,7 @@ class _Run:
         return not failed
 
     def _finish(self, vocabulary: Vocabulary) -> bool:
-        self.lock.check()
+        self.lock.fence.check()
         shards, teacher = self.shards, self.settings.teacher
         records, labels = (records_of(self.layout, stage, shards) for stage in ("features", "labels"))
         content = {

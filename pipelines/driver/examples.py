@@ -141,11 +141,9 @@ def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: 
 
 
 def _with_reasons(row: Mapping[str, Any], second_opinion: bool) -> tuple[list[Any], ...]:
-    """Return the actions, attributes and relations of a row, each with the `reasons` for its score.
-
-    The reasons are recomputed. If that gives other scores than the stored ones, something else annotated the row, and
-    the result has no reasons.
-    """
+    """Return the actions, attributes and relations of a row, each with the `reasons` for its score. The reasons are
+    recomputed. If that gives other scores than the stored ones, something else annotated the row, and the result has no
+    reasons."""
     stored = tuple(row.get(name) or [] for name in ("actions", "attributes", "relations"))
     if not any(stored):
         return stored

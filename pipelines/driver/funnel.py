@@ -24,10 +24,8 @@ def summarise(
     layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, own: Sequence[StageFilter] = ()
 ) -> FunnelRecord:
     """Return the funnel of the decisions. The caller adds duplicates, an index export, quarantined units and seconds.
-
     Rows of the plan's other units count as not decided, and so do rows after the break of a truncated unit if the plan
-    has counted them.
-    """
+    has counted them."""
     broken = [in_words(file) for file in plan.unreadable]
     waiting, undecided = _not_decided(layout, plan, units)
     unparsed, captions_in, by_reason, moves = 0, 0, Counter[str](), Counter[str]()

@@ -189,7 +189,7 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: fl
     check_conservation(layout, units, funnel)
     funnel["left"] = Export(settings, work).make(decided, findings.files)
     count_quarantined(funnel, work.quarantined)
-    lock.check()  # if the lease is lost, another run may be writing here
+    lock.fence.check()  # if the lease is lost, another run may be writing here
     dead_letters = dead_letters_of(work.plan, work.quarantined)
     if dead_letters is None:
         remove(layout.part("dead_letter", "unreadable"))
@@ -201,7 +201,7 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: fl
     if settings.publisher and (work.quarantined or work.changed):  # a rerun may add rows
         work.say(f"nothing is published to {settings.publisher.target}: the run is not finished, see below")
     elif settings.publisher:
-        lock.check()
+        lock.fence.check()
         settings.publisher.publish(layout.root, work.plan.fingerprint, work.say)
     return FilterOutcome(funnel, errors_of(work, funnel, settings))
 

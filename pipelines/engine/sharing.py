@@ -28,11 +28,8 @@ def shard_name(shard: tuple[int, int], asked: str) -> str:
 
 
 class Sharing:
-    """The view of one shard on the shards at work, and its part of the units.
-
-    `asked` is the hash of the settings, see `shard_name`. `place` returns the number of a unit, equal in all shards,
-    and equal for all image units of a unit.
-    """
+    """The view of one shard on the shards at work, and its part of the units. `asked` is the hash of the settings, see
+    `shard_name`. `place` returns the number of a unit, equal in all shards, and equal for all image units of a unit."""
 
     def __init__(
         self,
@@ -74,12 +71,10 @@ class Sharing:
             self._pause()
 
     def parts(self, stage: Stage, todo: Sequence[str], failed: dict[str, FailedUnit]) -> Iterator[list[str]]:
-        """Yield the units that this shard must run, part after part, until every unit is done or has failed.
-
-        The caller adds the records of failed units of a part to `failed` before it requests the next part; this method
-        adds those that failed in other shards. Raise RunFailed if another shard did a unit from other rows or settings,
-        and takes it for done, see `_Looks`.
-        """
+        """Yield the units that this shard must run, part after part, until every unit is done or has failed. The caller
+        adds the records of failed units of a part to `failed` before it requests the next part; this method adds those
+        that failed in other shards. Raise RunFailed if another shard did a unit from other rows or settings, and takes
+        it for done, see `_Looks`."""
         looks, left = _Looks(stage), list(todo)
         while left:
             failed |= looks.failed(left)  # before this shard tries them: the others have left them out
@@ -126,7 +121,7 @@ class Sharing:
         return mine
 
     def _pause(self) -> None:
-        self._lock.check()
+        self._lock.fence.check()
         time.sleep(_LOOK_S if isinstance(self._lock, FileLock) else _LOOK_AT_STORE_S)
 
 

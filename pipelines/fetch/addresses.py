@@ -48,12 +48,10 @@ under any prefix. The second one marks the IPv4 address as globally unique."""
 
 
 def is_public(address: Address) -> bool:
-    """Return whether an address belongs to the public internet.
-
-    An address under the well-known NAT64 prefix is judged by its embedded IPv4 address: in networks without IPv4,
-    resolvers map public IPv4 addresses to such addresses. The mapped, compatible, 6to4, Teredo and ISATAP forms and the
-    local-use NAT64 prefix, which embed an IPv4 address too, are never public.
-    """
+    """Return whether an address belongs to the public internet. An address under the well-known NAT64 prefix is judged
+    by its embedded IPv4 address: in networks without IPv4, resolvers map public IPv4 addresses to such addresses. The
+    mapped, compatible, 6to4, Teredo and ISATAP forms and the local-use NAT64 prefix, which embed an IPv4 address too,
+    are never public."""
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
     if address in _NAT64:

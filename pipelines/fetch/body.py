@@ -15,12 +15,10 @@ _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate
 
 
 def read_body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
-    """Return the decompressed body, of at most `max_bytes` both as sent and after decompression.
-
-    We request uncompressed bytes, but some servers compress anyway. gzip and deflate are decompressed in steps, so that
-    a decompression bomb is stopped in time. Raise FetchError too_large, or bad_response for a body that is truncated,
-    empty, corrupt or in another encoding.
-    """
+    """Return the decompressed body, of at most `max_bytes` both as sent and after decompression. We request
+    uncompressed bytes, but some servers compress anyway. gzip and deflate are decompressed in steps, so that a
+    decompression bomb is stopped in time. Raise FetchError too_large, or bad_response for a body that is truncated,
+    empty, corrupt or in another encoding."""
     promised = answer.length  # from Content-Length; None for chunked bodies and those that end with the connection
     if promised is not None and promised > max_bytes:
         raise FetchError(Reason.TOO_LARGE, f"{promised} bytes announced; at most {max_bytes} are accepted")

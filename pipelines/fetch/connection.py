@@ -148,11 +148,8 @@ def _not_connected(target: Target, error: Exception) -> FetchError:
 @contextlib.contextmanager
 def response(connection: GuardedConnection, target: Target, user_agent: str) -> Iterator[http.client.HTTPResponse]:
     """Request a target and yield the response, with its headers read and its body unread. The connection is closed at
-    the end.
-
-    Raise FetchError for every failure here or while the caller reads, so that a bad response costs only the rows with
-    that URL. MemoryError passes through.
-    """
+    the end. Raise FetchError for every failure here or while the caller reads, so that a bad response costs only the
+    rows with that URL. MemoryError passes through."""
     try:
         connection.connect()
         connection.putrequest("GET", target.path, skip_host=True, skip_accept_encoding=True)

@@ -68,11 +68,9 @@ class Fetcher:
             self._resolve.close()
 
     def fetch(self, url: str | None) -> Fetched:
-        """Return the content of a URL, retrying temporary failures up to `settings.retries` times.
-
-        A failure is final if the server asks to wait longer than `settings.max_wait`. Raise the FetchError of the last
-        attempt, with the number of attempts made.
-        """
+        """Return the content of a URL, retrying temporary failures up to `settings.retries` times. A failure is final
+        if the server asks to wait longer than `settings.max_wait`. Raise the FetchError of the last attempt, with the
+        number of attempts made."""
         target = parse_url(url)
         attempt = 0
         while True:
@@ -165,13 +163,10 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 
 
 def opts_out(headers: Iterable[tuple[str, str]], names: Iterable[str]) -> str | None:
-    """Return the header that opts out, or None.
-
-    `X-Robots-Tag: noai` addresses all robots, `X-Robots-Tag: diht: noai` the robot of that name, here one of the
-    lower-case `names`. A name applies to the directives that follow it in the same header, also where a proxy has
-    joined several headers with commas. `TDM-Reservation: 1` reserves text and data mining and also counts as an
-    opt-out.
-    """
+    """Return the header that opts out, or None. `X-Robots-Tag: noai` addresses all robots, `X-Robots-Tag: diht: noai`
+    the robot of that name, here one of the lower-case `names`. A name applies to the directives that follow it in the
+    same header, also where a proxy has joined several headers with commas. `TDM-Reservation: 1` reserves text and data
+    mining and also counts as an opt-out."""
     ours = {"*", *names}
     for header, value in headers:
         if header.lower() == "tdm-reservation" and value.strip() == "1":

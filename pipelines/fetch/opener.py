@@ -26,10 +26,8 @@ _ONE_AT_A_TIME = threading.RLock()  # the opener is process-wide, and so is img2
 
 @dataclass
 class Notes:
-    """Facts about one shard's requests that the responses do not carry: attempts, digests and our own bugs.
-
-    Keys are URLs as spelled by `str(parse_url(url))`.
-    """
+    """Facts about one shard's requests that the responses do not carry: attempts, digests and our own bugs. Keys are
+    URLs as spelled by `str(parse_url(url))`."""
 
     attempts: dict[str, int] = field(default_factory=lambda: defaultdict(lambda: 1))
     digests: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -47,11 +45,9 @@ class GuardedOpener(urllib.request.OpenerDirector):
         self.notes = Notes()
 
     def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> Any:
-        """Return a response whose body is already read. The timeout is ignored; the fetcher has its own.
-
-        Raise FetchError, whose text is "reason: message". Any other exception is raised too, and the first is kept in
-        `notes.bug`.
-        """
+        """Return a response whose body is already read. The timeout is ignored; the fetcher has its own. Raise
+        FetchError, whose text is "reason: message". Any other exception is raised too, and the first is kept in
+        `notes.bug`."""
         url = fullurl if isinstance(fullurl, str) else fullurl.full_url
         try:
             if data is not None:
@@ -81,10 +77,8 @@ class GuardedOpener(urllib.request.OpenerDirector):
 @contextlib.contextmanager
 def opening_by(fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None]] | None = None) -> Iterator[Notes]:
     """Route this process's `urllib.request.urlopen` through the fetcher while the block runs. Only one thread at a time
-    can be in such a block.
-
-    `expected` are the hashes of the rows that share a URL, by URL. A file that contradicts all of them is refused.
-    """
+    can be in such a block. `expected` are the hashes of the rows that share a URL, by URL. A file that contradicts all
+    of them is refused."""
     opener = GuardedOpener(fetcher, expected or {})
     with _ONE_AT_A_TIME:
         urllib.request.install_opener(opener)

@@ -48,12 +48,10 @@ class SystemResolver:
 def checked_addresses(
     target: Target, resolve: Resolve, timeout: float, ports: Iterable[int], allowed: Iterable[Allowed]
 ) -> list[Address]:
-    """Return the checked addresses of a target's host. Connect to these: a second lookup could give others.
-
-    `allowed` are exceptions, which need be neither public nor at one of `ports`. Raise FetchError dns_failed,
-    blocked_port, or blocked_address if any address is neither public nor allowed (a name with even one private address
-    is not trusted).
-    """
+    """Return the checked addresses of a target's host. Connect to these: a second lookup could give others. `allowed`
+    are exceptions, which need be neither public nor at one of `ports`. Raise FetchError dns_failed, blocked_port, or
+    blocked_address if any address is neither public nor allowed (a name with even one private address is not
+    trusted)."""
     allowed, ports = tuple(allowed), tuple(ports)
     if target.port not in ports and all(entry.port != target.port for entry in allowed):
         raise FetchError(Reason.BLOCKED_PORT, f"{target.host}: port {target.port}")

@@ -143,10 +143,8 @@ def _record(row: RequestedRow, said: FetchedRow) -> FetchedRow:
 
 
 def _reason(status: str, text: str) -> tuple[Reason, str]:
-    """Return the reason and message in img2dataset's error text; our own errors begin with the reason.
-
-    Raises RuntimeError if the text names none and the image was not refused by the resizer.
-    """
+    """Return the reason and message in img2dataset's error text; our own errors begin with the reason. Raises
+    RuntimeError if the text names none and the image was not refused by the resizer."""
     head, colon, message = text.partition(": ")
     if colon and head in _CODES:
         return Reason(head), message

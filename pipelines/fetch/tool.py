@@ -27,12 +27,10 @@ def check_tool() -> None:
 
 @functools.cache
 def load_tool() -> tuple[Any, Any, Any]:
-    """Return img2dataset's Downloader, Resizer and webdataset writer, the latter two adapted. Raises ToolMissing.
-
-    The Resizer takes `DownloadSettings` and gets pixels that Pillow has decoded under our limits, because img2dataset's
-    own decoding accepts broken images, ignores the orientation and checks the size too late. The writer's first
-    argument is a function that it calls with the number of URLs done so far, failed ones too.
-    """
+    """Return img2dataset's Downloader, Resizer and webdataset writer, the latter two adapted. Raises ToolMissing. The
+    Resizer takes `DownloadSettings` and gets pixels that Pillow has decoded under our limits, because img2dataset's own
+    decoding accepts broken images, ignores the orientation and checks the size too late. The writer's first argument is
+    a function that it calls with the number of URLs done so far, failed ones too."""
     check_tool()
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it checks the network for a newer version
     import cv2

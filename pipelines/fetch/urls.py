@@ -39,12 +39,10 @@ class Target:
 
 
 def parse_url(url: str | None, base: Target | None = None) -> Target:
-    """Parse a URL as the manifest or a redirect of `base` has it.
-
-    Spaces and non-ASCII letters, which many manifests leave unescaped, are escaped. Host names in other scripts are
-    converted to their ASCII (IDNA) form. Raise FetchError bad_url, or blocked_address for an IPv6 address with a zone.
-    A user or password is refused, since it can disguise the real host.
-    """
+    """Parse a URL as the manifest or a redirect of `base` has it. Spaces and non-ASCII letters, which many manifests
+    leave unescaped, are escaped. Host names in other scripts are converted to their ASCII (IDNA) form. Raise FetchError
+    bad_url, or blocked_address for an IPv6 address with a zone. A user or password is refused, since it can disguise
+    the real host."""
     text = (url or "").strip(" \t\r\n")
     if not text:
         raise _bad(text, "the row has no address")

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from open_diht.common.hub import MAIN, HubAddress, client, explained
 from open_diht.common.naming import counted
 from open_diht.pipelines.manifests.formats import known_endings
 from open_diht.pipelines.store.commit import RunFailed
-from open_diht.pipelines.store.hub_contents import PUBLISHING, RECORDS, Push, contents, is_ours, most_of_a_folder, steps
+from open_diht.pipelines.store.hub_contents import PUBLISHING, RECORDS, Push, contents, is_ours, steps
 from open_diht.pipelines.store.layout import CARD, CARD_MARK
 from open_diht.pipelines.store.storage import StorePath, each, is_local, size_of
 
@@ -85,11 +86,9 @@ class Publisher:
         return self.target.revision or MAIN
 
     def check(self, plan: str, units: int) -> None:
-        """Check that the results may be published later, and create the repository and the branch.
-
-        Raise WrongUse if huggingface_hub, a token or access is missing, the hub does not answer, the input has too many
-        units, or the repository holds other data.
-        """
+        """Check that the results may be published later, and create the repository and the branch. Raise WrongUse if
+        huggingface_hub, a token or access is missing, the hub does not answer, the input has too many units, or the
+        repository holds other data."""
         if units > FOLDER_FILES:
             raise WrongUse(
                 f"the input makes {units:,} files, one per unit, and a hub accepts {FOLDER_FILES:,} files per folder; "
@@ -118,11 +117,8 @@ class Publisher:
         api.create_branch(repository, repo_type="dataset", branch=branch, revision=first, exist_ok=True)
 
     def publish(self, root: StorePath, plan: str, say: Callable[[str], None]) -> None:
-        """Publish the folder of a finished run.
-
-        Raise CannotPublish if the hub or the network failed, the repository holds other data, a folder holds too many
-        files, or another process has written there since.
-        """
+        """Publish the folder of a finished run. Raise CannotPublish if the hub or the network failed, the repository
+        holds other data, a folder holds too many files, or another process has written there since."""
         again = f"; all results are in {root}. Run the same command to try again"
         with explained(self.target, CannotPublish, again):
             there = self._look(plan, CannotPublish)
@@ -158,7 +154,8 @@ class Publisher:
 
     def _files(self, there: _There, root: StorePath, say: Callable[[str], None]) -> dict[str, StorePath]:
         files = contents(root)
-        if (most := most_of_a_folder(files)) > FOLDER_FILES:
+        most = max(Counter(name.rpartition("/")[0] for name in files).values(), default=0)
+        if most > FOLDER_FILES:
             raise CannotPublish(
                 f"a folder of {root} holds {most:,} files, and a hub accepts {FOLDER_FILES:,}; make larger units with "
                 "--unit-rows, in another --work"

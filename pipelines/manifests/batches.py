@@ -35,10 +35,8 @@ _HEX = re.compile(r"[0-9a-fA-F]{32}")
 
 def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator[Batch, None, None]:
     """Yield the rows of consecutive chunks in batches of `batch_rows` rows, fewer at the end or if rows are large. If
-    the chunks raise UnreadableFile, all rows before are yielded first.
-
-    Which rows there are, good or bad, and their order do not depend on `batch_rows`.
-    """
+    the chunks raise UnreadableFile, all rows before are yielded first. Which rows there are, good or bad, and their
+    order do not depend on `batch_rows`."""
     waiting: list[Batch] = []
     size = 0
     broken: UnreadableFile | None = None

@@ -80,11 +80,8 @@ def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
 
 
 def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
-    """Open a file for reading and seeking. Raises what the file system raises: wrap it in `reading`.
-
-    With `parts`, only the requested bytes of a remote file are fetched, without read-ahead, and recent parts are
-    cached.
-    """
+    """Open a file for reading and seeking. Raises what the file system raises: wrap it in `reading`. With `parts`, only
+    the requested bytes of a remote file are fetched, without read-ahead, and recent parts are cached."""
     if not is_remote(path):
         return open(local_path(path), "rb")
     fs, inside = file_system(path)
@@ -130,10 +127,8 @@ class _Parts(io.RawIOBase):
         super().close()
 
     def _part(self, stop: int) -> tuple[int, bytes]:
-        """Return the offset of a part with the next byte to read, and the part.
-
-        If no cached part has it, the bytes up to `stop` or the next cached part are fetched.
-        """
+        """Return the offset of a part with the next byte to read, and the part. If no cached part has it, the bytes up
+        to `stop` or the next cached part are fetched."""
         at = self._at
         for start, part in self._parts.items():
             if start <= at < start + len(part):
@@ -221,12 +216,8 @@ def fingerprint(path: str, size: int) -> str:
 
 
 def stamp(path: str) -> Stamp | None:
-    """Return a value that changes when a file is written to; None if there is no file.
-
-    Some stores report only the size (see `telling`).
-
-    Raises Unreachable if a store does not answer. Other errors are raised as they are.
-    """
+    """Return a value that changes when a file is written to; None if there is no file. Some stores report only the size
+    (see `telling`). Raises Unreachable if a store does not answer. Other errors are raised as they are."""
     with translated(partial(_unreachable, path)):
         try:
             if not is_remote(path):
@@ -255,12 +246,10 @@ def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
 
 @contextmanager
 def unchanged(span: Span) -> Iterator[bool]:
-    """Check that the file of a span does not change while the `with` block reads it.
-
-    Yield whether the file still has the stamp of `span.info`; False for a span without fingerprint, which is not
-    checked. Raise FileChanged if the file is gone or not the one that the span was cut from, or its size or times
-    change meanwhile. It replaces an exception of the block, which the change explains.
-    """
+    """Check that the file of a span does not change while the `with` block reads it. Yield whether the file still has
+    the stamp of `span.info`; False for a span without fingerprint, which is not checked. Raise FileChanged if the file
+    is gone or not the one that the span was cut from, or its size or times change meanwhile. It replaces an exception
+    of the block, which the change explains."""
     if not span.fingerprint:
         yield False
         return

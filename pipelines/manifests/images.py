@@ -65,10 +65,8 @@ def check_images_root(dataset: Dataset) -> None:
 
 
 def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> ImageOrMissing:
-    """Return the bytes of an image file, or why there are none. Reads only below `folders`, see `inside`.
-
-    The path is as the manifest has it: relative, absolute, or a URL. Errors of an outage (see `is_outage`) are raised.
-    """
+    """Return the bytes of an image file, or why there are none. Reads only below `folders`, see `inside`. The path is
+    as the manifest has it: relative, absolute, or a URL. Errors of an outage (see `is_outage`) are raised."""
     if path is None or not path.strip():
         return MissingImage(reason="image_not_available", message="the row names no image file")
     full = None if path.startswith(_WEB) else inside(path, folders)
@@ -113,10 +111,8 @@ def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
 
 
 def full_path(path: str, folders: Sequence[str]) -> str:
-    """Return a relative path joined to its base folder, and any other path unchanged.
-
-    The base is the first folder, but for a path that leads out of it by ".." it is the last, the manifest's.
-    """
+    """Return a relative path joined to its base folder, and any other path unchanged. The base is the first folder, but
+    for a path that leads out of it by ".." it is the last, the manifest's."""
     if is_remote(path) or path.startswith("/"):
         return path
     climbs = posixpath.normpath(path).split("/")[0] == ".."
@@ -124,12 +120,10 @@ def full_path(path: str, folders: Sequence[str]) -> str:
 
 
 def inside(path: str, folders: Sequence[str]) -> str | None:
-    """Return the full, normalized path of an image if it lies below one of `folders`, else None.
-
-    A manifest is untrusted input. ".." is resolved in the path's text before anything is opened, and the result is the
-    path that is opened. It must lie below a folder by its text or, for local files, by its real path. Symbolic links
-    below a folder are followed wherever they lead: they are the user's own, and hub caches consist of them.
-    """
+    """Return the full, normalized path of an image if it lies below one of `folders`, else None. A manifest is
+    untrusted input. ".." is resolved in the path's text before anything is opened, and the result is the path that is
+    opened. It must lie below a folder by its text or, for local files, by its real path. Symbolic links below a folder
+    are followed wherever they lead: they are the user's own, and hub caches consist of them."""
     path = full_path(path.removeprefix("file://"), folders)
     return next((full for folder in folders if (full := _below(path, folder)) is not None), None)
 

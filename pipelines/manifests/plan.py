@@ -233,10 +233,8 @@ def part_of(plan: Plan, units: Sequence[Unit]) -> Plan:
 
 def keep_plan(path: StorePath, plan: Plan) -> Plan:
     """Return the plan of the output folder. Write `plan` if there is none, and its inspections if they differ. If
-    shards start at the same moment, all use the plan that was written first.
-
-    Raise PlanMismatch if the stored plan is unreadable, or has another input or other columns.
-    """
+    shards start at the same moment, all use the plan that was written first. Raise PlanMismatch if the stored plan is
+    unreadable, or has another input or other columns."""
     if not path.exists():
         check_output(Layout(path.parent.parent))
         if publish_first(path, _content(plan)):  # else another shard wrote its plan first
@@ -348,9 +346,7 @@ def _inspections(content: Mapping[str, Any], files: Sequence[Mapping[str, Any]])
 def pinned(pattern: str, known: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """Replace the repository revisions in an input pattern by commits, and return the commits by address of the
     repository. Those that are `known`, from an earlier start of the same run, stay valid, whatever the revision is now.
-
-    Raise NoInput if a repository or revision is missing or not accessible, or an address is not that of a data set.
-    """
+    Raise NoInput if a repository or revision is missing or not accessible, or an address is not that of a data set."""
     pins: dict[str, str] = {}
     items = [_pinned_item(item, known, pins) if item.startswith(SCHEME) else item for item in input_items(pattern)]
     return (",".join(items), pins) if pins else (pattern, pins)

@@ -107,9 +107,7 @@ def read(
 
 def read_rows(table: pa.Table, dataset: Dataset) -> Batch:
     """Read a table as `read` reads a file: its rows, good and bad, with the same captions and uids. Raises BadSchema.
-
-    The paths in structs of images do not enter uids here; in a Parquet file they may if a row has no URL.
-    """
+    The paths in structs of images do not enter uids here; in a Parquet file they may if a row has no URL."""
     roles = roles_of(table, dataset)
     return to_batch(Chunk(ordinals=list(range(table.num_rows)), table=plain(table), bad=[]), roles)
 
@@ -126,12 +124,10 @@ def read_images(
     *,
     max_bytes: int = MAX_IMAGE_BYTES,
 ) -> Iterator[tuple[int, ImageOrMissing]]:
-    """Yield the images of chosen rows, in order: (ordinal, bytes as stored, or why there are none).
-
-    `ordinals` are indices of rows inside the span, strictly ascending; others are a ValueError. UnreadableFile and
-    FileChanged are raised as by `read`, but the wanted rows of a damaged row group of Parquet, from the damage on,
-    yield a `MissingImage` instead. If a store does not answer, Unreachable or the error of its client is raised.
-    """
+    """Yield the images of chosen rows, in order: (ordinal, bytes as stored, or why there are none). `ordinals` are
+    indices of rows inside the span, strictly ascending; others are a ValueError. UnreadableFile and FileChanged are
+    raised as by `read`, but the wanted rows of a damaged row group of Parquet, from the damage on, yield a
+    `MissingImage` instead. If a store does not answer, Unreachable or the error of its client is raised."""
     wanted = [int(ordinal) for ordinal in ordinals]
     if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
         raise ValueError("ordinals must be strictly ascending, from 0")
@@ -178,11 +174,8 @@ def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
 
 @contextmanager
 def _watched(info_or_span: FileInfo | Span, dataset: Dataset) -> Iterator[tuple[FileInfo, Span]]:
-    """Yield a file's inspection and a span of it.
-
-    The file of a span is checked for changes (see `unchanged`), and inspected if its stored inspection does not hold. A
-    `FileInfo` is taken as it is.
-    """
+    """Yield a file's inspection and a span of it. The file of a span is checked for changes (see `unchanged`), and
+    inspected if its stored inspection does not hold. A `FileInfo` is taken as it is."""
     if isinstance(info_or_span, FileInfo):
         yield info_or_span, whole_file(info_or_span)
         return

@@ -201,12 +201,9 @@ class Difference:
 
 def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
     """Return the columns whose types differ from those in the first file that has them and in which they are not of the
-    family null, in the order of the files.
-
-    Types of one family agree: int32 and int64, float and double, string and large_string and dictionary; a column of
-    the family null agrees with any. The order of columns and missing columns do not matter. Differences with a `role`
-    affect what is filtered.
-    """
+    family null, in the order of the files. Types of one family agree: int32 and int64, float and double, string and
+    large_string and dictionary; a column of the family null agrees with any. The order of columns and missing columns
+    do not matter. Differences with a `role` affect what is filtered."""
     found = []
     firsts: dict[str, tuple[FileInfo, Column]] = {}
     for info in infos:

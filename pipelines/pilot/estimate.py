@@ -76,10 +76,8 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate
 
 
 def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int) -> Estimate:
-    """Return the cost of a row from the seconds or bytes of each unit, with Student's interval.
-
-    With one unit or no rows there is no interval.
-    """
+    """Return the cost of a row from the seconds or bytes of each unit, with Student's interval. With one unit or no
+    rows there is no interval."""
     y, m = np.asarray(amounts, float), np.asarray(rows, float)
     sampled = m.sum()
     if not sampled:

@@ -91,10 +91,8 @@ def _comparisons(layout: Layout, preset: Preset, rows: int) -> float:
 def _work(
     layout: Layout, plan: Plan, comparisons: float, score_on_gpu: bool
 ) -> tuple[dict[str, dict[str, float]], Counter[str], Counter[str]]:
-    """Return `Measured.seconds`, `Measured.waited` and the bytes in work/ of each caption unit.
-
-    Work on all units together, such as the comparison of keys, is stored under its own unit names and left out.
-    """
+    """Return `Measured.seconds`, `Measured.waited` and the bytes in work/ of each caption unit. Work on all units
+    together, such as the comparison of keys, is stored under its own unit names and left out."""
     # A tar is read whole for any unit of it, so the sample's units are charged with their fraction of the tar's rows.
     charged = {}
     for name, units in tars_of(plan, [unit.name for unit in plan.units]).items():

@@ -47,11 +47,8 @@ class _Parser(beam_options._BeamArgumentParser):
 
 def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]:
     """Return `arguments`, those left by `options.parse`, as flags for Beam, with underscores instead of hyphens in
-    their names.
-
-    Raise RunnerError if an option is unknown to Beam, has a wrong value or none, belongs to another runner, or is one
-    of `_OURS`.
-    """
+    their names. Raise RunnerError if an option is unknown to Beam, has a wrong value or none, belongs to another
+    runner, or is one of `_OURS`."""
     flags = tuple(underscored(argument) for argument in arguments)
     parser, owners = _Parser(allow_abbrev=False, add_help=False, conflict_handler="resolve"), dict[str, str]()
     for cls in beam_options.PipelineOptions.__subclasses__():

@@ -201,11 +201,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
-    """Wait for the end of a job.
-
-    Raise WorkerDied if more workers died at work on the same units than Dask allows, and JobFailed for another error of
-    the job, if the scheduler is gone, or if there was no worker for `patience` seconds.
-    """
+    """Wait for the end of a job. Raise WorkerDied if more workers died at work on the same units than Dask allows, and
+    JobFailed for another error of the job, if the scheduler is gone, or if there was no worker for `patience`
+    seconds."""
     seen = time.monotonic()
     while True:
         try:

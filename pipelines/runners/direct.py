@@ -43,11 +43,8 @@ def check_workers(workers: int) -> int:
 
 @dataclass(frozen=True)
 class Direct(Backend):
-    """A `Backend` on this machine.
-
-    FnApiRunner is constructed here because, requested by name, its worker processes start without pipeline options, and
-    "DirectRunner" first tries to download another runner.
-    """
+    """A `Backend` on this machine. FnApiRunner is constructed here because, requested by name, its worker processes
+    start without pipeline options, and "DirectRunner" first tries to download another runner."""
 
     flags: Sequence[str] = ()
     name = "direct"
@@ -117,11 +114,9 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
 
 @contextmanager
 def watched_workers() -> Iterator[None]:
-    """Make the local runner watch the worker processes that it starts during the `with` block.
-
-    Raise WorkerDied if one died, when the others have finished their units, or if the process that starts workers
-    ended, and on Linux they with it.
-    """
+    """Make the local runner watch the worker processes that it starts during the `with` block. Raise WorkerDied if one
+    died, when the others have finished their units, or if the process that starts workers ended, and on Linux they with
+    it."""
     register = worker_handlers.WorkerHandler.register_environment
     register(python_urns.SUBPROCESS_SDK, bytes)(_WatchedWorkerHandler)
     _deaths.clear()

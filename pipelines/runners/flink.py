@@ -108,9 +108,7 @@ class Flink(portable.PortableBackend):
 
     def _version(self, cluster: dict[str, str | int] | None) -> str:
         """Return the Flink version, as in 1.20, which the jar must match: of the option or the cluster, else `VERSION`.
-
-        Raises RunnerError if option and cluster differ, or Beam has no job server for the version.
-        """
+        Raises RunnerError if option and cluster differ, or Beam has no job server for the version."""
         named = str(option_values(self.flags)["flink_version"]) if given(self.flags, "flink_version") else None
         found = ".".join(str(cluster["flink-version"]).split(".")[:2]) if cluster else None
         if named and found and named != found:
@@ -123,9 +121,7 @@ class Flink(portable.PortableBackend):
 
     def _jar(self, version: str) -> Path | None:
         """Return the job-server jar of the option or the variable; None: Beam takes it from its cache or downloads it.
-
-        The versions in the name of a jar must match, since Beam guarantees no compatibility. Raises RunnerError.
-        """
+        The versions in the name of a jar must match, since Beam guarantees no compatibility. Raises RunnerError."""
         named = option_values(self.flags)["flink_job_server_jar"] or os.environ.get(JAR_VARIABLE)
         if not named:
             return None

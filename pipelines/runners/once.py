@@ -20,12 +20,9 @@ _place: str | None = None
 
 class OncePerProcess(beam.DoFn):
     """Calls the function of one job, which a process keeps set up until another job's arrives or `let_go` is called.
-    The function must emit nothing; `place` is the name of the run, see `is_at`.
-
-    A process handles one element at a time, even with several threads, because two threads cannot use a parser or an
-    OCR process at once. Relative paths start from the folder in which this object was made, if the process sees that
-    folder.
-    """
+    The function must emit nothing; `place` is the name of the run, see `is_at`. A process handles one element at a
+    time, even with several threads, because two threads cannot use a parser or an OCR process at once. Relative paths
+    start from the folder in which this object was made, if the process sees that folder."""
 
     def __init__(self, do: beam.DoFn, place: str = ""):
         # An id per job: even if the next job has equal bytes, the files that its stage reads may have changed.

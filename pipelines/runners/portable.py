@@ -98,11 +98,9 @@ def run(
     runner: EndsItsServer, job: Job, flags: Sequence[str], workers: Workers, *, end_seconds: float = math.inf
 ) -> None:
     """Run a job to its end on a runner of Prism or Flink that was not started. Flags that start workers are added.
-
     `end_seconds` is how long the runner may take to end a job after a worker has died; infinite for a runner that may
     start another worker. Raise JobFailed if the job failed, no worker could be started or began in time, or one died
-    and the job did not end.
-    """
+    and the job did not end."""
     with tempfile.TemporaryDirectory(prefix="diht-job-", ignore_cleanup_errors=True) as folder, _own_python_first():
         options = PipelineOptions([*QUIET, *_worker_flags(Path(folder), flags, workers), *flags])
         pipeline = beam.Pipeline(runner=runner, options=options)

@@ -145,10 +145,8 @@ class DownloadStage(SegmentAnnotator):
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:
         """Check for an outage over all units that the run has processed, unless they are many. If there is one,
-        quarantine the units with unreachable URLs. The images that earlier runs have downloaded for them stay.
-
-        A unit with few URLs cannot tell dead links from a broken network; all units together often can.
-        """
+        quarantine the units with unreachable URLs. The images that earlier runs have downloaded for them stay. A unit
+        with few URLs cannot tell dead links from a broken network; all units together often can."""
         if len(todo) > _FEW_UNITS:
             return
         records = {unit: record for unit, record in work.records(DOWNLOAD, work.alive(todo)) if record}
@@ -222,10 +220,8 @@ class DownloadStage(SegmentAnnotator):
     def _fetch(
         self, span: Span, ordinals: NDArray[np.int64], dead: pa.ChunkedArray, name: str, heartbeat: Heartbeat
     ) -> tuple[pa.Table, tuple[int, int]]:
-        """Fetch the images of rows and publish them, the table last.
-
-        Returns the table, and the result of `_reached` for the rows that were not `dead` before.
-        """
+        """Fetch the images of rows and publish them, the table last. Returns the table, and the result of `_reached`
+        for the rows that were not `dead` before."""
         self.layout.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{name}-", dir=self.layout.scratch) as folder:
             asked = self._asked(span, ordinals)

@@ -72,10 +72,8 @@ class EncodingStage(SegmentStage):
         there is none."""
 
     def prepare(self, ordinal: int, image: bytes) -> list[Any]:
-        """Return what to embed of a row: the tensor of its image, or why there is none. A stage may add others.
-
-        Threads may call it while the encoder processes other rows.
-        """
+        """Return what to embed of a row: the tensor of its image, or why there is none. A stage may add others. Threads
+        may call it while the encoder processes other rows."""
         return [self._encoder.prepare(image)]
 
     def fingerprint_of(self, unit: str) -> str:

@@ -123,10 +123,8 @@ def _downloaded(
 
 @contextlib.contextmanager
 def _opened(tar: StorePath, images: int) -> Iterator[IO[bytes]]:
-    """Open a tar from which `images` images are wanted.
-
-    They are stored in order of download, so a remote tar is fetched whole if many are wanted.
-    """
+    """Open a tar from which `images` images are wanted. They are stored in order of download, so a remote tar is
+    fetched whole if many are wanted."""
     if is_local(tar) or images < _MANY:
         with open_parts(tar) as file:
             yield file

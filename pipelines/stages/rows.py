@@ -83,10 +83,8 @@ def columns_of(
     path: str = "the manifest",
 ) -> dict[str, str]:
     """Return the column of each condition: that of a role, else the one of that name (in another case, the only one).
-    Raise WrongUse if there is none.
-
-    A condition on a language is left out if the manifest has no such column; the language is then identified.
-    """
+    Raise WrongUse if there is none. A condition on a language is left out if the manifest has no such column; the
+    language is then identified."""
     found = {one.reason: _column(one.reason, roles, dataset, columns) for one in conditions}
     for name in [name for name, column in found.items() if column is None and name not in language.NAMES]:
         raise WrongUse(
@@ -106,9 +104,8 @@ def good_rows(
     table: pa.Table, dataset: Dataset, conditions: Sequence[ColumnCondition], path: str
 ) -> tuple[Batch, pa.Table]:
     """Return the good rows of a table as read, and as a table of `ROW` and the values that conditions compare.
-
-    Arguments and errors are those of `columns_in`; ModuleNotFoundError if a language must be identified without pycld2.
-    """
+    Arguments and errors are those of `columns_in`; ModuleNotFoundError if a language must be identified without
+    pycld2."""
     batch = read_rows(table, dataset)
     rows = identities(batch)
     for name, values in values_of(batch, columns_in(table, dataset, conditions, path), conditions).items():

@@ -44,10 +44,8 @@ def shard_path(layout: Layout, unit: str, number: int) -> StorePath:
 
 
 def index_path(shard: StorePath) -> StorePath:
-    """Return the path of a shard's index, which training reads instead of scanning the shard.
-
-    No record guarantees it: training rebuilds it if it is missing or does not fit the shard.
-    """
+    """Return the path of a shard's index, which training reads instead of scanning the shard. No record guarantees it:
+    training rebuilds it if it is missing or does not fit the shard."""
     return shard.parent / str(place_beside(shard.name))
 
 
@@ -71,11 +69,8 @@ class ExportRecord(TypedDict):
 
 @dataclass
 class ExportStage(Stage):
-    """A `Stage` that writes a unit's survivors to tars, each with an index next to it.
-
-    The tars are named `<unit>-000.tar` and so on, their members `<uid>-<ordinal>.jpg` (or .png, .webp),
-    `.txt` and `.json`.
-    """
+    """A `Stage` that writes a unit's survivors to tars, each with an index next to it. The tars are named
+    `<unit>-000.tar` and so on, their members `<uid>-<ordinal>.jpg` (or .png, .webp), `.txt` and `.json`."""
 
     layout: Layout
     dataset: Dataset
@@ -106,10 +101,8 @@ class ExportStage(Stage):
         return record, files
 
     def _write(self, path: Path, unit: str, rows: list[Row], ordinals: NDArray[np.int64]) -> int:
-        """Write a tar and return its number of samples.
-
-        Rows whose image is missing or cannot be opened safely are skipped.
-        """
+        """Write a tar and return its number of samples. Rows whose image is missing or cannot be opened safely are
+        skipped."""
         samples, plan = 0, self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             images = images_of(self.layout, unit, plan.span(unit), plan.image_rows, self.dataset, ordinals)
@@ -140,11 +133,9 @@ def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
 
 
 def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
-    """Return the content of each survivor's .json but `key` and `ordinal`, and the survivors' ordinals.
-
-    It has the columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. A manifest's
-    `key` and `ordinal` are renamed in favor of the sample's, and `_extra` in favor of what a reader adds.
-    """
+    """Return the content of each survivor's .json but `key` and `ordinal`, and the survivors' ordinals. It has the
+    columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. A manifest's `key` and
+    `ordinal` are renamed in favor of the sample's, and `_extra` in favor of what a reader adds."""
     path = layout.part("kept", unit)
     if not path.exists():
         return pa.table({}), np.empty(0, np.int64)
@@ -189,11 +180,8 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _member(image: bytes) -> tuple[str, bytes]:
-    """Return the extension and content of an image's member.
-
-    The image is stored unchanged, or as a PNG of its first frame if loaders would not know the format.
-    Raises BadImage if it cannot be opened safely.
-    """
+    """Return the extension and content of an image's member. The image is stored unchanged, or as a PNG of its first
+    frame if loaders would not know the format. Raises BadImage if it cannot be opened safely."""
     ending = _AS_IT_IS.get(open_image(image, _LIMITS).image.format or "")
     if ending:
         return ending, image

@@ -50,12 +50,10 @@ def published(path: StorePath) -> Iterator[Path]:
 
 
 def _upload(file: Path, path: UPath) -> None:
-    """Upload a file. Raise LeaseLost if it belongs to an output folder that another run has taken.
-
-    A paused upload may end, and the client may try again, after another run has taken the folder and replaced the
-    object. So an upload to S3 has the condition that the object is still the same as before the check. Files of
-    100 MB and more, which the client sends in parts, and stores without conditional puts have the check alone.
-    """
+    """Upload a file. Raise LeaseLost if it belongs to an output folder that another run has taken. A paused upload may
+    end, and the client may try again, after another run has taken the folder and replaced the object. So an upload to
+    S3 has the condition that the object is still the same as before the check. Files of 100 MB and more, which the
+    client sends in parts, and stores without conditional puts have the check alone."""
     bucket = path.path.partition("/")[0]
     for tries in range(1, _UPLOADS + 1):
         conditional = path.protocol in ("s3", "s3a") and bucket not in _unconditional
@@ -83,8 +81,7 @@ def _unchanged(path: UPath) -> dict[str, str]:
 
 def publish_json(path: StorePath, value: Any) -> None:
     """Publish `value` as JSON."""
-    with published(path) as temporary:
-        temporary.write_text(_json(value), encoding="utf-8", errors="surrogatepass")
+    publish_bytes(path, _json(value))
 
 
 def publish_bytes(path: StorePath, content: bytes) -> None:
@@ -96,11 +93,10 @@ def publish_bytes(path: StorePath, content: bytes) -> None:
 def publish_first(path: StorePath, value: Any) -> bool:
     """Publish `value` as JSON unless `path` exists, and return whether this call wrote the file. If several processes
     try at once, exactly one succeeds."""
-    content = _json(value).encode("utf-8", "surrogatepass")
     check_fence(path)
     if not is_local(path):
         try:
-            create(path.fs, path.path, content)
+            create(path.fs, path.path, _json(value))
         except FileExistsError:
             return False
         return True
@@ -108,7 +104,7 @@ def publish_first(path: StorePath, value: Any) -> bool:
     temporary = temporary_beside(path)
     try:
         with naming(path):
-            temporary.write_bytes(content)
+            temporary.write_bytes(_json(value))
             sync(temporary)
             os.link(temporary, path)  # unlike a rename, it fails if the path exists
             sync(path.parent)
@@ -119,8 +115,8 @@ def publish_first(path: StorePath, value: Any) -> bool:
     return True
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "surrogatepass")
 
 
 def publish_table(path: StorePath, table: pa.Table) -> None:
@@ -130,11 +126,9 @@ def publish_table(path: StorePath, table: pa.Table) -> None:
 
 
 class TableFile:
-    """A Parquet file that is written table by table and published when it is closed without error.
-
-    Its schema is `schema` or else that of the first table. If `schema` is None and no table was written, closing it
-    without error publishes no file and deletes an existing one.
-    """
+    """A Parquet file that is written table by table and published when it is closed without error. Its schema is
+    `schema` or else that of the first table. If `schema` is None and no table was written, closing it without error
+    publishes no file and deletes an existing one."""
 
     def __init__(self, path: StorePath, schema: pa.Schema | None = None):
         self._path, self._schema = path, schema

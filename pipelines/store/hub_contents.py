@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -50,11 +49,6 @@ def contents(root: StorePath) -> dict[str, StorePath]:
 def is_ours(name: str) -> bool:
     """Return whether a file in a repository has the name of a published file."""
     return name in (*_LAST, PUBLISHING) or (name.rpartition("/")[0] in _FOLDERS and name.endswith(_ENDINGS))
-
-
-def most_of_a_folder(names: Iterable[str]) -> int:
-    """Return the number of files in the fullest folder."""
-    return max(Counter(name.rpartition("/")[0] for name in names).values(), default=0)
 
 
 def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterable[str]) -> list[Push]:

@@ -102,10 +102,8 @@ class Layout:
         return self.root / "shards" / unit
 
     def folders(self) -> Iterator[StorePath]:
-        """Yield the folders in which killed runs may leave temporary files, whether they exist or not.
-
-        Folders of `work/` without a folder `commits` or `progress` may be the user's and are left out.
-        """
+        """Yield the folders in which killed runs may leave temporary files, whether they exist or not. Folders of
+        `work/` without a folder `commits` or `progress` may be the user's and are left out."""
         shards = self.root / "shards"
         yield from (self.root, *(self.root / kind for kind in KINDS), shards, shards / ".index", self.indexes)
         yield self.work

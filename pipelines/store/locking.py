@@ -81,9 +81,6 @@ class FileLock:
         """Release the lock, which may be acquired again."""
         fcntl.flock(self._handle, fcntl.LOCK_UN)
 
-    def check(self) -> None:
-        """Do nothing: unlike a lease, a file lock cannot be lost."""
-
     def at_work(self) -> set[str]:
         """Return the names of the shards at work, see `output_lock`."""
         return {path.name for path in self._shards.glob("*") if _is_held(path)}
@@ -103,11 +100,8 @@ def output_lock(
     layout: Layout, shared: bool, shard: str = "", say: Callable[[str], None] = lambda line: None
 ) -> Iterator[FileLock | Lease]:
     """Hold the lock of an output folder while the `with` block runs. Raise Busy if another run holds it, and NoLocks if
-    the file system has none.
-
-    `shard` is the name of this shard in the `at_work` of others, a valid file name. `say` receives a line for the
-    terminal if a store does not answer or another run's lease has to expire.
-    """
+    the file system has none. `shard` is the name of this shard in the `at_work` of others, a valid file name. `say`
+    receives a line for the terminal if a store does not answer or another run's lease has to expire."""
     work = layout.work
     with ExitStack() as stack:
         stack.callback(set_fence, layout.root, None)

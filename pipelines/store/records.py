@@ -57,10 +57,8 @@ def publish_record(
     layout: Layout, path: StorePath, record: Mapping[str, Any], files: Iterable[StorePath], planned: bool = True
 ) -> None:
     """Write a commit record that vouches for files by their sizes, as far as they exist, and for those in its entry
-    `files`, of an earlier record.
-
-    Raise RunFailed if the folder has lost its plan, so that it was removed meanwhile. Without `planned` it needs none.
-    """
+    `files`, of an earlier record. Raise RunFailed if the folder has lost its plan, so that it was removed meanwhile.
+    Without `planned` it needs none."""
     if planned and not layout.plan.exists():
         raise RunFailed(removed(layout))
     given = list(files)

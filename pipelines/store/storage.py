@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from stat import S_ISREG
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -115,11 +115,9 @@ def read_table(path: StorePath, columns: list[str] | None = None, filters: list[
 def row_groups(
     path: StorePath, columns: list[str] | None = None, between: tuple[str, int, int] | None = None
 ) -> Iterator[pa.Table]:
-    """Yield an empty table with the schema of the columns, then the row groups of a Parquet file one by one.
-
-    `columns` may be paths such as `column.list.element.field`; those that the file lacks are left out. `between`, a
-    column and a range [first, stop), skips groups whose statistics exclude values of that column in the range.
-    """
+    """Yield an empty table with the schema of the columns, then the row groups of a Parquet file one by one. `columns`
+    may be paths such as `column.list.element.field`; those that the file lacks are left out. `between`, a column and a
+    range [first, stop), skips groups whose statistics exclude values of that column in the range."""
     with open_parts(path) as source:
         file = pq.ParquetFile(source)
         empty = file.schema_arrow.empty_table()
@@ -130,13 +128,12 @@ def row_groups(
         # A nested column has a leaf for each of its fields, and statistics are of leaves.
         leaves = [file.schema.column(leaf).path for leaf in range(len(file.schema))] if between else []
         for group in range(file.num_row_groups):
-            if between is None or _overlaps(file, group, leaves.index(between[0]), *between[1:]):
-                yield file.read_row_group(group, columns=columns)
-
-
-def _overlaps(file: pq.ParquetFile, group: int, leaf: int, first: int, stop: int) -> bool:
-    known = file.metadata.row_group(group).column(leaf).statistics
-    return known is None or not known.has_min_max or (known.min < stop and known.max >= first)
+            if between is not None:
+                name, first, stop = between
+                known = file.metadata.row_group(group).column(leaves.index(name)).statistics
+                if known is not None and known.has_min_max and not (known.min < stop and known.max >= first):
+                    continue
+            yield file.read_row_group(group, columns=columns)
 
 
 def read_bytes(path: StorePath) -> bytes:
@@ -204,16 +201,12 @@ def _on_disk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not entry.name.startswith("."):
-                    yield entry.name, _status(entry)
+                    status = None
+                    with suppress(FileNotFoundError):
+                        status = entry.stat()
+                    yield entry.name, status
     except (FileNotFoundError, NotADirectoryError):
         return
-
-
-def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    try:
-        return entry.stat()
-    except FileNotFoundError:
-        return None
 
 
 def _in_store(folder: UPath) -> Iterator[tuple[str, dict[str, Any]]]:

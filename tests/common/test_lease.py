@@ -154,7 +154,7 @@ def test_a_lease_that_was_removed_while_it_was_renewed_comes_back_or_is_lost(lea
     while not leases.exists(path):
         assert time.monotonic() < deadline, "it was not written again"
         time.sleep(0.01)
-    lease.check()
+    lease.fence.check()
     monkeypatch.setattr(module, "VALID_S", 0.0)
     other = lease_in(leases)
     assert other.take(shared=False)
@@ -162,7 +162,7 @@ def test_a_lease_that_was_removed_while_it_was_renewed_comes_back_or_is_lost(lea
         leases.rm_file(path)
         time.sleep(0.1)
     with pytest.raises(LeaseLost, match=f"{other._name} has taken memory://locking"):
-        lease.check()
+        lease.fence.check()
     lease.release()
     other.release()
 
@@ -202,7 +202,7 @@ def test_a_lease_that_ran_out_and_was_taken_is_lost(gone: bool, leases: Any, mon
     assert other.take(shared=False)
     if gone:
         other.release()
-    for check in (lease.check, worker.check):
+    for check in (lease.fence.check, worker.check):
         with pytest.raises(LeaseLost, match=f"{other._name} has taken memory://locking since; committed work is kept"):
             check()
     lease.release()
@@ -214,7 +214,7 @@ def test_a_lease_that_nobody_took_is_not_lost(leases: Any, monkeypatch: pytest.M
     lease = lease_in(leases)
     assert lease.take(shared=False)
     monkeypatch.setattr(module, "VALID_S", 0.0)
-    lease.check()
+    lease.fence.check()
     lease.release()
 
 
@@ -226,14 +226,14 @@ def test_shards_at_work_share_a_token_and_those_that_come_after_them_get_the_nex
     assert third.take(shared=True)
     assert one.fence.token == other.fence.token == third.fence.token == 1
     for lease in (other, third):
-        lease.check()
+        lease.fence.check()
         lease.release()
     assert late.take(shared=True) and late.fence.token == 2
     with pytest.raises(LeaseLost):
-        other.check()
+        other.fence.check()
     late.release()
     assert late.take_alone() and late.fence.token == 3
-    late.check()
+    late.fence.check()
     late.release()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from open_diht.common.stores import in_words, is_of_client
+from open_diht.common.stores import absolute, file_system, in_words, is_of_client, is_remote
 
 
 def test_errors_of_clients_are_told_by_their_package() -> None:
@@ -16,3 +16,12 @@ def test_errors_of_clients_are_told_by_their_package() -> None:
 
 def test_words_are_one_line() -> None:
     assert in_words(OSError("two\n lines")) == "OSError: two lines"
+
+
+def test_paths_of_a_disk_are_no_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir("/tmp")
+    for path, full in {"~/a": "/home/me/a", "b/../a": "/tmp/a", "file:///a": "/a", "local:///a": "/a"}.items():
+        assert not is_remote(path) and absolute(path) == full == file_system(path)[1]
+    assert is_remote("memory://b/a") and absolute("memory://b/a") == "memory://b/a"
+    assert file_system("memory://b/a")[0].protocol == "memory"

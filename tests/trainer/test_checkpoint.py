@@ -437,7 +437,7 @@ def test_nothing_is_written_to_a_store_that_is_another_runs_by_now(store: Begin)
 
     kept = store()
     assert kept.uploads is not None
-    kept.uploads.lease = Lost()  # type: ignore[assignment]
+    kept.uploads.fence = Lost()  # type: ignore[assignment]
     with pytest.raises(LeaseLost):
         kept.save(1)
     assert kept.names() == set()

@@ -238,11 +238,9 @@ def mean_loss(weight: Tensor, bias: Tensor, samples: Samples) -> float:
 
 def metrics(weight: Tensor, bias: Tensor, counts: npt.NDArray[np.int64], samples: Samples) -> dict[str, float]:
     """Return loss and hits of a head on samples; `prior_...` metrics guess by the training `counts` (concepts,) alone.
-
     top1: fraction of samples whose first prediction is one of their concepts, with its 95 % Wilson interval.
     recall_at_10: fraction of the samples' concepts among their first ten predictions, over all concepts together, and
-    as the mean over the concepts that occur (`macro_`).
-    """
+    as the mean over the concepts that occur (`macro_`)."""
     prior = torch.from_numpy(np.log((counts + 1) / (counts + 1).sum()).astype(np.float32)).to(weight.device)
     nothing = torch.zeros_like(weight)  # a head that ignores the features
     found, base = _hits(weight, bias, samples), _hits(nothing, prior, samples)

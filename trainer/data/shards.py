@@ -107,12 +107,10 @@ def open_source(
     subset: Subset | None = None,
     found: Found | None = None,
 ) -> OpenSource:
-    """Find the shards of a source, and index those without a current index.
-
-    For a resumed run, `begun` are the shards that it began with, in their order then. `found` records which uids of the
-    subset are in the shards. Raises `DataError` of several kinds if the data cannot be used as configured, `WrongUse`
-    if the path is not an address that fsspec can use, OSError if the cache folder cannot be written.
-    """
+    """Find the shards of a source, and index those without a current index. For a resumed run, `begun` are the shards
+    that it began with, in their order then. `found` records which uids of the subset are in the shards. Raises
+    `DataError` of several kinds if the data cannot be used as configured, `WrongUse` if the path is not an address that
+    fsspec can use, OSError if the cache folder cannot be written."""
     there = find_shards(source.path)
     urls, manifest = there.urls, there.entries
     skipped = _naming(settings.skip, urls, begun or ())

@@ -39,12 +39,10 @@ class FoundShards(NamedTuple):
 
 
 def find_shards(path: str) -> FoundShards:
-    """Find the tars of a source, including missing ones that a manifest or a brace pattern names.
-
-    Raises `BadSource` if there are none, two have one name, they cannot be listed, or the path has a second pattern
-    next to a brace pattern; `ShardMismatch` if they differ from the manifest or it cannot be read; `WrongUse` if the
-    path is not an address that fsspec can use.
-    """
+    """Find the tars of a source, including missing ones that a manifest or a brace pattern names. Raises `BadSource` if
+    there are none, two have one name, they cannot be listed, or the path has a second pattern next to a brace pattern;
+    `ShardMismatch` if they differ from the manifest or it cannot be read; `WrongUse` if the path is not an address that
+    fsspec can use."""
     braces = _BRACES.search(path)
     if braces:
         found = FoundShards(_numbered(path, braces), {})

@@ -16,10 +16,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
-from open_diht.common.stores import file_system, is_remote, local_path
+from open_diht.common.stores import file_system, in_words, is_remote, local_path, translated
 from open_diht.trainer.data.errors import ShardLost, ShardMismatch, ShardUnavailable
 
 TRIES = 4  # tries of a fetch, with pauses of 1, 2 and 4 seconds, far below `data.stall_s`
@@ -69,10 +70,9 @@ class ShardStore:
         if not is_remote(shard.url):
             try:
                 return os.open(local_path(shard.url), os.O_RDONLY)
-            except FileNotFoundError as error:
-                raise ShardLost(f"shard {shard.url} cannot be opened: {error.strerror}") from error
             except OSError as error:
-                raise ShardUnavailable(f"shard {shard.url} cannot be opened: {error.strerror}") from error
+                kind = ShardLost if isinstance(error, FileNotFoundError) else ShardUnavailable
+                raise kind(f"shard {shard.url} cannot be opened: {error.strerror}") from error
         for _ in range(TRIES):
             path = self._fetched(shard)
             with contextlib.suppress(FileNotFoundError):  # another process has dropped it meanwhile
@@ -135,7 +135,11 @@ class ShardStore:
     def _reserved(self, shard: ShardFile, part: Path) -> Iterator[IO[bytes]]:
         """Yield a new file that has the size of the shard from the start. So processes that fetch at the same time keep
         to the bound together. Wait while other fetches leave no room."""
-        size = shard.bytes if shard.bytes is not None else _size(shard)
+        size = shard.bytes
+        if size is None:
+            with translated(partial(_unavailable, shard)):
+                fs, inside = file_system(shard.url)
+                size = int(fs.info(inside)["size"])
         if size > self._max_bytes:
             raise ShardUnavailable(
                 f"shard {shard.url} has {size / 2**30:.3g} GiB, the cache data.cache_gib "
@@ -189,14 +193,6 @@ def _is_orphan(part: Path) -> bool:
         return True
 
 
-def _size(shard: ShardFile) -> int:
-    try:
-        fs, inside = file_system(shard.url)
-        return int(fs.info(inside)["size"])
-    except Exception as error:  # errors of fsspec's backends have no common base class
-        raise _unavailable(shard, error) from error
-
-
 def _unavailable(shard: ShardFile, error: Exception) -> ShardUnavailable:
     kind = ShardLost if isinstance(error, FileNotFoundError) else ShardUnavailable
-    return kind(f"shard {shard.url} cannot be fetched: {type(error).__name__}: {error}")
+    return kind(f"shard {shard.url} cannot be fetched: {in_words(error)}")

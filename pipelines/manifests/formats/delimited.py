@@ -129,11 +129,9 @@ class Csv(_Delimited):
     endings = (".csv",)
 
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:
-        """Yield the records of consecutive lines, skipping empty lines.
-
-        After a misplaced or unclosed quote that the csv module detects (or a CR outside quotes), the line where the
-        record began is bad and reading continues with the next line, so that the rest of the file is not lost.
-        """
+        """Yield the records of consecutive lines, skipping empty lines. After a misplaced or unclosed quote that the
+        csv module detects (or a CR outside quotes), the line where the record began is bad and reading continues with
+        the next line, so that the rest of the file is not lost."""
         # The csv module's limit is global, 128 KiB by default. No check here relies on a lower one.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
         source = _Source(lines)

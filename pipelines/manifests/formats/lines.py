@@ -53,10 +53,8 @@ class Line:
 
 
 def lines(stream: IO[bytes], *, start: int = 0, stop: int | None = None) -> Iterator[Line]:
-    """Yield the lines that begin in [start, stop). Lines end with a line feed, which the last may lack.
-
-    The stream is positioned at `start`. If that is inside a line, the rest of it is yielded as a line.
-    """
+    """Yield the lines that begin in [start, stop). Lines end with a line feed, which the last may lack. The stream is
+    positioned at `start`. If that is inside a line, the rest of it is yielded as a line."""
     offset, kept, size = start, b"", 0
     if stop is not None and offset >= stop:
         return
@@ -99,11 +97,8 @@ class Head:
 
 class LineFormat(Format):
     """A format whose rows begin at line starts. By default every line start may begin a row, so that uncompressed files
-    can be split anywhere.
-
-    Compressed files are decompressed. A line of more than MAX_ROW_BYTES is `oversized`, and only
-    its beginning is available.
-    """
+    can be split anywhere. Compressed files are decompressed. A line of more than MAX_ROW_BYTES is `oversized`, and only
+    its beginning is available."""
 
     captions: ClassVar[bool] = False
     """Whether `Good.caption` and `Good.several` replace the cells of captions."""

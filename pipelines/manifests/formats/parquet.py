@@ -241,11 +241,8 @@ def _is_of(part: str, columns: Sequence[str]) -> bool:
 
 
 def _step(costs: Collection[ColumnCost]) -> int:
-    """Return how many rows to unpack at once.
-
-    It depends on all columns of the file, even those not read, so that the rows before a broken page are the same with
-    images and without.
-    """
+    """Return how many rows to unpack at once. It depends on all columns of the file, even those not read, so that the
+    rows before a broken page are the same with images and without."""
     rows = _CHUNK_ROWS
     while rows > 1 and sum(cost.of(rows) for cost in costs) > _STEP_BYTES:
         rows //= 2

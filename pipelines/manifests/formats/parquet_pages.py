@@ -179,10 +179,8 @@ def _header(source: _Block, at: int) -> tuple[dict[int, Any], int] | None:
 
 
 class _Thrift:
-    """A parser of structs in Thrift's compact protocol, as far as page headers use it.
-
-    It raises IndexError if the struct continues after the given bytes, and ValueError if it is not a struct.
-    """
+    """A parser of structs in Thrift's compact protocol, as far as page headers use it. It raises IndexError if the
+    struct continues after the given bytes, and ValueError if it is not a struct."""
 
     _MOST_DEPTH = 8
 

@@ -166,12 +166,9 @@ def samples(
     size: int,
     limit_of: Callable[[int, str], int],
 ) -> Generator[Sample, None, None]:
-    """Yield the samples that begin in [start, stop) of a tar; `start` must be 0 if it is compressed.
-
-    `size` is that of the file in bytes. `limit_of` maps a sample's index (from 0) and an extension to how many bytes of
-    that member to read; 0 skips it. Before UnreadableFile is raised for damage, samples that another one follows are
-    yielded.
-    """
+    """Yield the samples that begin in [start, stop) of a tar; `start` must be 0 if it is compressed. `size` is that of
+    the file in bytes. `limit_of` maps a sample's index (from 0) and an extension to how many bytes of that member to
+    read; 0 skips it. Before UnreadableFile is raised for damage, samples that another one follows are yielded."""
     with reading(path):
         stream = open_stream(path, compression)
     with stream:

@@ -32,10 +32,8 @@ def ranges_of(keys: int, memory: int) -> int:
 
 def duplicates(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -> Iterator[pa.Table]:
     """Yield the duplicates among the keys of a range as tables of `ENTRIES`, sorted by (unit, ordinal) overall.
-
     `slices` are (number of the unit, its records of the range, sorted like those of `key_records`), units ascending.
-    Results do not depend on `batch`, the fewest waiting keys that are compared with those seen.
-    """
+    Results do not depend on `batch`, the fewest waiting keys that are compared with those seen."""
     for later, first in _repeated(slices, batch):
         yield _entries(later, first, _uids(first["cited_high"], first["cited_low"]))
 
@@ -82,10 +80,8 @@ def _repeated(
 def _compare(
     seen: NDArray[np.void], waiting: list[NDArray[np.void]]
 ) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.void]]:
-    """Return the distinct keys, the waiting rows that repeat one, and the first row of each such key.
-
-    Among equal keys the earlier row comes first: seen before waiting, then by unit, then by ordinal.
-    """
+    """Return the distinct keys, the waiting rows that repeat one, and the first row of each such key. Among equal keys
+    the earlier row comes first: seen before waiting, then by unit, then by ordinal."""
     rows = np.concatenate([seen, *waiting])
     high, low = np.ascontiguousarray(rows["high"]), np.ascontiguousarray(rows["low"])
     order = np.argsort(high, kind="stable")  # merges the sorted runs

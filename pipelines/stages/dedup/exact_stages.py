@@ -107,11 +107,8 @@ class Pairs:
         self.pairs += rows["pair"].to_pylist()
 
     def keys(self, unit: str, digests: Mapping[int, bytes]) -> Halves:
-        """Return keys that equal pairs share.
-
-        A row without URL is identified by the bytes of its image if read, else by what names the image. If it
-        has neither, it equals no other row.
-        """
+        """Return keys that equal pairs share. A row without URL is identified by the bytes of its image if read, else
+        by what names the image. If it has neither, it equals no other row."""
         pairs = list(self.pairs)
         for ordinal, (place, caption) in self.bare.items():
             if ordinal in digests:
@@ -199,11 +196,8 @@ class KeyStage(Stage):
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
         """Return the SHA-256 of these rows' images as far as known or read now; {} without `read_missing` and stage
-        `spotting`.
-
-        Images that this run's stage `spotting` has read are not read again. Records of earlier runs may be of
-        other files, as below another --images-root.
-        """
+        `spotting`. Images that this run's stage `spotting` has read are not read again. Records of earlier runs may be
+        of other files, as below another --images-root."""
         digests: dict[int, bytes] = {}
         if ordinals and "spotting" in self.stages:
             records = load_records(self.layout, unit, self._image_units(unit))

@@ -52,11 +52,9 @@ def uid_of(high: int, low: int) -> str:
 
 
 def spread(keys: Halves) -> Halves:
-    """Map 128-bit numbers one to one so that equal ranges of the high half hold about equally many keys.
-
-    Digests are evenly spread already, but a manifest's own uids may be consecutive numbers, which would all fall into
-    one range. The map is two rounds of a Feistel network with the finalizer of splitmix64 (Steele et al. 2014).
-    """
+    """Map 128-bit numbers one to one so that equal ranges of the high half hold about equally many keys. Digests are
+    evenly spread already, but a manifest's own uids may be consecutive numbers, which would all fall into one range.
+    The map is two rounds of a Feistel network with the finalizer of splitmix64 (Steele et al. 2014)."""
     high, low = keys[:, 0], keys[:, 1]
     low = low ^ _mixed(high)
     high = high ^ _mixed(low)

@@ -30,10 +30,8 @@ PARTS = 1_024
 
 
 def member_type(dimension: int) -> np.dtype:
-    """Return the record type of a row in a cluster; `cosine` is that to the centroid.
-
-    Half precision changes a cosine by about 1e-5 (up to 1e-4 with few dimensions), far less than any useful eps.
-    """
+    """Return the record type of a row in a cluster; `cosine` is that to the centroid. Half precision changes a cosine
+    by about 1e-5 (up to 1e-4 with few dimensions), far less than any useful eps."""
     return np.dtype(
         [
             ("cluster", "<u4"),
@@ -67,12 +65,10 @@ def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
 def near_copies(
     vectors: NDArray[np.floating], order: NDArray[np.int64], eps: float, against: Against
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find which rows of (n, d) embeddings are near copies of which, taking the rows in `order`.
-
-    Return for each row the row that stays in its place, -1 if it stays itself; and the cosine to the row that made it a
-    duplicate (with `all`, not always the one that stays), 0 if it stays. The embeddings may be a memory map: rows are
-    read in tiles, and memory is a few tiles and blocks, and 20 bytes per row.
-    """
+    """Find which rows of (n, d) embeddings are near copies of which, taking the rows in `order`. Return for each row
+    the row that stays in its place, -1 if it stays itself; and the cosine to the row that made it a duplicate (with
+    `all`, not always the one that stays), 0 if it stays. The embeddings may be a memory map: rows are read in tiles,
+    and memory is a few tiles and blocks, and 20 bytes per row."""
     bound = np.float32(1.0 - eps)
     stays_for = np.full(len(vectors), -1, np.int64)
     cosines = np.zeros(len(vectors), np.float32)
@@ -127,12 +123,10 @@ def _within_tile(
 def duplicates(
     slices: Iterable[tuple[int, NDArray[np.void]]], dimension: int, eps: float, keep: Keep, against: Against
 ) -> pa.Table:
-    """Return the duplicates in a group of clusters as a table of `ENTRIES`, sorted by unit and ordinal.
-
-    `slices` are (number of the unit, its records of type `member_type(dimension)`, ordinals ascending within a
-    cluster), units ascending. Vectors go through a temporary file and are read in tiles, so that a cluster may exceed
-    memory. About 100 bytes per row stay in memory.
-    """
+    """Return the duplicates in a group of clusters as a table of `ENTRIES`, sorted by unit and ordinal. `slices` are
+    (number of the unit, its records of type `member_type(dimension)`, ordinals ascending within a cluster), units
+    ascending. Vectors go through a temporary file and are read in tiles, so that a cluster may exceed memory. About 100
+    bytes per row stay in memory."""
     record = member_type(dimension)
     light: list[NDArray[np.void]] = []
     units: list[NDArray[np.int64]] = []

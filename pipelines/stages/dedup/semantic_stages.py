@@ -138,10 +138,8 @@ class EmbeddingStage(_SemanticStage, EncodingStage):
 
 @dataclass
 class CentroidStage(_OfEmbeddings):
-    """A `Stage` of one unit, which trains k-means on a sample of the competing rows' embeddings.
-
-    The sample is drawn by uid, so it depends neither on units nor on workers.
-    """
+    """A `Stage` of one unit, which trains k-means on a sample of the competing rows' embeddings. The sample is drawn by
+    uid, so it depends neither on units nor on workers."""
 
     rule: DedupRule
     skip: frozenset[str]

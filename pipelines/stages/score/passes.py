@@ -122,10 +122,8 @@ SCHEMA = pa.schema([("ordinal", pa.int64()), (NEG_CLIP_LOSS, pa.float32())])
 
 @dataclass
 class BatchStage(Stage):
-    """A `Stage` of one unit: it takes the first of all rows in the random order as batches, one per row group.
-
-    It reads the embeddings of the units that contain them once. Memory holds those of the batches.
-    """
+    """A `Stage` of one unit: it takes the first of all rows in the random order as batches, one per row group. It reads
+    the embeddings of the units that contain them once. Memory holds those of the batches."""
 
     layout: Layout
     rule: NegativesRule
@@ -182,11 +180,8 @@ def _embedded(layout: Layout, plan: Plan, unit: str, ordinals: NDArray[np.int64]
 
 @dataclass
 class NegativeStage(Stage):
-    """A `Stage` that computes the corrected scores of a unit.
-
-    Memory holds a unit's embeddings and a batch in double precision (0.3 GB for 32,768 rows of 512
-    numbers). A row costs 2 * batches * batch_size vector products.
-    """
+    """A `Stage` that computes the corrected scores of a unit. Memory holds a unit's embeddings and a batch in double
+    precision (0.3 GB for 32,768 rows of 512 numbers). A row costs 2 * batches * batch_size vector products."""
 
     layout: Layout
     temperature: float

@@ -365,10 +365,8 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return {unit: known[unit] for unit in work.alive(known)}
 
     def _pass(self, work: Work, stage: Stage, units: Iterable[str], *, together: bool = False) -> None:
-        """Process the units of a pass over all rows that are not done.
-
-        `together`: each unit reads all caption units, so the run ends if one fails.
-        """
+        """Process the units of a pass over all rows that are not done. `together`: each unit reads all caption units,
+        so the run ends if one fails."""
         work.complete(stage, work.alive(units), quiet=together, workers=self.workers(work), fatal=together)
 
 
