@@ -25,12 +25,9 @@ def output_rows(
 ) -> pa.Table:
     """Return the rows with the original columns and ours.
 
-    An original column with one of our names is renamed, see `making_way`. Only a string column
-    `caption` that is the caption itself is not kept twice.
-
-    Args:
-        rows: the same rows with `uid` and `caption`, of several captions the one that was decided.
-        caption_column: the original column that holds the caption; None: several do.
+    An original column with one of our names is renamed, see `making_way`. Only a string column `caption` that is the
+    caption itself is not kept twice. `rows` are the same rows with `uid` and `caption`, of several captions the one
+    that was decided. `caption_column` is the original column that holds the caption; None: several do.
     """
     if caption_column == "caption" and pa.types.is_string(original["caption"].type):
         original = original.drop_columns("caption")
@@ -94,13 +91,8 @@ def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.Chunked
 def rejected_rows(
     table: pa.Table, reasons: Reasons, stages: Mapping[str, str], copies: pa.Table | None = None
 ) -> pa.Table:
-    """Return the rejected rows, with `stage`, `reason` and, if `copies` is given, its columns.
-
-    Args:
-        table: n rows from `output_rows`.
-        reasons: the reason of each row (n,).
-        copies: n rows of `COPIES`.
-    """
+    """Return the rejected ones of n rows from `output_rows`, with `stage`, `reason` and the columns of `copies`, n rows
+    of `COPIES`, if there are any."""
     gone = ((reasons != KEPT) & (reasons != DEAD)).astype(bool)
     table, reasons = table.filter(pa.array(gone)), reasons[gone]
     table = table.append_column("stage", pa.array([stages[reason] for reason in reasons], pa.string()))

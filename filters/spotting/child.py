@@ -94,12 +94,8 @@ class Child:
 
     def ask(self, images: Sequence[bytes], timeout_s: float) -> list[dict[str, Any]]:
         """Send some image files to the child and return its answers (see worker.answers), within `timeout_s` for all of
-        them. After any exception, also Ctrl-C, the child cannot be used again.
-
-        Raises:
-            ChildDied: the process ended, or answered another request and was killed.
-            ChildTimeout: the process did not answer in time and was killed.
-        """
+        them. Raise ChildDied or ChildTimeout if it ended, answered another request or was late; then it was killed.
+        After any exception, also Ctrl-C, the child cannot be used again."""
         self.ready = False
         number, deadline = next(self._numbers), time.monotonic() + timeout_s
         try:

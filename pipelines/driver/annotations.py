@@ -7,7 +7,6 @@ from typing import Any
 
 from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.annotator import Annotator, registered_annotators
 from open_diht.pipelines.stages.captions import CaptionStage
@@ -27,12 +26,6 @@ def annotating_stages() -> tuple[type[Annotator], ...]:
     return *BUILT_IN, *registered_annotators()
 
 
-def applicable_stages(settings: RunSettings, plan: Plan) -> tuple[str, ...]:
-    """Return the requested stages without those that have nothing to do in this run."""
-    idle = {kind.name for kind in annotating_stages() if not kind.applies(settings, plan)}
-    return tuple(stage for stage in settings.stages if stage not in idle)
-
-
 def stage_names() -> tuple[str, ...]:
     """Return the valid names in STAGES, in the order of the cascade."""
     *annotating, dedup, export = STAGES
@@ -43,8 +36,8 @@ class Annotations:
     """The annotations of a run's units by all annotating stages, built in or registered by plugins."""
 
     def __init__(self, settings: RunSettings, work: Work):
-        self._settings, self._work = settings, work
-        self._kinds = annotating_stages()
+        self._settings = settings
+        self._work, self._kinds = work, annotating_stages()
 
     def make(self, units: Sequence[str]) -> None:
         """Run each stage of the run, one after another, on its units that are not done. Units that fail are left out of
@@ -77,20 +70,15 @@ class Annotations:
                 found.update(map(unit_of, missing))
         return [unit for unit in units if unit in found]
 
-    def own_filters(self) -> tuple[StageFilter, ...]:
-        """Return the filters of stages whose annotations the cascade does not know. All units that have not failed
-        must be annotated."""
-        running = [kind for kind in self._kinds if kind.runs(self._settings)]
-        sources = self.sources([unit.name for unit in self._work.units()])
-        own = [kind.judge(self._settings, self._work, sources) for kind in running]
-        return tuple(judge for judge in own if judge is not None)
-
-    def sources(self, units: Sequence[str]) -> dict[str, list[Any]]:
-        """Return for each unit values that change when its annotations change, such as fingerprints."""
-        found: dict[str, list[Any]] = {unit: [] for unit in units}
+    def results(self) -> tuple[dict[str, list[Any]], tuple[StageFilter, ...]]:
+        """Return for each unit values that change when its annotations change, such as fingerprints, and the filters
+        of stages whose annotations the cascade does not know. All units that have not failed must be annotated."""
+        work, running = self._work, [kind for kind in self._kinds if kind.runs(self._settings)]
+        sources: dict[str, list[Any]] = {unit.name: [] for unit in work.units()}
         for kind in self._kinds:
-            if kind.runs(self._settings) or kind.lasting:
-                for name, record in self._work.records(kind.name, kind.units(self._work, units)):
+            if kind in running or kind.lasting:
+                for name, record in work.records(kind.name, kind.units(work, [*sources])):
                     if record is not None:
-                        found[unit_of(name)].append(kind.source(record))
-        return found
+                        sources[unit_of(name)].append(kind.source(record))
+        own = [kind.judge(self._settings, work, sources) for kind in running]
+        return sources, tuple(judge for judge in own if judge is not None)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any, cast
+from typing import cast
 
 from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.datasets import READ_AS
@@ -15,12 +15,13 @@ from open_diht.pipelines.driver.dataset_card import card_of
 from open_diht.pipelines.driver.examples import collect_examples
 from open_diht.pipelines.driver.notes import all_notes
 from open_diht.pipelines.driver.table import render_funnel
-from open_diht.pipelines.manifests.plan import Plan, Unit
+from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.report.page import render_report
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, retract
-from open_diht.pipelines.store.layout import CARD, CARD_MARK, Layout
+from open_diht.pipelines.store.layout import CARD, CARD_MARK
 from open_diht.pipelines.store.records import Vouched, fingerprint_of, publish_record
 from open_diht.pipelines.store.storage import StorePath, read_bytes
 
@@ -30,32 +31,24 @@ class Results:
     """The step of a run that writes and prints its results."""
 
     settings: RunSettings
-    layout: Layout
-    plan: Plan
-    units: list[Unit]
-    """The decided units."""
-    models: dict[str, Mapping[str, Any]]
-    """Models and settings of each stage, recorded in run.json."""
-    seconds: dict[str, float]
-    """Seconds that each stage took in this run."""
-    own: Sequence[StageFilter] = ()
+    work: Work
+    own: Sequence[StageFilter]
     """Filters of stages, which decided in addition to the preset."""
 
-    def publish(self, funnel: FunnelRecord, decided: dict[str, str], began: float, say: Callable[[str], None]) -> None:
+    def publish(self, units: Sequence[Unit], funnel: FunnelRecord, decided: dict[str, str], began: float) -> None:
         """Write the results and print the funnel; only print it if nothing has changed since an earlier run. `began` is
-        the start of the run in seconds since 1970."""
-        settings = self.settings
-        root, stages = self.layout.root, settings.stages
+        the start of the run in seconds since 1970. `units`: the decided ones."""
+        settings, layout, plan, say = self.settings, self.work.layout, self.work.plan, self.work.say
+        root, stages = layout.root, settings.stages
         path, report = root / "funnel.json", root / "report.html"
-        previous = cast(FunnelRecord, Vouched(self.layout).current(path))
+        previous = cast(FunnelRecord, Vouched(layout).current(path))
         asked = fingerprint_of(funnel, decided, settings.license)
-        funnel["seconds"] = {**previous.get("seconds", {}), **self.seconds}
-        if previous.get("fingerprint") == asked and not self.seconds:
+        funnel["seconds"] = {**previous.get("seconds", {}), **self.work.seconds}
+        if previous.get("fingerprint") == asked and not self.work.seconds:
             say(f"nothing to do: {root} already holds the results of this run")
             say(render_funnel(funnel))
             return
-        preset, dataset = settings.preset, settings.dataset
-        examples = collect_examples(self.layout, self.plan, self.units, dataset, preset, stages, self.own)
+        examples = collect_examples(layout, plan, units, settings.dataset, settings.preset, stages, self.own)
         notes = all_notes(funnel)
         # funnel.json is the commit record of the results: deleted first, written last.
         retract(path)
@@ -63,19 +56,19 @@ class Results:
         if _is_of_the_user(root / CARD):
             say(f"{root / CARD} is not of this program and is kept; remove it to get a new one")
         else:
-            publish_bytes(root / CARD, card_of(settings, self.layout, self.plan, self.units, funnel).encode())
+            publish_bytes(root / CARD, card_of(settings, layout, plan, units, funnel).encode())
         if "export" in stages:
             publish_bytes(report, render_report(funnel, examples, notes=notes).encode("utf-8", "replace"))
         slim = {reason: [{**row, "image": None} for row in rows] for reason, rows in examples.items()}
         files = [root / "run.json", root / CARD, *([report] if "export" in stages else [])]
-        publish_record(self.layout, path, {**funnel, "examples": slim, "fingerprint": asked}, files)
+        publish_record(layout, path, {**funnel, "examples": slim, "fingerprint": asked}, files)
         say(render_funnel(funnel))
         for note in notes:
             say(note)
         say(f"results in {root}/ (kept, rejected, dead_letter{', report.html' if 'export' in stages else ''})")
 
     def _provenance(self, began: float) -> dict[str, object]:
-        settings = self.settings
+        settings, plan = self.settings, self.work.plan
         return {
             "command": list(settings.command),
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
@@ -83,7 +76,7 @@ class Results:
             "dataset": {
                 "name": settings.dataset.name,
                 "input": settings.input,
-                "commits": dict(self.plan.pins),
+                "commits": dict(plan.pins),
                 "roles": asdict(settings.dataset.roles),
                 "read_as": {name: getattr(settings.dataset, name) for name in READ_AS},
             },
@@ -95,9 +88,9 @@ class Results:
             "plugins": list(settings.plugins),
             "versions": {name: version(name) for name in ("apache-beam", "pyarrow", "spacy")}
             | {"python": platform.python_version()},
-            "models": self.models,
-            "files": list(self.plan.files),
-            "plan": {"fingerprint": self.plan.fingerprint, "units": len(self.plan.units)},
+            "models": self.work.models,
+            "files": list(plan.files),
+            "plan": {"fingerprint": plan.fingerprint, "units": len(plan.units)},
         }
 
 

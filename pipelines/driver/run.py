@@ -6,7 +6,7 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +14,7 @@ from pathlib import Path
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import temporary_beside
 from open_diht.common.lease import Lease
-from open_diht.filters.cascade import StageFilter
-from open_diht.pipelines.driver.annotations import Annotations, annotating_stages, applicable_stages
+from open_diht.pipelines.driver.annotations import Annotations, annotating_stages
 from open_diht.pipelines.driver.conservation import check_conservation
 from open_diht.pipelines.driver.errors import dead_letters_of, errors_of
 from open_diht.pipelines.driver.funnel import count_quarantined, summarise
@@ -27,9 +26,8 @@ from open_diht.pipelines.manifests import check_image_paths, check_loose_images
 from open_diht.pipelines.manifests.plan import Plan, keep_plan, make_plan
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import STAGES, RunSettings
-from open_diht.pipelines.stages.decide import Deciding
+from open_diht.pipelines.stages.decide import decide
 from open_diht.pipelines.stages.dedup.deduplication import Deduplication
-from open_diht.pipelines.stages.dedup.findings import Findings
 from open_diht.pipelines.stages.export import Export
 from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.store.commit import FULL, RunFailed, publish_table, remove
@@ -106,7 +104,11 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
             f"OUTPUT {settings.publisher.target}: the run works in {settings.output} and publishes at its end; run "
             "the same command to resume"
         )
-    _check(settings, None, say)
+    kinds = annotating_stages()
+    # The annotating stages come last, because that of OCR may download weights.
+    checks = (Export.check, Deduplication.check, *(kind.check for kind in kinds))
+    for check in checks:
+        check(settings, None, say)
     cores = settings.workers if settings.unit_rows is None else 1
     with _said_if_slow(f"still listing INPUT {settings.input} and OUTPUT {settings.output} ...", say):
         plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
@@ -116,26 +118,31 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         say(f"{address} is read at commit {commit}, its commit when this run began")
     if differing := types_that_differ(plan.infos):
         say(differing)
-    settings = replace(settings, stages=applicable_stages(settings, plan))
+    idle = {kind.name for kind in kinds if not kind.applies(settings, plan)}
+    settings = replace(settings, stages=tuple(stage for stage in settings.stages if stage not in idle))
     if not {*settings.stages} <= {"captions", DOWNLOAD}:
         check_image_paths(plan.infos, settings.dataset)
     if not {*settings.stages} <= {"captions", "dedup", "export"}:
         check_loose_images(plan.infos)
-    _check(settings, plan, say)
+    for check in checks:
+        check(settings, plan, say)
     layout = Layout(settings.output)
     place = settings.publisher.target if settings.publisher else layout.root
     with _said_if_slow(f"still waiting for the store of OUTPUT {place}, which does not answer ...", say):
         _check_writable(layout)
         if settings.publisher:
             settings.publisher.check(plan.fingerprint, len(plan.units))
-    name = shard_name(settings.shard, _asked(settings)) if settings.shard else ""
+    # Shards share units if these are equal.
+    asked = fingerprint_of(settings.preset.as_dict(), settings.stages, settings.plugins, settings.export)
+    name = shard_name(settings.shard, asked) if settings.shard else ""
     try:
         with _explained(layout), output_lock(layout, settings.shard is not None, name, say) as lock:
             plan = keep_plan(layout.plan, plan)
             work = Work(layout, settings.workers, say, backend=settings.backend, plan=plan)
             with _explained(layout, planned=True):
                 try:
-                    return _filter(settings, work, lock, began)
+                    funnel = _filter(settings, work, lock, asked, began)
+                    return FilterOutcome(funnel, errors_of(work, funnel, settings))
                 finally:  # after errors too, so that the next run redoes units of changed files
                     work.take_back_changed()
     except NotLocked as error:
@@ -174,15 +181,27 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
             raise
 
 
-def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: float) -> FilterOutcome:
-    """Annotate, decide, check and export. A shard does its part first, and continues only if it is the last one at
-    work."""
-    annotations, names = Annotations(settings, work), [unit.name for unit in work.plan.units]
-    if settings.shard and not _is_last(settings, work, lock, annotations, names):
-        return FilterOutcome(None, errors_of(work, None, settings))
+def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: str, began: float) -> FunnelRecord | None:
+    """Annotate, decide, check and export. A shard does its part first, and returns None unless it is the last one at
+    work and no unit is missing. `asked`: see `shard_name`."""
+    names = [unit.name for unit in work.plan.units]
+    sharing = Sharing(settings.shard, asked, lock, work.place, work.say) if settings.shard else None
+    annotations = Annotations(settings, work)
+    if sharing:
+        annotations.make(sharing.own(names))
+        work.give_up_changed()
+        if work.quarantined or sharing.wait(names, annotations.undone):
+            return None
+        work.sharing = sharing
+        decided, _ = decide(settings, work, *annotations.results())
+        Export(settings, work).write_shards(decided)
+        work.sharing = None
+        if not sharing.take_alone():
+            return None
     work.clear_up()
     annotations.make(names)
-    decided, findings, own = _decide(settings, work, annotations)
+    sources, own = annotations.results()
+    decided, findings = decide(settings, work, sources, own)
     layout, units = work.layout, work.units()
     funnel = summarise(layout, units, work.plan, settings, own)
     funnel["duplicates"] = findings.counts
@@ -195,65 +214,22 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: fl
         remove(layout.part("dead_letter", "unreadable"))
     else:
         publish_table(layout.part("dead_letter", "unreadable"), dead_letters)
-    results = Results(settings, layout, work.plan, units, work.models, work.seconds, own)
-    results.publish(funnel, decided, began, work.say)
+    results = Results(settings, work, own)
+    results.publish(units, funnel, decided, began)
     work.find_changed()  # results of a changed input are not published to a hub
     if settings.publisher and (work.quarantined or work.changed):  # a rerun may add rows
         work.say(f"nothing is published to {settings.publisher.target}: the run is not finished, see below")
     elif settings.publisher:
         lock.fence.check()
         settings.publisher.publish(layout.root, work.plan.fingerprint, work.say)
-    return FilterOutcome(funnel, errors_of(work, funnel, settings))
-
-
-def _is_last(
-    settings: RunSettings, work: Work, lock: FileLock | Lease, annotations: Annotations, names: Sequence[str]
-) -> bool:
-    """Run the part of a shard: its annotations and, once all units are annotated, its decisions and export. Return
-    whether it is the last shard at work and no unit is missing, so that it completes the output."""
-    assert settings.shard
-    sharing = Sharing(settings.shard, _asked(settings), lock, work.place, work.say)
-    annotations.make(sharing.own(names))
-    work.give_up_changed()
-    if work.quarantined or sharing.wait(names, annotations.undone):
-        return False
-    work.sharing = sharing
-    decided, _, _ = _decide(settings, work, annotations)
-    Export(settings, work).write_shards(decided)
-    work.sharing = None
-    return sharing.take_alone()
-
-
-def _decide(
-    settings: RunSettings, work: Work, annotations: Annotations
-) -> tuple[dict[str, str], Findings, tuple[StageFilter, ...]]:
-    """Find duplicates and decide the units that are not decided. Return the fingerprint of each unit's decisions, the
-    duplicates, and the filters of stages."""
-    own = annotations.own_filters()
-    decisions = Deciding(settings, work, own)
-    survivors = decisions.survivors(annotations.sources([unit.name for unit in work.units()]))
-    findings = Deduplication(settings, work, own).find(survivors)
-    return decisions.make(survivors, findings), findings, own
-
-
-def _asked(settings: RunSettings) -> str:
-    """Return a hash of preset, stages, plugins and export format; shards share units if theirs are equal."""
-    return fingerprint_of(settings.preset.as_dict(), settings.stages, settings.plugins, settings.export)
-
-
-def _check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-    """Let every stage check that it can do its part; see `Annotator.check`. Annotating stages come last, because the
-    stage of OCR may download weights."""
-    for check in (Export.check, Deduplication.check, *(stage.check for stage in annotating_stages())):
-        check(settings, plan, say)
+    return funnel
 
 
 def _check_writable(layout: Layout) -> None:
     if in_memory(layout.root):
         raise WrongUse(
             f"OUTPUT {layout.root} is in the memory of this process, and the results would be lost with it; choose a "
-            "folder, "
-            "or an address such as s3://bucket/folder"
+            "folder, or an address such as s3://bucket/folder"
         )
     probe = layout.root / temporary_beside(Path("probe")).name
     try:

@@ -97,11 +97,7 @@ class Forecast:
 
 
 def forecast(sample: Sequence[Measured], whole: Whole) -> Forecast:
-    """Return the forecast. Intervals are 95 %, each on its own; sums and products combine the ends of their parts.
-
-    Raises:
-        ValueError: the sample is empty.
-    """
+    """Return the forecast. Intervals are 95 %, each on its own; sums and products combine the ends of their parts."""
     if not sample:
         raise ValueError("the pilot has no unit, so nothing can be forecast")
     result = Forecast()

@@ -45,17 +45,8 @@ class Sampling:
 
 
 def sampling(settings: RunSettings, count: int | None, share: float | None, seed: int) -> Sampling:
-    """Draw the units of a pilot.
-
-    Args:
-        count: number of units; None: by `share`, else `UNITS`.
-        share: fraction of all units; where some are made longer than others, of the rows.
-
-    Raises:
-        WrongUse: the input has no readable rows, `count` and `share` are both given, `count` is below 1, or `share`
-            is not above 0 and at most 1.
-        ManifestError, PlanMismatch: see `make_plan`.
-    """
+    """Draw `count` units for a pilot; None: by `share`, else `UNITS`. `share` is a fraction of all units; where some
+    are made longer than others, of the rows. Raise WrongUse if the input has no readable rows or a number is wrong."""
     if count is not None and share is not None:
         raise WrongUse(f"{spelled_option('units')} and --share both set the size of the sample; give only one")
     if share is not None and not 0 < share <= 1:

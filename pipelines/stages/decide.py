@@ -38,6 +38,7 @@ from open_diht.pipelines.manifests import Broken, UnreadableFile, info_of, read
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD_LETTERS, CaptionRecord
 from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.dedup.deduplication import Deduplication
 from open_diht.pipelines.stages.dedup.findings import DuplicateFiles, Entries, Findings, reject_duplicates
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.shards import remove_shards
@@ -203,54 +204,51 @@ def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa
     return pa.Table.from_pylist([{**row, "error": broken["error"], "message": broken["message"]}], DEAD_LETTERS)
 
 
-class Deciding:
-    """The driver's part of stage `decide` in a run."""
+def decide(
+    settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]], own: tuple[StageFilter, ...]
+) -> tuple[dict[str, str], Findings]:
+    """Find duplicates and decide the outdated units. Return what each unit's decisions depend on, without failed units,
+    and the duplicates.
 
-    def __init__(self, settings: RunSettings, work: Work, own: tuple[StageFilter, ...]):
-        """Store the run's settings and work; `own`: filters of stage `score` and of the user's stages."""
-        self.settings, self.work, self.own = settings, work, own
-        self._only_decides = not work.seconds  # nothing was annotated
-
-    def survivors(self, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
-        """Return what each unit's survivors depend on, given what its annotations depend on."""
-        base = fingerprint_of(
-            self.settings.preset.filters_fingerprint,
-            VERSION,
-            [stage for stage in self.settings.stages if stage not in ("dedup", "export")],
-            self.settings.dataset.images_root,
-            *(one.fingerprint for one in self.own),
+    `sources`: what each unit's annotations depend on. `own`: filters of stage `score` and of the user's stages.
+    """
+    only_decides = not work.seconds  # nothing was annotated
+    base = fingerprint_of(
+        settings.preset.filters_fingerprint,
+        VERSION,
+        [stage for stage in settings.stages if stage not in ("dedup", "export")],
+        settings.dataset.images_root,
+        *(one.fingerprint for one in own),
+    )
+    survivors = {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
+    findings = Deduplication(settings, work, own).find(survivors)
+    names = work.alive(survivors)
+    fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
+    stage = DecideStage(
+        work.layout,
+        settings.dataset,
+        settings.preset,
+        settings.stages,
+        Fingerprints.published(work.layout, "decide", fingerprints),
+        # The report takes `EXAMPLES` of the first units that have any, so few units must offer that many, while records
+        # of many units stay small. Of all units of the plan: those alive vary by run.
+        examples=max(1, min(12, 48 // max(1, len(work.plan.units)))),
+        duplicate_files=findings.files,
+        own=own,
+    )
+    missing = work.missing(stage, names)
+    if only_decides and any(missing.values()):
+        work.say(
+            f"reusing the stored annotations: applying preset {settings.preset.name!r} and stages "
+            f"{','.join(settings.stages)} without parsing or OCR"
         )
-        return {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
-
-    def make(self, survivors: Mapping[str, str], findings: Findings) -> dict[str, str]:
-        """Decide the outdated units. Return what each unit's decisions depend on, without failed units."""
-        names = self.work.alive(survivors)
-        fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
-        stage = DecideStage(
-            self.work.layout,
-            self.settings.dataset,
-            self.settings.preset,
-            self.settings.stages,
-            Fingerprints.published(self.work.layout, "decide", fingerprints),
-            # The report takes `EXAMPLES` of the first units that have any, so few units must offer that many, while
-            # records of many units stay small. Of all units of the plan: those alive vary by run.
-            examples=max(1, min(12, 48 // max(1, len(self.work.plan.units)))),
-            duplicate_files=findings.files,
-            own=self.own,
-        )
-        missing = self.work.missing(stage, names)
-        if self._only_decides and any(missing.values()):
-            self.work.say(
-                f"reusing the stored annotations: applying preset {self.settings.preset.name!r} and stages "
-                f"{','.join(self.settings.stages)} without parsing or OCR"
-            )
-        self.work.run(stage, list(missing), of=len(missing))
-        self.work.give_up_changed()
-        layout = self.work.layout
-        for unit in self.work.quarantined:  # their earlier decisions and shards would contradict the funnel
-            remove(layout.commit("decide", unit))
-            remove(layout.commit("export", unit))
-            remove_shards(layout, unit)
-            for kind in KINDS:
-                remove(layout.part(kind, unit))
-        return {unit: fingerprints[unit] for unit in self.work.alive(names)}
+    work.run(stage, list(missing), of=len(missing))
+    work.give_up_changed()
+    layout = work.layout
+    for unit in work.quarantined:  # their earlier decisions and shards would contradict the funnel
+        remove(layout.commit("decide", unit))
+        remove(layout.commit("export", unit))
+        remove_shards(layout, unit)
+        for kind in KINDS:
+            remove(layout.part(kind, unit))
+    return {unit: fingerprints[unit] for unit in work.alive(names)}, findings

@@ -27,8 +27,8 @@ class Export:
     """The export of a run."""
 
     def __init__(self, settings: RunSettings, work: Work):
-        self.settings, self.work = settings, work
-        self.layout = work.layout
+        self.settings = settings
+        self.work, self.layout = work, work.layout
         self._leaves = settings.export == INDEX
         """Whether the input's tars stay, and are indexed."""
         self._of_shards = [self.layout.root / "shards" / name for name in ("manifest.json", "sizes.json")]

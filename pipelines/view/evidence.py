@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import cast
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from open_diht.filters.cascade import apply_caption_filters, with_one_caption
@@ -52,15 +50,18 @@ def evidence_of(output: Output, place: Place) -> Example | None:
     """Return the row at a place with its evidence, as in the report but without scores; None if nothing is stored, as
     for unreadable rows, or `ordinal_of` is None."""
     ordinal = ordinal_of(output, place)
-    rows = None if ordinal is None else _annotated(output, place.unit, ordinal)
-    if rows is None or ordinal is None:
+    if ordinal is None:
+        return None
+    groups = annotated_rows(output.layout, place.unit, output.preset, between=("ordinal", ordinal, ordinal + 1))
+    mine = (group.filter(pc.equal(group["ordinal"], ordinal)) for group in groups)
+    rows = next((found for found in mine if found.num_rows), None)
+    if rows is None:
         return None
     asked = "captions" in output.stages and "objects" in rows.column_names
     record: Reading | None = None
     records = image_records(output.layout, place.unit, [ordinal // output.plan.image_rows], output.stages)
     if records is not None:
-        found = records.filter(pc.equal(records["ordinal"], ordinal)).slice(0, 1).to_pylist()
-        record = cast(Reading, found[0]) if found else None
+        record = next(iter(records.filter(pc.equal(records["ordinal"], ordinal)).to_pylist()), None)
     rows = with_one_caption(rows, record, output.preset, output.stages if asked else ())
     decisions = apply_caption_filters(rows, output.preset, asked)
     example = example_of(rows, output.preset, decisions, record)
@@ -89,12 +90,3 @@ def thumbnail_of(output: Output, place: Place) -> Thumbnail:
     if ordinal is None:
         raise ImageNotShown("the row is missing or could not be read, or a run is deciding it again")
     return shrink(image_of(output, place.unit, ordinal))
-
-
-def _annotated(output: Output, unit: str, ordinal: int) -> pa.Table | None:
-    between = ("ordinal", ordinal, ordinal + 1)
-    for rows in annotated_rows(output.layout, unit, output.preset, between=between):
-        found = rows.filter(pc.equal(rows["ordinal"], ordinal))
-        if found.num_rows:
-            return found
-    return None

@@ -88,13 +88,8 @@ class Output:
 
     def __init__(self, root: StorePath, preset: str | None = None):
         """Open an output, to be shown with a preset instead of the run's; while the run has recorded none, the default
-        is `paper`.
-
-        Raises:
-            WrongUse: there is no output, a record of its run is corrupt, or the preset cannot be
-                read or needs columns that are not stored.
-            BadPreset: no such preset.
-        """
+        is `paper`. Raise BadPreset if there is no such preset, and WrongUse if there is no output, a record of its run
+        is corrupt, or the preset cannot be read or needs columns that are not stored."""
         self.layout = Layout(root)
         self.plan = _plan(self.layout)
         self._named = preset

@@ -184,12 +184,8 @@ class QueryResult:
 def search(
     output: Output, query: Query, start: Place | None = None, rows: int = PAGE_ROWS, seconds: float = SECONDS
 ) -> QueryResult:
-    """Return the next rows that fit.
-
-    Args:
-        start: place to begin at, from the page before; None: the first row.
-        seconds: time after which the search ends; it examines at least one piece of a file.
-    """
+    """Return the next rows that fit, from a place that the page before names, or the first row. The search ends after
+    about `seconds`, but examines at least one piece of a file."""
     began, looked = time.monotonic(), 0
     hits: list[Hit] = []
     for unit, end, first, stop, found in _pieces(output, query, start):

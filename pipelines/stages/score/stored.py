@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,19 +35,12 @@ def stored_scores(
     """Return the stored rows of a caption unit, by ordinal; of a row that was scored again, the last. If nothing is
     stored, the table has no rows and only the column `ordinal`. Columns include `ordinal`; rows are those with these
     ordinals (n,), None: all."""
-    parts = list(_stored(layout, plan, unit, list(columns), ordinals))
+    paths = segments_of(layout, SCORE, unit, plan.image_units(read_json(layout.commit("captions", unit))))
+    groups = (group for path in paths for group in row_groups(path, list(columns)))
+    parts = [group if ordinals is None else group.filter(among(group, ordinals)) for group in groups]
     if not parts:
         return pa.table({"ordinal": pa.array([], pa.int64())})
     return last_of_each(pa.concat_tables(parts).combine_chunks())
-
-
-def _stored(
-    layout: Layout, plan: Plan, unit: str, columns: list[str], ordinals: NDArray[np.int64] | None
-) -> Iterator[pa.Table]:
-    numbers = plan.image_units(read_json(layout.commit("captions", unit)))
-    for path in segments_of(layout, SCORE, unit, numbers):
-        for group in row_groups(path, columns):
-            yield group if ordinals is None else group.filter(among(group, ordinals))
 
 
 def among(rows: pa.Table, ordinals: NDArray[np.int64]) -> pa.Array:
