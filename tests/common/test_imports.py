@@ -11,8 +11,7 @@ ROOT = Path(__file__).resolve().parents[2] / "common"
 LITTLE = {"common", "yaml", "jinja2", "markupsafe", "PIL", "numpy", "tqdm"}
 MORE = {
     "devices.py": {"torch"},
-    "encoder_names.py": {"huggingface_hub"},
-    "open_clip_models.py": {"torch", "transformers", "open_clip"},
+    "encoders.py": {"huggingface_hub", "transformers", "open_clip", "safetensors"},
     "ranks.py": {"torch"},
     "reference_encoder.py": {"torch", "timm", "transformers", "open_clip"},
 }
