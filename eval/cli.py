@@ -48,7 +48,8 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
         "--model",
         default="reference",
         help=f"a folder that `{spelled('train')}` or open_clip exported, an architecture of open_clip or one of the "
-        "authors' models (with --pretrained), or `reference`, the offline reference encoder (default)",
+        "authors' models (with --pretrained), open_clip:<model>:<weights>, or `reference`, the offline reference "
+        "encoder (default)",
     )
     parser.add_argument(
         "--pretrained", help="path of the weights; of an architecture also a tag fetched before, or `random`"

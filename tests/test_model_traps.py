@@ -20,7 +20,7 @@ import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from open_diht.common import reference_encoder  # noqa: E402
-from open_diht.common.encoder_names import EncoderError  # noqa: E402
+from open_diht.common.encoders import EncoderError  # noqa: E402
 from open_diht.eval import cli, compare  # noqa: E402
 from open_diht.pipelines.concepts.teacher import find_teacher  # noqa: E402
 from open_diht.pipelines.stages.encoders import Encoder, find_encoder, find_pair_encoder  # noqa: E402

@@ -16,7 +16,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
 
 from open_diht.common.command_line import WrongUse
-from open_diht.common.open_clip_models import no_code
+from open_diht.common.encoders import no_code
 from open_diht.trainer.config import ModelSettings
 from open_diht.trainer.towers import BadTower, TowerPair, is_own, own_tokenizer
 

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from open_diht.common.encoder_names import no_hub
+from open_diht.common.encoders import no_hub
 from open_diht.common.files import published_folder
 from open_diht.trainer.architecture import BadArchitecture, DualEncoder, build, has_own_tower, tokenizer
 from open_diht.trainer.checkpoint import CANNOT_WRITE

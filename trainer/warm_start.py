@@ -16,12 +16,11 @@ from typing import Any
 import torch
 from open_clip.factory import load_checkpoint, load_state_dict
 from open_clip.model import resize_pos_embed, resize_text_pos_embed
-from safetensors import SafetensorError
 from torch import Tensor
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.data_root import REFERENCE_IMAGES
-from open_diht.common.encoder_names import NOT_LOADED
+from open_diht.common.encoders import loading
 from open_diht.common.installation import install_command
 from open_diht.common.pinned import LITE0_WEIGHTS, check_pinned
 from open_diht.trainer.architecture import DualEncoder, is_batch_norm, same_tokens
@@ -90,11 +89,8 @@ def find_weights(place: str, key: str) -> Path:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a file, without running code from the file. Raises `BadWeights`."""
-    try:
+    with loading(lambda why: BadWeights(f"{path} is not a weights file: {why}")):
         state = load_state_dict(str(path), weights_only=True)
-    except (*NOT_LOADED, SafetensorError) as error:
-        said = " ".join(str(error).split())[:400] or "it ends too early"
-        raise BadWeights(f"{path} is not a weights file: {type(error).__name__}: {said}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadWeights(f"{path} holds more than weights by name")
     return state

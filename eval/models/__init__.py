@@ -7,6 +7,7 @@ from pathlib import Path
 import open_clip
 
 from open_diht.common.data_root import REFERENCE
+from open_diht.common.encoders import FOLDER, parse_encoder_name
 from open_diht.common.naming import nearest
 from open_diht.common.spelling import spelled
 from open_diht.eval.errors import ModelError, WrongUse
@@ -26,6 +27,7 @@ __all__ = ["PRECISIONS", "Model", "OpenClipModel", "Precision", "load_model"]
 
 RANDOM = "random"
 CONFIG = "open_clip_config.json"
+OPEN_CLIP = "open_clip"
 
 
 def load_model(
@@ -39,7 +41,8 @@ def load_model(
     - the name of one of the authors' models, with `pretrained` the checkpoint's path;
     - an architecture of open_clip, with `pretrained` the path of its weights, a tag that was fetched before with
       `python -m open_diht.eval.fetch --weights NAME:TAG`, or `random` for untrained weights. A tag has the
-      preprocessing that open_clip lists for it; a path and `random` have open_clip's default.
+      preprocessing that open_clip lists for it; a path and `random` have open_clip's default;
+    - `local-dir:<folder>` or `open_clip:<model>:<weights>`, as presets and `--score-model` name the same models.
 
     Args:
         word: A name or a folder, see above.
@@ -68,6 +71,11 @@ def load_model(
         raise WrongUse(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
     if not word.strip():
         raise WrongUse("the model has no name; name a folder, an architecture of open_clip, or reference")
+    if word.partition(":")[0] in (FOLDER, OPEN_CLIP):
+        named = parse_encoder_name(word, libraries=(OPEN_CLIP, FOLDER), names=(), what="model")
+        if named.weights and pretrained:
+            raise WrongUse(f"model {word} names its weights, and --pretrained names others; give only one")
+        word, pretrained = (named.model, named.weights or pretrained) if named.model else (named.weights, None)
     if word == REFERENCE:
         if pretrained or precision != "fp32":
             raise WrongUse("reference has its own weights and precision (fp32); leave out --pretrained and --precision")

@@ -16,10 +16,10 @@ import open_clip
 import torch
 from open_clip.model import CLIP
 
-from open_diht.common.open_clip_models import create
+from open_diht.common.encoders import create_open_clip, loading
 from open_diht.eval.errors import ModelError
 from open_diht.eval.models.model import Model, weights_hash
-from open_diht.eval.models.weights import NOT_LOADED, check_exported, check_positions, reason
+from open_diht.eval.models.weights import check_exported, check_positions
 from open_diht.eval.records import sha256_of
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -135,7 +135,7 @@ def load_architecture(
 def untrained(name: str) -> tuple[torch.nn.Module, Any, Any]:
     """Return an architecture with random weights, the same at every call, its preprocessing and its tokenizer."""
     torch.manual_seed(0)
-    return create(name)
+    return create_open_clip(name)
 
 
 def _load(
@@ -144,12 +144,12 @@ def _load(
     local = name.startswith("local-dir:")
     if weights is not None:
         check_positions(weights, name, open_clip.get_model_config(name) or {})
-    try:
+    with loading(lambda why: ModelError(f"model {shown} cannot be loaded ({why})")):
         if weights is None and not local:
             model, preprocess, tokenizer = untrained(name)
         else:
             pretrained = None if weights is None else str(weights)
-            model, preprocess, tokenizer = create(
+            model, preprocess, tokenizer = create_open_clip(
                 name,
                 pretrained,
                 require_pretrained=True,
@@ -159,8 +159,6 @@ def _load(
                 image_resize_mode=tag.get("resize_mode"),
             )
         settings = open_clip.get_model_config(name) or {}
-    except NOT_LOADED as error:
-        raise ModelError(f"model {shown} cannot be loaded ({reason(error)})") from None
     return OpenClipModel(
         shown,
         model,

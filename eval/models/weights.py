@@ -13,14 +13,13 @@ from typing import Any
 
 import open_clip
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from open_diht.common import encoder_names
+from open_diht.common.encoders import loading
 from open_diht.eval.errors import ModelError
 
 NAMES = (".safetensors", ".bin", ".pth")
 """Suffixes of weight files in a folder."""
-NOT_LOADED = (*encoder_names.NOT_LOADED, SafetensorError)
 POSITIONS = ("positional_embedding", "visual.positional_embedding", "text.positional_embedding")
 
 
@@ -30,12 +29,6 @@ def lacks_quickgelu(name: str, tag: Mapping[str, Any]) -> bool:
     The opposite is not asked: roberta-ViT-B-32 has QuickGELU, and the list omits that of its weights.
     """
     return bool(tag.get("quick_gelu")) and not (open_clip.get_model_config(name) or {}).get("quick_gelu")
-
-
-def reason(error: BaseException) -> str:
-    """Return the error as the end of one line."""
-    words = " ".join("".join(letter for letter in str(error) if letter.isprintable() or letter.isspace()).split())
-    return f"{type(error).__name__}: {words}"[:400] if words else type(error).__name__
 
 
 def check_exported(folder: Path) -> None:
@@ -55,13 +48,11 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     """
     if path.suffix in (".npz", ".npy"):
         return {}
-    try:
+    with loading(lambda why: ModelError(f"{path} is damaged, or not a weights file that needs no code ({why})")):
         if path.suffix == ".safetensors":
             with safe_open(str(path), "pt") as file:
                 return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except NOT_LOADED as error:
-        raise ModelError(f"{path} is damaged, or not a weights file that needs no code ({reason(error)})") from None
     # Training checkpoints have the weights under `state_dict`.
     state = found.get("state_dict", found) if isinstance(found, Mapping) else found
     if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):

@@ -20,12 +20,14 @@ from typing import Any
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.devices import Claim, computes_bf16, gpus_of
-from open_diht.common.encoder_names import (
-    NOT_LOADED,
+from open_diht.common.encoders import (
+    LITE0,
     check_installed,
+    lite0_weights,
+    loading,
     local_weights,
+    no_code,
     no_hub,
-    packaged_weights,
     parse_encoder_name,
 )
 from open_diht.common.files import sha256_file
@@ -34,7 +36,7 @@ from open_diht.common.spelling import spelled_option
 from open_diht.common.yaml_files import read_yaml
 
 LIBRARIES = ("timm", "torchvision", "open_clip")
-DEFAULT = "efficientnet-lite0"
+DEFAULT = LITE0
 _FOLDER = Path(__file__).with_name("teachers")
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 _DISTRIBUTIONS = {"timm": "timm", "torchvision": "torchvision", "open_clip": "open_clip_torch"}
@@ -138,7 +140,7 @@ def find_teacher(name: str, weights: str | None = None) -> Teacher:
     check_installed(whose, ("torch", entry["library"]), "train")
     path = _weights_of(entry, weights)
     sha256 = sha256_file(path)
-    starts = entry["weights"].get("sha256_starts", "")
+    starts = entry["weights"]["sha256_starts"]
     if not sha256.startswith(starts):
         raise WrongUse(f"{path} is not the file of teacher {name}: SHA-256 {sha256[:8]}..., should start {starts}")
     return Teacher(
@@ -157,36 +159,31 @@ def _weights_of(entry: dict[str, Any], weights: str | None) -> Path:
     whose, source = f"teacher {entry['name']}", entry["weights"]
     if weights is not None:
         return local_weights(whose, weights)
-    if "package" not in source:
-        raise WrongUse(
-            f"the weights of {whose} are missing, and nothing is downloaded: fetch {source['url']} and name the "
-            f"file with {spelled_option('weights', 'FILE')}. License: {entry['license']}"
-        )
-    return packaged_weights(whose, source["package"], source["file"], "train")
+    if entry["name"] == LITE0:
+        return lite0_weights(whose, "train")
+    raise WrongUse(
+        f"the weights of {whose} are missing, and nothing is downloaded: fetch {source['url']} and name the "
+        f"file with {spelled_option('weights', 'FILE')}. License: {entry['license']}"
+    )
 
 
 def _state(path: str) -> dict[str, Any]:
     """Return the weights in a file, in its order. Raises `WrongUse` for a file that holds none."""
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with loading(lambda why: WrongUse(f"{path} is not a file of weights that loads without code: {why}")):
         if path.endswith(".safetensors"):
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
         for wrapper in ("state_dict", "model"):  # checkpoints may nest the weights
             if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
                 content = content[wrapper]
         state = dict(content)
         if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()):
             raise ValueError("it holds more than weights by name")
-        return state
-    except (*NOT_LOADED, SafetensorError) as error:
-        said = " ".join(str(error).split())[:300] or "it ends too early"
-        raise WrongUse(
-            f"{path} is not a file of weights that loads without code: {type(error).__name__}: {said}"
-        ) from error
+    return state
 
 
 def _fill(teacher: Teacher, model: Any) -> None:
@@ -259,8 +256,6 @@ def _torchvision(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
 
 def _open_clip(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
     import open_clip
-
-    from open_diht.common.open_clip_models import no_code
 
     try:
         with no_hub(), no_code():

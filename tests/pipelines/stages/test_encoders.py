@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from open_diht.common.encoder_names import EncoderError
+from open_diht.common.encoders import LITE0, EncoderError
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.stages import encoders
 from open_diht.pipelines.stages.dedup.clusters import unit_length
 from open_diht.pipelines.stages.dedup.semantic import near_copies
-from open_diht.pipelines.stages.encoders import LITE0, Encoder, find_encoder, find_pair_encoder
+from open_diht.pipelines.stages.encoders import Encoder, find_encoder, find_pair_encoder
 from tests.tiny_clip import write_tiny
 
 SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "images"
@@ -199,14 +199,14 @@ def test_a_tokenizer_of_the_hub_is_an_error_in_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_names_that_cannot_be_used(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("open_diht.common.encoder_names.find_spec", lambda module: object())
+    monkeypatch.setattr("open_diht.common.encoders.find_spec", lambda module: object())
     with pytest.raises(EncoderError) as error:
         find_encoder(name)
     assert message in str(error.value)
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("open_diht.common.encoder_names.find_spec", lambda module: None)
+    monkeypatch.setattr("open_diht.common.encoders.find_spec", lambda module: None)
     with pytest.raises(EncoderError, match=r"needs the package torch, .* install .*\[score\]"):
         find_encoder(LITE0)
 
