@@ -71,6 +71,8 @@ TABLES = {
         "t2i",
         _RETRIEVAL,
     ),
+    # Added when the results were known: readers ask for it first. Its correction is its own, so the others keep theirs.
+    "score-against-cat": Table("rivals", (("score", "cat"),), (R10,), "t2i", _RETRIEVAL),
     "masking": Table(
         "rivals",
         (("masked", "t"), ("masked-whole", "t-whole"), ("t-whole", "all"), ("masked-whole", "all")),

@@ -40,6 +40,16 @@ ARMS = {
     "zero-shot": "zero-shot",
 }
 """Names of arms on the page; others keep their own."""
+NEEDS = {
+    "random": "nothing",
+    "cat": "CPU; images of captions that pass",
+    "score": "GPU; all images",
+    "cat-score": "GPU; images of captions that pass",
+    "all": "nothing",
+}
+"""The arms that readers ask for first, and what choosing their pairs takes at scale."""
+PAIRS = {"injected": "noisy", "natural": "clean"}
+"""Pools of web pairs, in words."""
 
 
 def table_in_markdown(table: Table, lines: Sequence[Line], measure: int = 0) -> str:
@@ -61,6 +71,51 @@ def table_in_markdown(table: Table, lines: Sequence[Line], measure: int = 0) -> 
         cells += [f"{arm_in_words(line.b)} {MINUS} {arm_in_words(line.a)}", difference(one)]
         rows.append([*cells, signed(one.low), signed(one.high)])
     return _markdown(heads, rows)
+
+
+def story_in_markdown(lines: Sequence[Line]) -> str:
+    """Return lines of rank and R@10 as a Markdown table: the R@10 of both arms, and the change of the rank.
+
+    A number of the first arm is bold where its difference has a corrected p value below 0.05.
+    """
+    repeats = any(line.repeats is not None for line in lines)
+    heads = ["pool", "samples seen", *["repeats"] * repeats, "first arm", "second arm"]
+    heads += ["R@10 of first, %", "R@10 of second, %", "rank, %"]
+    rows = []
+    for line in lines:
+        rank, recall = line.found
+        cells = [line.pool, _count(line.budget)]
+        if repeats:
+            cells.append("" if line.repeats is None else f"{line.repeats:.1f}")
+        cells += [arm_in_words(line.b), arm_in_words(line.a)]
+        rows.append([*cells, _bold(f"{recall.b:.1f}", recall), f"{recall.a:.1f}", difference(rank)])
+    return _markdown(heads, rows)
+
+
+def recall_in_markdown(found: Sequence[Row], lines: Sequence[Line], budget: int) -> str:
+    """Return the mean R@10 of the arms of NEEDS at one budget as a Markdown table, a column for each pool and test set.
+
+    A number is bold where a line of `lines` says that the arm is better than `random`.
+    """
+    better = {
+        (line.b, line.pool, line.items)
+        for line in lines
+        if (line.a, line.budget, line.verdict) == ("random", budget, "better")
+    }
+    rows = []
+    for arm, needs in NEEDS.items():
+        cells = [arm_in_words(arm), needs]
+        for pool in PAIRS:
+            group = [row for row in found if (row.arm.pool, row.arm.budget, row.arm.arm) == (pool, budget, arm)]
+            for items in ("flickr8k-test/t2i", "web-held/t2i"):
+                if not group:
+                    cells.append("")
+                    continue
+                recall = math.fsum(row.metrics[f"{items}/R@10"] for row in group) / len(group)
+                cells.append(f"**{recall:.1f}**" if (arm, pool, items) in better else f"{recall:.1f}")
+        rows.append(cells)
+    sets = [f"{pairs}, {test}" for pairs in PAIRS.values() for test in ("photographs", "web pairs")]
+    return _markdown(["trained on", "the choice needs", *sets], rows)
 
 
 def matrix(lines: Sequence[Line]) -> str:
@@ -129,7 +184,11 @@ def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
 
 def difference(one: Compared) -> str:
     """Return the difference alone, bold where the corrected p value is below 0.05."""
-    return signed(one.difference) if one.verdict == "open" else f"**{signed(one.difference)}**"
+    return _bold(signed(one.difference), one)
+
+
+def _bold(number: str, one: Compared) -> str:
+    return number if one.verdict == "open" else f"**{number}**"
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from docs import generate
 from open_diht import cli
@@ -300,7 +301,21 @@ def test_every_guarantee_names_tests_that_exist():
 
 def test_the_readme_is_short_and_its_image_small():
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
-    assert (REPOSITORY / "docs/images/report.png").stat().st_size < 300_000
+    for name in ("report.png", "rejected-pair.png"):
+        assert (REPOSITORY / "docs/images" / name).stat().st_size < 300_000
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("browser")
+def test_the_picture_of_the_readme_is_made_by_its_command(filtered_sample: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.picture", str(filtered_sample), str(tmp_path / "made.png")]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    made, committed = (
+        Image.open(path) for path in (tmp_path / "made.png", REPOSITORY / "docs/images/rejected-pair.png")
+    )
+    assert abs(made.width - committed.width) < 20 and abs(made.height - committed.height) < 60  # fonts differ
+    # The photograph is inside the card at the top of both.
+    assert len(made.crop((0, 0, made.width // 2, made.height // 2)).getcolors(1 << 20) or ()) > 5_000
 
 
 def build_site(folder: Path, pages: dict[str, str], nav: list[str]) -> subprocess.CompletedProcess[str]:

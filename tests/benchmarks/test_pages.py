@@ -1,0 +1,81 @@
+"""Figures that pages take from the committed ones, and products of these."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ROWS = {"LAION-400M": 0.4e9, "LAION-2B": 2.32e9}
+CORES = (2, 16, 256)
+
+
+def tables(path: str, heading: str = "") -> dict[str, list[str]]:
+    """Return the cells behind the first one of each row of all tables of a section or page, by the first one."""
+    text = (REPOSITORY / path).read_text(encoding="utf-8")
+    text = text.partition(heading)[2].partition("\n## ")[0] if heading else text
+    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return {row[0]: row[1:] for row in rows}
+
+
+def number(cell: str) -> float:
+    return float(cell.replace(",", ""))
+
+
+def test_the_rates_are_the_committed_figures() -> None:
+    page, results = tables("docs/cost.md"), tables("benchmarks/RESULTS.md", "## On paper: LAION-2B")
+    text = (REPOSITORY / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    rate, without, with_text = re.findall(r"--caption-rate (\d+) --image-ms ([\d.]+) ([\d.]+)", text)[0]
+    assert number(page["captions per core-second"][0]) == number(rate)
+    assert page["OCR, image without text (ms)"][0] == without and page["OCR, image with text (ms)"][0] == with_text
+    assert f"{page['rows whose image is read (%)'][0]} % pass `paper`, `balanced` or `strict`" in " ".join(text.split())
+    assert page["downloads per core-second"][0] == "180" and re.search(r"^\| ours \| 180 \|", text, re.MULTILINE)
+    for part in ("captions", "OCR", "decisions and export"):
+        assert page[part][2:] == results[part], part
+    assert page["`shards` (TiB)"][1] == "11.6" and "11.6 TiB, if an image takes 25 kB" in " ".join(text.split())
+    stored = sum(number(results[name][2]) for name in ("`work/captions`, annotations", "`work/spotting`"))
+    assert number(page["annotations (GiB)"][1]) == stored
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert f"{results['all'][0]} to {results['all'][1]} core-hours" in readme
+
+
+def test_the_products_are_those_of_the_rates() -> None:
+    page = tables("docs/cost.md")
+    few, many = ROWS.values()
+    read = number(page["rows whose image is read (%)"][0]) / 100
+    for part in ("captions", "OCR", "decisions and export"):
+        assert [number(cell) for cell in page[part][:2]] == [
+            round(number(cell) * few / many) for cell in page[part][2:]
+        ]
+    downloads = [rows * read / number(page["downloads per core-second"][0]) / 3600 for rows in ROWS.values()]
+    assert page["download"] == [f"{hours:,.0f}" for hours in downloads for _ in ("low", "high")]
+    parts = ("captions", "download", "OCR", "decisions and export")
+    hours = [sum(number(page[part][column]) for part in parts) for column in range(4)]
+    text = (REPOSITORY / "docs/cost.md").read_text(encoding="utf-8")
+    assert f"| **all** | {' | '.join(f'{each:,.0f}' for each in hours)} |" in text
+    for cores in CORES:
+        digits = 1 if cores > 16 else 0
+        assert page[str(cores)] == [f"{each / cores:,.{digits}f}" for each in hours]
+    images = [rows * read for rows in ROWS.values()]
+    assert page["images over the network (TB)"][:2] == [f"{each * 25e3 / 1e12:.1f}" for each in images]
+    assert f"| all | {' | '.join(f'{rows / 3.6e6:,.0f}' for rows in ROWS.values())} |" in text
+    passing = page["those whose caption passes CAT's caption filters"]
+    assert passing == [f"{each / 3.6e6:,.0f}" for each in images]
+    for amount, price, cost in re.findall(
+        r"^\| [^|]*(?:-hours|TB)\) \| ([\d.,]+) \| ([\d.]+) \| ([\d,]+) \|", text, re.M
+    ):
+        assert number(cost) == round(number(amount) * number(price)), amount
+    assert f"{1 / read:.1f} times as many images" in text
+
+
+def test_the_table_of_presets_has_the_committed_figures() -> None:
+    results = (REPOSITORY / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs/howto/presets.md").read_text(encoding="utf-8")
+    for preset, keeps, *labels in re.findall(r"^\| `(\w+)` \|" + r" ([\d.]+) \|" * 5, page, re.MULTILINE):
+        assert re.search(rf"^\| `{preset}` \| 3,886 of LAION \|.* {keeps} \|$", results, re.MULTILINE)
+        precision, recall, by_people, recall_by_people = labels
+        assert re.search(
+            rf"^\| `{preset}`[^|]*\| [\d. ]*\| {precision} \| {recall} \| 0.\d+ \|$", results, re.MULTILINE
+        )
+        assert f"| `{preset}` | {by_people} | {recall_by_people} |" in results
+    assert page.count("tried on models") == 1 and page.count("\n| `paper` | 29.7 |") == 1
