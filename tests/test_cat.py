@@ -159,7 +159,7 @@ def test_ocr_that_crashes_or_hangs_costs_one_image(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(TextSpotter, "check_installed", lambda self: None)
     images = [Image.new("RGB", (width, 12)) for width in (20, 13, 21, 14, 22)]
-    reasons = Cat(ocr=SpotterSettings(timeout_s=1.0))([DOG] * 5, images).reason
+    reasons = Cat(ocr=SpotterSettings(timeout_s=3.0))([DOG] * 5, images).reason
     assert reasons == [None, "ocr_crashed", None, "ocr_timeout", None]
 
 
