@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from open_diht.filters.light_imports import without
+from tests.imports import packages
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -45,6 +46,12 @@ def test_finders_that_imports_add_stay():
         assert sys.meta_path == [*before, added]
     finally:
         sys.meta_path[:] = before
+
+
+def test_filters_and_what_they_stand_on_need_neither_beam_nor_what_is_above():
+    files = [path for name in ("common", "filters") for path in (REPOSITORY / name).rglob("*.py")]
+    above = {"apache_beam", "pipelines", "trainer", "eval"}
+    assert len(files) > 50 and not [path for path in files if packages(path) & above]
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def lean_annotator() -> CaptionAnnotator:
 
 
 def test_lean_rows_are_those_of_a_full_annotation_or_state_no_action(annotator, lean_annotator, odd_texts, laion):
-    captions = [*CAPTIONS, *odd_texts, *laion[:1_500]]
+    captions = [*CAPTIONS, *odd_texts, *laion[:500]]
     full, lean = (made.annotate(captions).to_pylist() for made in (annotator, lean_annotator))
     nothing = {"objects": None, "attributes": None, "actions": None, "relations": None}
     unparsed = 0
@@ -97,7 +97,7 @@ def test_lean_rows_are_those_of_a_full_annotation_or_state_no_action(annotator, 
             assert row["actions"] == []
         else:
             assert other == row
-    assert unparsed > 500
+    assert unparsed > 150
 
 
 def test_lean_rows_are_the_same_where_spacy_parses_itself(lean_annotator, monkeypatch, odd_texts):
