@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from open_diht.common.run_command import LOADING, SAID
 from tests.pipelines.conftest import write_tsv
-from tests.pipelines.processes import REPOSITORY, Starter, starter
+from tests.pipelines.processes import REPOSITORY, Starter
 
 pytestmark = pytest.mark.kill
 GOES_ON = "run the same command to resume"
@@ -22,7 +23,7 @@ GOES_ON = "run the same command to resume"
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Iterator[Starter]:
-    with starter(str(tmp_path)) as made:
+    with closing(Starter(str(tmp_path))) as made:
         yield made
 
 

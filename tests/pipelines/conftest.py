@@ -5,7 +5,8 @@ import functools
 import io
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.runners import Backend, Direct, Job
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.store.commit import read_json
-from tests.pipelines.processes import Forked
+from tests.pipelines.processes import Forked, ForkedStarter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLE = REPOSITORY / "data" / "sample"
@@ -54,7 +55,6 @@ class Filtered:
 
     @property
     def did_nothing(self) -> bool:
-        """Whether it found everything done."""
         return any(NOTHING_LEFT in line for line in self.said)
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
@@ -139,8 +139,12 @@ def filter_manifest(
     **settings: Any,
 ) -> Filtered:
     """A real run, with one worker in this process, with several in processes of Beam, where nothing else is said;
-    `on_line` is called with every line that it says, when it says it."""
+    `preset` may be the text of a file, and `on_line` is called with every line that it says, when it says it."""
     said: list[str] = []
+    if ": " in preset:
+        file = output.with_suffix(".yaml")
+        file.write_text(preset, encoding="utf-8")
+        preset = str(file)
 
     def say(line: str) -> None:
         said.append(line)
@@ -184,7 +188,6 @@ def write_tsv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 
 def tar_of(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
-    """A tar with these members, by name and content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, content in members:
@@ -195,7 +198,6 @@ def tar_of(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
 
 
 def members_of(path: Path) -> dict[str, bytes]:
-    """The members of a tar, by name."""
     with tarfile.open(path) as tar:
         return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
 
@@ -203,14 +205,8 @@ def members_of(path: Path) -> dict[str, bytes]:
 def pairs_of(path: Path, captions: Sequence[str], images: Sequence[bytes | None], group: int, **more: Any) -> Path:
     """A Parquet manifest of pairs in row groups of some rows, with numbers, urls of their own and the images in it."""
     urls = [f"https://example.org/{n}" for n in range(len(captions))]
-    table = {
-        "n": range(len(captions)),
-        "url": urls,
-        "caption": captions,
-        "image": pa.array(images, pa.binary()),
-        **more,
-    }
-    pq.write_table(pa.table(table), path, row_group_size=group)
+    table = {"n": range(len(captions)), "url": urls, "caption": captions, "image": pa.array(images, pa.binary())}
+    pq.write_table(pa.table({**table, **more}), path, row_group_size=group)
     return path
 
 
@@ -232,46 +228,19 @@ def image_rows(folder: Path, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.fixture(scope="session")
-def filtering() -> Callable[..., Filtered]:
-    """`filter_manifest`."""
-    return filter_manifest
+_shared = pytest.fixture(scope="session")
+filtering = _shared(lambda: filter_manifest)
+draw = _shared(lambda: image)
+captions = _shared(sample_captions)
+with_images = _shared(lambda: image_rows)
+tsv = _shared(lambda: write_tsv)
+tables_of = _shared(lambda: sorted_tables)
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands of `pipelines` do their units as `Here` does."""
     monkeypatch.setattr(Direct, "run", Here.run)
-
-
-@pytest.fixture(scope="session")
-def draw() -> Callable[..., Path]:
-    """`image`."""
-    return image
-
-
-@pytest.fixture(scope="session")
-def captions() -> list[str]:
-    """`sample_captions`."""
-    return sample_captions()
-
-
-@pytest.fixture(scope="session")
-def with_images() -> Callable[..., list[dict[str, Any]]]:
-    """`image_rows`."""
-    return image_rows
-
-
-@pytest.fixture(scope="session")
-def tsv() -> Callable[..., Path]:
-    """`write_tsv`."""
-    return write_tsv
-
-
-@pytest.fixture(scope="session")
-def tables_of() -> Callable[[Path], dict[str, list[dict[str, Any]]]]:
-    """`sorted_tables`."""
-    return sorted_tables
 
 
 @pytest.fixture(scope="session")
@@ -307,3 +276,10 @@ def command(forks, tmp_path_factory) -> Callable[..., subprocess.CompletedProces
         return subprocess.CompletedProcess(words, status, *texts)
 
     return run
+
+
+@pytest.fixture
+def runs(forks, tmp_path) -> Iterator[ForkedStarter]:
+    """Starts runs that do not outlive the test."""
+    with closing(ForkedStarter(forks, tmp_path)) as made:
+        yield made

@@ -58,22 +58,8 @@ def check_kills(
     before_resume: Callable[[], None] = lambda: None,
     read: Callable[[Path], Any] = left_by,
 ) -> Any:
-    """Kill a run at each moment, resume it, and compare its output with that of an undisturbed run.
-
-    Args:
-        runs: starts the command.
-        given: the input of the command.
-        options: more words of the command.
-        moments: when it is killed, one run each.
-        calm: the output of the undisturbed run.
-        killed: the output of the killed runs.
-        hits: at least so many runs must be killed before they end.
-        before_resume: called after the last kill.
-        read: what is compared of an output.
-
-    Returns:
-        What `read` gives of both outputs.
-    """
+    """Kill a run at each moment, resume it, and compare what `read` gives of its output and of that of an undisturbed
+    run, `calm`. At least `hits` runs must be killed before they end; `before_resume` is called after the last kill."""
     hit = [moment.kill(runs, given, killed, options, calm) for moment in moments]
     assert sum(hit) >= hits, (SEED, hit)
     before_resume()

@@ -1,15 +1,13 @@
-"""Starting the command as people do, or in a fork of a process that has imported it already; killing it, and making
-sure nothing of it is left running."""
+"""Starting the command as people do or in a fork, killing it, and leaving nothing of it running."""
 
 import contextlib
+import functools
 import os
 import runpy
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import apache_beam.runners.worker.sdk_worker_main  # noqa: F401  # that forks have it
@@ -19,6 +17,7 @@ from tests.forks import Forks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _MARK = "FILTERS_TEST_KILL"
+captured = functools.partial(subprocess.run, capture_output=True, text=True, check=False)
 
 
 def command(words: list[str], folder: str, said: str, errors: str) -> None:
@@ -79,8 +78,6 @@ def words_for(manifest: Path, output: Path, *more: str, workers: int) -> list[st
 
 
 class ForkedStarter:
-    """Starts the command in forks."""
-
     program = COMMAND
     """File and function of what the forks do."""
 
@@ -109,8 +106,6 @@ class ForkedStarter:
 
 
 class Starter:
-    """Starts `python -m open_diht.pipelines`."""
-
     def __init__(self, mark: str):
         self._mark = mark
         self._started: list[subprocess.Popen[str]] = []
@@ -129,7 +124,7 @@ class Starter:
         self._started.append(process)
         return process
 
-    def clear(self) -> None:
+    def close(self) -> None:
         """Kill what is left, workers included, by process id."""
         for process in self._started:
             with contextlib.suppress(ProcessLookupError):
@@ -140,7 +135,6 @@ class Starter:
                 os.kill(process_id, signal.SIGKILL)
 
     def left(self) -> list[int]:
-        """The processes that are there, workers included."""
         wanted, found = f"{_MARK}={self._mark}".encode(), []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -149,18 +143,7 @@ class Starter:
         return found
 
 
-@contextmanager
-def starter(mark: str) -> Iterator[Starter]:
-    """A `Starter` that clears up behind itself."""
-    made = Starter(mark)
-    try:
-        yield made
-    finally:
-        made.clear()
-
-
 def committed(output: Path, stage: str) -> int:
-    """Units of a stage that are done."""
     return sum(1 for _ in output.glob(f"work/{stage}/commits/[!.]*.json"))
 
 

@@ -49,11 +49,8 @@ def png(draw: Callable[..., Path], folder: Path, number: int) -> bytes:
 def sample(key: str, caption: str, image: bytes, text: str | None = None) -> Members:
     """As img2dataset writes it: the caption stands in the .json too."""
     meta = {"caption": caption, "url": f"http://a.example/{key}", "key": key, "status": "success"}
-    return [
-        (f"{key}.json", json.dumps(meta).encode()),
-        (f"{key}.png", image),
-        (f"{key}.txt", (caption if text is None else text).encode()),
-    ]
+    words = (caption if text is None else text).encode()
+    return [(f"{key}.json", json.dumps(meta).encode()), (f"{key}.png", image), (f"{key}.txt", words)]
 
 
 @pytest.fixture(scope="module")
@@ -85,22 +82,14 @@ def samples_of(data: Path | str, cache: Path) -> Counter[tuple[str, str, bytes]]
         with store_of(settings).open(shard.file) as tar:
             for row in index.rows:
                 uid = f"{int(row['uid_high']):016x}{int(row['uid_low']):016x}"
-                caption, image = (
-                    os.pread(tar, int(row[f"{part}_size"]), int(row[f"{part}_at"])) for part in ("caption", "image")
-                )
+                places = [(int(row[f"{part}_size"]), int(row[f"{part}_at"])) for part in ("caption", "image")]
+                caption, image = (os.pread(tar, *place) for place in places)
                 found[uid, caption.decode(), image] += 1
     return found
 
 
 def batches_of(data: Path | str, cache: Path) -> Iterator[Any]:
-    settings = DataSettings(
-        sources=(Source(path=str(data)),),
-        workers=0,
-        drop_last=False,
-        shuffle=8,
-        index_folder=str(cache),
-        cache_folder=str(cache),
-    )
+    settings = settings_for(data, cache, workers=0, drop_last=False, shuffle=8)
     loader = ShardLoader(
         settings,
         batch_size=4,
@@ -129,7 +118,6 @@ def left(filtering: Any, source: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def exported(filtering: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The same as new shards."""
     return filtering(source, tmp_path_factory.mktemp("exported") / "out", stages=CAPTIONS, unit_rows=9)
 
 
@@ -137,9 +125,7 @@ def test_a_training_reads_the_kept_samples_and_no_others(left, exported, source,
     outputs = (left.output, exported.output)
     of_left, of_new = (samples_of(output, tmp_path) for output in outputs)
     assert of_left == of_new and 10 < len(of_left) < 55
-    assert {(uid, caption) for uid, caption, _ in of_left} == {
-        (row["uid"], row["caption"]) for row in left.rows("kept")
-    }
+    assert {one[:2] for one in of_left} == {(row["uid"], row["caption"]) for row in left.rows("kept")}
     read = [sorted(hashes for batch in batches_of(data, tmp_path) for hashes in hashes_of(batch)) for data in outputs]
     assert read[0] == read[1] and len(read[0]) == of_left.total()
     assert not (left.output / "shards").exists() and sorted(source.iterdir()) == sorted(source.glob("*.tar"))
@@ -199,6 +185,7 @@ def test_what_was_exported_otherwise_goes(filtering: Any, source: Path, tmp_path
     assert written(run.output) == {second}, "as long as nothing is decided otherwise"
     filtering(source, run.output, stages=("captions",), preset="strict")
     assert written(run.output) == set()
+    assert not [name for name in ("subset.npy", "report.html") if (run.output / name).exists()]
 
 
 def test_odd_samples(filtering: Any, draw: Callable[..., Path], tmp_path: Path) -> None:
@@ -276,14 +263,10 @@ def test_tars_that_were_moved_are_known_by_their_bytes(filtering: Any, source: P
     content = bytearray((tars / "00000.tar").read_bytes())
     content[2000] ^= 1
     (tars / "00000.tar").write_bytes(content)
-    with pytest.raises(
-        ShardMismatch, match=r"00000.tar is not the one that was filtered .*run `open-diht filter` again"
-    ):
+    with pytest.raises(ShardMismatch, match=r"00000.tar is not the one that was filtered .*`open-diht filter` again"):
         samples_of(output, cache)
     (tars / "00000.tar").unlink()
-    settings = DataSettings(
-        sources=(Source(path=str(output)),), index_folder=str(cache), cache_folder=str(cache), max_bad_share=1.0
-    )
+    settings = settings_for(output, cache, max_bad_share=1.0)
     assert "missing_shard" in open_source(settings.sources[0], settings).bad
 
 
@@ -306,12 +289,6 @@ def test_part_of_them_may_be_held_out(left: Any, tmp_path: Path) -> None:
         settings = settings_for(left.output, tmp_path, split=split)
         counts.append(sum(shard.samples for shard in open_source(settings.sources[0], settings).shards))
     assert sum(counts) == left.funnel["kept"] and all(counts)
-
-
-@pytest.fixture
-def runs(forks, tmp_path) -> Iterator[ForkedStarter]:
-    with closing(ForkedStarter(forks, tmp_path)) as made:
-        yield made
 
 
 def test_a_pilot_forecasts_indexes_in_place_of_shards(source, tmp_path, here, capsys):
@@ -360,13 +337,12 @@ def test_tars_and_output_in_an_object_store(filtering, left, source, bucket, tmp
 
     s3fs.S3FileSystem().put(f"{source}/*.tar", "bucket/left-tars/")
     output = store_path(f"{bucket}/left-out")
-    run = filtering(f"{bucket}/left-tars/*.tar", output, stages=CAPTIONS, unit_rows=40, export=INDEX)
+    how = {"stages": CAPTIONS, "unit_rows": 40, "export": INDEX}
+    run = filtering(f"{bucket}/left-tars/*.tar", output, **how)
     assert run.funnel["left"] == left.funnel["left"]
     found, cache = samples_of(f"{bucket}/left-out", tmp_path), sorted(tmp_path.rglob("*.npz"))
     assert found == samples_of(left.output, tmp_path / "local") and len(cache) == 3
     read = [batch.keys for batch in batches_of(f"{bucket}/left-out", tmp_path)]
     assert sum(map(len, read)) == found.total()
-    stricter = filtering(
-        f"{bucket}/left-tars/*.tar", output, preset="strict", stages=CAPTIONS, unit_rows=40, export=INDEX
-    )
+    stricter = filtering(f"{bucket}/left-tars/*.tar", output, preset="strict", **how)
     assert samples_of(f"{bucket}/left-out", tmp_path).total() == stricter.funnel["kept"] < found.total()

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,6 @@ PASSES = {
     "decide",
     "score": "score score_rows score_batches neg_clip_loss score_thresholds",
 }
-
-
-@pytest.fixture
-def runs(forks, tmp_path) -> Iterator[ForkedStarter]:
-    with contextlib.closing(ForkedStarter(forks, tmp_path)) as made:
-        yield made
 
 
 def damaged(folder: Path) -> tuple[Path, list[str]]:
@@ -68,8 +62,6 @@ def scored(folder: Path) -> tuple[Path, list[str]]:
 
 @dataclass(frozen=True)
 class Case:
-    """A command that is killed."""
-
     make: Callable[[Path], tuple[Path, list[str]]]
     """Write the input into a folder; return it, and more words of the command."""
     moments: tuple[Moment, ...]

@@ -4,12 +4,13 @@ import csv
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.pipelines.processes import REPOSITORY, Starter, starter
+from tests.pipelines.processes import REPOSITORY, Starter
 
 IMAGES = 10_000
 SAMPLE = REPOSITORY / "data" / "sample"
@@ -17,12 +18,11 @@ SAMPLE = REPOSITORY / "data" / "sample"
 
 @pytest.fixture
 def runs(tmp_path) -> Iterator[Starter]:
-    with starter(str(tmp_path)) as made:
+    with closing(Starter(str(tmp_path))) as made:
         yield made
 
 
 def _resident(process: psutil.Process) -> int:
-    """Bytes of a process and all below it."""
     total = 0
     for one in (process, *process.children(recursive=True)):
         try:
