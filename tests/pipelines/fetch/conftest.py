@@ -17,15 +17,12 @@ Page = Callable[["Handler"], None]
 
 
 def jpeg(size: tuple[int, int] = (40, 30), colour: tuple[int, int, int] = (200, 30, 30), kind: str = "JPEG") -> bytes:
-    """A small image."""
     out = io.BytesIO()
     Image.new("RGB", size, colour).save(out, kind)
     return out.getvalue()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the pages of its server."""
-
     server: "Web"  # type: ignore[assignment]
     protocol_version = "HTTP/1.1"
 
@@ -53,7 +50,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def raw(self, data: bytes) -> None:
-        """Bytes as they are."""
         self.wfile.write(data)
 
     def drip(self, data: bytes) -> None:
@@ -82,7 +78,6 @@ class Web(http.server.ThreadingHTTPServer):
 
     @property
     def place(self) -> str:
-        """Its address and port."""
         return f"127.0.0.1:{self.server_address[1]}"
 
     def url(self, path: str = "/") -> str:
@@ -99,7 +94,6 @@ class Web(http.server.ThreadingHTTPServer):
 
 @pytest.fixture
 def web() -> Iterator[Web]:
-    """A server without pages."""
     server = Web()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -113,17 +107,8 @@ def web() -> Iterator[Web]:
 @pytest.fixture
 def settings(web: Web) -> DownloadSettings:
     """Settings that allow the server, and are quick to give up."""
-    return DownloadSettings(
-        allow=(web.place,),
-        timeout=1.0,
-        connect_timeout=0.8,
-        retries=0,
-        backoff=0.01,
-        max_bytes=100_000,
-        max_header_bytes=10_000,
-        max_redirects=3,
-        threads=4,
-    )
+    quick: dict[str, Any] = {"timeout": 1.0, "connect_timeout": 0.8, "retries": 0, "backoff": 0.01, "max_redirects": 3}
+    return DownloadSettings(allow=(web.place,), max_bytes=100_000, max_header_bytes=10_000, threads=4, **quick)
 
 
 @pytest.fixture
@@ -134,15 +119,11 @@ def polite(settings: DownloadSettings) -> DownloadSettings:
     )
 
 
-@pytest.fixture
-def make_jpeg() -> Callable[..., bytes]:
-    """`jpeg`."""
-    return jpeg
+make_jpeg = pytest.fixture(lambda: jpeg)
 
 
 @pytest.fixture
 def fetcher(settings: DownloadSettings) -> Iterator[Fetcher]:
-    """A fetcher with these settings."""
     fetcher = Fetcher(settings)
     yield fetcher
     fetcher.close()

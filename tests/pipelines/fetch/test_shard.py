@@ -32,8 +32,6 @@ def _row(ordinal: int, url: str | None, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def shard(tmp_path: Path, settings: DownloadSettings) -> Iterator[Shard]:
-    """Fetches rows; returns the records and the tar."""
-
     def fetch(rows: Rows, **more: Any) -> tuple[Rows, Path | None]:
         asked = dataclasses.replace(settings, **more)
         fetcher = Fetcher(asked)
@@ -88,37 +86,6 @@ def test_all_fail(web: Any, shard: Shard) -> None:
     assert [record["status"] for record in records] == ["http_status", "bad_url"] and tar is None
 
 
-def test_an_absurd_answer_costs_its_row(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
-    year = "Wed, 21 Oct 999999999999999999999999999999 07:28:00 GMT"
-    busy = web.page("/busy", b"", ("Retry-After", year), status=503)
-    records, _ = shard([_row(0, web.page("/a", make_jpeg())), _row(1, busy), _row(2, web.page("/b", make_jpeg()))])
-    assert [record["status"] for record in records] == ["ok", "http_status", "ok"]
-
-
-def test_hashes(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
-    """An image that was swapped is rejected; rows without a hash are taken as they are."""
-    good, other = make_jpeg(), make_jpeg(colour=(0, 0, 99))
-    sha, md5 = hashlib.sha256(good).hexdigest(), hashlib.md5(good).hexdigest()
-    a, b = web.page("/a", good), web.page("/b", other)
-    rows = [
-        _row(0, a, sha256=sha),
-        _row(1, b, sha256=sha),
-        _row(2, a, sha256=f" {sha.upper()}"),
-        _row(3, a, md5=md5),
-        _row(4, b, md5=md5),
-        _row(5, b),
-        _row(6, a, sha256=sha, md5="0" * 32),
-    ]
-    records, tar = shard(rows)
-    assert [r["ordinal"] for r in records if r["status"] == "hash_mismatch"] == [1, 4]
-    assert all(r["status"] == "ok" for r in records if r["ordinal"] not in (1, 4))
-    for record in records:
-        if record["status"] == "ok":
-            stored = _stored(record, tar)
-            assert stored == (other if record["ordinal"] == 5 else good)
-            assert record["sha256"] == hashlib.sha256(stored).hexdigest()
-
-
 def test_large_turned_and_odd_images(web: Any, shard: Shard) -> None:
     """Stored upright, as JPEG, the longest side reduced; the record has the size of the original."""
     turned = Image.new("RGB", (900, 300), (250, 250, 250))
@@ -138,13 +105,9 @@ def test_large_turned_and_odd_images(web: Any, shard: Shard) -> None:
         kinds[name] = out.getvalue()
     rows = [_row(index, web.page(f"/{name}", body)) for index, (name, body) in enumerate(kinds.items())]
     records, tar = shard(rows, image_size=512)
-    assert [(r["status"], r["width"], r["height"]) for r in records] == [
-        ("ok", 300, 900),
-        ("ok", 600, 900),
-        ("ok", 50, 90),
-        ("ok", 64, 48),
-        ("ok", 64, 48),
-    ]
+    assert {r["status"] for r in records} == {"ok"}
+    sizes = [(r["width"], r["height"]) for r in records]
+    assert sizes == [(300, 900), (600, 900), (50, 90), (64, 48), (64, 48)]
     stored = [Image.open(io.BytesIO(_stored(record, tar))) for record in records]
     assert all(image.format == "JPEG" for image in stored)
     assert [image.size for image in stored] == [(171, 512), (341, 512), (50, 90), (64, 48), (64, 48)]
@@ -192,12 +155,6 @@ def test_rows_of_one_address_differ_in_what_they_expect_there(web, shard, make_j
 def test_what_servers_fail_with_is_said_before_hashes(web: Any, shard: Shard) -> None:
     records, tar = shard([_row(0, web.url("/gone"), sha256="0" * 64), _row(1, web.url("/gone"))])
     assert [record["status"] for record in records] == ["http_status", "http_status"] and tar is None
-
-
-def test_attempts_are_counted(web: Any, shard: Shard) -> None:
-    web.pages["/a"] = lambda handler: handler.reply(b"", status=503)
-    records, _ = shard([_row(0, web.url("/a"))], retries=2)
-    assert records[0]["attempts"] == 3 == len(web.asked)
 
 
 def test_our_own_errors_fail_the_shard(web: Any, settings: DownloadSettings, tmp_path: Path) -> None:
