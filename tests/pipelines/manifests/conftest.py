@@ -20,8 +20,6 @@ def real_samples() -> Path:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str, bytes], str]:
-    """Writes a file into a fresh folder and returns its path."""
-
     def write_file(name: str, content: bytes) -> str:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,8 +31,6 @@ def write(tmp_path: Path) -> Callable[[str, bytes], str]:
 
 @pytest.fixture
 def tar_of() -> Callable[..., bytes]:
-    """Makes a tar of (name, content) members."""
-
     def make(*members: tuple[str, bytes], format: int = tarfile.PAX_FORMAT) -> bytes:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:

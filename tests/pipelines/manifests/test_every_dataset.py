@@ -57,8 +57,7 @@ def test_its_own_schema(name: str, tmp_path: Path) -> None:
     assert expand_inputs(str(tmp_path), dataset) == [path]
     info = inspect(path, dataset)
     [batch] = read(info, dataset)
-    assert batch.captions == [CAPTION]
-    assert batch.urls == [None if name == "sample" else URL]
+    assert batch.captions == [CAPTION] and batch.urls == [None if name == "sample" else URL]
     assert not batch.bad
     assert batch.table.column_names == [column.name for column in info.columns if column.name != info.roles.image]
     assert len(batch.uids[0]) == 32 and int(batch.uids[0], 16) >= 0
@@ -66,19 +65,12 @@ def test_its_own_schema(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(dataset_names()) - {"sample", "datacomp"}))
 def test_the_shards_that_img2dataset_made_of_it(name, write, tar_of, tmp_path):
-    path = write(
-        "00000.tar",
-        tar_of(
-            ("000000001.jpg", b"jpeg"),
-            ("000000001.json", json.dumps(IMG2DATASET).encode()),
-            ("000000001.txt", CAPTION.encode()),
-        ),
-    )
+    contents = {"jpg": b"jpeg", "json": json.dumps(IMG2DATASET).encode(), "txt": CAPTION.encode()}
+    path = write("00000.tar", tar_of(*((f"000000001.{ending}", content) for ending, content in contents.items())))
     dataset = load_dataset(name)
     info = inspect(path, dataset)
     [batch] = read(info, dataset)
-    assert (batch.captions, batch.urls) == ([CAPTION], [URL])
-    assert info.images
+    assert (batch.captions, batch.urls) == ([CAPTION], [URL]) and info.images
 
 
 def look(row: dict[str, object], name: str, folder: Path) -> FileInfo:

@@ -1,5 +1,4 @@
-"""Damaged and hostile manifests, made at random: reading raises nothing but what it says it raises, and rows are
-conserved over batch sizes and spans."""
+"""Manifests damaged at random: no error but those that are documented, and rows are conserved."""
 
 import gzip
 import io
@@ -69,11 +68,8 @@ def text(separator: str, chance: Chance) -> bytes:
 def json_lines(chance: Chance) -> bytes:
     lines = []
     for row in range(chance.randrange(1, 200)):
-        item: dict[str, object] = {
-            "caption": words(chance),
-            "url": f"http://{row}",
-            "n": chance.choice([1, 1.5, "1", None, [1], {"a": []}]),
-        }
+        item: dict[str, object] = {"caption": words(chance), "url": f"http://{row}"}
+        item["n"] = chance.choice([1, 1.5, "1", None, [1], {"a": []}])
         lines.append(json.dumps(item, ensure_ascii=chance.random() < 0.5))
         if chance.random() < 0.02:
             depth = chance.randrange(2000)
@@ -132,9 +128,8 @@ def rows_of(what: object, batch_rows: int, images: bool) -> Rows:
     rows: list[tuple[int, str]] = []
     try:
         for batch in read(what, CUSTOM, batch_rows, images=images):  # type: ignore[arg-type]
-            good = [
-                (place, caption or "") for place, caption in zip(batch.ordinals.tolist(), batch.captions, strict=True)
-            ]
+            pairs = zip(batch.ordinals.tolist(), batch.captions, strict=True)
+            good = [(place, caption or "") for place, caption in pairs]
             rows += sorted([*good, *((bad.ordinal, bad.error) for bad in batch.bad)])
     except UnreadableFile:
         return rows, True

@@ -49,12 +49,8 @@ def test_a_bytes_column(tmp_path: Path) -> None:
 
 def test_a_struct_as_hugging_face_writes_it(tmp_path: Path, write: Write) -> None:
     write("beside.jpg", b"file")
-    image = [
-        {"bytes": b"inside", "path": "x"},
-        {"bytes": None, "path": "beside.jpg"},
-        {"bytes": None, "path": None},
-        None,
-    ]
+    given = [(b"inside", "x"), (None, "beside.jpg"), (None, None)]
+    image = [*({"bytes": content, "path": path} for content, path in given), None]
     path = parquet_of(tmp_path / "a.parquet", image=image, caption=["x"] * 4)
     missing = "image_not_available"
     assert images(path, [0, 1, 2, 3]) == {0: b"inside", 1: b"file", 2: missing, 3: missing}
@@ -110,19 +106,15 @@ def test_paths_beside_a_manifest(write: Write, tmp_path: Path) -> None:
     assert found == list(expected.values())
     lines = "".join(json.dumps({"image_path": path or None, "caption": "x"}) + "\n" for path, _ in MANIFEST)
     assert images(write("set/manifest.jsonl", lines.encode()), list(expected), max_bytes=99) == expected
-    table = parquet_of(
-        tmp_path / "set" / "manifest.parquet",
-        image_path=[path or None for path, _ in MANIFEST],
-        caption=["x"] * len(MANIFEST),
-    )
+    paths = [path or None for path, _ in MANIFEST]
+    table = parquet_of(tmp_path / "set" / "manifest.parquet", image_path=paths, caption=["x"] * len(MANIFEST))
     assert images(table, list(expected), max_bytes=99) == expected
 
 
 def test_a_root_of_ones_own(write: Write, tmp_path: Path) -> None:
     image = write("elsewhere/1.jpg", b"one")
-    path = write(
-        "set/manifest.tsv", f"image_path\tcaption\n1.jpg\tx\n{image}\tx\nfile://{image}\tx\n../2.jpg\tx\n".encode()
-    )
+    lines = f"image_path\tcaption\n1.jpg\tx\n{image}\tx\nfile://{image}\tx\n../2.jpg\tx\n"
+    path = write("set/manifest.tsv", lines.encode())
     dataset = CUSTOM.with_roles(images_root=str(tmp_path / "elsewhere"))
     assert images(path, [0, 1, 2, 3], dataset) == {0: b"one", 1: b"one", 2: b"one", 3: "image_outside_root"}
 
@@ -197,17 +189,8 @@ def test_paths_behind_urls() -> None:
 
 
 def test_members_of_a_tar(write: Write, tar_of: TarOf) -> None:
-    content = tar_of(
-        *[
-            ("0.jpg", b"zero"),
-            ("0.txt", b"x"),
-            ("1.txt", b"x"),
-            ("2.png", b"png"),
-            ("2.JPEG", b"jpeg"),
-            ("2.txt", b"x"),
-        ],
-        *[("3.webp", b"x" * 100), ("3.txt", b"x")],
-    )
+    members = [("0.jpg", b"zero"), ("0.txt", b"x"), ("1.txt", b"x"), ("2.png", b"png"), ("2.JPEG", b"jpeg")]
+    content = tar_of(*members, ("2.txt", b"x"), ("3.webp", b"x" * 100), ("3.txt", b"x"))
     expected = {0: b"zero", 1: "image_missing", 2: b"jpeg", 3: "image_too_large_file"}
     for path in (write("a.tar", content), write("a.tar.gz", gzip.compress(content))):
         assert images(path, [0, 1, 2, 3], max_bytes=99) == expected

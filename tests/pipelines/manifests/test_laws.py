@@ -33,12 +33,9 @@ def rows_of(what: FileInfo | Span, batch_rows: int) -> list[Row]:
     """All rows as (ordinal, "good" or the error, caption or raw bytes, uid), in the order of delivery."""
     rows: list[Row] = []
     for batch in read(what, CUSTOM, batch_rows):
-        assert 0 < batch.rows <= batch_rows
-        assert batch.table.num_rows == len(batch.captions)
-        good = [
-            (place, "good", *pair)
-            for place, *pair in zip(batch.ordinals.tolist(), batch.captions, batch.uids, strict=True)
-        ]
+        assert 0 < batch.rows <= batch_rows and batch.table.num_rows == len(batch.captions)
+        values = zip(batch.ordinals.tolist(), batch.captions, batch.uids, strict=True)
+        good = [(place, "good", *pair) for place, *pair in values]
         bad: list[Row] = [(row.ordinal, row.error, repr(row.raw), "") for row in batch.bad]
         rows += sorted([*good, *bad], key=lambda row: row[0])
     assert [row[0] for row in rows] == list(range(len(rows)))
@@ -154,10 +151,8 @@ def test_tars(folder: Path, samples: list[list[str]], unit_rows: int, batch_rows
     with tarfile.open(path, "w") as tar:
         for index, extensions in enumerate([["jpg", "json", "txt"], *samples]):
             for extension in extensions:
-                content = {
-                    "json": json.dumps({"caption": f"dog {index}", "url": "u"}).encode(),
-                    "jpg": b"x" * index * 37,
-                }
+                item = json.dumps({"caption": f"dog {index}", "url": "u"}).encode()
+                content = {"json": item, "jpg": b"x" * index * 37}
                 data = content.get(extension, b"a cat")
                 member = tarfile.TarInfo(f"{index:04d}.{extension}")
                 member.size = len(data)

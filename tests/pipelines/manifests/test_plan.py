@@ -92,27 +92,16 @@ def test_a_second_look_is_none(inputs: Path, unseen: Callable[[], None]) -> None
         assert info_of(unit.span, CUSTOM) is unit.span.info, "workers do not look either"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "README.md",
-        "run.json",
-        "kept/mine.parquet",
-        "shards/00000.tar",
-        "work/.tmp-notes.txt",
-        "work/project/commits/mine.json",
-        "work/shards/00000.tar",
-    ],
-)
+THEIRS = ["README.md", "run.json", "kept/mine.parquet", "shards/00000.tar", "work/.tmp-notes.txt"]
+
+
+@pytest.mark.parametrize("name", [*THEIRS, "work/project/commits/mine.json", "work/shards/00000.tar"])
 def test_a_folder_with_files_of_others_that_a_run_would_write_over_is_refused(inputs: Path, name: str) -> None:
     theirs = inputs / "out" / name
     theirs.parent.mkdir(parents=True)
     theirs.write_text("{}")
     taken = "work/project" if "project" in name else name
-    with pytest.raises(
-        WrongUse,
-        match=rf"out holds {re.escape(taken)}, which may not be this program's .* another OUTPUT, or move it away",
-    ):
+    with pytest.raises(WrongUse, match=rf"out holds {re.escape(taken)}, .* another OUTPUT, or move it away"):
         _kept(inputs)
     assert [path for path in (inputs / "out").rglob("*") if path.is_file()] == [theirs]
     theirs.rename(inputs / "out" / "notes.txt")

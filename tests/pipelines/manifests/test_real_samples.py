@@ -19,10 +19,6 @@ def everything(path: Path, dataset: Dataset, unit_rows: int = 1000) -> list[Batc
     return whole
 
 
-def captions_of(batches: list[Batch]) -> list[str | None]:
-    return [caption for batch in batches for caption in batch.captions]
-
-
 def test_laion400m(real_samples: Path) -> None:
     dataset = load_dataset("laion400m")
     path = real_samples / "laion400m_schema" / "laion400m_schema_rows.parquet"
@@ -43,15 +39,14 @@ def test_cc3m(real_samples: Path) -> None:
     dataset = load_dataset("cc3m")
     [path] = expand_inputs(str(real_samples / "cc3m_validation"), dataset)
     batches = everything(Path(path), dataset)
-    assert sum(batch.rows for batch in batches) == 15_833
-    assert not any(batch.bad for batch in batches)
+    assert sum(batch.rows for batch in batches) == 15_833 and not any(batch.bad for batch in batches)
     assert batches[0].captions[0] == "author : a life in photography -- in pictures"
     assert all(url is not None and url.startswith("http") for batch in batches for url in batch.urls)
 
 
 def test_the_noisy_ten_thousand(real_samples: Path) -> None:
     batches = everything(real_samples / "img2dataset" / "test_10000.parquet", load_dataset("laion400m"))
-    captions = captions_of(batches)
+    captions = [caption for batch in batches for caption in batch.captions]
     assert len(captions) == 10_000 and None not in captions
     assert len(captions) - len(set(captions)) == 12
     assert len({uid for batch in batches for uid in batch.uids}) == 10_000

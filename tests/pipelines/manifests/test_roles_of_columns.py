@@ -26,11 +26,8 @@ def test_aliases_match_in_any_case() -> None:
 @pytest.mark.parametrize(
     ("columns", "caption"),
     [
-        (["title", "text"], "text"),
-        (["title", "caption"], "caption"),
-        (["alt_text", "title"], "title"),
-        (["text", "caption"], "caption"),
-        (["Caption", "caption"], "caption"),
+        *[(["title", "text"], "text"), (["title", "caption"], "caption"), (["alt_text", "title"], "title")],
+        *[(["text", "caption"], "caption"), (["Caption", "caption"], "caption")],
     ],
 )
 def test_the_first_alias_wins_and_its_own_spelling_before_others(columns: list[str], caption: str) -> None:
