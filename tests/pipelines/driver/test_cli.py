@@ -67,48 +67,36 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "preset, twice": (["{good}", "--preset", "strict", "--preset", "paper"], "given twice, as strict and paper"),
     "preset, an address": (["{good}", "--preset", "https://a.org/x.yaml"], "https://a.org/x.yaml is a URL"),
     "plugin, of Python": (["{good}", "--plugin", "json"], "--plugin json: this is a module of Python's standard"),
-    "worker python, no workers elsewhere": (
-        ["{good}", "--worker-python", "python3"],
-        "leave it out with --runner direct",
-    ),
-    "worker python, of a cluster's own": (
-        ["{good}", "--runner", "dask", "--worker-python", "python3"],
-        "--worker-python applies only to workers of prism and flink; leave it out with --runner dask",
-    ),
-    "start timeout, no workers to wait for": (
-        ["{good}", "--start-timeout", "60"],
-        "--start-timeout does not apply to --runner direct; leave it out",
-    ),
+    "worker python, direct": (["{good}", "--worker-python", "python3"], "leave it out with --runner direct"),
+    "worker python, dask": (["{good}", "--runner", "dask", "--worker-python", "python3"], "out with --runner dask"),
+    "start timeout, no workers to wait for": (["{good}", "--start-timeout", "60"], "--runner direct; leave it out"),
     "shard, beyond all numbers": (["{good}", "--shard", f"0/{'9' * 9_999}"], "is not i/n"),
     "preset, a key twice": (["{good}", "--preset", "{tmp}/twice.yaml"], "key 'pairs' is given twice"),
     "preset, no YAML": (["{good}", "--preset", "{tmp}/broken.yaml"], "broken.yaml, line 2, column 1: not YAML"),
     "preset, no number": (["{good}", "--preset", "{tmp}/nan.yaml"], "text_spotting.min_score is nan"),
     "unit rows": (["{good}", "--unit-rows", "-5"], "unit-rows"),
     "dead share": (["{good}", "--max-dead-share", "few"], "max-dead-share"),
-    "dead share in percent": (
-        ["{good}", "--max-dead-share", "5"],
-        "the value is 5.0; it must be at least 0 and at most 1",
-    ),
+    "dead share in percent": (["{good}", "--max-dead-share", "5"], "it must be at least 0 and at most 1"),
     "dead share, not a number": (["{good}", "--max-dead-share", "nan"], "the value is nan; it must be a number"),
     "format": (["{good}", "--format", "xml"], "xml"),
-    "image paths elsewhere": (
-        ["--dataset", "custom", "--input", "{tmp}/far.tsv", "--output", "{out}"],
-        "--images-root /far/images, or /",
-    ),
+    "image paths elsewhere": (["{good}", "--input", "{tmp}/far.tsv"], "--images-root /far/images, or /"),
     "delimiter": (["{good}", "--delimiter", "::"], "delimiter"),
+}
+
+
+FILES = {
+    **{"none.tsv": "a\tb\n1\t2\n", "empty.tsv": "n\tcaption\n", "wrong.yaml": "captions: {min_complexty: 1}\n"},
+    **{"twice.yaml": "dedup: {pairs: true, pairs: false}\n", "broken.yaml": "dedup: {pairs: true\n"},
+    "far.tsv": "caption\timage_path\nA dog runs\t/far/images/1.jpg\n",
+    "nan.yaml": "text_spotting: {min_score: .nan}\n",
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_use(kind: str, manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments, names = WRONG[kind]
-    (tmp_path / "none.tsv").write_text("a\tb\n1\t2\n")
-    (tmp_path / "empty.tsv").write_text("n\tcaption\n")
-    (tmp_path / "far.tsv").write_text("caption\timage_path\nA dog runs\t/far/images/1.jpg\n")
-    (tmp_path / "wrong.yaml").write_text("captions: {min_complexty: 1}\n")
-    (tmp_path / "twice.yaml").write_text("dedup: {pairs: true, pairs: false}\n")
-    (tmp_path / "broken.yaml").write_text("dedup: {pairs: true\n")
-    (tmp_path / "nan.yaml").write_text("text_spotting: {min_score: .nan}\n")
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     typed: list[str] = []
     for word in arguments:
@@ -196,11 +184,8 @@ def test_too_many_dead_letters(manifest: Path, tmp_path: Path, capfd: pytest.Cap
     arguments = _arguments(manifest, tmp_path / "out", "--stages", "captions", "--workers", 1)
     assert cli.main(arguments) == 1
     said, errors = capfd.readouterr()
-    assert (
-        errors.splitlines()[-1].startswith("error: dead-letter table: 2 rows")
-        and "--max-dead-share" in errors
-        and "error" not in said
-    )
+    assert errors.splitlines()[-1].startswith("error: dead-letter table: 2 rows") and "error" not in said
+    assert "--max-dead-share" in errors
     assert cli.main([*arguments, "--max-dead-share", "0.2"]) == 0
 
 
@@ -237,19 +222,6 @@ def test_two_runs_on_one_folder(manifest: Path, tmp_path: Path, capfd: pytest.Ca
             assert cli.main([*arguments, *more]) == 2
             errors = capfd.readouterr().err
             assert errors.startswith("error: another run") and errors.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_the_last_shard_finishes(command, pairs, paper, tmp_path, tables_of):
-    arguments = _arguments(pairs, tmp_path / "out", "--unit-rows", 15, "--workers", 1)
-    first = command(*arguments, "--shard", "0/2")
-    assert first.returncode == 0 and "left to other shards" in first.stdout, first.stderr
-    assert not (tmp_path / "out" / "kept").exists()
-    last = command(*arguments, "--shard", "1/2")
-    assert last.returncode == 0 and "shard 1/2 is the last one and completes the output" in last.stdout, last.stderr
-    assert tables_of(tmp_path / "out") == paper.tables()
-    again = command(*arguments)
-    assert again.returncode == 0 and "nothing to do: " in again.stdout, again.stderr
 
 
 @pytest.mark.slow

@@ -35,12 +35,8 @@ def test_the_last_line_names_the_remedy_where_no_image_is_read(
     (tmp_path / "text.jpg").write_text("just text")
     rows = [{"n": n, "caption": f"{CAPTION} {n}", **columns} for n in range(3)]
     rows.append({"n": 3, "caption": "Blue mug", **columns})
-    result = filtering(
-        tsv(tmp_path / "a.tsv", rows),
-        tmp_path / "out",
-        max_dead_share=1.0,
-        download=DownloadSettings(retries=0, timeout=5.0),
-    )
+    asked = {"max_dead_share": 1.0, "download": DownloadSettings(retries=0, timeout=5.0)}
+    result = filtering(tsv(tmp_path / "a.tsv", rows), tmp_path / "out", **asked)
     assert result.status == 1
     assert f"3 of the 3 rows that needed one ended with {reason}" in result.outcome.errors[-1]
     assert remedy in result.outcome.errors[-1]

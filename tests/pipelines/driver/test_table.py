@@ -69,20 +69,17 @@ def test_columns_are_aligned_and_no_line_is_too_long(width: int) -> None:
 
 def test_bars_follow_what_is_left_and_vanish_in_narrow_windows() -> None:
     bars = [line.count("#") for line in render_funnel(funnel(), 120).splitlines() if "#" in line]
-    assert bars == sorted(bars, reverse=True)
-    assert bars[0] > 2 * bars[-1] > 0
+    assert bars == sorted(bars, reverse=True) and bars[0] > 2 * bars[-1] > 0
     assert "#" not in render_funnel(funnel(), 60)
 
 
 def test_an_empty_run_has_a_table() -> None:
     table = render_funnel(funnel(rows_in=0, steps=[], kept=0))
-    assert "kept" in table
-    assert "n/a" in table
+    assert "kept" in table and "n/a" in table
 
 
 def test_names_cannot_move_the_cursor_or_break_the_table() -> None:
     steps = [{"stage": "\x1b[2J", "reason": "re\nason\u202e" + "x" * 300, "rejected": 1, "left": 2}]
     table = render_funnel(funnel(steps=steps, dead_letter={"rows": 1, "units": 0, "by_error": {"\x1b[31m": 1}}), 80)
-    assert table.isascii()
-    assert "\x1b" not in table
+    assert table.isascii() and "\x1b" not in table
     assert all(len(line) <= 80 for line in table.splitlines())

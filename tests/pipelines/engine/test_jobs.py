@@ -27,8 +27,6 @@ from open_diht.pipelines.store.storage import store_path
 
 
 class Note(beam.DoFn):
-    """Leaves a file for each unit, with the process that did it."""
-
     def __init__(self, folder: Path):
         self._folder = folder
 
@@ -68,8 +66,7 @@ def test_every_unit_is_done_once(tmp_path: Path, workers: int) -> None:
     units = [f"{n:05d}" for n in range(40)]
     run_units("notes", units, Note(done), workers, backend=Direct(), todo=todo)
     notes = {path.name: path.read_text().split() for path in done.iterdir()}
-    assert sorted(notes) == units
-    assert {len(lines) for lines in notes.values()} == {1}
+    assert sorted(notes) == units and {len(lines) for lines in notes.values()} == {1}
     processes = {line for lines in notes.values() for line in lines}
     assert len(processes) == workers, "the units are spread over the workers"
     assert str(os.getpid()) not in processes, "the driver is none of them"

@@ -84,8 +84,6 @@ def test_input_that_changes_while_it_is_read(name, rows, tmp_path, filtering):
 def test_input_that_changes_before_it_is_decided(tmp_path: Path, filtering: Callable[..., Any]) -> None:
     """In its middle, its size and both ends as they were: only the time of the file tells."""
     path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
-    short = tmp_path / "short.yaml"
-    short.write_text("captions: {max_chars: 45}\n")
     first = filtering(path, output, **QUICK)
 
     def change(line: str) -> None:
@@ -94,7 +92,7 @@ def test_input_that_changes_before_it_is_decided(tmp_path: Path, filtering: Call
                 file.seek(100_000)
                 file.write(b"X")
 
-    disturbed = filtering(path, output, preset=str(short), on_line=change, **QUICK)
+    disturbed = filtering(path, output, preset="captions: {max_chars: 45}", on_line=change, **QUICK)
     assert disturbed.status == 1 and not marks(disturbed)
     assert disturbed.funnel["not_decided"]["rows"] == ROWS and not disturbed.funnel["not_decided"]["uncounted"]
     (error,) = disturbed.outcome.errors
@@ -177,9 +175,8 @@ def test_an_output_folder_that_is_removed_is_named_at_once(tmp_path: Path, filte
 
     thread = threading.Thread(target=remove, daemon=True)
     thread.start()
-    with pytest.raises(
-        RunFailed, match=f"OUTPUT {output} was removed or emptied.*remove {output}/work if .* run the same command"
-    ):
+    said = f"OUTPUT {output} was removed or emptied.*remove {output}/work if .* run the same command"
+    with pytest.raises(RunFailed, match=said):
         filtering(path, output, stages=("export",), unit_rows=20)
     assert calls
     done = len(list((tmp_path / "removed" / "work" / "captions" / "commits").glob("0*.json")))
@@ -241,10 +238,9 @@ def test_a_full_disk(run, tmp_path, forks):
     """A file system of its own, so small that the run does not fit; then with room."""
     path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
     output.mkdir()
+    mount = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", str(output)]
     try:
-        subprocess.run(
-            ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", str(output)], check=True, capture_output=True
-        )
+        subprocess.run(mount, check=True, capture_output=True)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no file system can be mounted here: {error}")
     forks.call(__file__, run, str(output), str(path), said=tmp_path / "said")

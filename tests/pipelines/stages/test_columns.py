@@ -42,7 +42,7 @@ def test_fractions_after_a_thousand_whole_numbers_are_compared(form: str, tmp_pa
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         tar_of(tmp_path / "rows.tar", [(f"{row['n']:05d}.json", json.dumps(row).encode()) for row in rows])
-    preset = _preset(tmp_path, "columns: {nsfw: {max: 0.5}}")
+    preset = "columns: {nsfw: {max: 0.5}}"
     run = filtering(tmp_path / f"rows.{form}", tmp_path / "out", preset=preset, stages=WORDS)
     rejected = {row["n"] for row in run.rows("rejected") if row["reason"] == "nsfw"}
     assert rejected == {1001, 1002, 1003, 1004}  # text is no number in a column of numbers
@@ -52,22 +52,16 @@ def test_fractions_after_a_thousand_whole_numbers_are_compared(form: str, tmp_pa
 def test_a_column_of_the_users_named_extra_is_no_obstacle(extra: pa.Array, tmp_path: Path, filtering: Filter) -> None:
     table = pa.table({"caption": CAPTIONS[:2], "url": ["a", "b"], "similarity": [0.4, None], "_extra": extra})
     pq.write_table(table, tmp_path / "rows.parquet")
-    preset = _preset(tmp_path, "columns: {similarity: {min: 0.3}}")
+    preset = "columns: {similarity: {min: 0.3}}"
     run = filtering(tmp_path / "rows.parquet", tmp_path / "out", preset=preset, stages=WORDS)
     assert run.status == 0 and [row["reason"] for row in run.rows("rejected")] == ["similarity"]
-
-
-def _preset(tmp_path: Path, text: str) -> str:
-    path = tmp_path / "mine.yaml"
-    path.write_text(text)
-    return str(path)
 
 
 BOTH = "columns: {unsafe: {max: 0.5, missing: keep}, language: {in: [en]}}"
 
 
 def test_rows_are_rejected_by_the_first_column_before_the_parse(manifest, tmp_path, filtering):
-    run = filtering(manifest, tmp_path / "out", preset=_preset(tmp_path, BOTH), stages=WORDS, unit_rows=15)
+    run = filtering(manifest, tmp_path / "out", preset=BOTH, stages=WORDS, unit_rows=15)
     verdicts = run.verdicts()
     for n in range(40):
         if n / 40 > 0.5 and n != 7:
@@ -87,28 +81,28 @@ def test_rows_are_rejected_by_the_first_column_before_the_parse(manifest, tmp_pa
     assert "The value of unsafe is above 0.5" in report and 'class="h-mark"' in report
 
 
-@pytest.mark.parametrize("then", ["columns: {unsafe: {max: 0.2}}", "columns: {punsafe: {max: 0.9}}", "{}"])
+@pytest.mark.parametrize("then", ["columns: {unsafe: {max: 0.2}}", "columns: {punsafe: {max: 0.9}}", "captions: {}"])
 def test_other_thresholds_give_what_a_run_with_them_alone_gives(manifest, tmp_path, filtering, then):
-    first = _preset(tmp_path, BOTH)
+    first = BOTH
     filtering(manifest, tmp_path / "out", preset=first, stages=WORDS)
-    changed = filtering(manifest, tmp_path / "out", preset=_preset(tmp_path, then), stages=WORDS)
-    fresh = filtering(manifest, tmp_path / "fresh", preset=_preset(tmp_path, then), stages=WORDS)
+    changed = filtering(manifest, tmp_path / "out", preset=then, stages=WORDS)
+    fresh = filtering(manifest, tmp_path / "fresh", preset=then, stages=WORDS)
     assert changed.tables() == fresh.tables()
 
 
 def test_stricter_thresholds_need_no_parse_and_looser_ones_say_that_they_do(manifest, tmp_path, filtering):
     output = tmp_path / "out"
-    filtering(manifest, output, preset=_preset(tmp_path, "columns: {unsafe: {max: 0.5}}"), stages=WORDS)
-    stricter = filtering(manifest, output, preset=_preset(tmp_path, "columns: {unsafe: {max: 0.4}}"), stages=WORDS)
+    filtering(manifest, output, preset="columns: {unsafe: {max: 0.5}}", stages=WORDS)
+    stricter = filtering(manifest, output, preset="columns: {unsafe: {max: 0.4}}", stages=WORDS)
     assert any("without parsing" in line for line in stricter.said)
-    looser = filtering(manifest, output, preset=_preset(tmp_path, "columns: {unsafe: {max: 0.6}}"), stages=WORDS)
+    looser = filtering(manifest, output, preset="columns: {unsafe: {max: 0.6}}", stages=WORDS)
     assert any("the conditions on columns did not pass all of these rows" in line for line in looser.said)
 
 
 def test_images_are_asked_for_what_columns_let_through(tmp_path: Path, filtering: Filter, with_images: Filter) -> None:
     rows = [{**row, "score": row["n"] / 10} for row in with_images(tmp_path / "images", 10)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    preset = _preset(tmp_path, "columns: {score: {min: 0.5}}")
+    preset = "columns: {score: {min: 0.5}}"
     run = filtering(tmp_path / "rows.parquet", tmp_path / "out", preset=preset, stages=["spotting"])
     assert {run.verdicts()[n] for n in range(5)} == {"score"}
     (record,) = (tmp_path / "out" / "work" / "spotting" / "commits").glob("*.json")
@@ -130,14 +124,14 @@ def test_a_condition_that_no_row_can_be_asked_is_refused_before_anything_is_writ
     table = pq.read_table(manifest)
     pq.write_table(table.append_column("tags", pa.array([["a"]] * table.num_rows)), manifest)
     with pytest.raises(WrongUse, match=message):
-        filtering(manifest, tmp_path / "out", preset=_preset(tmp_path, text), stages=WORDS)
+        filtering(manifest, tmp_path / "out", preset=text, stages=WORDS)
     assert not (tmp_path / "out").exists()
 
 
 def test_sizes_that_a_data_set_swaps_are_compared_as_they_are_meant(tmp_path: Path, filtering: Filter) -> None:
     table = pa.table({"n": [0, 1], "TEXT": CAPTIONS[:2], "URL": ["a", "b"], "WIDTH": [100, 300], "HEIGHT": [300, 100]})
     pq.write_table(table, tmp_path / "rows.parquet")
-    preset = _preset(tmp_path, "columns: {width: {min: 200}}")
+    preset = "columns: {width: {min: 200}}"
     run = filtering(
         tmp_path / "rows.parquet", tmp_path / "out", preset=preset, stages=WORDS, dataset=load_dataset("laion2b")
     )
@@ -152,7 +146,7 @@ def test_rows_that_pass_by_other_values_of_a_column_are_parsed_and_their_images_
         {**row, "width": 200 + 200 * (n % 2), "height": 400 - 200 * (n % 2)}
         for n, row in enumerate(with_images(tmp_path / "images", 6))
     ]
-    path, preset = tsv(tmp_path / "rows.tsv", rows), _preset(tmp_path, "columns: {width: {min: 300}}")
+    path, preset = tsv(tmp_path / "rows.tsv", rows), "columns: {width: {min: 300}}"
 
     def run(swap: bool, output: str) -> Any:
         dataset = dataclasses.replace(load_dataset("custom"), swap_size=swap)
@@ -170,7 +164,7 @@ def test_a_language_that_the_manifest_does_not_say_is_identified(tmp_path: Path,
     captions = [*CAPTIONS[:2], "Ein brauner Hund rennt durch den Schnee", "1234"]
     pq.write_table(pa.table({"n": range(4), "caption": captions, "url": list("abcd")}), tmp_path / "rows.parquet")
     text = "columns: {language: {in: [en], missing: keep}, language_score: {min: 0.5, missing: keep}}"
-    run = filtering(tmp_path / "rows.parquet", tmp_path / "out", preset=_preset(tmp_path, text), stages=WORDS)
+    run = filtering(tmp_path / "rows.parquet", tmp_path / "out", preset=text, stages=WORDS)
     assert run.verdicts() == {0: "kept", 1: "kept", 2: "language", 3: "complexity"}
     models = json.loads((tmp_path / "out" / "run.json").read_text())["models"]
     assert models["columns"]["language"].startswith("pycld2 ")

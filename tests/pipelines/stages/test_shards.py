@@ -1,9 +1,12 @@
 """What becomes a member of a shard, and what no loader should be given."""
 
+import io
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from open_diht.common.images import BadImage
 from open_diht.pipelines.stages import shards
@@ -22,8 +25,11 @@ def test_what_loaders_read_stays_as_it_is(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "animated GIF", "BMP"])
 def test_others_become_png(kind: str) -> None:
-    ending, content = _member(KINDS[kind]())
+    given = KINDS[kind]()
+    ending, content = _member(given)
     assert ending == "png" and content.startswith(b"\x89PNG")
+    pixels, expected = (np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in (content, given))
+    assert np.array_equal(pixels, expected)
 
 
 @pytest.mark.parametrize("name", ["a JPEG of 1,000 scans", "a PNG of 13,000 x 13,000", "a WebP of 400,000 chunks"])
@@ -40,9 +46,8 @@ def test_sound_is_no_webp() -> None:
 @pytest.mark.parametrize("removals", range(7))
 def test_a_removal_that_was_killed_is_completed_by_the_next(removals, tmp_path, monkeypatch):
     layout, done = Layout(tmp_path), list[Path]()
-    for path in (
-        path for n in range(5) for path in (shard_path(layout, "a", n), index_path(shard_path(layout, "a", n)))
-    ):
+    shards_there = [shard_path(layout, "a", n) for n in range(5)]
+    for path in (*shards_there, *map(index_path, shards_there)):
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(b"")
 

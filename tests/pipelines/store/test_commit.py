@@ -201,7 +201,6 @@ def test_a_store_without_conditional_puts_has_the_check_alone(plain: Any) -> Non
 
 @pytest.fixture
 def copy(paper: Any, tmp_path: Path) -> Path:
-    """An output folder of its own, as preset paper left it."""
     return Path(shutil.copytree(paper.output, tmp_path / "out"))
 
 
@@ -212,10 +211,8 @@ def test_stopped_while_another_preset_is_decided(copy, pairs, paper, filtering, 
     os.rename(part, stashed)
     part.mkdir()  # a file cannot be renamed onto a folder: the run ends after it has published the rejected rows
     (part / "x").touch()
-    none = tmp_path / "none.yaml"
-    none.write_text("captions: {min_complexity: 99}\n")
     with pytest.raises(Exception, match="directory"):
-        filtering(pairs, copy, preset=str(none), unit_rows=15)
+        filtering(pairs, copy, preset="captions: {min_complexity: 99}", unit_rows=15)
     shutil.rmtree(part)
     os.rename(stashed, part)
     assert filtering(pairs, copy, unit_rows=15).tables() == paper.tables()

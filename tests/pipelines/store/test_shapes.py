@@ -43,14 +43,8 @@ def test_a_record_of_a_type_may_hold_more() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("parts", [{"rows": "1"}]),
-        ("parts", [{}]),
-        ("parts", {}),
-        ("parts", [{"rows": 1, "share": float("nan")}]),
-        ("by_name", {"x": None}),
-        ("by_name", {"x": 10**400}),
-        ("kind", "c"),
-        ("first", 1),
+        *[("parts", [{"rows": "1"}]), ("parts", [{}]), ("parts", {}), ("parts", [{"rows": 1, "share": float("nan")}])],
+        *[("by_name", {"x": None}), ("by_name", {"x": 10**400}), ("kind", "c"), ("first", 1)],
     ],
 )
 def test_another_type_is_none(name: str, value: Any) -> None:
