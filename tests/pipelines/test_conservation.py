@@ -19,14 +19,8 @@ from tests.pipelines.conftest import members_of, tar_of
 
 SENTENCE = "A brown dog runs after a red ball"
 REASONS = {
-    "no_caption",
-    "caption_length",
-    "complexity",
-    "action",
-    "image_not_available",
-    "image_too_small",
-    "text_spotting",
-    "duplicate_pair",
+    *("no_caption", "caption_length", "complexity", "action", "image_not_available", "image_too_small"),
+    *("text_spotting", "duplicate_pair"),
 }
 
 
@@ -140,7 +134,6 @@ TSV_LINES: dict[str, bytes] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All broken rows and images, in three manifests."""
     root = tmp_path_factory.mktemp("broken")
     for name, (content, _) in IMAGES.items():
         if content is not None:

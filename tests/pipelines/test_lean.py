@@ -22,8 +22,6 @@ Run = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def run(manifest: Path, filtering: Callable[..., Any]) -> Run:
-    """run(output, lean)"""
-
     def done(output: Path, lean: bool = False) -> Any:
         return filtering(manifest, output, preset="strict", stages=("captions", "export"), lean=lean, unit_rows=100)
 
@@ -83,7 +81,6 @@ def test_only_on_captions_alone(manifest, filtering, tmp_path, stages):
 
 
 def test_only_where_an_action_is_asked_for(manifest: Path, filtering: Callable[..., Any], tmp_path: Path) -> None:
-    preset = tmp_path / "complex.yaml"
-    preset.write_text("captions: {min_complexity: 2, min_actions: 0}\n")
+    preset = "captions: {min_complexity: 2, min_actions: 0}"
     with pytest.raises(WrongUse, match="requires no action"):
-        filtering(manifest, tmp_path / "out", preset=str(preset), stages=("captions",), lean=True)
+        filtering(manifest, tmp_path / "out", preset=preset, stages=("captions",), lean=True)

@@ -143,8 +143,7 @@ def test_images_of_a_tar_are_fetched_one_by_one_or_with_all_of_it(bucket: str, f
     span = Span(path="", format="parquet", start=0, stop=0, rows=0, exact=True)
     found = dict(images_of(layout, unit, span, 1_000, load_dataset("custom"), asked))
     assert found == {ordinal: images[ordinal] for ordinal in asked}
-    assert sum(fetched) < wanted * size + 100_000
-    assert len(fetched) < (15 if wanted > 100 else wanted + 10)
+    assert sum(fetched) < wanted * size + 100_000 and len(fetched) < (15 if wanted > 100 else wanted + 10)
 
 
 def test_one_run_or_several_shards(bucket: str) -> None:
@@ -156,23 +155,6 @@ def test_one_run_or_several_shards(bucket: str) -> None:
         output_lock(layout, shared=True).__enter__()
     with output_lock(layout, shared=True) as last:
         assert last.take(shared=False)
-
-
-def test_a_killed_runs_lease_runs_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the server's clock, whatever the holder's said."""
-    layout = Layout(store_path(f"{bucket}/killed"))
-    killed = {"holder": "killed", "shard": "1-of-2-f", "shared": True, "taken": 0.0, "renewed": time.time()}
-    publish_json(layout.work / "leases" / "killed.json", killed)
-    with output_lock(layout, shared=True, shard="0-of-2-f") as other:
-        assert other.at_work() == {"0-of-2-f", "1-of-2-f"}
-        with pytest.raises(Busy, match=r"another run \(.*\) is working in s3://.*killed run counts for 45 seconds"):
-            output_lock(layout, shared=False).__enter__()
-        monkeypatch.setattr(lease, "VALID_S", 1.0)
-        deadline = time.monotonic() + 60
-        while other.at_work() != {"0-of-2-f"}:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        assert other.take_alone()
 
 
 @dataclass

@@ -1,8 +1,6 @@
 """The options of a run: a slip is answered, and help printed, before anything heavy is imported."""
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
@@ -11,9 +9,9 @@ from open_diht.common.command_line import WrongUse
 from open_diht.filters.presets import preset_names
 from open_diht.pipelines import options
 from open_diht.pipelines.manifests.formats import format_names
+from tests.pipelines.processes import REPOSITORY, captured
 
 HEAVY = ("apache_beam", "torch", "spacy", "pyarrow", "uvicorn")
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("how", [("-m", "open_diht"), ("-m", "open_diht.pipelines")])
@@ -36,14 +34,7 @@ def test_a_slip_and_help_wait_for_no_import(how, words, status, answer, tmp_path
             f"runpy.run_module({how[1]!r}, run_name='__main__', alter_sys=True)"
         )
         typed = [word for word in (command, *words) if word]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *typed],
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = captured([sys.executable, "-c", code, *typed], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)})
         assert done.returncode == status, done.stderr
         assert (done.stderr if status else done.stdout).startswith(answer)
         assert done.stdout.endswith("loaded []\n") and not list(tmp_path.iterdir())
@@ -60,12 +51,7 @@ def test_the_options_of_beam_are_those_that_its_source_names() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "remedy"),
-    [
-        ("--flink-mastr", "--flink_master"),
-        ("--max-dead-shar", "--max-dead-share"),
-        ("--worker", "--workers"),
-        ("--worker-zon=a", "--worker_zone"),
-    ],
+    [("--flink-mastr", "--flink_master"), ("--worker", "--workers"), ("--worker-zon=a", "--worker_zone")],
 )
 def test_the_nearest_option_is_named_whose_ever_it_is(typed: str, remedy: str) -> None:
     with pytest.raises(WrongUse, match=f"unknown argument '{typed}'; did you mean {remedy}[?]"):

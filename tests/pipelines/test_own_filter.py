@@ -30,7 +30,6 @@ CAPTIONS = ("a brown dog runs", MANY, "two cats sleep on a red sofa", "SALE NOW"
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A folder with a module of filters, a preset and a manifest."""
     module = MODULE.replace("image shows", "image shows <really>")  # what the report has to escape
     (tmp_path / "my_filters.py").write_text(module, encoding="utf-8")
     (tmp_path / "mine.yaml").write_text(PRESET, encoding="utf-8")

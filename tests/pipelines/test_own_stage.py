@@ -70,11 +70,8 @@ def test_a_stage_of_ones_own_measures_images(tmp_path, filtering, monkeypatch):
     monkeypatch.setattr("open_diht.pipelines.stages.annotator._registered", {})
     (tmp_path / "images").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    for name, image in (
-        ("sharp", Image.fromarray(noise)),
-        ("flat", Image.new("RGB", (64, 64))),
-        ("dot", Image.new("L", (1, 1))),
-    ):
+    images = {"sharp": Image.fromarray(noise), "flat": Image.new("RGB", (64, 64)), "dot": Image.new("L", (1, 1))}
+    for name, image in images.items():
         image.save(tmp_path / "images" / f"{name}.png")
     (tmp_path / "images" / "page.png").write_text("<html>")
     names = ["sharp", "flat", "dot", "page", "absent", "sharp", "sharp"]
@@ -86,9 +83,8 @@ def test_a_stage_of_ones_own_measures_images(tmp_path, filtering, monkeypatch):
     exec(IMAGES, module.__dict__)
 
     def run(preset: str = "paper", *stages: str):
-        return filtering(
-            tmp_path / "rows.tsv", tmp_path / "out", preset=preset, stages=(*stages, "sharpness", "export")
-        )
+        stages = (*stages, "sharpness", "export")
+        return filtering(tmp_path / "rows.tsv", tmp_path / "out", preset=preset, stages=stages)
 
     done = run("paper", "captions")
     blurred = {1: "blurred", 2: "blurred"}

@@ -80,8 +80,7 @@ def test_the_page_has_every_section_and_is_well_formed() -> None:
         assert text in page
     for name in ("action", "kept", "dead_letter"):
         assert f'id="{anchor(name)}"' in page
-    assert "1 file or unit " in page
-    assert "do not add up" not in page
+    assert "1 file or unit " in page and "do not add up" not in page
 
 
 @pytest.mark.parametrize("names", [(), ("action",), ("action", "kept", "dead_letter", "unheard of")])
@@ -94,8 +93,7 @@ def test_every_link_has_its_target(names: tuple[str, ...]) -> None:
 def test_an_empty_run_has_a_report() -> None:
     page = report(run=funnel(rows_in=0, kept=0, steps=[], rejected={}, histograms={}))
     assert Tags(page).open == []
-    assert "No rows came in" in page
-    assert page.count("Not measured.") == 3
+    assert "No rows came in" in page and page.count("Not measured.") == 3
 
 
 def test_counts_that_do_not_add_up_are_said() -> None:
@@ -195,8 +193,7 @@ def test_examples_and_their_size_are_bounded() -> None:
 
 def test_the_overlap_is_marked_in_the_original_caption() -> None:
     card = draw_card(example(parsed="other text", overlap=5, overlap_span=(2, 7)))
-    assert "A <mark>brown</mark> dog" in card
-    assert "parsed as" in card
+    assert "A <mark>brown</mark> dog" in card and "parsed as" in card
     assert "parsed as" not in draw_card(example())
 
 
@@ -206,14 +203,12 @@ def test_marks_survive_overlapping_and_wrong_spans() -> None:
     )
     inside = html.removeprefix('<bdi dir="auto">').removesuffix("</bdi>")
     assert re.sub(r"<[^>]+>", "", inside) == "abc&lt;d"
-    assert html.count("<mark>") == 2
-    assert "x" not in inside
+    assert html.count("<mark>") == 2 and "x" not in inside
 
 
 def test_a_long_caption_is_cut_around_its_overlap() -> None:
     html = marked("x" * 5000 + "NEEDLE" + "y" * 5000, [TextSpan(5000, 5006, "overlap")], limit=200)
-    assert "<mark>NEEDLE</mark>" in html
-    assert len(html) < 400
+    assert "<mark>NEEDLE</mark>" in html and len(html) < 400
     assert html.count("\u2026") == 2
 
 
@@ -270,8 +265,7 @@ def test_a_graph_shows_scores_roles_and_what_was_not_accepted() -> None:
     )
     svg = draw_graph(graph)
     assert ">0.97<" in svg and ">subject<" in svg and ">with<" in svg and ">brown<" in svg
-    assert svg.count('class="g-action off"') == 1
-    assert svg.count('class="g-score"') == 2
+    assert svg.count('class="g-action off"') == 1 and svg.count('class="g-score"') == 2
 
 
 def test_a_graph_with_indices_that_lead_nowhere_is_drawn_without_them() -> None:
@@ -297,8 +291,7 @@ def test_boxes_are_drawn_in_pixels_of_the_original() -> None:
         for score in (0.95, 0.6, 0.2)
     ]
     html = draw_card(example(image=jpeg(1600, 800), width=1600, height=800, spotted=spotted))
-    assert 'viewBox="0 0 1600 800"' in html
-    assert f'width="{SIDE}" height="180"' in html
+    assert 'viewBox="0 0 1600 800"' in html and f'width="{SIDE}" height="180"' in html
     assert 'points="100.0,50.0 900.0,50.0 900.0,150.0 100.0,150.0"' in html
     assert all(f'<g class="{grade}">' in html for grade in ("good", "fair", "poor"))
     assert "<li>" in html

@@ -7,7 +7,6 @@ import decimal
 import errno
 import gzip
 import hashlib
-import io
 import json
 import os
 import re
@@ -19,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import load, stamp_of
@@ -33,26 +31,14 @@ from tests.pipelines.conftest import members_of, tar_of
 
 SENTENCE = "A brown dog runs after a red ball"
 ANNOTATIONS = {
-    "uid": pa.string(),
-    "caption": pa.string(),
-    "complexity": pa.int32(),
-    "actions": pa.list_(pa.string()),
-    "objects": pa.list_(pa.string()),
+    **dict.fromkeys(("uid", "caption"), pa.string()),
+    **dict.fromkeys(("complexity", "overlap"), pa.int32()),
+    **dict.fromkeys(("actions", "objects"), pa.list_(pa.string())),
     "attributes": pa.list_(pa.struct([("object", pa.string()), ("attribute", pa.string())])),
     "spotted": pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())])),
-    "overlap": pa.int32(),
 }
-DEAD = {
-    "file": pa.string(),
-    "unit": pa.string(),
-    "ordinal": pa.int64(),
-    "uid": pa.string(),
-    "caption": pa.string(),
-    "stage": pa.string(),
-    "error": pa.string(),
-    "message": pa.string(),
-    "raw": pa.binary(),
-}
+DEAD = dict.fromkeys(("file", "unit", "uid", "caption", "stage", "error", "message"), pa.string())
+DEAD |= {"ordinal": pa.int64(), "raw": pa.binary()}
 
 
 def _schema(output: Path, kind: str) -> dict[str, pa.DataType]:
@@ -63,7 +49,6 @@ def _schema(output: Path, kind: str) -> dict[str, pa.DataType]:
 
 
 def _tar(result: Any) -> Path:
-    """The only tar of its shards."""
     (path,) = (result.output / "shards").glob("*.tar")
     return Path(path)
 
@@ -104,13 +89,8 @@ def test_evidence_in_the_rows(paper: Any, pairs: Path) -> None:
 
 def test_original_columns_with_our_names_are_kept(tmp_path, filtering):
     given = {
-        "title": [SENTENCE, "Two cats sleep on a mat"],
-        "caption": ["theirs 0", "theirs 1"],
-        "uid": ["a", "b"],
-        "actions": [["x"], []],
-        "reason": ["r0", "r1"],
-        "overlap": [7, 8],
-        "original_overlap": [9, 10],
+        **{"title": [SENTENCE, "Two cats sleep on a mat"], "caption": ["theirs 0", "theirs 1"], "uid": ["a", "b"]},
+        **{"actions": [["x"], []], "reason": ["r0", "r1"], "overlap": [7, 8], "original_overlap": [9, 10]},
     }
     pq.write_table(pa.table(given), tmp_path / "a.parquet")
     dataset = load_dataset("custom").with_roles(caption="title")
@@ -128,18 +108,10 @@ def test_tars_keep_the_manifests_columns(tmp_path, filtering, draw):
     """Whatever JSON can hold; the user's ids, too."""
     content = draw(tmp_path / "a.png").read_bytes()
     given = {
-        "caption": [SENTENCE],
-        "image": [{"bytes": content, "path": "a.png"}],
-        "uid": ["mine"],
-        "key": ["000001"],
-        "url": ["http://example.org/a.png"],
-        "license": ["CC-BY-4.0"],
-        "similarity": [0.25],
-        "score": [float("nan")],
-        "tags": [["a", "b"]],
-        "when": [datetime.datetime(2024, 5, 1, tzinfo=datetime.UTC)],
-        "price": [decimal.Decimal("1.50")],
-        "raw": [b"\xff"],
+        **{"caption": [SENTENCE], "image": [{"bytes": content, "path": "a.png"}], "uid": ["mine"], "key": ["000001"]},
+        **{"url": ["http://example.org/a.png"], "license": ["CC-BY-4.0"], "similarity": [0.25]},
+        **{"score": [float("nan")], "tags": [["a", "b"]], "when": [datetime.datetime(2024, 5, 1, tzinfo=datetime.UTC)]},
+        **{"price": [decimal.Decimal("1.50")], "raw": [b"\xff"]},
     }
     pq.write_table(pa.table(given), tmp_path / "a.parquet")
     result = filtering(tmp_path / "a.parquet", tmp_path / "out", stages=("captions", "export"))
@@ -161,10 +133,8 @@ def test_output_is_input_again(tmp_path, filtering):
     pq.write_table(pa.table({"caption": [SENTENCE, "Blue mug", "Two cats sleep"], "n": [0, 1, 2]}), source)
     first = filtering(source, tmp_path / "first", stages=("captions",))
     second = filtering(tmp_path / "first" / "kept", tmp_path / "second", stages=("captions",))
-    third = filtering(tmp_path / "second" / "kept", tmp_path / "third", stages=("captions",))
-    uids = [row["uid"] for row in first.rows("kept")]
-    assert [row["uid"] for row in second.rows("kept")] == uids == [row["uid"] for row in third.rows("kept")]
-    assert not second.rows("rejected") and not third.rows("rejected")
+    assert [row["uid"] for row in second.rows("kept")] == [row["uid"] for row in first.rows("kept")]
+    assert not second.rows("rejected")
 
 
 def test_subset_is_in_the_format_of_datacomp(paper: Any) -> None:
@@ -184,9 +154,8 @@ def test_shards_hold_the_survivors(paper: Any, pairs: Path) -> None:
         path = paper.output / "shards" / entry["shard"]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
         index = load(path.parent / ".index" / f"{path.name}.npz")
-        assert (index.sha256, len(index.keys), index.bad, index.stamp) == (
-            entry["sha256"], entry["samples"], {}, stamp_of(path),
-        )  # fmt: skip
+        assert (index.sha256, len(index.keys)) == (entry["sha256"], entry["samples"])
+        assert not index.bad and index.stamp == stamp_of(path)
         samples: dict[str, dict[str, bytes]] = {}
         for name, content in members_of(path).items():
             key, ending = name.split(".", 1)
@@ -236,17 +205,6 @@ def test_a_shard_has_the_image_of_the_row_that_was_kept(tmp_path, bytes_of, filt
     assert stored == clean
 
 
-@pytest.mark.parametrize("form", ["GIF", "BMP"])
-def test_images_that_loaders_do_not_know_become_png(form, tmp_path, filtering, ocr_models):
-    image = Image.effect_noise((40, 30), 60).convert("RGB").quantize(32).convert("RGB")
-    content = io.BytesIO()
-    image.save(content, form)
-    pq.write_table(pa.table({"caption": [SENTENCE], "image": [content.getvalue()]}), tmp_path / "a.parquet")
-    result = filtering(tmp_path / "a.parquet", tmp_path / "out")
-    (stored,) = (data for name, data in members_of(_tar(result)).items() if name.endswith(".png"))
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(stored))), np.asarray(Image.open(content).convert("RGB")))
-
-
 def test_shards_are_input_again(paper, tmp_path, filtering):
     again = filtering(f"{paper.output}/shards/*.tar", tmp_path / "out")
     assert sorted(row["caption"] for row in again.rows("kept")) == sorted(row["caption"] for row in paper.rows("kept"))
@@ -272,13 +230,6 @@ def test_funnel_and_provenance(paper: Any, pairs: Path) -> None:
     assert run_file["models"]["captions"] and run_file["models"]["spotting"]
     assert run_file["files"][0]["path"] == str(pairs) and run_file["files"][0]["fingerprint"]
     assert {"apache-beam", "python", "pyarrow", "spacy"} <= set(run_file["versions"])
-
-
-def test_report_loads_nothing(paper: Any) -> None:
-    report = (paper.output / "report.html").read_text(encoding="utf-8")
-    assert report.startswith("<!") and len(report) > 10_000
-    assert not re.findall(r"""(?:src|href|action)\s*=\s*["']?(?!data:|#)[^"'\s>]*//""", report)
-    assert not re.search(r"@import|url\(\s*['\"]?(?!data:|#)|<script[^>]+src|<link|fetch\(|XMLHttp", report)
 
 
 # ---- other presets and stages on the same annotations
@@ -315,30 +266,24 @@ def test_another_preset_needs_no_parse_and_no_ocr(pairs, paper, strict, tmp_path
 
 
 def test_a_preset_that_lets_more_through_reads_only_what_is_missing(pairs, paper, tmp_path, filtering):
-    narrow = tmp_path / "narrow.yaml"
-    narrow.write_text("captions: {min_complexity: 3, max_chars: 60}\n")
-    first = filtering(pairs, tmp_path / "out", unit_rows=15, preset=str(narrow))
+    narrow = "captions: {min_complexity: 3, max_chars: 60}"
+    first = filtering(pairs, tmp_path / "out", unit_rows=15, preset=narrow)
     before = _annotations(tmp_path / "out")
     wide = filtering(pairs, tmp_path / "out", unit_rows=15)
     assert wide.tables() == paper.tables()
     after = _annotations(tmp_path / "out")
     assert before.items() < after.items()
-    assert filtering(pairs, tmp_path / "out", unit_rows=15, preset=str(narrow)).tables() == first.tables()
+    assert filtering(pairs, tmp_path / "out", unit_rows=15, preset=narrow).tables() == first.tables()
 
 
 def test_longer_captions_let_through_are_looked_at(pairs, tmp_path, filtering, ocr_models):
     """The length is decided whatever the stages; images of rows that were too long before must still be read."""
-    short = tmp_path / "short.yaml"
-    short.write_text("captions: {max_chars: 40}\n")
-    long = tmp_path / "long.yaml"
-    long.write_text("captions: {max_chars: 4000}\n")
-    filtering(pairs, tmp_path / "out", unit_rows=30, stages=("spotting",), preset=str(short))
-    result = filtering(pairs, tmp_path / "out", unit_rows=30, stages=("spotting",), preset=str(long))
+    short, long = "captions: {max_chars: 40}", "captions: {max_chars: 4000}"
+    filtering(pairs, tmp_path / "out", unit_rows=30, stages=("spotting",), preset=short)
+    result = filtering(pairs, tmp_path / "out", unit_rows=30, stages=("spotting",), preset=long)
     assert all(row["spotted"] is not None for row in result.rows("kept"))
-    assert (
-        result.tables()
-        == filtering(pairs, tmp_path / "fresh", unit_rows=30, stages=("spotting",), preset=str(long)).tables()
-    )
+    fresh = filtering(pairs, tmp_path / "fresh", unit_rows=30, stages=("spotting",), preset=long)
+    assert result.tables() == fresh.tables()
 
 
 def test_captions_alone_decide_nothing_about_images(pairs, paper, tmp_path, filtering):
@@ -361,21 +306,6 @@ def test_spotting_alone_decides_nothing_about_captions(pairs, paper, tmp_path, f
     assert all(row["spotted"] is not None for row in result.rows("kept"))
     # All stages afterwards give what all stages at once give.
     assert filtering(pairs, tmp_path / "out", unit_rows=15).tables() == paper.tables()
-
-
-@pytest.mark.slow
-def test_results_of_other_decisions_do_not_stay(pairs, paper, tmp_path, filtering):
-    """What export wrote of an earlier decision would contradict kept/."""
-    filtering(pairs, tmp_path / "out", unit_rows=15)
-    filtering(pairs, tmp_path / "out", unit_rows=15, stages=("captions",))
-    for name in ("subset.npy", "report.html", "shards/manifest.json"):
-        assert not (tmp_path / "out" / name).exists(), name
-    assert not list((tmp_path / "out").glob("shards/*.tar"))
-    back = filtering(pairs, tmp_path / "out", unit_rows=15)
-    assert back.tables() == paper.tables()
-    for name in ("subset.npy", "shards/manifest.json"):
-        assert (tmp_path / "out" / name).read_bytes() == (paper.output / name).read_bytes()
-    assert (tmp_path / "out" / "report.html").exists()
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -442,12 +372,6 @@ def bytes_of(tmp_path_factory, draw) -> list[bytes]:
 EXPECTED = {"0": "kept", "1": "action", "2": "kept", "3": "text_spotting"}
 
 
-def _parquet(folder: Path, images: Any) -> Path:
-    table = pa.table({"n": list("0123"), "caption": INPUT_CAPTIONS, "image": images})
-    pq.write_table(table, folder / "a.parquet")
-    return folder / "a.parquet"
-
-
 def _webdataset(folder: Path, images: list[bytes]) -> Path:
     members = [
         (f"{n:05d}.{ending}", data)
@@ -465,14 +389,6 @@ def _files(folder: Path, images: list[bytes]) -> list[dict[str, str]]:
     return rows
 
 
-def _csv(folder: Path, rows: list[dict[str, str]]) -> Path:
-    with open(folder / "a.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder / "a.csv"
-
-
 def _text(path: Path, text: str) -> Path:
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
@@ -484,10 +400,10 @@ def test_every_form_of_input_gives_the_same_decisions(form, tmp_path, bytes_of, 
     rows = _files(tmp_path, bytes_of)
     lines = ["\t".join(row.values()) for row in rows]
     match form:
-        case "bytes":
-            source = _parquet(tmp_path, bytes_of)
-        case "struct":
-            source = _parquet(tmp_path, [{"bytes": content, "path": None} for content in bytes_of])
+        case "bytes" | "struct":
+            source = tmp_path / "a.parquet"
+            images = bytes_of if form == "bytes" else [{"bytes": content, "path": None} for content in bytes_of]
+            pq.write_table(pa.table({"n": list("0123"), "caption": INPUT_CAPTIONS, "image": images}), source)
         case "webdataset":
             source = _webdataset(tmp_path, bytes_of)
         case "tsv without header":
@@ -504,7 +420,10 @@ def test_every_form_of_input_gives_the_same_decisions(form, tmp_path, bytes_of, 
 
 def test_several_files_of_several_forms(tmp_path, bytes_of, filtering, ocr_models):
     rows = _files(tmp_path, bytes_of)
-    _csv(tmp_path, [{**row, "n": f"csv {row['n']}"} for row in rows])
+    with open(tmp_path / "a.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "n": f"csv {row['n']}"} for row in rows)
     _text(tmp_path / "a.jsonl", "".join(json.dumps({**row, "n": f"json {row['n']}"}) + "\n" for row in rows))
     _text(tmp_path / "a.tsv.gz", "\n".join("\t".join(row) for row in [rows[0], *(row.values() for row in rows)]) + "\n")
     source, stages = f"{tmp_path}/*.csv,{tmp_path}/a.jsonl,{tmp_path}/*.gz", ("captions", "spotting", "export")
@@ -528,17 +447,6 @@ def test_results_in_a_folder_of_manifests_are_no_input(tmp_path, tsv, filtering)
     assert len(other.rows("kept")) == 6
 
 
-def test_weights_that_cannot_be_had_stop_a_run_before_its_first_stage(tmp_path, pairs, filtering, monkeypatch):
-    def offline(target: Any = None, say: Any = None) -> None:
-        raise WeightsMissing("no network")
-
-    monkeypatch.setenv("DIHT_OCR_MODELS", str(tmp_path / "none"))
-    monkeypatch.setattr("open_diht.pipelines.stages.spotting.download_and_install", offline)
-    with pytest.raises(WrongUse, match=r"no network.*--stages captions"):
-        filtering(pairs, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [(errno.EROFS, "Make its file system writable again"), (errno.EIO, "Check the disk"), (errno.ENOSPC, "Make room")],
@@ -555,17 +463,17 @@ def test_a_disk_that_fails_in_the_middle_is_one_line(number, remedy, tmp_path, t
     assert filtering(rows, tmp_path / "out", stages=("captions", "export")).funnel["kept"] == 1
 
 
-def test_a_run_fetches_the_weights_once_and_only_where_images_are_read(tmp_path, pairs, tsv, filtering, monkeypatch):
-    class Fetched(Exception):
-        pass
-
-    def fetch(target: Any = None, say: Any = None) -> None:
-        raise Fetched
+def test_a_run_needs_weights_before_its_first_stage_and_only_where_images_are_read(
+    tmp_path, pairs, tsv, filtering, monkeypatch
+):
+    def offline(target: Any = None, say: Any = None) -> None:
+        raise WeightsMissing("no network")
 
     monkeypatch.setenv("DIHT_OCR_MODELS", str(tmp_path / "none"))
-    monkeypatch.setattr("open_diht.pipelines.stages.spotting.download_and_install", fetch)
-    with pytest.raises(Fetched):
+    monkeypatch.setattr("open_diht.pipelines.stages.spotting.download_and_install", offline)
+    with pytest.raises(WrongUse, match=r"no network.*--stages captions"):
         filtering(pairs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     filtering(pairs, tmp_path / "captions", stages=("captions", "export"))
     urls = tsv(tmp_path / "urls.tsv", [{"caption": "A dog runs", "url": "http://example.org/a.jpg"}])
     filtering(urls, tmp_path / "urls", stages=("captions", "spotting", "export"))

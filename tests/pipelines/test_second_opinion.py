@@ -48,9 +48,8 @@ def test_a_run_without_the_setting_asks_nothing(manifest, filtering, tmp_path):
 
 def test_other_thresholds_need_no_new_parse(precise, manifest, filtering, tmp_path):
     shutil.copytree(precise.output, tmp_path / "out")
-    mine = tmp_path / "mine.yaml"
-    mine.write_text("base: precise\ncaptions: {min_action_score: 0.9}\n")
-    again = filtering(manifest, tmp_path / "out", preset=str(mine), stages=STAGES)
+    mine = "base: precise\ncaptions: {min_action_score: 0.9}"
+    again = filtering(manifest, tmp_path / "out", preset=mine, stages=STAGES)
     assert not any(line.startswith("captions:") for line in again.said)
     assert any("without parsing" in line for line in again.said)
     assert again.funnel["kept"] < precise.funnel["kept"]
@@ -60,5 +59,4 @@ def test_missing_weights_are_an_error_before_anything_is_written(manifest, filte
     monkeypatch.setattr(opinion, "WEIGHTS", tmp_path / opinion.WEIGHTS.name)
     with pytest.raises(WrongUse, match=r"preset 'precise': second_opinion: .* missing\. Restore them: ") as caught:
         filtering(manifest, tmp_path / "out", preset="precise", stages=STAGES)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()

@@ -1,7 +1,5 @@
-"""Rows with several captions: each caption is decided as a row of its own would be, an image is read once, and no
-caption is lost."""
+"""Rows with several captions: each is decided as in a row of its own, and none is lost."""
 
-import contextlib
 import json
 import random
 import shutil
@@ -37,7 +35,6 @@ from open_diht.pipelines.view.pages import Workbench
 from open_diht.pipelines.view.pages import row as view_row
 from tests.pipelines.conftest import Filtered, filter_manifest, image_rows, members_of, sample_captions
 from tests.pipelines.kills import Moment, check_kills
-from tests.pipelines.processes import ForkedStarter
 
 PAPER = load_preset("paper")
 BLANK = (None, "", "  ", "nan")
@@ -249,9 +246,8 @@ def test_every_caption_is_in_one_list_of_its_row(lists: list[list[str | None]]) 
     annotator, table = _annotator(), identities(batch)
     annotations = annotator.annotate([text or "" for text in batch.captions])
     others = nested(batch.others, annotator.annotate([text for texts in batch.others for text in texts]))
-    rows = pa.table(
-        [*table.columns, *annotations.columns, others], [*table.column_names, *annotations.column_names, OTHERS]
-    )
+    names = [*table.column_names, *annotations.column_names, OTHERS]
+    rows = pa.table([*table.columns, *annotations.columns, others], names)
     decisions = apply_cascade(rows, None, PAPER, ("captions",))
     assert decisions.reasons.tolist() == apply_caption_filters(rows, PAPER, True).reasons.tolist()
     reasons = dict.fromkeys((DOG, BOY), KEPT) | {CAR: "action", WALL: "complexity", None: "no_caption"}
@@ -325,25 +321,19 @@ def test_a_wrong_column_is_named_with_the_remedy(tmp_path: Path, here: None, cap
     with pytest.raises(BadSchema, match="--caption-columns"):
         inspect(str(path), dataset("missing"))
     with pytest.raises(WrongUse, match="--caption-column"):
-        score = ScoreSettings(model="reference")
-        filter_manifest(
-            path, tmp_path / "scored", dataset=dataset("alt", "all"), stages=("captions", "score"), score=score
-        )
+        how: dict[str, Any] = {"stages": ("captions", "score"), "score": ScoreSettings(model="reference")}
+        filter_manifest(path, tmp_path / "scored", dataset=dataset("alt", "all"), **how)
 
 
 def test_other_captions_make_another_pair(tmp_path: Path) -> None:
     lists = [[BOY], [BOY], [CAR], [BOY, CAR]]
-    path = written(
-        tmp_path / "a.parquet", [{"url": "https://example.org/1", "caption": DOG, "more": one} for one in lists]
-    )
-    stages = ("captions", "dedup", "export")
-    run = filter_manifest(
-        path, tmp_path / "out", preset="paper-dedup", dataset=dataset("caption", "more"), stages=stages
-    )
+    rows = [{"url": "https://example.org/1", "caption": DOG, "more": one} for one in lists]
+    given, stages = written(tmp_path / "a.parquet", rows), ("captions", "dedup", "export")
+    both = dataset("caption", "more")
+    run = filter_manifest(given, tmp_path / "out", preset="paper-dedup", dataset=both, stages=stages)
     assert [row["more"] for row in run.rows("rejected")] == [[BOY]]
-    assert run.rows("rejected")[0]["rejected_captions"] == [
-        {"caption": text, "reason": "duplicate_pair"} for text in (DOG, BOY)
-    ]
+    expected = [{"caption": text, "reason": "duplicate_pair"} for text in (DOG, BOY)]
+    assert run.rows("rejected")[0]["rejected_captions"] == expected
     assert run.funnel["captions"]["passed"] == 2 + 1 + 2
     # A uid is made from the first caption, so the three kept pairs share theirs, and it would select all of them.
     assert len(np.load(run.output / "subset.npy")) == 0
@@ -351,15 +341,13 @@ def test_other_captions_make_another_pair(tmp_path: Path) -> None:
 
 @pytest.mark.kill
 @pytest.mark.slow
-def test_killed_and_started_again_it_ends_with_the_same_captions(tmp_path, forks, rows) -> None:
-    path = written(
-        tmp_path / "a.parquet", [{**row, "image_path": str(rows[0] / row["image_path"])} for row in rows[1]] * 3
-    )
+def test_killed_and_started_again_it_ends_with_the_same_captions(tmp_path, runs, rows) -> None:
+    placed = [{**row, "image_path": str(rows[0] / row["image_path"])} for row in rows[1]]
+    path = written(tmp_path / "a.parquet", placed * 3)
     options = ["--caption-columns", "caption,more", "--stages", "captions,export", "--images-root", str(rows[0])]
-    with contextlib.closing(ForkedStarter(forks, tmp_path)) as runs:
-        runs.finish(path, tmp_path / "calm", *options)
-        moments = (Moment("captions", 1, 0.1), Moment("decide", 1, 0.02))
-        left = check_kills(runs, path, options, moments, calm=tmp_path / "calm", killed=tmp_path / "killed", hits=1)
+    runs.finish(path, tmp_path / "calm", *options)
+    moments = (Moment("captions", 1, 0.1), Moment("decide", 1, 0.02))
+    left = check_kills(runs, path, options, moments, calm=tmp_path / "calm", killed=tmp_path / "killed", hits=1)
     assert left["kept"] and any(row["rejected_captions"] for row in left["kept"])
 
 
@@ -387,17 +375,11 @@ def test_a_training_draws_from_the_captions_that_passed_and_resumes_with_the_sam
 
     def config(captions: str) -> Config:
         data = {"sources": [{"path": str(several.output)}], "workers": 0, "captions": captions}
-        return build(
-            Config,
-            {
-                "model": {"architecture": TINY_ARCHITECTURE},
-                "data": data,
-                "concepts": {"path": ""},
-                "schedule": {"samples": 80, "batch_size": 8, "warmup_samples": 16},
-                "run": {"precision": "fp32", "device": "cpu", "threads": 1},
-                "log": {"every_steps": 1, "tensorboard": False},
-            },
-        )
+        schedule = {"samples": 80, "batch_size": 8, "warmup_samples": 16}
+        how = {"run": {"precision": "fp32", "device": "cpu", "threads": 1}, "concepts": {"path": ""}}
+        log = {"every_steps": 1, "tensorboard": False}
+        model = {"architecture": TINY_ARCHITECTURE}
+        return build(Config, {"model": model, "data": data, "schedule": schedule, "log": log, **how})
 
     assert not interrupted(config("random"), tmp_path / "a", 4)[0].finished
     for run, captions in (("a", "random"), ("b", "random"), ("c", "first")):

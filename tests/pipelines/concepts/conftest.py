@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safetensors.torch import save_file  # noqa: E402
 from open_diht.pipelines.concepts.run import ConceptSettings, run  # noqa: E402
 from open_diht.pipelines.concepts.teacher import find_teacher  # noqa: E402
 from open_diht.pipelines.runners.fork_server import ForkServer  # noqa: E402
+from tests.pipelines.conftest import tar_of  # noqa: E402
 
 SHAPES = ("circle", "square", "triangle")
 COLOURS = ("red", "green", "blue", "yellow")
@@ -62,17 +62,14 @@ class FilterOutput:
             (self.folder / "kept").mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.Table.from_pylist(rows), self.folder / "kept" / f"part-{name}.parquet")
             path = self.folder / "shards" / f"{name}-000.tar"
-            path.parent.mkdir(exist_ok=True)
-            with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-                for n, row in enumerate(rows):
-                    key = f"{row['uid']}-{n:06d}"
-                    image = drawn(row["objects"][0][:-1], COLOURS[(number + n) // 3 % 4], number + n)
-                    members = [(f"{key}.png", image), (f"{key}.txt", row["caption"].encode())]
-                    members.append((f"{key}.json", json.dumps({**row, "key": key}).encode()))
-                    for member, content in change(number + n, members):
-                        info = tarfile.TarInfo(member)
-                        info.size = len(content)
-                        tar.addfile(info, io.BytesIO(content))
+            changed: list[tuple[str, bytes]] = []
+            for n, row in enumerate(rows):
+                key = f"{row['uid']}-{n:06d}"
+                image = drawn(row["objects"][0][:-1], COLOURS[(number + n) // 3 % 4], number + n)
+                members = [(f"{key}.png", image), (f"{key}.txt", row["caption"].encode())]
+                members.append((f"{key}.json", json.dumps({**row, "key": key}).encode()))
+                changed += change(number + n, members)
+            tar_of(path, changed)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             entries.append({"shard": path.name, "samples": size, "sha256": digest})
             number += size
@@ -127,9 +124,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture
-def made() -> Callable[[Path], dict[str, bytes]]:
-    return files_of
+made = pytest.fixture(lambda: files_of)
 
 
 @pytest.fixture(autouse=True)

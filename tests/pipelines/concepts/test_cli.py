@@ -23,6 +23,7 @@ def test_the_whole_way(filtered, tiny, capfd):
     assert cli.main(words) == 0
     assert second_half(["--concepts", str(data / "concepts"), "--k", "2", "--min-steps", "40"]) == 0
     said = capfd.readouterr().out
+    assert "vocabulary: 3 objects, 4 attributes, each in at least 2 of 100 rows" in said
     assert "features: 1 of 100 images have no features (missing_image 1)" in said
     assert "targets: 100 images in 2 shards, 2 of each head" in said
     targets = open_targets(data / "concepts")
@@ -53,12 +54,6 @@ def test_wrong_use_is_one_line_and_status_2(words: list[str], says: str, capsys:
     assert cli.main(words) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and says in error and error.count("\n") == 1
-
-
-def test_data_that_is_none(tmp_path, tiny, capsys):
-    assert cli.main(["--data", str(tmp_path), "--teacher", tiny[0], "--weights", tiny[1]]) == 2
-    assert "DATA is the output folder of `open-diht filter`" in capsys.readouterr().err
-    assert not [*tmp_path.iterdir()]
 
 
 def test_data_in_a_store_that_does_not_answer(dead_store, tmp_path, tiny, capsys):

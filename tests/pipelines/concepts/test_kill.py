@@ -25,8 +25,6 @@ def make_targets(words: list[str], *where: str) -> None:
 
 
 class Runs(ForkedStarter):
-    """Runs of the command."""
-
     program = (__file__, "make_targets")
 
     def words(self, given: Path, output: Path, *more: str, workers: int) -> list[str]:

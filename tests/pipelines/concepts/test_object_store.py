@@ -15,7 +15,6 @@ FAST = ["--k", "2", "--min-steps", "5", "--epochs", "2", "--holdout", "0.3"]
 
 
 def stored(folder: Any) -> dict[str, bytes]:
-    """What is made, by its path below the folder."""
     found = {}
     for pattern in ("work/*/data/*.np*", "targets/*.npz", "heads.safetensors", "vocabulary.json"):
         for path in folder.glob(pattern):

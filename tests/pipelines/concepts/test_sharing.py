@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm  # noqa: F401  # that forks have it
@@ -16,17 +17,9 @@ SHARDS = 3
 
 def shard(i: int, data: str, output: str, name: str, weights: str) -> None:
     """One of them. Runs in a process of its own."""
-    settings = ConceptSettings(
-        data=Path(data),
-        output=Path(output),
-        teacher=find_teacher(name, weights),
-        min_count=2,
-        batch_size=4,
-        precision="fp32",
-        workers=1,
-        backend=Here(),
-        shard=(i, SHARDS),
-    )
+    how: dict[str, Any] = {"min_count": 2, "batch_size": 4, "precision": "fp32", "workers": 1, "backend": Here()}
+    teacher = find_teacher(name, weights)
+    settings = ConceptSettings(data=Path(data), output=Path(output), teacher=teacher, shard=(i, SHARDS), **how)
     assert run(settings, lambda line: print(line, flush=True)) == 0
 
 

@@ -68,9 +68,8 @@ def test_models_that_torchvision_changes_when_it_loads_its_own_weights(tmp_path:
     expected.transform_input = False
     assert not np.allclose(features, expected(loaded.transform(image)[None]).detach().numpy(), rtol=0.1)
     expected = torchvision.models.densenet121().eval()
-    old = {
-        re.sub(r"(\.denselayer\d+\.(norm|conv))", r"\1.", key): value for key, value in expected.state_dict().items()
-    }
+    layer = re.compile(r"(\.denselayer\d+\.(norm|conv))")
+    old = {layer.sub(r"\1.", key): value for key, value in expected.state_dict().items()}
     assert "features.denseblock1.denselayer1.norm.1.weight" in old  # as in the file that torchvision publishes
     torch.save(old, weights)
     loaded = find_teacher("torchvision:densenet121", str(weights)).load()

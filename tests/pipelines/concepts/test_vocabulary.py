@@ -1,6 +1,5 @@
 """Counting names, and which of them become classes."""
 
-import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,29 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht.pipelines.concepts import vocabulary
-from open_diht.pipelines.concepts.vocabulary import (
-    VocabularyStage,
-    annotated,
-    lowest_count,
-    make_vocabulary,
-    rows_counted,
-)
+from open_diht.pipelines.concepts.vocabulary import VocabularyStage, annotated, lowest_count, make_vocabulary
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import store_path
 
 
 @pytest.fixture
 def counted(tmp_path) -> Callable[[list[list[dict[str, Any]]]], tuple[Layout, list[str]]]:
-    """Counts parts of kept/."""
-
     def count(parts: list[list[dict[str, Any]]]) -> tuple[Layout, list[str]]:
         layout, units = Layout(tmp_path / "concepts"), []
-        schema = pa.schema(
-            [
-                ("objects", pa.list_(pa.string())),
-                ("attributes", pa.list_(pa.struct([("object", pa.string()), ("attribute", pa.string())]))),
-            ]
-        )
+        pair = pa.struct([("object", pa.string()), ("attribute", pa.string())])
+        schema = pa.schema([("objects", pa.list_(pa.string())), ("attributes", pa.list_(pair))])
         for number, rows in enumerate(parts):
             units.append(f"part-{number}")
             table = pa.Table.from_pylist(rows, schema=schema)
@@ -60,7 +47,7 @@ PARTS = [
 
 def test_rows_that_name_it_are_counted_over_parts(counted: Any) -> None:
     layout, units = counted(PARTS)
-    found = make_vocabulary(layout, units, rows_counted(layout, units), 1, 100)
+    found = make_vocabulary(layout, units, vocabulary.rows_counted(layout, units), 1, 100)
     assert found["rows"] == 7
     assert found["heads"]["objects"] == {"names": ["dog", "cat", "bird", "guide dog"], "rows": [4, 2, 1, 1]}
     assert found["heads"]["attributes"] == {"names": ["black", "white"], "rows": [2, 2]}
@@ -93,20 +80,10 @@ def test_the_least_count_is_100_and_less_on_small_data() -> None:
     assert lowest_count(10, 7) == 7
 
 
-def test_what_a_run_writes(filtered: Any, make: Any) -> None:
-    data = filtered.write([24, 12])
-    status, said = make(data)
-    assert status == 0
-    assert "vocabulary: 3 objects, 4 attributes, each in at least 2 of 36 rows" in said
-    found = json.loads((data / "concepts" / "vocabulary.json").read_text())
-    assert found["heads"]["objects"]["names"] == ["circle", "square", "triangle"]
-    assert found["heads"]["attributes"]["names"] == ["blue", "green", "red", "yellow"]
-
-
 def test_records_in_a_store_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     both = threading.Barrier(2, timeout=10)
     monkeypatch.setattr(vocabulary, "read_json", lambda _: {"rows": 3 + both.wait() * 0})
-    assert rows_counted(Layout(store_path("memory://concepts")), ["a", "b"]) == 6
+    assert vocabulary.rows_counted(Layout(store_path("memory://concepts")), ["a", "b"]) == 6
 
 
 @pytest.mark.parametrize("objects", [[float("nan")], ["dog", None], [["dog"]]])

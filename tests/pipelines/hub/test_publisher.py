@@ -18,7 +18,6 @@ PUBLISHER = Publisher(HubAddress("dataset", "me/cat"))
 
 
 def results(folder: Path, preset: str = "paper", parts: int = 3) -> Files:
-    """What a run would leave, and what of it is to be published."""
     content = {
         f"{kind}/part-{n}.parquet": f"{kind} {n} {preset}" for kind in ("kept", "rejected") for n in range(parts)
     }
@@ -159,12 +158,7 @@ REFUSED = {
     "a wrong token": ("me/cat", "hf_wrong", 3, "may not do that, or is not valid"),
     "data of somebody else": ("me/data", "hf_good", 3, "holds other data than this run's (its input: unknown,"),
     "data of somebody else under names of theirs": ("me/theirs", "hf_good", 3, "(its input: unknown,"),
-    "another input": (
-        "me/other",
-        "hf_good",
-        3,
-        "(its input: cafe, this one's: f00d); choose another OUTPUT, or another",
-    ),
+    "another input": ("me/other", "hf_good", 3, "(its input: cafe, this one's: f00d); choose another OUTPUT, or an"),
     "a broken record": ("me/broken", "hf_good", 3, "an unreadable run.json"),
     "too many units": ("me/cat", "hf_good", 10_001, "the input makes 10,001 files, one per unit"),
     "no name": ("me/-cat-", "hf_good", 3, "is not a repository name"),

@@ -81,8 +81,7 @@ def test_intervals_cover_the_truth(rate: float, spread: float, least: float) -> 
         cost = per_row(seconds[drawn].tolist(), sizes, int(rows.sum()))
         covered += found.low <= counts.sum() / rows.sum() <= found.high  # type: ignore[operator]
         narrow += cost.low <= seconds.sum() / rows.sum() <= cost.high  # type: ignore[operator]
-    assert covered / trials >= least
-    assert narrow / trials >= 0.88
+    assert covered / trials >= least and narrow / trials >= 0.88
 
 
 def test_totals() -> None:

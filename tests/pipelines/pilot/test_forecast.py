@@ -14,17 +14,11 @@ URLS = replace(WHOLE, has_images=False)
 
 
 def _unit(n: int, kept: int = 200, images: int = 300) -> Measured:
-    return Measured(
-        unit=str(n),
-        rows=1_000,
-        outcomes={"kept": kept, "action": 1_000 - kept - 10, "dead_letter": 10},
-        to_fetch=300,
-        seconds={"captions": 1.0, "spotting": 10.0 if images else 0.01, "decide": 0.5},
-        stored={"work": 5_000, "kept": 1_000, "shards": 6_000 if images else 0},
-        images=images,
-        image_bytes=images * 20,
-        exported=kept if images else 0,
-    )
+    outcomes = {"kept": kept, "action": 1_000 - kept - 10, "dead_letter": 10}
+    seconds = {"captions": 1.0, "spotting": 10.0 if images else 0.01, "decide": 0.5}
+    stored = {"work": 5_000, "kept": 1_000, "shards": 6_000 if images else 0}
+    seen = {"images": images, "image_bytes": images * 20, "exported": kept if images else 0}
+    return Measured(unit=str(n), rows=1_000, to_fetch=300, outcomes=outcomes, seconds=seconds, stored=stored, **seen)
 
 
 def _forecast(*units: Measured, whole: Whole = WHOLE) -> Forecast:

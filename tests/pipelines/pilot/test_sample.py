@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,25 +19,16 @@ from open_diht.pipelines.settings import RunSettings
 
 
 def _units(files: int, each: int, rows: int = 10) -> list[Unit]:
-    return [
-        Unit(
-            f"{file:05d}-{n:05d}",
-            Span(path=str(file), format="parquet", start=n * rows, stop=(n + 1) * rows, rows=rows, exact=True),
-        )
-        for file in range(files)
-        for n in range(each)
-    ]
+    def unit(file: int, n: int) -> Unit:
+        span = Span(path=str(file), format="parquet", start=n * rows, stop=(n + 1) * rows, rows=rows, exact=True)
+        return Unit(f"{file:05d}-{n:05d}", span)
+
+    return [unit(file, n) for file in range(files) for n in range(each)]
 
 
-def _settings(source: Path, output: Path, **more: int) -> RunSettings:
-    return RunSettings(
-        dataset=load_dataset("custom"),
-        input=str(source),
-        output=output,
-        preset=load_preset("paper"),
-        stages=("captions",),
-        **more,  # type: ignore[arg-type]
-    )
+def _settings(source: Path, output: Path, **more: Any) -> RunSettings:
+    how: dict[str, Any] = {"dataset": load_dataset("custom"), "preset": load_preset("paper"), **more}
+    return RunSettings(input=str(source), output=output, stages=("captions",), **how)
 
 
 def _table(path: Path, rows: int) -> Path:

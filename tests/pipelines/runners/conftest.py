@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.pipelines.processes import captured
 from tests.wheel import copy_tree
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -43,21 +44,11 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 def run_filter(*arguments: object, python: Path | str = sys.executable, **variables: str) -> Any:
     """`python -m open_diht.pipelines` in the repository, as `make filter` calls it."""
-    return subprocess.run(
-        [str(python), "-m", "open_diht.pipelines", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env=clean_environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    words = [str(python), "-m", "open_diht.pipelines", *map(str, arguments)]
+    return captured(words, cwd=REPOSITORY, env=clean_environment(**variables), timeout=400)
 
 
-@pytest.fixture(scope="session")
-def filter_command() -> Callable[..., Any]:
-    """`run_filter`."""
-    return run_filter
+filter_command = pytest.fixture(scope="session")(lambda: run_filter)
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +56,7 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A python that holds Beam and the filters' libraries only; what it knows of this project was staged."""
     python = python_without_us(tmp_path_factory.mktemp("bare") / "venv")
     probe = "import apache_beam, spacy, importlib.util as u; print(u.find_spec('open_diht'))"
-    done = subprocess.run(
-        [python, "-c", probe], cwd="/", env=clean_environment(), capture_output=True, text=True, check=True
-    )
+    done = captured([python, "-c", probe], cwd="/", env=clean_environment(), check=True)
     assert done.stdout.split() == ["None"], "the project is importable where it should not be"
     return python
 
@@ -125,7 +114,6 @@ def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 
 @contextmanager
 def killed_at_the_end(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that does not outlive the test."""
     try:
         yield process
     finally:
@@ -155,7 +143,6 @@ def arguments(manifest: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def local(arguments, filter_command, tables_of, tmp_path_factory, ocr_models) -> dict[str, list[dict[str, Any]]]:
-    """The rows of the run on this machine."""
     output = tmp_path_factory.mktemp("local") / "out"
     done = filter_command(*arguments, "--output", output)
     assert done.returncode == 0, done.stderr

@@ -9,9 +9,8 @@ from open_diht.pipelines.runners.beam_options import check_beam_options, option_
 
 
 def test_options_go_through_in_both_spellings_and_with_their_values() -> None:
-    flags = check_beam_options(
-        ["--flink-master", "host:1", "--parallelism=3", "--experiments=a", "--experiments=b"], "flink"
-    )
+    given = ["--flink-master", "host:1", "--parallelism=3", "--experiments=a", "--experiments=b"]
+    flags = check_beam_options(given, "flink")
     values = option_values(flags)
     assert (values["flink_master"], values["parallelism"], values["experiments"]) == ("host:1", 3, ["a", "b"])
 
@@ -45,11 +44,7 @@ def test_no_unknown_name_gets_through(name: str, runner: str) -> None:
 
 
 def test_beams_names_of_runners_are_taken_and_unknown_ones_refused() -> None:
-    assert [make_backend(name).name for name in ("DataflowRunner", "FlinkRunner", "prism", "direct")] == [
-        "dataflow",
-        "flink",
-        "prism",
-        "direct",
-    ]
+    names = ("DataflowRunner", "FlinkRunner", "prism", "direct")
+    assert [make_backend(name).name for name in names] == ["dataflow", "flink", "prism", "direct"]
     with pytest.raises(RunnerError, match=r"unknown runner 'spark'; choose direct, prism, dask, flink or dataflow"):
         make_backend("spark")

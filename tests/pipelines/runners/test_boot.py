@@ -1,7 +1,4 @@
-"""The boot program: what it fetches, installs and starts, and that no failure of it is silent.
-
-The services of a runner are played by real gRPC servers of this process.
-"""
+"""The boot program, with real gRPC servers for the services of a runner: no failure of it is silent."""
 
 import hashlib
 import json
@@ -27,13 +24,12 @@ from apache_beam.portability.api import (
 from google.protobuf import struct_pb2
 
 from open_diht.pipelines.runners import boot
+from tests.pipelines.processes import REPOSITORY, captured
 
 
 class Runner(
     beam_provision_api_pb2_grpc.ProvisionServiceServicer, beam_artifact_api_pb2_grpc.ArtifactRetrievalServiceServicer
 ):
-    """Provisions one worker with what a test puts in."""
-
     def __init__(self) -> None:
         self.info = beam_provision_api_pb2.ProvisionInfo()
         self.files: dict[bytes, bytes] = {}
@@ -101,15 +97,9 @@ def start(runner: Runner, tmp_path: Path) -> Callable[..., subprocess.CompletedP
             "from open_diht.pipelines.runners import boot\nsys.exit(boot.main())"
         )
         endpoint = runner.info.control_endpoint.url
-        return subprocess.run(
-            [sys.executable, "-c", code, "--id='w-1'", f"--provision_endpoint={endpoint}", "--semi_persist_dir=/x"],
-            env={**os.environ, boot.FOLDER_VARIABLE: str(folder), **variables},
-            cwd=Path(__file__).parents[3],
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
+        words = ["--id='w-1'", f"--provision_endpoint={endpoint}", "--semi_persist_dir=/x"]
+        environment = {**os.environ, boot.FOLDER_VARIABLE: str(folder), **variables}
+        return captured([sys.executable, "-c", code, *words], env=environment, cwd=REPOSITORY, timeout=400)
 
     return run
 
@@ -137,7 +127,6 @@ def test_a_worker_gets_its_id_options_addresses_and_capabilities(runner, start, 
 
 
 def sdist(folder: Path) -> bytes:
-    """A source package with one module."""
     source = folder / "source"
     source.mkdir()
     (source / "probe_of_boot.py").write_text("STAGED = 'yes'\n", encoding="utf-8")
@@ -221,13 +210,8 @@ def test_services_that_do_not_answer_are_an_error_in_time(tmp_path: Path, monkey
 
 
 def test_a_python_without_beam_is_reported(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", boot.__file__, "--id=w", "--provision_endpoint=localhost:1"],
-        env={boot.FOLDER_VARIABLE: str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = [sys.executable, "-I", "-S", boot.__file__, "--id=w", "--provision_endpoint=localhost:1"]
+    done = captured(words, env={boot.FOLDER_VARIABLE: str(tmp_path)})
     assert done.returncode != 0 and "has no Apache Beam" in done.stderr
     (report,) = tmp_path.iterdir()
     assert report.name.startswith("failed-")
@@ -244,9 +228,7 @@ def test_a_worker_does_not_outlive_a_boot_program_that_is_killed(tmp_path: Path)
         " preexec_fn=lambda me=os.getpid(): boot.die_with(me))\n"
         "print(p.pid, flush=True); p.wait()"
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
-    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
     parent.kill()

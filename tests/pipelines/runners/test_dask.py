@@ -1,8 +1,4 @@
-"""RUNNER=dask: what is asked of the cluster before anything starts; and a real scheduler with two worker processes.
-
-The cluster is that of `make dask-up`, on ports of its own. Its workers import this project from the environment that
-the tests run in, as those of a shared file system or an image would.
-"""
+"""RUNNER=dask: what is asked of a cluster before anything starts, and a real one of two worker processes."""
 
 import contextlib
 import os
@@ -151,7 +147,6 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 
 def here(function: Callable[..., Any], *arguments: Any) -> Any:
-    """A worker that is as this process is."""
     return function(*arguments)
 
 
@@ -288,7 +283,6 @@ def cluster_command(word: str, state: Path, port: int) -> None:
 
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a scheduler with two workers."""
     state = tmp_path_factory.mktemp("dask")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -301,7 +295,6 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def start(scheduler: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the command on the cluster."""
     with contextlib.ExitStack() as stack:
 
         def run(*arguments: Any) -> subprocess.Popen[str]:

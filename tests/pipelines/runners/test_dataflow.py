@@ -1,12 +1,6 @@
-"""RUNNER=dataflow without a cloud: the real DataflowRunner stages every stage of a run, and what it staged is run.
-
-Beam's DataflowRunner builds and stages each job against a local endpoint where nobody listens. Then the staged job (the
-graph and the source package, nothing else of the project) runs in a python that holds Beam and the libraries only.
-Stage by stage the rows come to equal those of the local run. A negative control leaves a package out.
-
-What this does not show: rights and quotas, autoscaling, the container image and its system packages, reading and
-writing gs:// from workers, Dataflow's own fusion, shuffle and retries.
-"""
+"""RUNNER=dataflow without a cloud: Beam's DataflowRunner stages each job against an endpoint where nobody listens, and
+what it staged runs in a python that holds Beam and the libraries only. Not shown: rights and quotas, autoscaling, the
+container image, gs:// from workers, Dataflow's own fusion, shuffle and retries."""
 
 import json
 import os
@@ -24,6 +18,7 @@ from open_diht.pipelines.runners import RunnerError, make_backend
 from open_diht.pipelines.runners.beam_options import option_values
 from open_diht.pipelines.runners.job import Job, JobFailed
 from open_diht.pipelines.stages.spotting import SpottingStage
+from tests.pipelines.processes import captured
 
 from .conftest import clean_environment, python_without_us
 
@@ -52,11 +47,7 @@ def with_gcp(monkeypatch: pytest.MonkeyPatch) -> None:
         (CLOUD, "gs://bucket/out", "needs --sdk_container_image"),
         ([*CLOUD, IMAGE], "out/sample", "OUTPUT out/sample is on this machine; --runner dataflow needs object storage"),
         ([*CLOUD[:2], "--temp_location=/tmp/x", IMAGE], "gs://bucket/out", "--temp_location /tmp/x is on this machine"),
-        (
-            [*CLOUD, IMAGE, "--template_location=gs://bucket/t.json"],
-            "out/sample",
-            "OUTPUT out/sample is on this machine",
-        ),
+        ([*CLOUD, IMAGE, "--template_location=gs://b/t.json"], "out/sample", "OUTPUT out/sample is on this machine"),
     ],
 )
 def test_what_a_cloud_needs_is_asked_for_before_anything_starts(with_gcp, arguments, output, message):
@@ -188,9 +179,9 @@ def gcp_python() -> Path:
     folder = cache / f"gcp-python{sys.version_info.major}.{sys.version_info.minor}"
     python = python_without_us(folder)
     probe = [str(python), "-c", "from apache_beam.runners.dataflow.internal import apiclient"]
-    if subprocess.run(probe, capture_output=True, check=False, env=clean_environment()).returncode:
+    if captured(probe, env=clean_environment()).returncode:
         pip = [str(python), "-m", "pip", "install", "--quiet", "apache-beam[gcp]==2.77.0"]
-        done = subprocess.run(pip, capture_output=True, text=True, check=False, env=clean_environment())
+        done = captured(pip, env=clean_environment())
         if done.returncode:
             pytest.skip(f"apache-beam[gcp] cannot be installed: {done.stderr.strip().splitlines()[-1]}")
     return python
@@ -201,34 +192,16 @@ def stage(gcp_python, arguments, filter_command, tmp_path) -> Callable[[Path, Pa
     """Lets DataflowRunner stage the next stage of a run, from a copy of the project, into a folder."""
 
     def run(setup: Path, staged: Path) -> Any:
-        return filter_command(
-            *arguments,
-            f"--output={tmp_path}/out",
-            "--runner=dataflow",
-            "--project=p",
-            "--region=europe-west4",
-            "--no_auth",
-            "--dataflow_endpoint=http://localhost:1",
-            f"--temp_location={staged}/temp",
-            f"--staging_location={staged}/staging",
-            f"--template_location={staged}/template.json",
-            f"--setup_file={setup}",
-            python=gcp_python,
-        )
+        how = [f"--output={tmp_path}/out", "--runner=dataflow", "--project=p", "--region=europe-west4", "--no_auth"]
+        how += ["--dataflow_endpoint=http://localhost:1", f"--temp_location={staged}/temp", f"--setup_file={setup}"]
+        how += [f"--staging_location={staged}/staging", f"--template_location={staged}/template.json"]
+        return filter_command(*arguments, *how, python=gcp_python)
 
     return run
 
 
 def replay(python: Path, staged: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [python, "-P", REPLAY, staged / "staging"],
-        cwd="/",
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return captured([python, "-P", REPLAY, staged / "staging"], cwd="/", env=clean_environment(), timeout=300)
 
 
 @pytest.mark.cluster

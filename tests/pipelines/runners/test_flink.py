@@ -1,8 +1,4 @@
-"""RUNNER=flink up to the job server: what is asked of the cluster, what reaches FlinkRunner, what is refused and how.
-
-The cluster is a small REST service here, the jar an empty archive of the right name, and FlinkRunner is Beam's own up
-to the moment when it would start the jar.
-"""
+"""RUNNER=flink up to the job server: a small REST service for a cluster, and an empty archive for the jar."""
 
 import json
 import os
@@ -146,8 +142,7 @@ def test_hosts_with_files_of_their_own_start_their_own_boot_program_and_keep_the
     backend = make_backend("flink", [f"--flink_master={flink_rest()}"], workers)
     backend.check([("OUTPUT", "out")])
     backend.run(job())
-    assert submitted.payload.command == "/opt/diht/boot"
-    assert "DIHT_OCR_MODELS" not in submitted.payload.env
+    assert submitted.payload.command == "/opt/diht/boot" and "DIHT_OCR_MODELS" not in submitted.payload.env
 
 
 @pytest.mark.parametrize(
@@ -169,11 +164,7 @@ def test_loopback_runs_the_units_in_processes_of_the_driver(flink_rest, submitte
     ("overview", "arguments", "message"),
     [
         ({"flink-version": "1.17.2"}, [], r"is Flink 1\.17; Beam has job servers for .*1\.20"),
-        (
-            {"flink-version": "2.0.1"},
-            ["--flink_version=1.20"],
-            r"--flink_version=1\.20, but the cluster .* is Flink 2\.0",
-        ),
+        ({"flink-version": "2.0.1"}, ["--flink_version=1.20"], r"=1\.20, but the cluster .* is Flink 2\.0"),
         ({"flink-version": "1.19.1"}, [], r"does not fit this SDK, Beam .*, and Flink 1\.19; get .*-1\.19-"),
     ],
 )
@@ -209,8 +200,6 @@ def test_wrong_use_is_one_line_and_status_two_and_nothing_is_written(flink_rest,
 
 
 class _NeverStarting(_JobService):
-    """A job whose workers do not come."""
-
     def __init__(self) -> None:
         super().__init__(beam_job_api_pb2.JobState.RUNNING)
         self.cancelled = False

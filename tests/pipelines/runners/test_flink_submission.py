@@ -1,8 +1,4 @@
-"""RUNNER=flink on a real cluster, rows as of the local run. Runs where the job-server jar is given; says so where not.
-
-The jar is published where not every machine reaches it. Give it as FLINK_JOB_SERVER_JAR and run
-`pytest -m flink tests/pipelines/runners/test_flink_submission.py`; the cluster is started and stopped by the test.
-"""
+"""RUNNER=flink on a real cluster, which the test starts: FLINK_JOB_SERVER_JAR=... pytest -m flink."""
 
 import os
 import subprocess
@@ -30,7 +26,6 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """host:port of a Flink with two slots."""
     state = tmp_path_factory.mktemp("flink") / "state"
     script = [sys.executable, str(REPOSITORY / "deploy" / "flink" / "cluster.py")]
     where = [f"--state={state}", "--port=18181", "--rpc-port=16223"]

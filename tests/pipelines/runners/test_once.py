@@ -32,8 +32,6 @@ class Speaks(beam.DoFn):
 
 
 class Asks(Speaks):
-    """Is asked to go while it works."""
-
     def process(self, element: str) -> None:
         said.append(f"let go: {let_go()}")
 
@@ -49,7 +47,6 @@ class IsAt(Speaks):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the driver is."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -88,8 +85,7 @@ def test_what_cannot_be_set_up_is_not_kept() -> None:
     for do in (one, other):
         with pytest.raises(OSError, match="no model"):
             do.process("1")
-    assert said == ["a up", "a up"]
-    assert once._kept is None
+    assert said == ["a up", "a up"] and once._kept is None
 
 
 def test_relative_paths_start_where_the_driver_is_as_far_as_a_worker_sees_it(folder, monkeypatch):

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,24 +49,18 @@ def test_a_job_whose_worker_has_died_is_ended(running: Running, tmp_path: Path) 
         watch(running, tmp_path, started=True, end_seconds=0.5)
 
 
-def test_a_runner_that_may_start_another_worker_is_waited_for(running: Running, tmp_path: Path) -> None:
-    (tmp_path / "died-1.txt").write_text(REPORT, encoding="utf-8")
-    threading.Timer(1.5, running.end.set).start()
-    began = time.monotonic()
-    watch(running, tmp_path, started=True, end_seconds=math.inf)
-    assert time.monotonic() - began > 1.4
-
-
 def test_a_worker_that_dies_before_it_begins_was_not_started(running: Running, tmp_path: Path) -> None:
     (tmp_path / "died-1.txt").write_text(REPORT, encoding="utf-8")
     with pytest.raises(JobFailed, match=f"captions: a worker could not be started: {REPORT}"):
         watch(running, tmp_path, started=False, end_seconds=math.inf)
 
 
-def test_a_job_that_ends_in_time_is_no_failure(running: Running, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end_seconds", [30.0, math.inf])
+def test_a_job_that_ends_in_time_is_no_failure(running, tmp_path, end_seconds):
+    """Where another worker may be started, it is waited for."""
     (tmp_path / "died-1.txt").write_text(REPORT, encoding="utf-8")
     threading.Timer(0.5, running.end.set).start()
-    watch(running, tmp_path, started=True, end_seconds=30.0)
+    watch(running, tmp_path, started=True, end_seconds=end_seconds)
     assert running.end.is_set()
 
 
@@ -93,8 +86,7 @@ def test_the_server_of_a_job_leaves_interrupts_alone_and_ends_with_the_job() -> 
     before, runner = signal.getsignal(signal.SIGINT), Submits()
     with pytest.raises(JobFailed, match="captions: the job could not be submitted: Unable to fetch remote"):
         portable.run(runner, Job(label="captions", build=lambda pipeline: None, workers=1), [], portable.Workers())
-    assert signal.getsignal(signal.SIGINT) is before
-    assert runner.server.stopped
+    assert signal.getsignal(signal.SIGINT) is before and runner.server.stopped
 
 
 # ---- what is staged to workers is all of the code that they run

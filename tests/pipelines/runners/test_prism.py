@@ -1,7 +1,4 @@
-"""RUNNER=prism for real: Job API, artifact staging, worker processes of the boot program, rows as of the local run.
-
-The workers' python holds Beam and the libraries and not this project (see `bare_python`): what runs there was staged.
-"""
+"""RUNNER=prism for real: what runs in workers, whose python lacks this project, was staged (see `bare_python`)."""
 
 import contextlib
 import os
@@ -68,18 +65,8 @@ def test_negative_control_a_package_left_out_of_what_is_staged_fails_and_says_wh
 ) -> None:
     """Without it nothing shows that the workers have no other copy of the project at hand."""
     setup = project_copy("open_diht.filters.captions")
-    done = filter_command(
-        *arguments,
-        "--output",
-        tmp_path / "out",
-        "--runner",
-        "prism",
-        "--worker-python",
-        bare_python,
-        "--setup_file",
-        setup,
-        PRISM=str(prism),
-    )
+    how = ["--runner", "prism", "--worker-python", bare_python, "--setup_file", setup]
+    done = filter_command(*arguments, "--output", tmp_path / "out", *how, PRISM=str(prism))
     assert done.returncode == 1
     assert "No module named 'open_diht.filters.captions" in done.stderr
     assert "error: captions: the job failed" in done.stderr.splitlines()[-1] or "error:" in done.stderr

@@ -3,7 +3,7 @@
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,11 @@ def finished(manifest: Path, filtering: Any, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def output(finished: Any) -> Output:
-    """Its output, opened."""
     return Output(finished.output)
 
 
 @pytest.fixture
 def copied(finished: Any, tmp_path: Path) -> Path:
-    """A copy of it that may be changed."""
     return Path(shutil.copytree(finished.output, tmp_path / "copy"))
 
 
@@ -68,14 +66,10 @@ def serving(output: Output, rows: int = 20_000) -> Iterator[str]:
         thread.join(10)
 
 
-@pytest.fixture(scope="session")
-def served() -> Callable[..., Any]:
-    """`serving`."""
-    return serving
+served = pytest.fixture(scope="session")(lambda: serving)
 
 
 @pytest.fixture(scope="module")
 def site(finished: Any, served: Any) -> Iterator[str]:
-    """The address of a server over it."""
     with served(Output(finished.output)) as address:
         yield address

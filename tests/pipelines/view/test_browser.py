@@ -1,7 +1,4 @@
-"""The pages in a real browser: what people do, and what captions must not.
-
-Rows are read by their text content: until one is drawn, which the browser may put off, it has no inner text.
-"""
+"""The pages in a real browser. Rows are read by their text content: they have no inner text until they are drawn."""
 
 import re
 import shutil

@@ -17,7 +17,6 @@ from open_diht.pipelines.view.query import Bounds, Place, Query, QueryResult, nu
 
 
 def everything(output: Output, query: Query, **options: Any) -> list[Any]:
-    """All pages."""
     page: QueryResult | None = None
     hits: list[Any] = []
     while page is None or page.after:
@@ -27,7 +26,6 @@ def everything(output: Output, query: Query, **options: Any) -> list[Any]:
 
 
 def numbers(output: Output, hits: list[Any]) -> list[int]:
-    """The rows' own numbers."""
     found = [row_at(output, hit.place) for hit in hits]
     return sorted(int(row["n"]) for row in found if row is not None)
 
@@ -114,9 +112,8 @@ def test_rows_that_are_not_decided_yet_are_found_too(copied: Path) -> None:
     output = Output(copied)
     undecided = everything(output, Query(end="undecided"))
     assert undecided and all(hit.row["caption"] for hit in undecided)
-    assert len(everything(output, Query())) == len(undecided) + len(everything(output, Query(end="kept"))) + len(
-        everything(output, Query(end="rejected"))
-    )
+    decided = [everything(output, Query(end=end)) for end in ("kept", "rejected")]
+    assert len(everything(output, Query())) == len(undecided) + sum(map(len, decided))
 
 
 def test_what_a_place_says_is_read_back_and_nothing_else() -> None:
