@@ -52,12 +52,8 @@ def tiff_of_one_tile(side: int) -> bytes:
 def flat_png(side: int) -> bytes:
     """Pixels of one bit, all zero."""
     rows = zlib.compress(bytes((side // 8 + 1) * side))
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
-        + chunk(b"IDAT", rows)
-        + chunk(b"IEND", b"")
-    )
+    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def ico_of(png: bytes) -> bytes:

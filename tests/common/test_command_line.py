@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from dataclasses import dataclass
-from functools import partial
+from unittest.mock import Mock
 
 import pytest
 
@@ -80,25 +80,17 @@ class _Broken(RuntimeError):
     ],
 )
 def test_errors_become_a_line_and_a_status(error, status, line, capsys):
-    def do() -> int:
-        raise error
-
+    do = Mock(side_effect=error)
     assert exit_status(do, wrong_use=(KeyError,), failed=(_Broken,), stopped="stopped; once more") == status
     assert capsys.readouterr().err == line
 
 
-def test_what_is_done_well_has_its_own_status_and_bugs_pass() -> None:
+def test_what_is_done_well_has_its_own_status_and_bugs_pass_and_ctrl_c_where_it_is_not_expected() -> None:
     assert exit_status(lambda: 143) == 143
     with pytest.raises(ZeroDivisionError):
         exit_status(lambda: 1 // 0, failed=(_Broken,))
-
-
-def test_ctrl_c_passes_where_nothing_is_said_after_it() -> None:
-    def do() -> int:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        exit_status(do, stopped=None)
+        exit_status(Mock(side_effect=KeyboardInterrupt), stopped=None)
 
 
 def test_a_command_ends_quietly_where_nobody_reads_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,10 +140,6 @@ def test_what_is_no_such_number_is_refused(hint: object, word: str, said: str) -
     assert len(str(error.value)) < 200
 
 
-def refuse(message: str) -> int:
-    raise WrongUse(message)
-
-
 def test_ranks_and_attempts_of_a_torchrun_print_a_wrong_use_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     for message in ("a", "b"):
@@ -160,7 +148,7 @@ def test_ranks_and_attempts_of_a_torchrun_print_a_wrong_use_once(tmp_path, monke
                 folder = tmp_path / "run" / f"attempt_{attempt}" / str(rank)
                 folder.mkdir(parents=True, exist_ok=True)
                 monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(folder / "error.json"))
-                assert exit_status(partial(refuse, message)) == 2
+                assert exit_status(Mock(side_effect=WrongUse(message))) == 2
     assert capsys.readouterr().err == "error: a\nerror: b\n"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/error.json")  # a user's own
-    assert exit_status(partial(refuse, "a")) == 2 and capsys.readouterr().err == "error: a\n"
+    assert exit_status(Mock(side_effect=WrongUse("a"))) == 2 and capsys.readouterr().err == "error: a\n"

@@ -70,10 +70,6 @@ def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.Monkey
     check_device("cpu", "auto")
     with pytest.raises(WrongUse, match=r"^--score-precision bf16: cpu .* give --score-precision fp32$"):
         check_device("cpu", "bf16", prefix="score-")
-
-
-def test_who_has_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "has_bf16", lambda: False)
     assert not computes_bf16("cpu") and not computes_bf16("mps")
 
 

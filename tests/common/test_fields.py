@@ -36,26 +36,12 @@ class Outer:
 
 
 def test_what_is_given_is_what_is_held() -> None:
-    made = build(
-        Outer,
-        {
-            "count": 3,
-            "speed": 2,
-            "least": None,
-            "inner": None,
-            "inners": [{"share": 1}, Inner()],
-            "pairs": [[1, 0.5]],
-            "words": ["a"],
-            "table": {"x": ["y"]},
-            "free": {"n": [1, {}]},
-        },
-        name="mine",
-    )
-    inners = (Inner(share=1.0), Inner())
-    assert made == Outer(
-        name="mine", count=3, speed=2.0, inners=inners, pairs=((1, 0.5),), words=("a",), table={"x": ("y",)},
-        free={"n": [1, {}]},
-    )  # fmt: skip
+    values: dict[str, Any] = {"count": 3, "speed": 2, "least": None, "inner": None, "inners": [{"share": 1}, Inner()]}
+    values |= {"pairs": [[1, 0.5]], "words": ["a"], "table": {"x": ["y"]}, "free": {"n": [1, {}]}}
+    made = build(Outer, values, name="mine")
+    held: dict[str, Any] = {"inners": (Inner(share=1.0), Inner()), "pairs": ((1, 0.5),), "words": ("a",)}
+    held |= {"table": {"x": ("y",)}, "free": {"n": [1, {}]}}
+    assert made == Outer(name="mine", count=3, speed=2.0, **held)
     assert type(made.speed) is float and type(made.inners[0].share) is float
 
 

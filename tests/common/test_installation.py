@@ -33,15 +33,12 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"url": "file:///src/open%20diht", "dir_info": {"editable": True}}, "-e '/src/open diht[train]'"),
         ({"url": "file:///src/diht", "dir_info": {}}, "'/src/diht[train]'"),
         (
-            {
-                "url": "https://example.org/diht",
-                "vcs_info": {"vcs": "git", "commit_id": "abc", "requested_revision": "v1"},
-            },
-            "'open-diht[train] @ git+https://example.org/diht@v1'",
+            {"url": "https://a.org/diht", "vcs_info": {"vcs": "git", "commit_id": "b", "requested_revision": "v1"}},
+            "'open-diht[train] @ git+https://a.org/diht@v1'",
         ),
         (
-            {"url": "https://example.org/diht", "vcs_info": {"vcs": "git", "commit_id": "abc"}, "subdirectory": "in"},
-            "'open-diht[train] @ git+https://example.org/diht@abc#subdirectory=in'",
+            {"url": "https://a.org/diht", "vcs_info": {"vcs": "git", "commit_id": "b"}, "subdirectory": "in"},
+            "'open-diht[train] @ git+https://a.org/diht@b#subdirectory=in'",
         ),
         (
             {"url": "file:///w/open_diht-0.1.0-py3-none-any.whl", "archive_info": {}},

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -32,10 +33,12 @@ def lease_in(fs: Any, shard: str = "") -> Lease:
     return Lease(fs, FOLDER, "memory://locking", shard)
 
 
-def _others(fs: Any, renewed: float | None = None, taken: float = 0.0, shared: bool = False) -> str:
-    path = f"{FOLDER}/other.json"
+def _others(
+    fs: Any, renewed: float | None = None, taken: float = 0.0, shared: bool = False, name: str = "other"
+) -> str:
+    path = f"{FOLDER}/{name}.json"
     renewed = time.time() if renewed is None else renewed
-    content = {"holder": "other", "shard": "1-of-2", "shared": shared, "taken": taken, "renewed": renewed}
+    content = {"holder": name, "shard": "1-of-2", "shared": shared, "taken": taken, "renewed": renewed}
     fs.pipe_file(path, json.dumps(content).encode())
     return path
 
@@ -49,6 +52,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
     def sleep(seconds: float) -> None:
         if threading.current_thread() is not threading.main_thread():  # of something else in this process
             return pause(seconds)
+        assert happen, "it would wait for ever"
         happen.pop(0)()
 
     monkeypatch.setattr("open_diht.common.lease.time.sleep", sleep)
@@ -102,11 +106,11 @@ def _at(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """So much later, by the clocks of this machine and of the store in its memory."""
     later = timedelta(seconds=seconds)
     modified = MemoryFileSystem.modified
-    monkeypatch.setattr(
-        MemoryFileSystem,
-        "modified",
-        lambda fs, path: modified(fs, path) + (later if "other" not in path else timedelta()),
-    )
+
+    def at(fs: Any, path: str) -> Any:
+        return modified(fs, path) + (later if "other" not in path else timedelta())
+
+    monkeypatch.setattr(MemoryFileSystem, "modified", at)
 
 
 def test_a_killed_runs_lease_runs_out_within_a_minute(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,14 +126,7 @@ def test_a_killed_runs_lease_runs_out_within_a_minute(leases: Any, monkeypatch: 
 
 def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(leases, monkeypatch):
     """By two at a time too; not by one that is refused, and not those that may only be late."""
-
-    def killed(number: int) -> str:
-        path = f"{FOLDER}/other-{number}.json"
-        content = {"holder": path, "shard": "", "shared": True, "taken": 0.0, "renewed": time.time()}
-        leases.pipe_file(path, json.dumps(content).encode())
-        return path
-
-    paths = [killed(number) for number in range(5)]
+    paths = [_others(leases, shared=True, name=f"other-{number}") for number in range(5)]
     one, another, alone = lease_in(leases), lease_in(leases), lease_in(leases)
     _at(monkeypatch, 3_000)
     assert one.take(shared=True) and all(leases.exists(path) for path in paths)
@@ -138,7 +135,7 @@ def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(leases, mon
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(lambda lease: lease.take(shared=True), (one, another)))
     assert len(leases.glob(f"{FOLDER}/*.json")) == 2
-    killed(0)
+    _others(leases, shared=True, name="other-0")
     assert not alone.take(shared=False) and leases.exists(paths[0])
     one.release()
     another.release()
@@ -172,13 +169,9 @@ def test_its_age_is_told_by_the_stores_clock(leases: Any, monkeypatch: pytest.Mo
     _others(leases, renewed=time.time() - 3_600)
     lease = lease_in(leases)
     assert not lease.take(shared=False)
-    monkeypatch.setattr(MemoryFileSystem, "modified", _says_nothing)
+    monkeypatch.setattr(MemoryFileSystem, "modified", Mock(side_effect=NotImplementedError))
     assert lease.take(shared=False), "a store that does not say: then this machine's"
     lease.release()
-
-
-def _says_nothing(fs: Any, path: str) -> Any:
-    raise NotImplementedError
 
 
 def test_a_lease_says_which_shards_are_at_work(leases: Any) -> None:

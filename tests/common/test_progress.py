@@ -3,6 +3,7 @@
 import errno
 import io
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -73,11 +74,7 @@ def test_work_that_takes_a_moment_shows_no_bar(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_full_log_ends_no_work() -> None:
     class Full(io.StringIO):
-        def write(self, text: str) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        def flush(self) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
+        write = flush = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
 
     bar = ProgressBar(desc="captions", unit="rows", out=Full())
     bar.move(1, 2)

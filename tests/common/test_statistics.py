@@ -1,4 +1,4 @@
-"""An interval that covers, and what guessing gives: reference values, scipy as oracle, coverage."""
+"""An interval that covers, and what guessing gives: scipy as oracle, coverage."""
 
 import math
 
@@ -12,40 +12,11 @@ from open_diht.common.statistics import chance_of_hit, wilson
 
 
 class TestWilson:
-    @pytest.mark.parametrize(
-        ("hits", "n", "low", "high"),
-        [
-            (0, 10, 0.0, 0.27753),
-            (1, 10, 0.01788, 0.40415),
-            (15, 148, 0.06239, 0.16053),
-            (10, 10, 0.72247, 1.0),
-            (81, 263, 0.2553, 0.3662),
-            (0, 20, 0.0, 0.1611),
-            (1, 29, 0.0061, 0.1718),
-        ],
-    )
-    def test_reference_values(self, hits: int, n: int, low: float, high: float) -> None:
-        # Those of 148, 263, 20 and 29: Newcombe 1998, table I; the others by hand from z = 1.959964.
-        assert wilson(hits, n) == pytest.approx((low, high), abs=2e-4)
-
-    def test_widths_that_people_quote(self) -> None:
-        low, high = wilson(35_000, 50_000)
-        assert (high - low) / 2 == pytest.approx(0.0040, abs=5e-5)
-        low, high = wilson(833, 3_333)
-        assert (high - low) / 2 == pytest.approx(0.0147, abs=5e-4)
-
     @given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999))
     def test_equals_scipy(self, counts: tuple[int, int], level: float) -> None:
         hits, n = counts
         theirs = binomtest(hits, n).proportion_ci(level, method="wilson")
         assert wilson(hits, n, level) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
-
-    @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-    def test_lies_around_the_share_and_mirrors(self, counts: tuple[int, int]) -> None:
-        hits, n = counts
-        low, high = wilson(hits, n)
-        assert 0 <= low <= hits / n <= high <= 1 and low < high
-        assert wilson(n - hits, n) == pytest.approx((1 - high, 1 - low))
 
     def test_covers(self) -> None:
         # Exact coverage: the probability of the hit counts whose interval contains the true share.

@@ -58,7 +58,7 @@ def sparse(name: str) -> bytes:
         (sparse("b.jpg"), "'b.jpg' before byte 512 is stored as a sparse file"),
         (
             extended(b"22 GNU.sparse.major=1\n25 GNU.sparse.name=b.jpg\n"),
-            "'b.jpg' before byte 1536 is stored as a sparse file",
+            "'b.jpg' before byte 1536 is stored as a sparse",
         ),
         (extended(b"5009 size=" + b"1" * 4998 + b"\n"), "a size of 4998 digits"),
     ],

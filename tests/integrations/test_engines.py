@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
@@ -32,12 +32,29 @@ Rows = list[str | None]
 """The reason of each row, in order; None where it is kept."""
 
 
+def columns(captions: Rows, images: list[bytes] | None) -> dict[str, Any]:
+    return {"text": captions} | ({"jpg": images} if images else {})
+
+
+def names(images: list[bytes] | None) -> dict[str, Any]:
+    """Of the columns, as our functions take them."""
+    return {"caption": "text", "image": "jpg" if images else None}
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, BytesIO(content))
+
+
 def hugging_face(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows:
     datasets = pytest.importorskip("datasets")
     from open_diht.integrations.huggingface import add_decisions
 
-    rows = datasets.Dataset.from_dict({"text": captions} | ({"jpg": images} if images else {}))
-    decided = add_decisions(rows, Cat(), caption="text", image="jpg" if images else None, batch_size=7)
+    rows = datasets.Dataset.from_dict(columns(captions, images))
+    decided = add_decisions(rows, Cat(), **names(images), batch_size=7)
     assert decided["text"][:] == captions
     return decided["cat_reason"][:]
 
@@ -46,16 +63,15 @@ def hugging_face_while_streaming(captions: Rows, images: list[bytes] | None, fol
     datasets = pytest.importorskip("datasets")
     from open_diht.integrations.huggingface import add_decisions
 
-    rows = datasets.Dataset.from_dict({"text": captions} | ({"jpg": images} if images else {})).to_iterable_dataset()
-    decided = add_decisions(rows, Cat(), caption="text", image="jpg" if images else None)
+    rows = datasets.Dataset.from_dict(columns(captions, images)).to_iterable_dataset()
+    decided = add_decisions(rows, Cat(), **names(images))
     return [row["cat_reason"] for row in decided]
 
 
 def hugging_face_by_map(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows:
     datasets = pytest.importorskip("datasets")
-    rows = datasets.Dataset.from_dict({"text": captions} | ({"jpg": images} if images else {}))
-    function = Cat().batch(caption="text", image="jpg" if images else None)
-    return rows.map(function, batched=True)["cat_reason"][:]
+    rows = datasets.Dataset.from_dict(columns(captions, images))
+    return rows.map(Cat().batch(**names(images)), batched=True)["cat_reason"][:]
 
 
 @contextmanager
@@ -71,13 +87,10 @@ def ray_of_two_cores() -> Iterator[Any]:
 
 def ray_data(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows:
     with ray_of_two_cores() as ray:
-        columns = {"text": captions} | ({"jpg": images} if images else {})
-        names, n = tuple(columns), len(captions)
-        rows = ray.data.from_items([{"id": row} | {name: columns[name][row] for name in names} for row in range(n)])
-        arguments = {"cat": Cat(), "caption": "text", "image": "jpg" if images else None}
-        decided = rows.map_batches(
-            CatBatch, fn_constructor_kwargs=arguments, batch_format="pyarrow", batch_size=64, concurrency=1
-        )
+        table, n = columns(captions, images), len(captions)
+        rows = ray.data.from_items([{"id": row} | {name: table[name][row] for name in table} for row in range(n)])
+        options = {"batch_format": "pyarrow", "batch_size": 64, "concurrency": 1}
+        decided = rows.map_batches(CatBatch, fn_constructor_kwargs={"cat": Cat(), **names(images)}, **options)
         found = {row["id"]: row["cat_reason"] for row in decided.take_all()}
         return [found[row] for row in range(n)]
 
@@ -86,7 +99,7 @@ def daft(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows:
     daft = pytest.importorskip("daft")
     from open_diht.integrations.daft import cat_expression
 
-    rows = daft.from_pydict({"text": captions} | ({"jpg": images} if images else {}))
+    rows = daft.from_pydict(columns(captions, images))
     decision = cat_expression(daft.col("text"), daft.col("jpg") if images else None, batch_size=50)
     return [row["cat_reason"] for row in rows.with_column("cat", decision).to_pydict()["cat"]]
 
@@ -95,13 +108,11 @@ def webdataset(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows
     library = pytest.importorskip("webdataset")
     from open_diht.integrations.webdataset import CatStage
 
-    with tarfile.open(folder / "rows.tar", "w") as tar:
-        for row, caption in enumerate(captions):
-            members = {"txt": (caption or "").encode()} | ({"jpg": images[row]} if images else {})
-            for name, content in members.items():
-                info = tarfile.TarInfo(f"{row:06d}.{name}")
-                info.size = len(content)
-                tar.addfile(info, BytesIO(content))
+    members = []
+    for row, caption in enumerate(captions):
+        members += [(f"{row:06d}.txt", (caption or "").encode())]
+        members += [(f"{row:06d}.jpg", images[row])] if images else []
+    write_tar(folder / "rows.tar", members)
     stage = CatStage(Cat(), image="jpg" if images else None, keep_all=True)
     samples = library.WebDataset(str(folder / "rows.tar"), shardshuffle=False).compose(stage)
     reasons = [sample["__cat_reason__"] for sample in samples]
@@ -122,9 +133,8 @@ def datatrove(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows:
     documents = [Document(text=caption or "", id=str(row)) for row, caption in enumerate(captions)]
     rejected = JsonlWriter(str(folder / "rejected"), compression=None)
     kept = JsonlWriter(str(folder / "kept"), compression=None)
-    LocalPipelineExecutor(
-        [documents, CatFilter(exclusion_writer=rejected), kept], logging_dir=str(folder / "log")
-    ).run()
+    steps = [documents, CatFilter(exclusion_writer=rejected), kept]
+    LocalPipelineExecutor(steps, logging_dir=str(folder / "log")).run()
     found: dict[int, str | None] = {}
     for file in folder.glob("*/*.jsonl"):
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -152,12 +162,8 @@ def data_juicer(captions: Rows, images: list[bytes] | None, folder: Path) -> Row
         "process": [{"cat_filter": {"preset": "paper", "images": bool(images)}}],
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    subprocess.run(
-        [Path(sys.executable).with_name("dj-process"), "--config", "recipe.yaml"],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
+    command = [str(Path(sys.executable).with_name("dj-process")), "--config", "recipe.yaml"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
     kept = {json.loads(line)["id"] for line in (folder / "out.jsonl").read_text().splitlines()}
     stats = (folder / "out_stats.jsonl").read_text().splitlines()  # of the kept rows alone
     assert len(stats) == len(kept)
@@ -167,22 +173,12 @@ def data_juicer(captions: Rows, images: list[bytes] | None, folder: Path) -> Row
 
 def pandas(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows:
     library = pytest.importorskip("pandas")
-    table = library.DataFrame({"text": captions} | ({"jpg": images} if images else {}))
-    function = Cat().batch(caption="text", image="jpg" if images else None)
-    return library.DataFrame(function(table.to_dict("list")))["cat_reason"].tolist()
+    table = library.DataFrame(columns(captions, images))
+    return library.DataFrame(Cat().batch(**names(images))(table.to_dict("list")))["cat_reason"].tolist()
 
 
-ENGINES = (
-    hugging_face,
-    hugging_face_while_streaming,
-    hugging_face_by_map,
-    ray_data,
-    daft,
-    webdataset,
-    datatrove,
-    data_juicer,
-    pandas,
-)
+ENGINES = [hugging_face, hugging_face_while_streaming, hugging_face_by_map, ray_data, daft, webdataset, datatrove]
+ENGINES += [data_juicer, pandas]
 
 
 @pytest.fixture(scope="module")
@@ -225,26 +221,19 @@ def rows_of(folder: Path) -> int:
     return sum(pq.read_metadata(file).num_rows for file in folder.glob("**/*.parquet"))
 
 
+def dropped_and_kept(statistics: dict[str, Any]) -> tuple[dict[Any, int], int]:
+    dropped = {name: stat.total for name, stat in statistics.items() if name.startswith("dropped_")}
+    kept = sum(gzip.decompress(file.read_bytes()).count(b"\n") for file in Path("kept").iterdir())
+    return {name.removeprefix("dropped_"): total for name, total in dropped.items()}, kept
+
+
 EXAMPLES: dict[str, tuple[bool, Callable[[dict[str, Any]], tuple[dict[Any, int], int]]]] = {
-    "Hugging Face datasets": (True, lambda names: (names["reasons"], len(names["kept"]))),
-    "Ray Data": (True, lambda names: (names["reasons"], rows_of(Path("kept")))),
-    "Daft": (
-        True,
-        lambda names: (dict(zip(*names["reasons"].to_pydict().values(), strict=True)), rows_of(Path("kept"))),
-    ),
-    "webdataset": (True, lambda names: (names["stage"].reasons, len(names["kept"]))),
-    "datatrove": (
-        False,
-        lambda names: (
-            {
-                name.removeprefix("dropped_"): stat.total
-                for name, stat in names["statistics"].stats[1].stats.items()
-                if name.startswith("dropped_")
-            },
-            sum(gzip.decompress(file.read_bytes()).count(b"\n") for file in Path("kept").iterdir()),
-        ),
-    ),
-    "pandas and DuckDB": (False, lambda names: (names["reasons"].to_dict(), pq.read_metadata("kept.parquet").num_rows)),
+    "Hugging Face datasets": (True, lambda left: (left["reasons"], len(left["kept"]))),
+    "Ray Data": (True, lambda left: (left["reasons"], rows_of(Path("kept")))),
+    "Daft": (True, lambda left: (dict(zip(*left["reasons"].to_pydict().values(), strict=True)), rows_of(Path("kept")))),
+    "webdataset": (True, lambda left: (left["stage"].reasons, len(left["kept"]))),
+    "datatrove": (False, lambda left: dropped_and_kept(left["statistics"].stats[1].stats)),
+    "pandas and DuckDB": (False, lambda left: (left["reasons"].to_dict(), pq.read_metadata("kept.parquet").num_rows)),
 }
 """Whether an engine's example reads images; the counts by reason, and of kept rows, from the names that it leaves."""
 
@@ -263,19 +252,16 @@ def test_the_examples_of_the_page_run_and_count_the_reasons(heading, pairs, tmp_
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
     (tmp_path / "shards").mkdir()
     for shard in range(2):
-        with tarfile.open(tmp_path / f"shards/0000{shard}.tar", "w") as tar:
-            for row in rows[shard::2]:
-                for name, content in (("txt", row["text"].encode()), ("jpg", row["jpg"])):
-                    info = tarfile.TarInfo(f"{row['id']}-{shard}.{name}")
-                    info.size = len(content)
-                    tar.addfile(info, BytesIO(content))
+        parts = ((f"{row['id']}-{shard}", row) for row in rows[shard::2])
+        members = (((f"{key}.txt", row["text"].encode()), (f"{key}.jpg", row["jpg"])) for key, row in parts)
+        write_tar(tmp_path / f"shards/0000{shard}.tar", itertools.chain(*members))
     monkeypatch.chdir(tmp_path)
     if heading == "Hugging Face datasets":
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    names: dict[str, Any] = {}
+    left: dict[str, Any] = {}
     with ray_of_two_cores() if heading == "Ray Data" else nullcontext():
-        exec(example(heading), names)
-    reasons, kept = found(names)
+        exec(example(heading), left)
+    reasons, kept = found(left)
     assert kept == expected.pop(None)
     assert {reason: count for reason, count in reasons.items() if isinstance(reason, str)} == expected
 
@@ -393,9 +379,8 @@ def test_a_data_set_keeps_its_format(columns, output_all_columns, shown, few):
 def test_a_data_set_keeps_its_transform(few):
     from open_diht.integrations.huggingface import keep
 
-    kept, reasons = keep(
-        few.with_transform(lambda batch: {"loud": [text.upper() for text in batch["text"]]}), Cat(), caption="text"
-    )
+    loud = few.with_transform(lambda batch: {"loud": [text.upper() for text in batch["text"]]})
+    kept, reasons = keep(loud, Cat(), caption="text")
     assert (kept[0], reasons) == ({"loud": WORDS[0].upper()}, Counter(complexity=1))
 
 

@@ -6,18 +6,19 @@ import json
 import math
 import os
 import signal
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
 pytest.importorskip("open_clip", reason="open_clip is not installed: pip install '.[train]'")
 from PIL import Image, ImageDraw  # noqa: E402
 
+from open_diht.eval.fetch.archives import write_tar  # noqa: E402
 from tests.forks import Forks  # noqa: E402
 
 torch.set_num_threads(1)  # before the first fixture
@@ -74,7 +75,7 @@ def textbook() -> Callable[..., Any]:
     return losses
 
 
-def drawn(number: int, side: int = 40) -> tuple[bytes, str]:
+def drawn(number: int, side: int = 40) -> tuple[bytes, bytes]:
     """Image and caption `number`: shape, colour, background, place; all different below 512."""
     shape, number_left = SHAPES[number % 4], number // 4
     colour, background = COLOURS[number_left % 8], COLOURS[(number_left // 8 + number_left % 8 + 1) % 8]
@@ -93,7 +94,7 @@ def drawn(number: int, side: int = 40) -> tuple[bytes, str]:
         pen.line([(box[0], box[3]), (box[2], box[1])], fill=colour, width=4)
     content = io.BytesIO()
     image.save(content, "PNG")
-    return content.getvalue(), f"a {colour} {shape} on {background} on the {'left' if left else 'right'}"
+    return content.getvalue(), f"a {colour} {shape} on {background} on the {'left' if left else 'right'}".encode()
 
 
 @pytest.fixture(scope="session")
@@ -101,13 +102,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 96 drawn pairs in three tars."""
     folder = tmp_path_factory.mktemp("drawn")
     for shard in range(3):
-        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
-            for number in range(32 * shard, 32 * shard + 32):
-                image, caption = drawn(number)
-                for ending, content in (("png", image), ("txt", caption.encode())):
-                    info = tarfile.TarInfo(f"{number:032x}-{number:06d}.{ending}")
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
+        numbers = range(32 * shard, 32 * shard + 32)
+        samples = ((f"{n:032x}-{n:06d}", dict(zip(("png", "txt"), drawn(n), strict=True))) for n in numbers)
+        write_tar(folder / f"{shard:05d}.tar", samples)
     return folder
 
 
@@ -140,6 +137,11 @@ TINY_ARCHITECTURE = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
+ONE_LAYER: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 40, "width": 16, "heads": 2, "layers": 1},
+}
 
 
 @pytest.fixture(scope="session")
@@ -167,6 +169,30 @@ def tiny_config(tiny_values: Callable[..., dict[str, Any]]) -> Callable[..., Any
     from open_diht.trainer.config import Config
 
     return lambda **sections: build(Config, tiny_values(**sections))
+
+
+STATEFUL: dict[str, dict[str, Any]] = {
+    "model": {"patch_dropout": 0.5},
+    "data": {"split": {"holdout": 0.1}},
+    "schedule": {"samples": 12 * 16, "micro_batches": 2},
+    "run": {"ema": 0.9},
+    "checkpoint": {"every_samples": 3 * 16},
+    "check": {"every_samples": 7 * 16},
+}
+"""12 steps of 16 pairs with a checkpoint each 3; what has a state of its own is switched on."""
+
+
+@pytest.fixture
+def words(tiny_values: Callable[..., dict[str, Any]], shards: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """The words of the command for a run in `tmp_path / "w"`, whose file has these sections."""
+
+    def make(**sections: Any) -> list[str]:
+        values = tiny_values(**sections)
+        del values["data"]["sources"]
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+        return ["--data", str(shards), "--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -43,10 +43,9 @@ def last(workdir: Path, step: int = 10) -> Checkpoint:
 
 
 def same_state(one: Checkpoint, other: Checkpoint) -> bool:
-    kept = ("heads", "optimizer", "average", "scaler")
-    return same_bits(one.model, other.model) and all(
-        same_bits(one.training[name], other.training[name]) for name in kept
-    )
+    names = ("heads", "optimizer", "average", "scaler")
+    states = [[each.model, *(each.training[name] for name in names)] for each in (one, other)]
+    return same_bits(*states)
 
 
 def at_step(parent: Path, step: int) -> dict[str, str]:

@@ -15,6 +15,7 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 import pytest
 import torch
 
+from open_diht.common.files import sha256_file
 from open_diht.common.lease import LeaseLost
 from open_diht.trainer import checkpoint as module
 from open_diht.trainer import stores
@@ -32,6 +33,18 @@ def made(step: int, metric: float | None = None) -> Checkpoint:
     )
 
 
+def signed_again(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest of a checkpoint; it matches its digest as before."""
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["sha256"]
+    change(content)
+    (folder / "manifest.json").write_text(json.dumps({**content, "sha256": module.content_digest(content)}))
+
+
+def full(*arguments: Any, **options: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
 class Run:
     """The checkpoints of a run, at a path or a URL; `disk` is the folder on this machine for those at a URL."""
 
@@ -42,12 +55,15 @@ class Run:
         self.store = FsspecStore(url, disk) if self.uploads else LocalStore(Path(url))
         self.checkpoints = Checkpoints(self.store, CheckpointSettings(**settings), self.uploads, self.said.append)
 
-    def save(self, *steps: int, metric: float | None = None) -> None:
+    def save(self, *steps: int, metric: float | None = None, checked: bool = True) -> None:
         """Until they are there."""
         for step in steps:
-            self.checkpoints.save(made(step, metric))
-            if self.uploads is not None:
-                self.uploads.wait()
+            self.checkpoints.save(replace(made(step, metric), checked=checked))
+            self.wait()
+
+    def wait(self) -> None:
+        if self.uploads is not None:
+            self.uploads.wait()
 
     def newest(self) -> int | None:
         found = self.checkpoints.newest()
@@ -81,15 +97,12 @@ def run(request: pytest.FixtureRequest) -> Begin:
 
 
 def test_round_trip(run: Begin) -> None:
+    assert run().newest() is None
     run().save(7, metric=0.5)
     found = run().checkpoints.newest()
     assert found is not None and (found.step, found.samples, found.metric) == (7, 70, 0.5)
     assert torch.equal(found.model["w"], torch.full((3, 2), 7.0))
     assert found.training["step"].item() == 7 and found.training["groups"] == [{"betas": (0.9, 0.98)}]
-
-
-def test_nothing_there(run: Begin) -> None:
-    assert run().newest() is None
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -190,16 +203,13 @@ def test_a_check_is_recorded_in_the_manifest_alone(metric, kept, run):
     """The checkpoint is saved before its check; afterwards the same checkpoints stay as if the check had come first."""
     begun = run(keep_last=1)
     begun.save(1, metric=0.5)
-    begun.checkpoints.save(replace(made(2), checked=False))
-    if begun.uploads is not None:
-        begun.uploads.wait()
+    begun.save(2, checked=False)
     assert begun.checkpoints.steps() == [1, 2]
     files = {name: begun.fs.cat_file(f"{begun.path}/step-000000000002/{name}") for name in FILES}
     found = run().checkpoints.newest()
     assert found is not None and (found.step, found.metric, found.checked) == (2, None, False)
     begun.checkpoints.record_check(2, metric)
-    if begun.uploads is not None:
-        begun.uploads.wait()
+    begun.wait()
     found = run().checkpoints.newest()
     assert found is not None and (found.step, found.metric, found.checked) == (2, metric, True)
     assert begun.checkpoints.steps() == kept
@@ -209,20 +219,14 @@ def test_a_check_is_recorded_in_the_manifest_alone(metric, kept, run):
 
 def test_a_check_that_cannot_be_recorded_leaves_the_checkpoint(run: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = run()
-    begun.checkpoints.save(replace(made(2), checked=False))
-    if begun.uploads is not None:
-        begun.uploads.wait()
-
-    def full(*arguments: Any, **options: Any) -> None:
-        raise OSError(28, "No space left on device")
+    begun.save(2, checked=False)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         patch.setattr(type(begun.fs), "pipe_file", full)
         with pytest.raises(CheckpointError, match=r"check of step 2 could not be recorded in .*2: .*No space left"):
             begun.checkpoints.record_check(2, 0.5)
-            if begun.uploads is not None:
-                begun.uploads.wait()
+            begun.wait()
     found = run().checkpoints.newest()
     assert found is not None and (found.step, found.metric, found.checked) == (2, None, False)
 
@@ -230,10 +234,7 @@ def test_a_check_that_cannot_be_recorded_leaves_the_checkpoint(run: Begin, monke
 def test_a_manifest_of_an_earlier_version_has_its_check(disk: Begin, tmp_path: Path) -> None:
     kept = disk()
     kept.save(1, metric=0.5)
-    manifest = tmp_path / "step-000000000001" / "manifest.json"
-    content = json.loads(manifest.read_text())
-    del content["checked"], content["sha256"]
-    manifest.write_text(json.dumps({**content, "sha256": module.content_digest(content)}))
+    signed_again(tmp_path / "step-000000000001", lambda content: content.pop("checked"))
     assert kept.checkpoints.load(1).checked
 
 
@@ -283,12 +284,10 @@ def test_with_room_for_those_that_are_kept_the_oldest_goes_first(run: Begin, mon
 def test_nothing_but_plain_values_is_unpickled(disk: Begin, tmp_path: Path) -> None:
     kept = disk()
     kept.save(1)
-    path = tmp_path / "step-000000000001"
-    torch.save({"path": Path("x")}, path / "training.pt")
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["files"]["training.pt"] = module._describe(path / "training.pt")
-    del manifest["sha256"]
-    (path / "manifest.json").write_text(json.dumps({**manifest, "sha256": module.content_digest(manifest)}))
+    file = tmp_path / "step-000000000001" / "training.pt"
+    torch.save({"path": Path("x")}, file)
+    facts = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+    signed_again(file.parent, lambda content: content["files"].update({file.name: facts}))
     with pytest.raises(Damaged, match=r"matches its manifest but cannot be read"):
         kept.checkpoints.load(1)
 
@@ -300,9 +299,6 @@ def test_nothing_but_plain_values_is_unpickled(disk: Begin, tmp_path: Path) -> N
 def test_a_failure_while_saving_leaves_what_was_there(call, disk, tmp_path, monkeypatch):
     kept = disk()
     kept.save(1)
-
-    def full(*arguments: Any, **options: Any) -> None:
-        raise OSError(28, "No space left on device")
 
     owner = {"save_file": module, "save": torch, "rename": os}[call]
     monkeypatch.setattr(owner, call, full)
@@ -459,9 +455,6 @@ def test_one_checkpoint_at_a_time_is_on_the_disk(store: Begin) -> None:
 
 
 def test_a_disk_that_is_full_is_named(store: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: Any, **options: Any) -> None:
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(module, "save_file", full)
     kept = store()
     with pytest.raises(CheckpointError, match=r"way to memory://.*No space.*set data.cache_folder"):

@@ -1,7 +1,6 @@
 """torch.compile: the same run as without it, also over ranks, with an average, in parts and across a resume."""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
@@ -11,10 +10,13 @@ import yaml
 
 from open_diht.common.fields import build
 from open_diht.common.ranks import joined_ranks
+from open_diht.trainer.architecture import build as built
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import load_config, merged
 from open_diht.trainer.loop import train
-from tests.trainer.conftest import losses
+from open_diht.trainer.model import Student
+from open_diht.trainer.step import Purpose, seed_for
+from tests.trainer.conftest import ONE_LAYER, losses
 
 
 def has_compiler() -> bool:
@@ -44,9 +46,8 @@ def test_a_compiled_run_is_the_run_and_its_files_have_plain_names(backend, tiny_
         checkpoint={"every_samples": 2 * 16},
         optimizer={"learning_rate": 1e-3},
     )
-    quiet: Callable[[str], None] = lambda text: None  # noqa: E731
-    plain = train(build(Config, values), tmp_path / "plain", quiet)
-    compiled = train(build(Config, merged(values, {"model": {"compile": True}})), tmp_path / "compiled", quiet)
+    plain = train(build(Config, values), tmp_path / "plain")
+    compiled = train(build(Config, merged(values, {"model": {"compile": True}})), tmp_path / "compiled")
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
     models = [open_clip.create_model_and_transforms(f"local-dir:{run.export}")[0] for run in (plain, compiled)]
     for (name, one), (other_name, other) in zip(*(model.state_dict().items() for model in models), strict=True):
@@ -54,7 +55,7 @@ def test_a_compiled_run_is_the_run_and_its_files_have_plain_names(backend, tiny_
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
     # What was compiled goes on without it.
     (tmp_path / "compiled" / "checkpoints" / "step-000000000004" / "training.pt").write_bytes(b"")
-    train(build(Config, values), tmp_path / "compiled", quiet)
+    train(build(Config, values), tmp_path / "compiled")
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
 
 
@@ -62,14 +63,8 @@ def test_a_compiled_run_is_the_run_and_its_files_have_plain_names(backend, tiny_
 @needs_compiler
 def test_dropped_patches_are_the_same_in_both_passes_of_a_batch_in_parts() -> None:
     """Features are made without gradient first, then with it: two graphs, whose random numbers must agree."""
-    from open_diht.trainer.architecture import build as built
-    from open_diht.trainer.model import Student
-    from open_diht.trainer.step import Purpose, seed_for
-
     torch.manual_seed(0)
-    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "patch_dropout": 0.5}
-    text = {"context_length": 8, "vocab_size": 40, "width": 16, "heads": 2, "layers": 1}
-    student = Student(built({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, 0.07), {}).train()
+    student = Student(built(merged(ONE_LAYER, {"vision_cfg": {"patch_dropout": 0.5}}), 0.07), {}).train()
     student.compile()
     images, texts = torch.randn(3, 3, 32, 32), torch.randint(1, 40, (3, 8))
     found = []

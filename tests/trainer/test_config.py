@@ -1,8 +1,6 @@
 """Configurations: nothing unknown, typed, documented, and the same after a round trip."""
 
-import ast
 import dataclasses
-import inspect
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from open_diht.common.fields import build
+from open_diht.common.fields import build, field_docstrings
 from open_diht.trainer import config as module
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import differences, load_config, merged, plain
 from open_diht.trainer.config_names import BadConfig, config_names
-from open_diht.trainer.losses import HnNce
 
 DATA = {"data": {"sources": [{"path": "out/sample"}]}}
 
@@ -45,17 +42,11 @@ def test_defaults_are_the_documented_ones() -> None:
 
 
 def test_every_field_has_a_docstring() -> None:
-    tree = ast.parse(inspect.getsource(module))
-    missing = []
-    for each in tree.body:
-        if not isinstance(each, ast.ClassDef):
-            continue
-        for field, after in zip(each.body, [*each.body[1:], None], strict=True):
-            if isinstance(field, ast.AnnAssign):
-                documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                if not documented:
-                    missing.append(f"{each.name}.{ast.unparse(field.target)}")
-    assert not missing
+    sections = [one for one in vars(module).values() if getattr(one, "__module__", "") == module.__name__]
+    sections = [one for one in sections if dataclasses.is_dataclass(one)]
+    missing = {one.__name__: {each.name for each in dataclasses.fields(one)} - field_docstrings(one).keys()
+               for one in sections}  # fmt: skip
+    assert len(missing) > 8 and not any(missing.values()), missing
 
 
 @pytest.mark.parametrize(
@@ -196,11 +187,6 @@ def test_a_file_anywhere_extends_a_configuration_that_comes_along(tmp_path: Path
     mine.write_text("extends: vit-b-23\n")
     with pytest.raises(BadConfig, match=r"extends 'vit-b-23', but .* does not exist"):
         load_config(str(mine))
-
-
-def test_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        HnNce().beta = 1.0  # type: ignore[misc]
 
 
 def test_differences_name_what_differs(tiny_values: Callable[..., dict[str, Any]]) -> None:

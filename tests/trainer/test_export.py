@@ -1,7 +1,6 @@
 """An exported folder loads in open_clip and computes the same."""
 
 import json
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,15 @@ from PIL import Image
 
 from open_diht.trainer.architecture import architecture, build
 from open_diht.trainer.config import ModelSettings, TransformSettings
+from open_diht.trainer.config_files import merged
 from open_diht.trainer.export import CannotExport, export, model_card
 from open_diht.trainer.transforms import Pixels, preprocessing, transform
+from tests.trainer.conftest import ONE_LAYER
+from tests.trainer.test_checkpoint import small_disk
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "vit": {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    },
-    "timm": {
-        "embed_dim": 16,
-        "custom_text": True,
-        "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160},
-        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    },
-}
+VIT = merged(ONE_LAYER, {"text_cfg": {"context_length": 12, "vocab_size": 49408}})
+TIMM = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160}
+SHAPES: dict[str, dict[str, Any]] = {"vit": VIT, "timm": {**VIT, "custom_text": True, "vision_cfg": TIMM}}
 
 
 @pytest.mark.parametrize("bias", [None, -10.0])
@@ -57,34 +49,22 @@ def test_round_trip_through_open_clip(name: str, bias: float | None, tmp_path: P
 
 
 def test_a_new_export_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
-    model = SHAPES["vit"]
-    clip = build(model, 0.07)
+    clip = build(VIT, 0.07)
     folder = tmp_path / "export"
     for card in ("old", "new"):
-        export(folder, model, clip.state_dict(), preprocessing(TransformSettings(), 32), card)
+        export(folder, VIT, clip.state_dict(), preprocessing(TransformSettings(), 32), card)
         (folder / card).touch()
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md",
-        "new",
-        "open_clip_config.json",
-        "open_clip_model.safetensors",
-    ]
+    names = {"README.md", "new", "open_clip_config.json", "open_clip_model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == names
     assert (folder / "README.md").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
 def test_a_disk_that_is_full_leaves_the_old_export(tmp_path: Path) -> None:
-    clip = build(SHAPES["vit"], 0.07)
-    folder = export(tmp_path / "export", SHAPES["vit"], {"w": torch.zeros(3)}, {}, "old")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    try:
-        with pytest.raises(
-            CannotExport, match=r"export could not be written: .*; make room there or allow writing, and run the same"
-        ):
-            export(folder, SHAPES["vit"], clip.state_dict(), {}, "new")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    clip = build(VIT, 0.07)
+    folder = export(tmp_path / "export", VIT, {"w": torch.zeros(3)}, {}, "old")
+    with pytest.raises(CannotExport, match=r"export could not be written: .*; make room there or allow"), small_disk():
+        export(folder, VIT, clip.state_dict(), {}, "new")
     assert (folder / "README.md").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["export"]
 
 

@@ -28,10 +28,8 @@ def test_auto_takes_what_lies_beside_the_data(tmp_path: Path) -> None:
     (tmp_path / "concepts" / "targets").mkdir(parents=True)
     for path in (str(tmp_path), f"{tmp_path}/", f"file://{tmp_path}", f"local://{tmp_path}"):
         found, said = resolved(config_of(path))
-        assert (
-            found.concepts.path == f"{path.rstrip('/')}/concepts"
-            and said == f"concept targets: {path.rstrip('/')}/concepts"
-        )
+        there = f"{path.rstrip('/')}/concepts"
+        assert (found.concepts.path, said) == (there, f"concept targets: {there}")
     found, _ = resolved(config_of(str(tmp_path), str(tmp_path / "other")))
     assert found.concepts.path == ""  # all or none
 
@@ -78,9 +76,8 @@ def test_what_was_asked_for_must_be_there(targets: Path, tmp_path: Path) -> None
 
 
 def test_a_run_learns_them_and_exports_no_head(tiny_values, targets, tmp_path):
-    values = tiny_values(
-        concepts={"path": str(targets)}, schedule={"samples": 16 * 60}, optimizer={"learning_rate": 2e-3}
-    )
+    sections = {"concepts": {"path": str(targets)}, "schedule": {"samples": 16 * 60}}
+    values = tiny_values(**sections, optimizer={"learning_rate": 2e-3})
     said: list[str] = []
     outcome = train(build(Config, values), tmp_path / "w", said.append)
     steps = entries(tmp_path / "w", "step")

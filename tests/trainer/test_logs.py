@@ -46,6 +46,13 @@ def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mon
         opened(tmp_path, wandb="project")
 
 
+def wandb(**names: Any) -> ModuleType:
+    """The package, with these names."""
+    package = ModuleType("wandb")
+    vars(package).update(names, __spec__=ModuleSpec("wandb", None))
+    return package
+
+
 def test_weights_and_biases_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same run goes on after a resume."""
     begun: list[dict[str, Any]] = []
@@ -62,10 +69,7 @@ def test_weights_and_biases_where_it_is_installed(tmp_path: Path, monkeypatch: p
         begun.append(options)
         return Run()
 
-    package = ModuleType("wandb")
-    package.init = init  # type: ignore[attr-defined]
-    package.__spec__ = ModuleSpec("wandb", None)
-    monkeypatch.setitem(sys.modules, "wandb", package)
+    monkeypatch.setitem(sys.modules, "wandb", wandb(init=init))
     for resumed_at in (0, 1):
         log = opened(tmp_path, resumed_at, wandb="project")
         log.write("step", resumed_at + 1, 10, {"loss": 0.5, "gradient_norm": "inf"})
@@ -81,13 +85,8 @@ def test_weights_and_biases_that_takes_nothing_is_one_line(tmp_path: Path, monke
     def init(**options: Any) -> None:
         raise Error("No API key configured.\nUse `wandb login` to log in.")
 
-    package = ModuleType("wandb")
-    package.init, package.Error = init, Error  # type: ignore[attr-defined]
-    package.__spec__ = ModuleSpec("wandb", None)
-    monkeypatch.setitem(sys.modules, "wandb", package)
-    with pytest.raises(
-        MissingTracker, match=r"^log.wandb project .*configured. Use `wandb login` .*, or log.wandb=''$"
-    ):
+    monkeypatch.setitem(sys.modules, "wandb", wandb(init=init, Error=Error))
+    with pytest.raises(MissingTracker, match=r"^log.wandb project .*configured. Use `wandb login` .*log.wandb=''$"):
         opened(tmp_path, wandb="project")
 
 
@@ -167,8 +166,7 @@ def test_the_line_has_the_mfu_where_the_full_speed_is_known() -> None:
 
 
 def test_random_numbers_are_a_function_of_the_place() -> None:
-    places = [
-        (seed, purpose, *place) for seed in (0, 1) for purpose in Purpose for place in ((0, 1), (1, 0), (0, 0, 1))
-    ]
+    where = ((0, 1), (1, 0), (0, 0, 1))
+    places = [(seed, purpose, *place) for seed in (0, 1) for purpose in Purpose for place in where]
     assert len({seed_for(*place) for place in places}) == len(places)
     assert all(0 <= seed_for(*place) < 2**63 for place in places)

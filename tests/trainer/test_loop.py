@@ -50,9 +50,8 @@ def finished(tiny_config: Callable[..., Any], tmp_path_factory: pytest.TempPathF
 def test_outcome(finished: tuple[Path, Any, list[str]]) -> None:
     _, outcome, _ = finished
     assert outcome.finished and (outcome.step, outcome.samples) == (10, 160)
-    assert set(outcome.checks) == {
-        f"retrieval/{d}_r{k}" for d in ("image_to_text", "text_to_image") for k in (1, 5, 10)
-    }
+    ways = ("image_to_text", "text_to_image")
+    assert set(outcome.checks) == {f"retrieval/{way}_r{k}" for way in ways for k in (1, 5, 10)}
     share = outcome.checks["retrieval/image_to_text_r1"]
     assert 0 <= share.low <= share.value <= share.high <= 1 and share.chance == pytest.approx(1 / share.n)
 
@@ -62,15 +61,12 @@ def test_log_lines(finished: tuple[Path, Any, list[str]]) -> None:
     assert [line["step"] for line in steps] == [2, 4, 6, 8, 10]
     for line in steps:
         assert line["samples"] == 16 * line["step"]
-        assert {"loss", "contrastive", "accuracy", "scale", "gradient_norm", "learning_rate", "samples_per_s",
-                "data_wait", "peak_memory_gib",
-                "eta_s", "skipped", "bad_samples", "hardest"} <= set(line)  # fmt: skip
+        assert {"loss", "contrastive", "accuracy", "scale", "gradient_norm", "learning_rate", "peak_memory_gib",
+                "eta_s", "skipped", "bad_samples", "hardest"} <= line.keys()  # fmt: skip
         assert line["samples_per_s"] > 0 and 0 <= line["data_wait"] <= 1
     checks = entries(finished[0], "check")
     assert [line["step"] for line in checks] == [4, 8, 10]
-    assert {"retrieval/image_to_text_r1", "retrieval/image_to_text_r1_low", "retrieval/image_to_text_r1_chance"} <= set(
-        checks[0]
-    )
+    assert {f"retrieval/image_to_text_r1{ending}" for ending in ("", "_low", "_chance")} <= checks[0].keys()
 
 
 def test_progress_lines(finished: tuple[Path, Any, list[str]]) -> None:
@@ -98,10 +94,7 @@ def test_the_export_is_the_average_and_has_a_card(finished: tuple[Path, Any, lis
     workdir, outcome, _ = finished
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{outcome.export}")
     state = torch.load(workdir / "checkpoints" / "step-000000000010" / "training.pt", weights_only=True)
-    average = {
-        name.removeprefix("clip."): value for name, value in state["average"].items() if name.startswith("clip.")
-    }
-    assert all(torch.equal(value, average[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, state["average"][f"clip.{name}"]) for name, value in model.state_dict().items())
     card = (outcome.export / "README.md").read_text()
     for words in ("HN-NCE (alpha 1, beta 0.25)", "not one of the authors' models", "SemDeDup", "(unverified)",
                   "EMA, decay 0.5",
@@ -135,18 +128,26 @@ def test_sigterm_saves_and_the_same_call_goes_on(workers: int, tiny_config: Call
     assert models[0] == models[1]
 
 
-@pytest.mark.parametrize("step", [6, 10])
-def test_a_check_that_fails_loses_no_step_and_the_resumed_run_makes_it(step, tiny_config, tmp_path, monkeypatch):
-    """In the middle and at the end, where by default the first checkpoint and the first check of a short run are."""
+@pytest.fixture(scope="module")
+def checked(tiny_config: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A configuration whose steps 6 and 10 are saved and checked, and the WORKDIR of a run with it."""
     config = tiny_config(
         data={"split": {"holdout": 0.25}}, run={"ema": 0.5}, checkpoint={"every_samples": 96},
         check={"every_samples": 96},
     )  # fmt: skip
-    assert train(config, tmp_path / "calm").finished
+    workdir = tmp_path_factory.mktemp("checked") / "calm"
+    assert train(config, workdir).finished
+    return config, workdir
+
+
+@pytest.mark.parametrize("step", [6, 10])
+def test_a_check_that_fails_loses_no_step_and_the_resumed_run_makes_it(step, checked, tmp_path, monkeypatch):
+    """In the middle and at the end, where by default the first checkpoint and the first check of a short run are."""
+    (config, calm), again = checked, tmp_path / "w"
     measure = checks.measure
 
     def failing(parts: Any, *arguments: Any) -> Any:
-        if Checkpoints(LocalStore(tmp_path / "w" / "checkpoints")).steps()[-1:] == [step]:
+        if Checkpoints(LocalStore(again / "checkpoints")).steps()[-1:] == [step]:
             raise DataError("images/0.jpg cannot be read as an image")
         return measure(parts, *arguments)
 
@@ -154,21 +155,21 @@ def test_a_check_that_fails_loses_no_step_and_the_resumed_run_makes_it(step, tin
         patch.setattr(checks, "measure", failing)
         for _ in range(2):
             with pytest.raises(DataError, match="cannot be read as an image"):
-                train(config, tmp_path / "w")
-    assert len(losses(tmp_path / "w")) == step
-    checkpoints = [Checkpoints(LocalStore(tmp_path / run / "checkpoints")) for run in ("calm", "w")]
+                train(config, again)
+    assert len(losses(again)) == step
+    checkpoints = [Checkpoints(LocalStore(run / "checkpoints")) for run in (calm, again)]
     assert not checkpoints[1].load(step).checked
-    outcome = train(config, tmp_path / "w")
+    outcome = train(config, again)
     assert outcome.finished and outcome.checks
-    assert losses(tmp_path / "w") == losses(tmp_path / "calm")
-    numbers = [[line.items() for line in entries(tmp_path / run, "check")] for run in ("calm", "w")]
+    assert losses(again) == losses(calm)
+    numbers = [[line.items() for line in entries(run, "check")] for run in (calm, again)]
     assert numbers[0] == numbers[1] and len(numbers[0]) == 2
     for name in ("open_clip_model.safetensors", "README.md"):
-        assert (tmp_path / "w" / "export" / name).read_bytes() == (tmp_path / "calm" / "export" / name).read_bytes()
-    calm, again = ({at: each.load(at) for at in each.steps()} for each in checkpoints)
-    assert calm.keys() == again.keys() == {6, 10}
-    for at, one in calm.items():
-        other = again[at]
+        assert (again / "export" / name).read_bytes() == (calm / "export" / name).read_bytes()
+    ones, others = ({at: each.load(at) for at in each.steps()} for each in checkpoints)
+    assert ones.keys() == others.keys() == {6, 10}
+    for at, one in ones.items():
+        other = others[at]
         assert other.checked and (one.metric, one.model.keys()) == (other.metric, other.model.keys())
         assert one.metric is not None and same_bits((one.model, one.training), (other.model, other.training))
 
@@ -178,7 +179,7 @@ def test_a_resumed_run_does_without_the_weights_it_started_from(key, finished, t
     """Also with a frozen tower, whose weights the checkpoint holds."""
     (tmp_path / "first").mkdir()
     weights = shutil.copy(finished[0] / "export" / "open_clip_model.safetensors", tmp_path / "first")
-    config = tiny_config(model={key: str(tmp_path / "first"), "freeze_image": True})
+    config = tiny_config(model={key: str(tmp_path / "first"), "freeze_image": True}, schedule={"samples": 96})
     _, said = interrupted(config, tmp_path / "w", 4)
     assert f"from {weights}" in next(text for text in said if text.startswith("warm start: "))
     again = shutil.copytree(tmp_path / "w", tmp_path / "again")
@@ -281,28 +282,40 @@ def test_another_configuration_is_refused(tiny_values: Values, tmp_path: Path) -
     assert train(build(Config, harmless), tmp_path, lambda text: None).finished
 
 
-def test_other_data_are_refused(tiny_values: Values, shards: Path, tmp_path: Path) -> None:
-    data = Path(shutil.copytree(shards, tmp_path / "data"))
-    values = merged(tiny_values(), {"data": {"sources": [{"path": str(data)}]}})
-    interrupted(build(Config, values), tmp_path / "w", 2)
+Own = tuple[Path, Callable[..., Config]]
+
+
+@pytest.fixture
+def own(tiny_values: Values, shards: Path, tmp_path: Path) -> Own:
+    """Shards that a test may change, and configurations with them: settings of data, and other sections."""
+    folder = Path(shutil.copytree(shards, tmp_path / "data"))
+
+    def config(data: dict[str, Any], **sections: Any) -> Config:
+        return build(Config, tiny_values(data={"sources": [{"path": str(folder)}], **data}, **sections))
+
+    return folder, config
+
+
+def test_other_data_are_refused(own: Own, tmp_path: Path) -> None:
+    data, config = own
+    interrupted(config({}), tmp_path / "w", 2)
     moved = data.rename(tmp_path / "moved")
-    there = merged(values, {"data": {"sources": [{"path": str(moved)}]}})
-    interrupted(build(Config, there), tmp_path / "w", 4)  # moved, but the same
+    there = config({"sources": [{"path": str(moved)}]})
+    interrupted(there, tmp_path / "w", 4)  # moved, but the same
     (moved / "00001.tar").unlink()
     with pytest.raises(BadSource, match=r"the data changed since the run began: shard 00001\.tar is missing"):
-        train(build(Config, there), tmp_path / "w")
+        train(there, tmp_path / "w")
 
 
-def test_a_run_goes_on_without_a_lost_shard_where_it_is_told_to(tiny_values, shards, tmp_path):
-    data = Path(shutil.copytree(shards, tmp_path / "data"))
-    values = merged(tiny_values(), {"data": {"sources": [{"path": str(data)}], "max_bad_share": 0.4}})
-    interrupted(build(Config, values), tmp_path / "w", 4)
+def test_a_run_goes_on_without_a_lost_shard_where_it_is_told_to(own: Own, tmp_path: Path) -> None:
+    data, config = own
+    interrupted(config({"max_bad_share": 0.4}), tmp_path / "w", 4)
     assert entries(tmp_path / "w", "step")[-1]["bad_samples"] == 0
     (data / "00001.tar").unlink()
-    told = merged(values, {"data": {"skip": ["00001.tar"]}})
+    told = config({"max_bad_share": 0.4, "skip": ["00001.tar"]})
     shutil.copytree(tmp_path / "w", tmp_path / "again")
     said: list[str] = []
-    outcomes = [train(build(Config, told), tmp_path / run, said.append) for run in ("w", "again")]
+    outcomes = [train(told, tmp_path / run, said.append) for run in ("w", "again")]
     assert all(outcome.finished for outcome in outcomes)
     assert any("leaves out 1 shards with 32 of 96 samples (33.33%): samples of later shards" in text for text in said)
     assert losses(tmp_path / "w") == losses(tmp_path / "again")
@@ -310,32 +323,22 @@ def test_a_run_goes_on_without_a_lost_shard_where_it_is_told_to(tiny_values, sha
 
 
 @pytest.mark.slow
-def test_checks_leave_a_lost_shard_out_as_the_training_does(tiny_values: Values, shards: Path, tmp_path: Path) -> None:
+def test_checks_leave_a_lost_shard_out_as_the_training_does(own: Own, tmp_path: Path) -> None:
     """The shard is lost and left out: checks, in the middle and at the end, measure the pairs that are left."""
-    data = Path(shutil.copytree(shards, tmp_path / "data"))
-    values = merged(
-        tiny_values(),
-        {
-            "data": {"sources": [{"path": str(data)}], "max_bad_share": 0.4, "split": {"holdout": 0.25}},
-            "check": {"every_samples": 32},
-        },
-    )
-    interrupted(build(Config, values), tmp_path / "w", 4)
+    data, config = own
+    held, check = {"split": {"holdout": 0.25}}, {"every_samples": 32}
+    interrupted(config({"max_bad_share": 0.4, **held}, check=check), tmp_path / "w", 4)
     (data / "00001.tar").unlink()
-    told = build(Config, merged(values, {"data": {"skip": ["00001.tar"]}}))
-    outcome = train(told, tmp_path / "w", lambda text: None)
+    told = config({"max_bad_share": 0.4, "skip": ["00001.tar"], **held}, check=check)
+    outcome = train(told, tmp_path / "w")
     assert outcome.finished and len(entries(tmp_path / "w", "check")) == 5
-    begun = build(Config, merged(values, {"data": {"max_bad_share": 0.01}}))  # by a run that never had the shard
-    whole = train(begun, tmp_path / "other", lambda text: None)
+    whole = train(config({"max_bad_share": 0.01, **held}, check=check), tmp_path / "other")  # never had the shard
     name = "retrieval/image_to_text_r1"
     assert outcome.checks[name].n == whole.checks[name].n > 0
 
 
-def test_a_shard_that_goes_before_a_check_costs_the_check_its_pairs_alone(tiny_values, shards, tmp_path):
-    data = Path(shutil.copytree(shards, tmp_path / "data"))
-    values = merged(
-        tiny_values(), {"data": {"sources": [{"path": str(data)}], "max_bad_share": 0.4, "split": {"holdout": 0.1}}}
-    )
+def test_a_shard_that_goes_before_a_check_costs_the_check_its_pairs_alone(own: Own, tmp_path: Path) -> None:
+    data, config = own
     said: list[str] = []
 
     def say(text: str) -> None:
@@ -343,7 +346,7 @@ def test_a_shard_that_goes_before_a_check_costs_the_check_its_pairs_alone(tiny_v
         if text.startswith("step 2/"):
             (data / "00000.tar").unlink()
 
-    assert train(build(Config, values), tmp_path / "w", say).finished
+    assert train(config({"max_bad_share": 0.4, "split": {"holdout": 0.1}}), tmp_path / "w", say).finished
     lost = [text for text in said if "held-out pairs could not be read" in text]
     assert len(lost) == 1 and int(lost[0].split()[0]) >= 1
 
@@ -386,27 +389,26 @@ def test_what_the_program_chose_stays_for_the_run(tiny_config, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_bad_samples_are_counted_over_a_whole_run(tiny_values: Values, shards: Path, tmp_path: Path) -> None:
+def test_bad_samples_are_counted_over_a_whole_run(own: Own, tmp_path: Path) -> None:
     """A limit that began anew with every resume would not be one."""
-    data = Path(shutil.copytree(shards, tmp_path / "data"))
+    data, config = own
     content = bytearray((data / "00000.tar").read_bytes())
     for index in range(0, len(content) - 8, 512):
         if content[index : index + 4] == b"\x89PNG" and index % 3 == 0:
             content[index : index + 4] = b"HTML"
     (data / "00000.tar").write_bytes(content)
-    values = merged(tiny_values(), {"data": {"sources": [{"path": str(data)}], "max_bad_share": 0.9}})
-    train(build(Config, values), tmp_path / "calm", lambda text: None)
+    train(config({"max_bad_share": 0.9}), tmp_path / "calm")
     calm = [line["bad_samples"] for line in entries(tmp_path / "calm", "step")]
-    limit = {"data": {"max_bad_share": (calm[5] + 0.5) / 96}}  # what the first epoch holds, of 6 steps, and no more
+    limit = config({"max_bad_share": (calm[5] + 0.5) / 96})  # what the first epoch holds, of 6 steps, and no more
     for step in (2, 3, 6, 8):
-        interrupted(build(Config, merged(values, limit)), tmp_path / "w", step)
-    train(build(Config, merged(values, limit)), tmp_path / "w", lambda text: None)
+        interrupted(limit, tmp_path / "w", step)
+    train(limit, tmp_path / "w")
     assert [line["bad_samples"] for line in entries(tmp_path / "w", "step")] == calm
     assert calm[-1] > calm[1] > 0
-    limit = {"data": {"max_bad_share": (calm[5] - 0.5) / 96}}
-    interrupted(build(Config, merged(values, limit)), tmp_path / "x", 2)
+    limit = config({"max_bad_share": (calm[5] - 0.5) / 96})
+    interrupted(limit, tmp_path / "x", 2)
     with pytest.raises(TooManyBad, match=rf"epoch 0: {calm[5]} bad samples, more than"):
-        train(build(Config, merged(values, limit)), tmp_path / "x", lambda text: None)
+        train(limit, tmp_path / "x")
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "export/notes.txt"])
@@ -464,14 +466,9 @@ def test_wrong_use(sections: dict[str, Any], message: str, tiny_config: Callable
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(tiny_values, shards, tmp_path, capsys):
-    values = tiny_values(
-        optimizer={"learning_rate": 1e30}, run={"max_nonfinite": 3}, checkpoint={"every_samples": 16},
-        schedule={"warmup_samples": 0},
-    )  # fmt: skip
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
-    words = ["--data", str(shards), "--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]
-    assert main(words) == 1
+def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(words, tmp_path, capsys):
+    sections = {"run": {"max_nonfinite": 3}, "checkpoint": {"every_samples": 16}, "schedule": {"warmup_samples": 0}}
+    assert main(words(optimizer={"learning_rate": 1e30}, **sections)) == 1
     said = capsys.readouterr()
     assert "error: 3 steps in a row had a loss or gradient that is not finite (run.max_nonfinite)" in said.err
     assert "skipped 2" in said.out
@@ -486,12 +483,8 @@ def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(tiny_values
 # -- command line ----------------------------------------------------------------------------------------------------
 
 
-def test_command_line(tiny_values: Values, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    values = tiny_values()
-    del values["data"]["sources"]
-    file = tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump(values))
-    words = ["--data", str(shards), "--config", str(file), "--workdir", str(tmp_path / "w"), "schedule.samples=32"]
+def test_command_line(words: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*words(), "schedule.samples=32"]
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "step 2/2" in out and f"model in {tmp_path}/w/export/" in out
@@ -500,7 +493,7 @@ def test_command_line(tiny_values: Values, shards: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stop_request_is_said_by_the_status(number, status, tiny_values, shards, tmp_path, monkeypatch, capsys):
+def test_a_stop_request_is_said_by_the_status(number, status, words, tmp_path, monkeypatch, capsys):
     from open_diht.trainer import cli
 
     def say(text: str) -> None:
@@ -509,14 +502,13 @@ def test_a_stop_request_is_said_by_the_status(number, status, tiny_values, shard
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(cli, "say", say)
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_values(checkpoint={"every_samples": 10_000})))
-    words = ["--data", str(shards), "--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]
+    words = words(checkpoint={"every_samples": 10_000}, schedule={"samples": 96})
     assert main(words) == status
-    assert "stopped after step 3 of 10; run the same command to resume" in capsys.readouterr().out
+    assert "stopped after step 3 of 6; run the same command to resume" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == ["step-000000000003"]
     monkeypatch.setattr(cli, "say", print)
     assert main(words) == 0
-    assert "resuming after step 3 of 10" in capsys.readouterr().out
+    assert "resuming after step 3 of 6" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""Micro-batches by the memory that is free: counted by a probe, said, kept for the run; errors that name the
-setting."""
+"""Micro-batches by the memory that is free: counted by a probe, said, kept for the run; errors name the setting."""
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,11 +13,12 @@ from open_diht.common.ranks import Ranks
 from open_diht.trainer import assembly, memory, step
 from open_diht.trainer.cli import main
 from open_diht.trainer.config import ConceptSettings, ModelSettings
+from open_diht.trainer.config_files import merged
 from open_diht.trainer.loop import train
 from open_diht.trainer.memory import Need, OutOfMemory, need, remedy
 from open_diht.trainer.model import Student, build_student
 from open_diht.trainer.utilization import flops_per_pair
-from tests.trainer.conftest import interrupted, losses
+from tests.trainer.conftest import TINY_ARCHITECTURE, interrupted, losses
 
 MIB = 2**20
 
@@ -31,11 +32,7 @@ def test_as_few_parts_as_fit() -> None:
 
 
 def tiny(**changes: Any) -> Student:
-    architecture = {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "layers": 4, "width": 64, "head_width": 32, "patch_size": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": 64, "width": 32, "heads": 2, "layers": 2},
-    }
+    architecture = merged(TINY_ARCHITECTURE, {"vision_cfg": {"layers": 4}, "text_cfg": {"vocab_size": 64}})
     return build_student(ModelSettings(architecture=architecture, **changes), ConceptSettings(), {})[0].train()
 
 
@@ -81,10 +78,9 @@ def test_auto_is_said_and_stays_for_the_run(tiny_config, tmp_path, monkeypatch):
     assert yaml.safe_load((tmp_path / "w" / "config.yaml").read_text())["schedule"]["micro_batches"] == 3
 
 
-def test_where_no_pair_fits(tiny_values: Any, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_where_no_pair_fits(words: Any, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(assembly, "free_bytes", lambda device: 1000)
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_values(schedule={"micro_batches": "auto"})))
-    assert main(["--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]) == 2
+    assert main(words(schedule={"micro_batches": "auto"})) == 2
     assert "error: schedule.micro_batches auto: of 9.31e-07 GiB of free memory 80% are used" in capsys.readouterr().err
 
 
@@ -95,13 +91,10 @@ def test_where_more_parts_cannot_help_a_smaller_batch_is_advised(changes, tiny_c
     assert text.endswith(f"micro_batches {config.schedule.micro_batches}: lower schedule.batch_size in a new WORKDIR")
 
 
-def test_a_step_that_is_too_large_names_the_setting(tiny_values, tmp_path, monkeypatch, capsys):
-    def backward(*arguments: Any, **options: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore")
-
-    monkeypatch.setattr(step, "backward", backward)
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_values(schedule={"micro_batches": 2})))
-    assert main(["--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]) == 1
+def test_a_step_that_is_too_large_names_the_setting(words, monkeypatch, capsys):
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore")
+    monkeypatch.setattr(step, "backward", Mock(side_effect=error))
+    assert main(words(schedule={"micro_batches": 2})) == 1
     err = capsys.readouterr().err
     assert "with 16 pairs on each rank and schedule.micro_batches 2: set schedule.micro_batches=4, which lets" in err
     assert err.endswith("(CUDA out of memory. Tried to allocate 20.00 GiB.)\n") and err.count("\n") == 1

@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ import torch
 from open_diht.common import lease
 from open_diht.trainer.checkpoint import Checkpoint, Checkpoints
 from open_diht.trainer.cli import main
+from open_diht.trainer.config_files import merged
 from open_diht.trainer.loop import train
 from open_diht.trainer.stores import FsspecStore
 from open_diht.trainer.workdir import checkpoints_at
 from tests.forks import Forks
+from tests.trainer.conftest import STATEFUL
 from tests.trainer.kill_runs import same_bits
 
 pytestmark = pytest.mark.store
@@ -46,17 +49,10 @@ def plain(path: str) -> str:
 
 @pytest.fixture(scope="module")
 def settings(tiny_config: Configs, targets: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """12 steps of 16, a checkpoint each 3; what has a state of its own is switched on."""
-    return tiny_config(
-        model={"patch_dropout": 0.5},
-        data={"split": {"holdout": 0.1}, "cache_folder": str(tmp_path_factory.mktemp("cache"))},
-        concepts={"path": str(targets)},
-        schedule={"samples": 12 * 16, "micro_batches": 2},
-        run={"ema": 0.9},
-        log={"tensorboard": True},
-        checkpoint={"every_samples": 3 * 16, "keep_last": 2, "keep_best": False},
-        check={"every_samples": 7 * 16},
-    )
+    sections: dict[str, Any] = {"data": {"cache_folder": str(tmp_path_factory.mktemp("cache"))}}
+    sections |= {"concepts": {"path": str(targets)}, "log": {"tensorboard": True}}
+    sections |= {"checkpoint": {"keep_last": 2, "keep_best": False}}
+    return tiny_config(**merged(STATEFUL, sections))
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +121,8 @@ def begin(forks: Forks, tmp_path: Path, bucket: str) -> Iterator[Begin]:
 
     yield start
     for process in begun:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
 
 
 def to_the_store() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +11,12 @@ import pytest
 import yaml
 
 from open_diht.common.command_line import WrongUse
-from open_diht.trainer.config_files import load_config, plain
+from open_diht.trainer.config_files import load_config, merged, plain
 from open_diht.trainer.resume import as_begun
+from tests.trainer.conftest import STATEFUL
 
 SCRIPT = Path(__file__).with_name("kill_runs.py")
 SEED = random.SystemRandom().randrange(10**6)
-
-
-def settings(
-    tiny_values: Callable[..., dict[str, Any]], targets: Path, workers: int, selection: str = ""
-) -> dict[str, Any]:
-    """12 steps of 16 over 96 pairs less some held out: three epochs of 5 batches; a checkpoint each 3 steps. What has a
-    state of its own is switched on: concept heads, dropped patches, an average of the weights, checks in between."""
-    return tiny_values(
-        model={"patch_dropout": 0.5},
-        data={"workers": workers, "split": {"holdout": 0.1}, "selection": selection},
-        concepts={"path": str(targets)},
-        schedule={"samples": 12 * 16, "micro_batches": 2},
-        run={"ema": 0.9, "max_nonfinite": 2},
-        checkpoint={"every_samples": 3 * 16},
-        check={"every_samples": 7 * 16},
-    )
 
 
 @pytest.fixture
@@ -39,7 +24,9 @@ def killed_and_calm(tiny_values, targets, tmp_path, forks):
     def compare(world: int, workers: int, kills: int, how: str, times: Sequence[int] = ()) -> dict[str, Any]:
         config, selection = tmp_path / "config.yaml", tmp_path / "selection.npy"
         np.save(selection, np.repeat(np.array([(0, number) for number in range(len(times))], "u8,u8"), times))
-        values = settings(tiny_values, targets, workers, str(selection) if len(times) else "")
+        sections = {"data": {"workers": workers, "selection": str(selection) if len(times) else ""}}
+        sections |= {"concepts": {"path": str(targets)}, "run": {"max_nonfinite": 2}}
+        values = tiny_values(**merged(STATEFUL, sections))
         config.write_text(yaml.safe_dump(values))
         arguments = (str(config), tmp_path, world, kills, SEED, how)
         status = forks.wait(forks.start(str(SCRIPT), "kill_and_compare", *arguments, said=tmp_path / "compared.txt"))
@@ -55,26 +42,21 @@ def equal(found: dict[str, Any]) -> bool:
 
 
 @pytest.mark.kill
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("world", "workers", "times"), [(1, 2, [3, 0, 1, 1] * 24), (2, 0, [])], ids=["selection", "all"]
+    ("world", "workers", "times", "kills"),
+    [
+        pytest.param(1, 2, [3, 0, 1, 1] * 24, 1, marks=pytest.mark.slow, id="selection"),
+        pytest.param(2, 0, [], 1, marks=pytest.mark.slow, id="all"),
+        *(pytest.param(world, n, [], 4, marks=pytest.mark.soak) for world in (1, 2) for n in (0, 2)),
+    ],
 )
-def test_killed_at_a_random_step_with_a_torn_checkpoint(world, workers, times, killed_and_calm):
+def test_killed_at_a_random_step_with_a_torn_checkpoint(world, workers, times, kills, killed_and_calm):
     """It goes on from the checkpoint before, across the border of an epoch at step 5 or 10 (of a selection with up to
-    three repeats: 6). The test that kills again and again has all four pairs of numbers."""
-    found = killed_and_calm(world, workers, 1, "tear", times)
+    three repeats: 6)."""
+    found = killed_and_calm(world, workers, kills, "tear", times)
     assert equal(found), (SEED, found)
-    assert len(found["damaged"]) == 1 and found["killed_at"][0] >= 7, (SEED, found)
-
-
-@pytest.mark.kill
-@pytest.mark.soak
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("world", [1, 2])
-def test_killed_again_and_again(world: int, workers: int, killed_and_calm: Callable[..., dict[str, Any]]) -> None:
-    found = killed_and_calm(world, workers, 4, "tear")
-    assert len(found["killed_at"]) == 4 and len(found["damaged"]) == 1, (SEED, found)
-    assert equal(found), (SEED, found)
+    assert len(found["damaged"]) == 1 and len(found["killed_at"]) == kills, (SEED, found)
+    assert found["killed_at"][0] >= 7, (SEED, found)
 
 
 @pytest.mark.kill

@@ -7,20 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from open_diht.common.ranks import Ranks
 from open_diht.trainer.architecture import tokenizer
 from open_diht.trainer.config import ConceptSettings
+from open_diht.trainer.config_files import merged
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.model import build_student
 from open_diht.trainer.step import Diverged, Stepper, StepResult
+from tests.trainer.conftest import TINY_ARCHITECTURE
 
-SHAPE: dict[str, Any] = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
-    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 2, "layers": 2},
-}
+SHAPE = merged(TINY_ARCHITECTURE, {"text_cfg": {"context_length": 8, "vocab_size": 64, "width": 64}})
 
 
 def pairs(n: int, heads: bool = False) -> Batch:
@@ -71,24 +70,21 @@ def test_64_pairs_are_learnt_by_heart(name: str, tiny_config: Callable[..., Any]
     heads = "concepts" in name
     trained = stepper(config, heads)
     batch = pairs(64, heads)
-    learnt = False
     for number in range(200):
         result = trained.step(batch, 0, number, 1.0)
-        if result.values["accuracy"] < 1:
+        learnt = result.values["accuracy"] == 1
+        if not learnt:
             continue
         trained.student.eval()
         with torch.no_grad():
             encoded = trained.student(batch.images, batch.texts)
         trained.student.train()
-        s = (
-            torch.nn.functional.normalize(encoded.image.float(), dim=1)
-            @ torch.nn.functional.normalize(encoded.text.float(), dim=1).T
-        )
+        image, text = (normalize(features.float(), dim=1) for features in (encoded.image, encoded.text))
+        s = image @ text.T
         right = torch.arange(64)
-        learnt = bool((s.argmax(dim=0) == right).all() and (s.argmax(dim=1) == right).all())
-        if heads:
-            for head, (ids, _) in batch.concepts.items():
-                learnt &= bool((encoded.concepts[head].argmax(dim=1) == ids[:, 0]).all())
+        learnt = all(bool((s.argmax(dim=dim) == right).all()) for dim in (0, 1))
+        for head, (ids, _) in batch.concepts.items():
+            learnt &= bool((encoded.concepts[head].argmax(dim=1) == ids[:, 0]).all())
         if learnt:
             break
     assert learnt, result
@@ -126,12 +122,8 @@ class Reads(TorchDispatchMode):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_step_waits_for_its_device_once(precision, parts, tiny_config, monkeypatch):
-    config = tiny_config(
-        run={"precision": precision, "ema": 0.5},
-        schedule={"micro_batches": parts},
-        optimizer={"max_gradient_norm": 1.0},
-    )
-    trained = stepper(config, heads=True)
+    sections = {"schedule": {"micro_batches": parts}, "optimizer": {"max_gradient_norm": 1.0}}
+    trained = stepper(tiny_config(run={"precision": precision, "ema": 0.5}, **sections), heads=True)
     trained.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=precision == "fp16")
     with Reads(monkeypatch) as reads:
         assert trained.step(pairs(16, heads=True), 0, 0, 1.0).finite
@@ -200,17 +192,10 @@ def test_scaled_gradients_are_unscaled_before_they_are_clipped(parts, clip_at, t
     """fp16 with its scaler has the gradient, its norm and its clipping of float32; in parts and with heads too."""
     found = {}
     for precision in ("fp32", "fp16"):
-        trained = stepper(
-            tiny_config(
-                run={"precision": precision},
-                schedule={"micro_batches": parts},
-                optimizer={"max_gradient_norm": clip_at},
-            ),
-            heads=True,
-        )
-        result = trained.step(pairs(16, heads=True), 0, 0, 1.0)
-        while not result.finite:  # the scale begins too high; nothing but it changes until it is right
-            result = trained.step(pairs(16, heads=True), 0, 0, 1.0)
+        sections = {"schedule": {"micro_batches": parts}, "optimizer": {"max_gradient_norm": clip_at}}
+        trained = stepper(tiny_config(run={"precision": precision}, **sections), heads=True)
+        while not (result := trained.step(pairs(16, heads=True), 0, 0, 1.0)).finite:
+            pass  # the scale begins too high; nothing but it changes until it is right
         gradient = torch.cat([p.grad.flatten() for p in trained.parameters if p.grad is not None])
         found[precision] = gradient, result.gradient_norm
     (exact, norm), (half, norm_of_half) = found["fp32"], found["fp16"]

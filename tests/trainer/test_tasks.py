@@ -73,20 +73,19 @@ def test_results_are_said_and_logged_by_task_at_each_check(stand_in, tiny_config
     assert [path.name for path in (workdir / "tasks" / "cache").iterdir()] == ["hashes"], "features do not pile up"
 
 
-def test_a_failure_is_said_and_the_training_goes_on(stand_in, tiny_config, tmp_path):
+@pytest.mark.parametrize(
+    ("task", "why", "failed", "checked"),
+    [("broken", "it does not load", [2, 3], []), ("crash", "RuntimeError: out of memory", [2], [3])],
+    ids=["before any result", "after results"],
+)
+def test_a_failure_is_said_and_the_training_goes_on(task, why, failed, checked, stand_in, tiny_config, tmp_path):
     said: list[str] = []
-    assert train(config(tiny_config, "broken"), tmp_path / "w", said.append).finished
-    assert any("check.tasks failed, status 1: it does not load; see" in text for text in said)
-    assert [line["event"] for line in entries(tmp_path / "w", "event")] == ["tasks_failed"] * 2
-
-
-def test_results_before_a_crash_are_those_of_a_failure(stand_in, tiny_config, tmp_path):
-    said: list[str] = []
-    assert train(config(tiny_config, "crash"), tmp_path / "w", said.append).finished
-    (failure,) = (text for text in said if "check.tasks failed" in text)
-    assert "status 1: RuntimeError: out of memory; see" in failure
-    assert [line["step"] for line in entries(tmp_path / "w", "event")] == [2]
-    assert [line["step"] for line in entries(tmp_path / "w", "check")] == [3]
+    assert train(config(tiny_config, task), tmp_path / "w", said.append).finished
+    failures = [text for text in said if "check.tasks failed" in text]
+    assert len(failures) == len(failed) and all(f"status 1: {why}; see" in text for text in failures)
+    events = [(line["event"], line["step"]) for line in entries(tmp_path / "w", "event")]
+    assert events == [("tasks_failed", step) for step in failed]
+    assert [line["step"] for line in entries(tmp_path / "w", "check")] == checked
 
 
 def test_an_unknown_task_is_refused_at_the_start(stand_in, tiny_config, tmp_path):

@@ -3,12 +3,12 @@
 import errno
 import json
 import os
-import threading
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -19,6 +19,9 @@ from open_diht.common.ranks import Ranks
 from open_diht.trainer import stores
 from open_diht.trainer.stores import FsspecStore, StoreError, on_disk
 from open_diht.trainer.workdir import Workdir, _leased, opened, spool
+from tests.common.test_lease import pauses
+
+__all__ = ["pauses"]
 
 
 @pytest.fixture
@@ -61,20 +64,18 @@ def test_files_of_others_in_a_store_are_not_written_over(begun: Callable[..., An
 
 def test_a_log_is_brought_now_and_then_and_before_a_checkpoint(begun: Callable[..., Any], store: FsspecStore) -> None:
     workdir, clock = begun()
+
+    def brought(**now: bool) -> bytes:
+        workdir.grown(**now)
+        workdir.uploads.wait()
+        return store.read("log.jsonl") if store.files() else b""
+
     write(workdir, "one")
-    workdir.grown()
-    assert store.files() == []
+    assert brought() == b""
     clock.now = 10.0
-    workdir.grown()
-    workdir.uploads.wait()
-    assert store.read("log.jsonl") == b"one\n"
+    assert brought() == b"one\n"
     write(workdir, "two")
-    workdir.grown()
-    workdir.uploads.wait()
-    assert store.read("log.jsonl") == b"one\n"
-    workdir.grown(now=True)
-    workdir.uploads.wait()
-    assert store.read("log.jsonl") == b"one\ntwo\n"
+    assert brought() == b"one\n" and brought(now=True) == b"one\ntwo\n"
 
 
 def test_a_log_is_continued_on_another_machine_never_cut(begun: Callable[..., Any], store: FsspecStore) -> None:
@@ -127,11 +128,7 @@ def test_a_folder_is_whole_or_not_known(begun, store, monkeypatch):
 
 def test_an_error_of_the_store_is_the_runs(begun, store, monkeypatch):
     monkeypatch.setattr(stores, "PAUSES_S", ())
-
-    def forbidden(content: bytes, path: str) -> None:
-        raise StoreError("PermissionError: access denied")
-
-    monkeypatch.setattr(store, "write", forbidden)
+    monkeypatch.setattr(store, "write", Mock(side_effect=StoreError("PermissionError: access denied")))
     workdir, _ = begun()
     write(workdir, "one")
     workdir.grown(now=True)
@@ -139,22 +136,6 @@ def test_an_error_of_the_store_is_the_runs(begun, store, monkeypatch):
 
 
 # -- one run at a time -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
-    """What happens while somebody waits, one at a time."""
-    happen: list[Callable[[], None]] = []
-    pause = time.sleep
-
-    def sleep(seconds: float) -> None:
-        if threading.current_thread() is not threading.main_thread():  # of another thread, as of fsspec or a monitor
-            return pause(seconds)
-        assert happen, "it would wait for ever"
-        happen.pop(0)()
-
-    monkeypatch.setattr("open_diht.common.lease.time.sleep", sleep)
-    return happen
 
 
 def other_lease(store: FsspecStore, renewed: float) -> None:
@@ -208,36 +189,22 @@ def test_each_address_has_its_own_folder_on_the_disk(tmp_path: Path, monkeypatch
     assert spool("s3://bucket/a", None).is_relative_to(tmp_path / "cache" / "diht")
 
 
-@pytest.mark.parametrize(
-    ("code", "says"),
-    [
-        (errno.EAGAIN, "another run is writing to"),
-        (errno.EACCES, "another run is writing to"),
-        (errno.ENOLCK, r"cannot be locked \(.*No locks available\): take one on another file system"),
-    ],
-)
-def test_a_file_system_without_locks_is_not_another_run(code, says, tmp_path, monkeypatch):
-    def lockf(*arguments: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr("fcntl.lockf", lockf)
-    with pytest.raises(WrongUse, match=says), opened(tmp_path / "w", None, Ranks(), print):
-        pass
+def test_a_file_system_without_locks_is_not_another_run(tmp_path, monkeypatch):
+    used, without = "another run is writing to", r"cannot be locked \(.*No locks available\): take one on another file"
+    for code, says in ((errno.EAGAIN, used), (errno.EACCES, used), (errno.ENOLCK, without)):
+        monkeypatch.setattr("fcntl.lockf", Mock(side_effect=OSError(code, os.strerror(code))))
+        with pytest.raises(WrongUse, match=says), opened(tmp_path / "w", None, Ranks(), print):
+            pass
 
 
 def test_a_rename_that_is_killed_leaves_no_complete_folder(store: FsspecStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("manifest.json", "weights"):
         store.write(name.encode(), f"step-1/{name}")
-    copied: list[str] = []
-
-    def killed(source: str, target: str) -> None:
-        copied.append(target)
-        raise KeyboardInterrupt
-
+    killed = Mock(side_effect=KeyboardInterrupt)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(store.fs, "cp_file", killed)
         store.rename("step-1", "damaged-1", "manifest.json")
-    assert [path.rpartition("/")[2] for path in copied] == ["weights"]
+    assert [call.args[1].rpartition("/")[2] for call in killed.call_args_list] == ["weights"]
     store.rename("step-1", "damaged-1", "manifest.json")
     assert store.files() == ["damaged-1/manifest.json", "damaged-1/weights"]
 
@@ -280,10 +247,7 @@ def test_a_run_that_is_refused_leaves_the_folder_of_the_live_run(open_run: Calla
 
 
 def test_a_run_that_cannot_restore_its_log_leaves_no_folder(open_run, store, tmp_path, monkeypatch):
-    def failed(store: FsspecStore, path: str) -> bytes:
-        raise StoreError("access denied")
-
-    monkeypatch.setattr(FsspecStore, "read", failed)
+    monkeypatch.setattr(FsspecStore, "read", Mock(side_effect=StoreError("access denied")))
     with pytest.raises(StoreError, match="access denied"), open_run():
         pass
     assert not any(tmp_path.glob("workdirs/*")) and {*store.files("lease")} <= {"1.token"}

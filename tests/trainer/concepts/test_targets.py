@@ -43,12 +43,8 @@ def test_a_head_of_fewer_concepts_is_padded() -> None:
 
 
 def test_files_are_read_back_and_equal_content_gives_equal_bytes() -> None:
-    targets = ShardTargets(
-        "a.tar",
-        ("x", "ÿ\n"),
-        {"objects": np.array([[1, 2], [0, 0]], np.uint32)},
-        {"objects": np.array([[0.7, 0.3], [0, 0]], np.float16)},
-    )
+    numbers, p = np.array([[1, 2], [0, 0]], np.uint32), np.array([[0.7, 0.3], [0, 0]], np.float16)
+    targets = ShardTargets("a.tar", ("x", "ÿ\n"), {"objects": numbers}, {"objects": p})
     content = packed(targets, {"k": 2})
     assert content == packed(targets, {"k": 2})
     again = unpacked(content)
@@ -61,12 +57,8 @@ def test_files_are_read_back_and_equal_content_gives_equal_bytes() -> None:
         again.rows(["x", "z"])
 
 
-PACKED = packed(
-    ShardTargets(
-        "a.tar", ("x", "y"), {"objects": np.ones((2, 3), np.uint32)}, {"objects": np.ones((2, 3), np.float16)}
-    ),
-    {"k": 3},
-)
+IDS, P = ({"objects": np.ones((2, 3), kind)} for kind in (np.uint32, np.float16))
+PACKED = packed(ShardTargets("a.tar", ("x", "y"), IDS, P), {"k": 3})  # type: ignore[arg-type]
 
 
 @given(place=st.integers(0, len(PACKED) - 1), flip=st.integers(1, 255))

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import random
 import tarfile
@@ -16,7 +17,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from open_diht.trainer.data import DataSettings, ShardLoader, Source  # noqa: E402
+from open_diht.trainer.data import Batch, DataSettings, ShardLoader, Source  # noqa: E402
 
 Members = list[tuple[str, bytes]]
 
@@ -84,6 +85,19 @@ def to_ids(captions: list[str]) -> Tensor:
     return torch.tensor([list(caption.encode()[:16].ljust(16, b"\0")) for caption in captions], dtype=torch.int64)
 
 
+def same(one: Iterable[Batch], other: Iterable[Batch]) -> bool:
+    """Equal batches, with their concept targets, in the same order."""
+
+    def tensors(batch: Batch) -> list[Tensor]:
+        concepts = itertools.chain(*(pair for _, pair in sorted(batch.concepts.items())))
+        return [batch.images, batch.texts, batch.caption_hash, *concepts]
+
+    return all(
+        a is not None and b is not None and a.keys == b.keys and all(map(torch.equal, tensors(a), tensors(b)))
+        for a, b in itertools.zip_longest(one, other)
+    )
+
+
 class Loaders:
     """Makes loaders with tiny images; closes them at the end."""
 
@@ -97,17 +111,10 @@ class Loaders:
     def __call__(
         self, *paths: Path | str, batch_size: int = 4, rank: int = 0, world: int = 1, seed: int = 5, **settings: Any
     ) -> ShardLoader:
-        more = {
-            name: settings.pop(name) for name in ("transform", "tokenizer", "concepts", "begun") if name in settings
-        }
-        loader = ShardLoader(
-            self.settings(*paths, **settings),
-            batch_size=batch_size,
-            rank=rank,
-            world=world,
-            seed=seed,
-            **{"transform": to_tensor, "tokenizer": to_ids, **more},
-        )
+        names = {"transform", "tokenizer", "concepts", "begun"} & settings.keys()
+        more = {"transform": to_tensor, "tokenizer": to_ids} | {name: settings.pop(name) for name in names}
+        place: dict[str, Any] = {"batch_size": batch_size, "rank": rank, "world": world, "seed": seed}
+        loader = ShardLoader(self.settings(*paths, **settings), **place, **more)
         self._made.append(loader)
         return loader
 

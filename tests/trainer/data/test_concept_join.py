@@ -34,9 +34,8 @@ class Joined:
             ids[:, 0] = np.arange(first, first + size) % 5
             probabilities = np.zeros((size, k), np.float16)
             probabilities[:, 0] = np.arange(first, first + size) != 3
-            entries.append(
-                self.write(ShardTargets(tar.name, keys, {"objects": ids}, {"objects": probabilities}), sha256)
-            )
+            targets = ShardTargets(tar.name, keys, {"objects": ids}, {"objects": probabilities})
+            entries.append(self.write(targets, sha256))
             first += size
         manifest = {"version": 1, "heads": {"objects": 5}, "k": k, "shards": entries}
         (folder / "targets" / "manifest.json").write_text(json.dumps(manifest))
@@ -50,13 +49,9 @@ class Joined:
 
     def loader(self, concepts: Any = None, **settings: Any) -> ShardLoader:
         known = {"sources": (Source(path=str(self.folder)),), "workers": 0, "shuffle": 20}
-        return ShardLoader(
-            DataSettings(**{**known, **settings}),
-            batch_size=5,
-            transform=_blank,
-            tokenizer=_ids,
-            concepts=concepts if concepts is not None else open_targets(self.folder),
-        )
+        concepts = concepts if concepts is not None else open_targets(self.folder)
+        options = {"batch_size": 5, "transform": _blank, "tokenizer": _ids, "concepts": concepts}
+        return ShardLoader(DataSettings(**{**known, **settings}), **options)  # type: ignore[arg-type]
 
 
 def _blank(image: Image.Image) -> torch.Tensor:

@@ -25,9 +25,8 @@ def index_of(content: Path | bytes) -> ShardIndex:
 
 def bytes_of(path: Path, index: ShardIndex, row: int) -> tuple[bytes, bytes]:
     data, entry = path.read_bytes(), index.rows[row]
-    return tuple(  # type: ignore[return-value]
-        data[entry[f"{name}_at"] : entry[f"{name}_at"] + entry[f"{name}_size"]] for name in ("image", "caption")
-    )
+    image, caption = (data[entry[f"{n}_at"] : entry[f"{n}_at"] + entry[f"{n}_size"]] for n in ("image", "caption"))
+    return image, caption
 
 
 def test_places_are_those_of_the_bytes(tars: Any, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from open_diht.trainer.data import shards as module
 from open_diht.trainer.data.reader import Bad
 from open_diht.trainer.data.shards import load as read_index
 from open_diht.trainer.transforms import transform
+from tests.trainer.data.conftest import same
 
 ROOT = Path(__file__).parents[3]
 TEXT = {"text_cfg": {"context_length": 16}}
@@ -52,13 +53,8 @@ def test_spawned_workers_hand_out_the_same(shards: Path, targets: Path, spawning
     is enough: what it is given has to survive the way, and each takes seconds to import torch."""
     here, there = loader(shards, targets, 0), loader(shards, targets, 1)
     for epoch, start in ((0, 2), (1, 0)):
-        pairs = list(zip(here.epoch(epoch, start), there.epoch(epoch, start), strict=True))
-        assert len(pairs) == here.batches_per_epoch - start
-        for one, other in pairs:
-            assert one.keys == other.keys and torch.equal(one.images, other.images)
-            assert torch.equal(one.texts, other.texts) and torch.equal(one.caption_hash, other.caption_hash)
-            for head in ("objects", "attributes"):
-                assert all(torch.equal(a, b) for a, b in zip(one.concepts[head], other.concepts[head], strict=True))
+        batches = list(here.epoch(epoch, start))
+        assert len(batches) == here.batches_per_epoch - start and same(batches, there.epoch(epoch, start))
     assert there._feed._batches.states().count("idle") == 1  # the board is shared with spawned workers too
     assert all(pid > 0 for pid in there._feed._batches._pids.tolist())
     there.close()
@@ -130,14 +126,9 @@ def test_batches_are_pinned_by_torch_beside_the_training(monkeypatch: pytest.Mon
         return tensor
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    batch = Batch(
-        images=torch.zeros(2, 3, 4, 4),
-        texts=torch.zeros(2, 5, dtype=torch.int64),
-        caption_hash=torch.arange(2),
-        image_hash=torch.arange(2),
-        keys=["a", "b"],
-        concepts={"objects": (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3))},
-    )
+    ids, p = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3)
+    rows = {name: torch.arange(2) for name in ("images", "texts", "caption_hash", "image_hash")}
+    batch = Batch(**rows, keys=["a", "b"], concepts={"objects": (ids, p)})
     found, bad = pin_memory((batch, [Bad("kind", "message")]))
     assert isinstance(found, Batch) and found.keys == ["a", "b"] and len(pinned) == 6
     assert bad == [Bad("kind", "message")] and bad[0].message == "message"

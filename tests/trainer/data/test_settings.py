@@ -25,16 +25,18 @@ SOURCE = Source(path="x")
         (lambda: DataSettings(sources=(SOURCE,), samples_per_epoch=0), "samples_per_epoch is 0"),
         (lambda: DataSettings(sources=(SOURCE,), max_bad_share=1.5), "it must be at least 0 and at most 1"),
         (lambda: DataSettings(sources=(SOURCE,), stall_s=0), "stall_s is 0"),
-        (
-            lambda: DataSettings(loader="m:L", sources=(SOURCE,)),
-            "sources applies to shards only: leave it or data.loader out",
-        ),
-        (lambda: DataSettings(loader="m:L", selection="s.npy"), "data.selection applies to shards only"),
-        (lambda: DataSettings(loader="m:L", subset="s.npy"), "data.subset applies to shards only"),
-        (lambda: DataSettings(loader="m:L", skip=("0.tar",)), "data.skip applies to shards only"),
-        (lambda: DataSettings(loader="m:L", captions="random"), "data.captions applies to shards only"),
     ],
 )
 def test_wrong_settings(make: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make()
+
+
+OF_SHARDS = {"sources": (SOURCE,), "selection": "s", "subset": "s", "skip": ("0.tar",), "captions": "random"}
+
+
+@pytest.mark.parametrize("name", OF_SHARDS)
+def test_settings_of_shards_do_not_go_with_another_loader(name: str) -> None:
+    given: dict[str, Any] = {name: OF_SHARDS[name]}
+    with pytest.raises(ValueError, match=rf"{name} applies to shards only: leave it or data.loader out"):
+        DataSettings(loader="m:L", **given)

@@ -153,17 +153,18 @@ def test_a_run_reads_a_selection_that_does_not_fill_its_batches(tars: Any, load:
     assert Counter(halves[0] + halves[1]) == Counter(read)
 
 
-def test_a_selection_is_read_once_by_checks_and_alone(tars: Any, load: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "times"), [("subset", 1), ("selection", 3)])
+def test_a_held_out_part_is_of_what_is_chosen_and_is_read_once(name, times, tars, load, tmp_path):
     folder = tars.folder(tmp_path / "d", [40], first=1)
-    selection = subset_of(tars, tmp_path / "selection.npy", [number for number in range(1, 21) for _ in range(3)])
-    read = {
-        part: numbers(load(folder, batch_size=1, selection=selection, split=Split(holdout=0.3, part=part)))
+    chosen = {name: subset_of(tars, tmp_path / "a.npy", [number for number in range(1, 21) for _ in range(times)])}
+    train, held = (
+        numbers(load(folder, batch_size=1, split=Split(holdout=0.3, part=part), **chosen))
         for part in ("train", "holdout")
-    }
-    assert sorted([*read["holdout"], *set(read["train"])]) == list(range(1, 21))
-    assert set(Counter(read["train"]).values()) == {3}
+    )
+    assert sorted([*held, *set(train)]) == list(range(1, 21)) and held
+    assert set(Counter(train).values()) == {times}
     with pytest.raises(ValueError, match=r"leave it or data.subset out"):
-        load(folder, selection=selection, subset="a.npy")
+        load(folder, selection="b.npy", subset="a.npy")
 
 
 def test_a_list_of_uids_and_uids_in_the_json(tars: Any, load: Any, tmp_path: Path) -> None:
@@ -178,16 +179,6 @@ def test_a_list_of_uids_and_uids_in_the_json(tars: Any, load: Any, tmp_path: Pat
     (batch,) = loader.epoch(0)
     assert sorted(batch.keys) == ["000000000", "000000003", "000000005"]
     assert "2 of 2 uids are in 3 samples" in str(loader.found)
-
-
-def test_a_held_out_part_is_of_the_subset(tars: Any, load: Any, tmp_path: Path) -> None:
-    folder = tars.folder(tmp_path / "d", [40], first=1)
-    subset = subset_of(tars, tmp_path / "subset.npy", list(range(1, 21)))
-    parts = [
-        numbers(load(folder, batch_size=1, subset=subset, split=Split(holdout=0.3, part=part)))
-        for part in ("train", "holdout")
-    ]
-    assert sorted(parts[0] + parts[1]) == list(range(1, 21)) and all(parts)
 
 
 @pytest.mark.parametrize(

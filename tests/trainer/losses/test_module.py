@@ -125,20 +125,14 @@ def test_advice_about_the_initial_scale_is_given_once(features, monkeypatch, cap
 def test_open_clips_own_trainer_trains_with_it(tmp_path: Path) -> None:
     tower = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16, "head_width": 32}
     text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
-    (tmp_path / "config.json").write_text(
-        json.dumps({"model_cfg": {"embed_dim": 32, "vision_cfg": tower, "text_cfg": text}})
-    )
-    (tmp_path / "open_clip_config.json").write_text((tmp_path / "config.json").read_text())
+    model = {"model_cfg": {"embed_dim": 32, "vision_cfg": tower, "text_cfg": text}}
+    for name in ("config.json", "open_clip_config.json"):
+        (tmp_path / name).write_text(json.dumps(model))
     options = f"--model local-dir:{tmp_path} --dataset-type synthetic --train-data x --train-num-samples 16"
-    options += (
-        f" --batch-size 8 --workers 0 --epochs 1 --warmup 1 --device cpu --precision fp32 --logs {tmp_path} --name run"
-    )
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "examples/recipes/hn_nce_in_open_clip.py", "--hardness", "0.5", *options.split()],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    options += " --hardness 0.5 --batch-size 8 --workers 0 --epochs 1 --warmup 1 --device cpu --precision fp32"
+    recipe = str(REPOSITORY / "examples/recipes/hn_nce_in_open_clip.py")
+    command = [sys.executable, recipe, *options.split(), "--logs", str(tmp_path), "--name", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "init_logit_scale" in done.stderr + done.stdout
     assert (tmp_path / "run/checkpoints/epoch_1.pt").exists()
