@@ -129,6 +129,21 @@ def exit_status(
         return 128 + int(getattr(told, "number", signal.SIGINT))
 
 
+def command(
+    parse: Callable[..., argparse.Namespace],
+    do: Callable[[argparse.Namespace], int],
+    ended: Callable[..., int] = exit_status,
+    **ends: Any,
+) -> Callable[..., int]:
+    """Return the `main` of a command: it takes `parse`'s arguments, by default the process's, or as keyword `options`
+    what `parse` made of them, and returns the exit status by `ended(..., **ends)`."""
+
+    def main(*arguments: Any, options: argparse.Namespace | None = None, **defaults: str) -> int:
+        return ended(lambda: do(options or parse(*arguments, **defaults)), **ends)
+
+    return main
+
+
 def _unprinted(message: str) -> bool:
     """Return whether a message still has to be printed, and mark it as printed.
 

@@ -20,8 +20,8 @@ from open_diht.common.command_line import (
     Parser,
     WrongUse,
     check_folder,
+    command,
     complain,
-    exit_status,
     number,
     say,
 )
@@ -94,25 +94,18 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
     return parser.parse_args(arguments)
 
 
-def main(
-    arguments: Sequence[str] | None = None,
-    prog: str = "python -m open_diht.eval",
-    options: argparse.Namespace | None = None,
-) -> int:
-    """Run the command line and return the exit status."""
+def _run(options: argparse.Namespace) -> int:
+    # open_clip warns of random weights even where a checkpoint replaces them.
+    logging.basicConfig(level=logging.ERROR)
+    try:
+        return _list() if options.list else _bench(options)
+    except OSError as error:  # a full disk, a folder without write permission, a file that disappeared
+        what = f"{error.filename or 'a file'}: {error.strerror or error}"
+        return complain(f"{what}; check --output, --cache and --data")
 
-    def run() -> int:
-        given = options or parse(arguments, prog)
-        # open_clip warns of random weights even where a checkpoint replaces them.
-        logging.basicConfig(level=logging.ERROR)
-        try:
-            return _list() if given.list else _bench(given)
-        except OSError as error:  # a full disk, a folder without write permission, a file that disappeared
-            what = f"{error.filename or 'a file'}: {error.strerror or error}"
-            return complain(f"{what}; check --output, --cache and --data")
 
-    stopped = "stopped; encoded features are kept. Run the same command to resume"
-    return exit_status(run, failed=(EvalError,), stopped=stopped)
+_STOPPED = "stopped; encoded features are kept. Run the same command to resume"
+main = command(parse, _run, failed=(EvalError,), stopped=_STOPPED)
 
 
 def _list() -> int:

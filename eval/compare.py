@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from open_diht.common.command_line import OK, WrongUse, complain, exit_status, say
+from open_diht.common.command_line import OK, WrongUse, command, complain, say
 from open_diht.common.files import publish_bytes, publish_json
 from open_diht.common.html import render_page
 from open_diht.common.spelling import spelled
@@ -24,15 +24,6 @@ from open_diht.eval.comparison import ComparedAverage, Comparison, TaskCompariso
 from open_diht.eval.errors import EvalError
 from open_diht.eval.fewshot.comparison import FewShotComparison
 from open_diht.eval.report.text import cell
-
-
-def main(
-    arguments: Sequence[str] | None = None,
-    prog: str = "python -m open_diht.eval.compare",
-    options: argparse.Namespace | None = None,
-) -> int:
-    """Run the command line and return the exit status."""
-    return exit_status(lambda: _compare(options or parse(arguments, prog)), failed=(EvalError,))
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -56,6 +47,9 @@ def _compare(options: argparse.Namespace) -> int:
     if all(p is None for p in tested):
         return complain("no task could be tested; the table says why")
     return OK
+
+
+main = command(parse, _compare, failed=(EvalError,))
 
 
 @dataclass(frozen=True)

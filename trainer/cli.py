@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from open_diht.common.command_line import OK, Parser, exit_status, say
+from open_diht.common.command_line import OK, Parser, command, say
 from open_diht.common.lease import LeaseLost
 from open_diht.common.run_command import ended_at_once
 from open_diht.common.spelling import spelled
@@ -39,7 +39,7 @@ def parse(
         help="folder or URL of the results; give the same one to resume",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override settings, as in loss.beta=0.5")
-    parser.set_defaults(**{name: value for name, value in defaults.items() if name != "data"})
+    parser.set_defaults(default_data=defaults.pop("data", None), **defaults)
     return parser.parse_args(arguments)
 
 
@@ -48,29 +48,23 @@ def _sources(data: str | None) -> dict[str, Any]:
     return {} if data is None else {"data": {"sources": [{"path": path} for path in data.split(",") if path]}}
 
 
-def main(
-    arguments: Sequence[str] | None = None,
-    prog: str = "python -m open_diht.trainer",
-    options: argparse.Namespace | None = None,
-    **defaults: str,
-) -> int:
-    """Run the command line; `defaults`: see `parse`."""
-
-    def run() -> int:
-        given = options or parse(arguments, prog, **defaults)
-        base, below = _sources(given.data), _sources(defaults.get("data"))
-        with ended_at_once():  # torch takes seconds
-            from open_diht.trainer.config_files import load_config
-        config = load_config(given.config, given.overrides, base, defaults=below)
-        with ended_at_once():
-            from open_diht.trainer.loop import train
-
-        outcome = train(config, given.workdir, say)
-        return OK if outcome.finished else 128 + (outcome.signal or 15)  # as shells report signals
-
-    return exit_status(
-        run,
-        wrong_use=(BadConfig,),
-        failed=(TrainingError, LeaseLost),
-        stopped="stopped at once; run the same command to resume from the last checkpoint, if there is one",
+def _train(options: argparse.Namespace) -> int:
+    with ended_at_once():  # torch takes seconds
+        from open_diht.trainer.config_files import load_config
+    config = load_config(
+        options.config, options.overrides, _sources(options.data), defaults=_sources(options.default_data)
     )
+    with ended_at_once():
+        from open_diht.trainer.loop import train
+
+    outcome = train(config, options.workdir, say)
+    return OK if outcome.finished else 128 + (outcome.signal or 15)  # as shells report signals
+
+
+main = command(
+    parse,
+    _train,
+    wrong_use=(BadConfig,),
+    failed=(TrainingError, LeaseLost),
+    stopped="stopped at once; run the same command to resume from the last checkpoint, if there is one",
+)

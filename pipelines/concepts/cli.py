@@ -7,9 +7,8 @@ shards name no concepts, or more images than allowed are bad; 2 wrong use, or th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
-from open_diht.common.command_line import refuse_empty, say
+from open_diht.common.command_line import command, refuse_empty, say
 from open_diht.pipelines.concepts.options import parse
 from open_diht.pipelines.concepts.run import ConceptSettings, run
 from open_diht.pipelines.concepts.teacher import find_teacher
@@ -19,16 +18,6 @@ from open_diht.pipelines.store.storage import store_path
 
 before_main = ForkServer.branch_off
 """See `run_command`: workers are forked with the modules imported by then."""
-
-
-def main(
-    arguments: Sequence[str] | None = None,
-    prog: str = "python -m open_diht.pipelines.concepts",
-    options: argparse.Namespace | None = None,
-    **defaults: str,
-) -> int:
-    """Run the command line, by default that of this process, and return the exit status. `defaults`: see `parse`."""
-    return exit_status(lambda: run(_settings(options or parse(arguments, prog, **defaults)), say))
 
 
 def _settings(options: argparse.Namespace) -> ConceptSettings:
@@ -50,3 +39,6 @@ def _settings(options: argparse.Namespace) -> ConceptSettings:
         max_bad_share=options.max_bad_share,
         command=options.command,
     )
+
+
+main = command(parse, lambda options: run(_settings(options), say), exit_status)

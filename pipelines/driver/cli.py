@@ -97,15 +97,6 @@ before_main = ForkServer.branch_off
 """Called by `run_command` after the imports: starts the process that workers are forked from."""
 
 
-def main(
-    arguments: Sequence[str] | None = None,
-    prog: str = "python -m open_diht.pipelines",
-    options: argparse.Namespace | None = None,
-) -> int:
-    """Run the command line, by default that of this process."""
-    return exit_status(lambda: told(run(settings_of(options or parse(arguments, prog)), say)))
-
-
 def exit_status(do: Callable[[], int]) -> int:
     """Return the status that `do` returns, 0 if it only staged a job; print the message of an
     error of the user, the run or a store, and return its status."""
@@ -119,6 +110,9 @@ def exit_status(do: Callable[[], int]) -> int:
 
     # `open_diht.common.run_command` prints the message after Ctrl-C.
     return command_line.exit_status(do_or_stage, wrong_use=_WRONG_USE, failed=_FAILED, stopped=None)
+
+
+main = command_line.command(parse, lambda options: told(run(settings_of(options), say)), exit_status)
 
 
 def told(outcome: FilterOutcome) -> int:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from open_diht.common.command_line import WrongUse, say
+from open_diht.common.command_line import WrongUse, command, say
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.driver.cli import exit_status, settings_of, told
@@ -29,15 +29,6 @@ _MUCH = 0.2
 else stays below."""
 before_main = ForkServer.branch_off
 """See `run_command`: workers are forked with the modules imported by then."""
-
-
-def main(
-    arguments: Sequence[str] | None = None,
-    prog: str = "python -m open_diht.pipelines.pilot",
-    options: argparse.Namespace | None = None,
-) -> int:
-    """Run the command line (None: of this process) and return the exit status."""
-    return exit_status(lambda: _pilot(options or parse(arguments, prog)))
 
 
 def _pilot(options: argparse.Namespace) -> int:
@@ -97,6 +88,9 @@ def _pilot(options: argparse.Namespace) -> int:
         say(f"- {note}")
     say(f"details: {layout.root / 'pilot.json'}")
     return status
+
+
+main = command(parse, _pilot, exit_status)
 
 
 def _notes(whole: Whole, chosen: Sampling, sample: Sequence[Measured], funnel: FunnelRecord) -> list[str]:

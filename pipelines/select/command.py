@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from open_diht.common.command_line import OK, WrongUse, exit_status, number, say
+from open_diht.common.command_line import OK, WrongUse, command, number, say
 from open_diht.common.fields import NotNegative
 from open_diht.common.html import render_page
 from open_diht.common.html.charts import Point, Series, line_chart
@@ -74,15 +74,6 @@ class Candidates:
         return np.bincount(self.group, minlength=len(self.groups))
 
 
-def main(
-    arguments: Sequence[str] | None = None,
-    prog: str = "python -m open_diht.pipelines.select",
-    options: argparse.Namespace | None = None,
-) -> int:
-    """Run the command line, by default that of this process, and return the exit status."""
-    return exit_status(lambda: _select(options or parse(arguments, prog)), failed=(RunFailed, BadIndex))
-
-
 def _select(options: argparse.Namespace) -> int:
     try:
         root = store_path(options.output)
@@ -92,6 +83,9 @@ def _select(options: argparse.Namespace) -> int:
         for line in select(Layout(root), options):
             say(line)
     return OK
+
+
+main = command(parse, _select, failed=(RunFailed, BadIndex))
 
 
 def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import socket
-from collections.abc import Sequence
 
 import uvicorn
 
-from open_diht.common.command_line import OK, WrongUse, exit_status, say
+from open_diht.common.command_line import OK, WrongUse, command, say
 from open_diht.common.installation import remedy
 from open_diht.common.plugins import PluginError, load_plugin
 from open_diht.filters.presets import BadPreset
@@ -28,21 +27,6 @@ _CLOSE_S = 2
 """Seconds that running requests have to finish when the server is stopped."""
 
 
-def main(
-    arguments: Sequence[str] | None = None,
-    prog: str = "python -m open_diht.pipelines.view",
-    options: argparse.Namespace | None = None,
-    **defaults: str,
-) -> int:
-    """Run the command line (None: of this process) and return the exit status. `defaults`: see `parse`."""
-    return exit_status(
-        lambda: _view(options or parse(arguments, prog, **defaults)),
-        wrong_use=(BadPreset, PluginError),
-        failed=(RunFailed,),
-        stopped=None,
-    )
-
-
 def _view(options: argparse.Namespace) -> int:
     for name in options.plugin:
         load_plugin(name)
@@ -55,6 +39,9 @@ def _view(options: argparse.Namespace) -> int:
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after its shutdown
             uvicorn.Server(config).run(sockets=[listening])
     return OK
+
+
+main = command(parse, _view, wrong_use=(BadPreset, PluginError), failed=(RunFailed,), stopped=None)
 
 
 def _opened(output: str, preset: str | None) -> Output:

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from open_diht.common.command_line import OK, exit_status, say
+from open_diht.common.command_line import OK, command, say
 from open_diht.common.files import remove_temporaries
 from open_diht.trainer.concepts.heads import Head, HeadProgress, HeadTrainer
 from open_diht.trainer.concepts.predict import write_targets
@@ -40,15 +40,6 @@ class AtWork(DataError):
     """Another process makes targets in this local folder."""
 
 
-def main(
-    arguments: Sequence[str] | None = None,
-    prog: str = "python -m open_diht.trainer.concepts",
-    options: argparse.Namespace | None = None,
-) -> int:
-    """Run the command line and return the exit status. `prog` is the name of the command in its help."""
-    return exit_status(lambda: _make(options or parse(arguments, prog)), failed=(TrainingError,))
-
-
 def _make(options: argparse.Namespace) -> int:
     try:
         make_targets(options.concepts, options.settings, options.k)
@@ -57,6 +48,9 @@ def _make(options: argparse.Namespace) -> int:
             raise
         say(f"shard {options.shard}: heads and targets are left to the last shard ({error})")
     return OK
+
+
+main = command(parse, _make, failed=(TrainingError,))
 
 
 def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str, Any]:
