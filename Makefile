@@ -55,7 +55,7 @@ SCORE = $(if $(findstring dedup,$(PRESET))$(findstring laion-paper,$(PRESET))$(f
 WHERE := runner=RUNNER workers=WORKERS shard=SHARD
 WHAT := dataset=DATASET input=INPUT output=OUTPUT preset=PRESET stages=STAGES $(WHERE)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
-CODE := open_diht study benchmarks deploy examples tests setup.py docs/hooks.py docs/prose.py
+CODE := open_diht study benchmarks deploy examples tests setup.py docs/generate.py docs/hooks.py docs/prose.py
 SUITE_filter := captions verifier spotting overlap_false_positives download
 MARKS_test-slow := slow and not soak and not flink and not cluster
 MARKS_test-all := not flink and not cluster
@@ -111,7 +111,7 @@ lint: setup ## Run ruff, mypy and a check of the prose
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m docs.prose
 	@$(PY) -m mypy $(CODE)
 docs: setup ## Build the documentation into out/docs; a warning is an error
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict && echo "out/docs/index.html"
+	@$(PY) -m docs.generate && NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict && echo "out/docs/index.html"
 lock: setup ## Resolve requirements.lock again: versions and hashes for Python 3.11 to 3.13
 	@.venv/bin/uv pip compile setup.py --universal --python-version 3.11 --all-extras --upgrade --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --quiet --output-file requirements.lock

@@ -62,8 +62,9 @@ def odd(path: Path, messages: bool = True) -> Iterator[str]:
             yield f"{where}begins with a fragment: {prose[:60]}"
         for turn in TURN.finditer(prose):
             yield f"{where}{turn.group()!r}: {prose[max(0, turn.start() - 30) : turn.end() + 30].strip()}"
-        if prose.startswith("|") and prose.count("|") - 1 > MOST_COLUMNS:
-            yield f"{where}a table of {prose.count('|') - 1} columns; make it two"
+        columns = len(re.findall(r"(?<!\\)\|", prose)) - 1
+        if prose.startswith("|") and columns > MOST_COLUMNS:
+            yield f"{where}a table of {columns} columns; make it two"
 
 
 def of_python(text: str, messages: bool) -> Iterator[tuple[int, str, bool]]:

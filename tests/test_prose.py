@@ -23,6 +23,7 @@ from docs import prose
         ("a.md", "It goes on where nobody is.\n", 2),
         ("a.md", "```\nIt goes on.\n```\nIt continues.\n", 0),
         ("a.md", "|" + "a|" * 9 + "\n|" + "a|" * 8 + "\n", 1),
+        ("a.md", "|" + "a|" * 7 + "a \\| b|\n", 0),
     ],
 )
 def test_odd_sentences(name, text, found, tmp_path, monkeypatch):
