@@ -6,7 +6,8 @@ from pathlib import Path
 from setuptools import find_namespace_packages, setup
 
 HERE = Path(__file__).resolve().parent
-FOLDERS = ("common", "filters", "pipelines", "trainer", "eval")
+FOLDERS = ("common", "filters", "pipelines", "trainer", "eval", "deploy")
+RECIPES = ("*.sbatch", "*.sh", "*.yaml", "*.json", "*ockerfile", "slurm.py", "main.py")
 if lost := [name for name in FOLDERS if (HERE / "open_diht" / name).is_file()]:
     raise SystemExit(
         f"error: open_diht/{lost[0]} in {HERE} is not a folder: this copy of the repository lost its symbolic links, "
@@ -119,9 +120,13 @@ setup(
     # `filters` and `common`, off the import path.
     packages=find_namespace_packages(
         include=["open_diht", "open_diht.*"],
-        exclude=["*.__pycache__", "*.__pycache__.*"],
+        # `deploy/` is data here: `open-diht deploy` reads the recipes, and its programs are not installed.
+        exclude=["*.__pycache__", "*.__pycache__.*", "open_diht.deploy", "open_diht.deploy.*"],
     ),
-    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.onnx", "*.j2", "*.css", "*.js", "py.typed"]},
+    package_data={
+        "open_diht": [f"deploy/*/{name}" for name in RECIPES],
+        "": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.onnx", "*.j2", "*.css", "*.js", "py.typed"],
+    },
     entry_points={"console_scripts": ["open-diht = open_diht.cli:main"]},
     install_requires=FILTER,
     extras_require=EXTRAS,

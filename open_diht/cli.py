@@ -87,6 +87,7 @@ COMMANDS = {
         check="open_diht.eval.compare_options",
         resumes=False,
     ),
+    "deploy": Command("write the recipes for a cluster", "open_diht.recipes", resumes=False),
     "weights": Command(
         "fetch the OCR weights, before a command needs them", "open_diht.filters.spotting.weights", resumes=False
     ),

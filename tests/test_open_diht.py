@@ -96,7 +96,7 @@ def test_a_command_is_what_its_target_is(
 def test_every_target_that_is_named_alike_has_its_command() -> None:
     wanted = {"filter", "view", "pilot", "select", "concepts", "train"}
     wanted |= {"bench", "bench-data", "compare"}
-    assert set(cli.COMMANDS) == wanted | {"weights"}, "targets fetch the weights where they need them"
+    assert set(cli.COMMANDS) == wanted | {"deploy", "weights"}, "a checkout has the recipes, and targets fetch the weights"
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{name}:.* ## ", makefile, re.MULTILINE) for name in wanted)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from open_diht.recipes import RECIPES
 from tests.wheel import build_wheel, copy_tree
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -72,7 +73,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository's code with its links."""
     tree = tmp_path_factory.mktemp("checkout") / "tree"
     left_out = shutil.ignore_patterns("__pycache__")
-    for name in (*FOLDERS, "open_diht"):
+    for name in (*FOLDERS, "deploy", "open_diht"):
         shutil.copytree(REPOSITORY / name, tree / name, symlinks=True, ignore=left_out)
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(REPOSITORY / name, tree / name)
@@ -82,7 +83,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sources() -> set[str]:
     """Files of the package that an installation needs, as paths below the repository."""
     paths = {os.path.relpath(path, REPOSITORY) for path in glob(f"{REPOSITORY}/open_diht/**/*", recursive=True)}
-    return {path for path in paths if path.endswith(ENDINGS)}
+    recipes = {f"open_diht/deploy/{name}" for names in RECIPES.values() for name in names}
+    return recipes | {path for path in paths if path.endswith(ENDINGS) and not path.startswith("open_diht/deploy/")}
 
 
 def files_of(wheel: Path) -> list[str]:
@@ -121,6 +123,29 @@ def test_a_users_own_modules_and_ours_do_not_meet(own_first: bool, site: Path, u
     names = ", ".join(FOLDERS)
     code = f"import open_diht.pipelines.driver.cli, open_diht.eval, {names}\nassert all(m.MINE for m in ({names}))"
     run(sys.executable, "-c", f"{code}\nassert open_diht.__file__.startswith({str(site)!r})", folder=users, path=path)
+
+
+@pytest.mark.slow
+def test_the_recipe_of_slurm_that_an_installation_writes_filters(site: Path, users: Path) -> None:
+    run(sys.executable, "-m", "open_diht", "deploy", "slurm", folder=users, path=str(site))
+    words = ["custom", "manifest.tsv", "out", "--stages", "captions", "--unit-rows", "2"]
+    run("bash", "slurm/filter.sbatch", *words, folder=users, path=str(site))
+    assert pq.read_table(users / "out" / "kept")["caption"].to_pylist() == [CAPTIONS[0], CAPTIONS[2]]
+
+
+@pytest.mark.slow
+def test_the_wheel_of_an_image_is_that_of_the_installation(site: Path, users: Path, tmp_path: Path) -> None:
+    run(sys.executable, "-m", "open_diht", "deploy", "kubernetes", folder=users, path=str(site))
+    (packed,) = (users / "kubernetes").glob("*.whl")
+    install = ["install", "--quiet", "--no-deps", "--no-index", "--no-compile", "--target", tmp_path / "image"]
+    run(*PIP, *install, packed, folder=users)
+    assert sorted(files_of(packed)) == sorted(
+        path.relative_to(site).as_posix()
+        for path in (site / "open_diht").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    )
+    (about,) = (tmp_path / "image").glob("open_diht-*.dist-info/METADATA")
+    assert "Provides-Extra: download" in about.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

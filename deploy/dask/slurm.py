@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
+#   .venv/bin/python -m deploy.dask.slurm --jobs 8 --cores 16 --memory 32GB --time 24:00:00 -- \
+#     --dataset laion400m --input '/data/laion400m/*.parquet' --output /data/laion400m-cat
 """Filter a data set on Dask workers that Slurm starts: the driver and Dask's scheduler here, workers as Slurm jobs.
-
-    .venv/bin/python -m deploy.dask.slurm --jobs 8 --cores 16 --memory 32GB --time 24:00:00 -- \\
-      --dataset laion400m --input '/data/laion400m/*.parquet' --output /data/laion400m-cat
 
 The arguments after `--` are options of `python -m open_diht.pipelines`. The extra `dask` and `dask-jobqueue` must be
 installed. The checkout (with its .venv) must be on a file system that all nodes see, the manifests and the output

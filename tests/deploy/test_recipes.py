@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.dask import slurm
+from open_diht.pipelines.concepts.options import concepts_parser
 from open_diht.pipelines.options import filter_parser
 from open_diht.pipelines.runners.beam_options import check_beam_options
 from tests.imports import packages
@@ -277,19 +278,23 @@ def test_a_slurm_array_counts_its_shards_from_zero(tmp_path: Path, array: dict[s
 
 
 def test_the_slurm_script_of_concepts_counts_shards_too(tmp_path: Path) -> None:
-    make = tmp_path / "make"
-    make.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    make.chmod(0o755)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
     array = {"ID": "14", "MIN": "10", "STEP": "2", "COUNT": "4"}
     variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
     done = subprocess.run(
-        ["bash", DEPLOY / "slurm" / "concepts.sbatch", "DATA=/data/a b", "TEACHER=swag-vit-h14"],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path), **variables},
+        ["bash", DEPLOY / "slurm" / "concepts.sbatch", "--data", "/data/a b", "--teacher", "swag-vit-h14"],
+        env={**os.environ, "SLURM_SUBMIT_DIR": str(tmp_path), **variables},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines() == ["concepts", "SHARD=2/4", "DATA=/data/a b", "TEACHER=swag-vit-h14"]
+    module, name, command, *words = done.stdout.splitlines()
+    assert (module, name, command) == ("-m", "open_diht", "concepts")
+    options = concepts_parser("concepts", {}).parse_args(words)
+    assert (options.shard, options.data, options.teacher) == ("2/4", "/data/a b", "swag-vit-h14")
 
 
 @pytest.mark.parametrize("name", ["filter", "concepts"])
