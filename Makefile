@@ -104,7 +104,7 @@ setup: ## Install everything that development needs (EXTRAS)
 	$(INSTALL),$(EXTRAS)
 	@.venv/bin/open-diht weights
 test test-slow test-all: setup ## Run the quick tests, the slow ones, or all (CI runs the first two)
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(MARKS_$@),-m "$(MARKS_$@)") $(ARGS)
+	@$(if $(filter test,$@),$(if $(ARGS),,echo "The quick tests take about ten minutes on two cores ..." && ))$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(MARKS_$@),-m "$(MARKS_$@)") $(ARGS)
 test-runners: setup ## Run the tests on Flink, Prism, a Dask cluster and Beam's Google Cloud part
 	@$(PY) -m pytest -rs -m "flink or cluster" tests/pipelines/runners tests/deploy $(ARGS)
 lint: setup ## Run ruff, mypy and a check of the prose
