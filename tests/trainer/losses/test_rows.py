@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from open_diht.trainer.losses.chunked import hn_nce_rows_chunked
@@ -46,6 +48,34 @@ def test_equals_the_textbook(rows: Rows, detach: bool, textbook: Rows, features:
             small = abs(float(expected[3])) < 1e-3 * float(expected[1].norm())
             assert max(errors[:3]) < tolerance, (n, alpha, beta, scale, dtype, errors)
             assert small or errors[3] < 5 * tolerance, (n, alpha, beta, scale, dtype, errors)
+
+
+@settings(max_examples=60)
+@given(
+    n=st.integers(2, 24),
+    d=st.integers(2, 16),
+    alpha=st.sampled_from([0.0, 0.3, 0.999, 1.0]),
+    beta=st.sampled_from([0.0, 0.1, 0.25, 0.5, 2.0]),
+    scale=st.floats(0.5, 100),
+    noise=st.floats(0, 3),
+    seed=st.integers(0, 999),
+    chunk=st.integers(1, 30),
+)
+def test_any_setting_equals_the_textbook(n, d, alpha, beta, scale, noise, seed, chunk, textbook, features):
+    x, y = features(n, d, noise, seed)
+    expected = evaluated(textbook, x, y, scale, torch.float64, alpha=alpha, beta=beta)
+    for form in (hn_nce_rows, lambda *a, **k: hn_nce_rows_chunked(*a, chunk=chunk, **k)):
+        found = evaluated(form, x, y, scale, torch.float64, alpha=alpha, beta=beta)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_gradcheck(rows: Rows, features: Any) -> None:
+    x, y = features(5)
+    scale = torch.tensor(3.0, dtype=torch.float64)
+    for alpha, beta in ((1, 0), (0.5, 0.25), (0, 1)):
+        inputs = tuple(values.clone().requires_grad_() for values in (x, y, scale))
+        assert torch.autograd.gradcheck(lambda x, y, t: rows(x, y, t, alpha=alpha, beta=beta).loss, inputs)  # noqa: B023
 
 
 def test_finite_and_precise_at_large_scales(rows: Rows, features: Any, relative_error: Any) -> None:
