@@ -74,10 +74,14 @@ def test_the_readme_has_the_table_of_the_rows_and_no_other_figures_of_the_study(
 
     every, kept = ([recall(arm, name) for name in ("flickr8k-test", "web-held")] for arm in ("all", "kept"))
     assert (
-        f"After 51,200 samples all clean pairs reach {every[0]} on photographs and {every[1]} on web pairs; "
-        f"all that CAT keeps of them, each pair seen {repeats} times, reaches {kept[0]} and {kept[1]}."
+        f"After 51,200 samples, models of all clean pairs reach {every[0]} on photographs and {every[1]} on web pairs. "
+        f"Models of all that CAT keeps, each pair seen {repeats} times, reach {kept[0]} and {kept[1]}."
     ) in section
     assert {*re.findall(r"\d+\.\d", section)} == {*re.findall(r"\d+\.\d", table), *every, *kept, repeats}
+    pools = {row.arm.pool: row.notes for row in found if row.arm.arm == "all"}
+    clean, noisy = pools["natural"]["pool"], pools["injected"]
+    assert f"The clean pool has {clean:,} web pairs of CC3M" in section and noisy["web"] == clean
+    assert f"The noisy pool has {noisy['drawn'] + noisy['strange']:,} more" in section
     one = rows.items(found[0].arm)
     for number, items in (
         (one["flickr8k-test/i2t"].size, "photographs"),
@@ -97,6 +101,12 @@ def test_the_sentences_about_filters_are_significant() -> None:
     web, masking = "web-held/t2i", results("masking")
     assert combined["cat-score", "score", "natural", PHOTOGRAPHS] == "better"
     assert combined["cat-score", "score", "injected", web] == "worse"
+    assert (
+        combined["cat-score", "score", "natural", web]
+        == combined["cat-score", "score", "injected", PHOTOGRAPHS]
+        == "open"
+    )
+    assert all(plain["score", "cat", pool, web] == "better" for pool in ("natural", "injected"))
     clean = {
         b: result for (b, a, pool, items), result in rivals.items() if (a, pool, items) == ("random", "natural", web)
     }
