@@ -79,3 +79,14 @@ def test_the_table_of_presets_has_the_committed_figures() -> None:
         )
         assert f"| `{preset}` | {by_people} | {recall_by_people} |" in results
     assert page.count("tried on models") == 1 and page.count("\n| `paper` | 29.7 |") == 1
+
+
+def test_every_section_of_figures_says_how_they_were_made() -> None:
+    text = (REPOSITORY / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    head, _, rest = text.partition("\n## ")
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([0-9a-f]{8}) \| ([^|]+) \| (yes|no) \|$", head, re.MULTILINE)
+    assert len(rows) == len(re.findall(r"^\| .* \|$", head, re.MULTILINE)) - 1  # the header
+    linked = set(re.findall(r"\]\(#([\w-]+)\)", " ".join(name for name, *_ in rows)))
+    headings = re.findall(r"^#{2,3} (.+)$", f"## {rest}", re.MULTILINE)
+    assert linked == {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert max(line.count("|") for line in text.splitlines() if line.startswith("|")) <= 8
