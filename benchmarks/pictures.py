@@ -1,0 +1,78 @@
+"""Make the screenshots of README and the pages from a run on the sample.
+
+    make filter OUTPUT=out/sample
+    python -m benchmarks.pictures out/sample docs/images
+
+`rejected-pair.png` has a rejected pair with its evidence and the funnel, from the report; `view.png` has the page of
+thresholds of `make view`. Next to each picture a text file has its words, by which a test sees that it is out of date.
+This needs playwright and a Chromium. The pair is one of the sample whose photograph may be redistributed
+(data/sample/PROVENANCE.tsv).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+CAPTION = "Countdown to launch"
+"""Beginning of the caption of the pair, whose photograph (SpaceX) is in the public domain."""
+KEEP = """beginning => {
+  const card = [...document.querySelectorAll("article.card")].find(one => one.innerText.includes(beginning));
+  const reason = card.closest("section[id]");
+  const shown = document.createElement("div");
+  shown.id = "picture";
+  shown.style.padding = "0 24px 24px";
+  const title = document.createElement("h2");
+  title.textContent = "Rejected: " + reason.id.replace(/^r-/, "").replaceAll("-", " ");
+  const funnel = document.querySelector("table.funnel").closest("section");
+  shown.append(title, card, funnel);
+  document.querySelector("section").parentElement.prepend(shown);
+  for (const one of [...shown.parentElement.children]) if (one !== shown) one.remove();
+}"""
+"""Leaves only the pair and the funnel of the report."""
+
+
+THRESHOLDS = "thresholds?captions.min_complexity=2&text_spotting.min_chars=9"
+"""The page of thresholds, two of which are moved."""
+
+
+def main(output: str, folder: str) -> None:
+    """Write the pictures and their words.
+
+    Args:
+        output: a finished output of `make filter` on the sample.
+        folder: where to write.
+    """
+    found = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium"))), None)
+    # Chromium refuses to run as root with its sandbox.
+    no_sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+    view = subprocess.Popen(
+        [sys.executable, "-m", "open_diht", "view", "--output", output], stdout=subprocess.PIPE, text=True
+    )
+    assert view.stdout is not None
+    try:
+        address = view.stdout.readline().split()[0]
+        with sync_playwright() as started:
+            browser = started.chromium.launch(executable_path=found, args=no_sandbox)
+            report = browser.new_page(viewport={"width": 1100, "height": 900}, color_scheme="light")
+            report.goto((Path(output) / "report.html").resolve().as_uri())
+            report.evaluate(KEEP, CAPTION)
+            thresholds = browser.new_page(viewport={"width": 1200, "height": 800}, color_scheme="light")
+            thresholds.goto(address + THRESHOLDS)
+            for name, shown in (("rejected-pair", report.locator("#picture")), ("view", thresholds.locator("body"))):
+                shown.screenshot(path=Path(folder) / f"{name}.png")
+                words = " ".join(shown.inner_text().split()).replace(output, "out/sample")
+                (Path(folder) / f"{name}.txt").write_text(words + "\n", encoding="utf-8")
+            browser.close()
+    finally:
+        view.terminate()
+        view.wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
