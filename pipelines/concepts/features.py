@@ -110,8 +110,8 @@ class FeatureStage(Stage):
         remove(self._begun_path(unit))
 
     def sweep(self) -> None:
-        """Remove partial results when all units are committed: those of units committed just before
-        their worker was killed, or begun with other settings."""
+        """Remove partial results when all units are committed. Some are left by a worker that was killed just after a
+        commit, others by a run with other settings."""
         for path in (self.layout.work / self.name / "begun").glob("*"):
             remove(path)
 

@@ -90,11 +90,8 @@ class ConceptSettings:
 
 
 def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> int:
-    """Do the missing work of a run.
-
-    Returns:
-        The exit status: 1 if units failed or, when the output is completed, a shard is corrupt or too many images are
-        bad; else 0.
+    """Do the missing work of a run. Return the exit status: 1 if units failed, a shard is corrupt or too many images
+    are bad, and 0 otherwise. Shards and images are checked only when the output is completed.
 
     Raises:
         WrongUse: DATA, OUTPUT, the device or the teacher cannot be used as requested; no results were written.
@@ -197,8 +194,8 @@ class Extraction:
 
 
 def outdated(layout: Layout, stage: str, fingerprints: Mapping[str, str]) -> Iterator[str]:
-    """Yield the units that are not committed with their fingerprint. Delete records that are corrupt, or whose files
-    are missing or of another size."""
+    """Yield each unit that is not committed with its fingerprint. Delete records that are corrupt, and those with files
+    that are missing or of another size."""
     vouched = Vouched(layout)
     records = each(lambda unit: vouched.read(layout.commit(stage, unit)), fingerprints, layout.root)
     for (unit, fingerprint), record in zip(fingerprints.items(), records, strict=True):
@@ -226,8 +223,8 @@ class _Run:
     lock: FileLock | Lease
 
     def do(self) -> int:
-        """Do the part of a shard. Then do all that is left, if this is the last shard or a run
-        without shard. Return the exit status."""
+        """Do the part of a shard. The last shard, or a run without shards, then does all that is left. Return the exit
+        status."""
         retract(self.layout.root / "concepts.json")  # no reader may take unfinished output for finished
         kept, shards = sorted(self.kept), list(self.shards)
         if self.settings.shard:

@@ -61,8 +61,8 @@ class Teacher:
     """License of the weights, if known."""
 
     def identity(self) -> dict[str, str]:
-        """Return what features depend on, except their precision. It excludes versions of
-        libraries, because `identity.settle` checks whether they compute the same."""
+        """Return what features depend on, except their precision. Versions of libraries are not part of it, because
+        `identity.settle` checks whether they compute the same."""
         facts = asdict(self)
         for name in ("weights", "license"):
             del facts[name]
@@ -121,8 +121,8 @@ def teacher_names() -> list[str]:
 
 def find_teacher(name: str, weights: str | None = None) -> Teacher:
     """Find a teacher by name (see the head of this module) and the SHA-256 of its weights, whose path may be in the
-    name or a package. Raise WrongUse if there is no such teacher, a package is not installed, or its weights are
-    missing, differ from the known file, or are named twice."""
+    name or a package. Raise WrongUse if there is no such teacher, if a package is not installed, or if the weights are
+    missing, named twice or not the known file."""
     asked = parse_encoder_name(name, libraries=LIBRARIES, names=teacher_names(), what="teacher")
     whose = f"teacher {name}"
     if asked.library:

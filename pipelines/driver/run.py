@@ -59,7 +59,7 @@ class FilterOutcome:
 
     @property
     def status(self) -> int:
-        """Exit status: 0 without errors, else 1."""
+        """Exit status: 1 if there are errors, otherwise 0."""
         return 1 if self.errors else 0
 
 
@@ -182,8 +182,8 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
 
 
 def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: str, began: float) -> FunnelRecord | None:
-    """Annotate, decide, check and export. A shard does its part first, and returns None unless it is the last one at
-    work and no unit is missing. `asked`: see `shard_name`."""
+    """Annotate, decide, check and export. A shard does its part first; it returns None if other shards are at work or a
+    unit is missing. `asked`: see `shard_name`."""
     names = [unit.name for unit in work.plan.units]
     sharing = Sharing(settings.shard, asked, lock, work.place, work.say) if settings.shard else None
     annotations = Annotations(settings, work)

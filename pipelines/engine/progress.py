@@ -106,8 +106,8 @@ class StageProgress:
 
 
 def _terminal() -> TextIO:
-    """Return a copy of standard error, so that the bar shows while the workers' output goes to a file; standard error
-    itself if it has no file descriptor."""
+    """Return a copy of standard error, so that the bar shows while the workers' output goes to a file. Return standard
+    error itself if it has no file descriptor."""
     try:
         return os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8")
     except io.UnsupportedOperation:  # it has no file descriptor, as under some test runners

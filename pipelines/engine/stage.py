@@ -111,8 +111,8 @@ class Stage(ABC):
         return self.fingerprint if isinstance(self.fingerprint, str) else self.fingerprint[unit]
 
     def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
-        """Return the commit record if the unit's files are current, by default if it has the unit's fingerprint; else
-        None, and the unit is done from the beginning.
+        """Return the commit record if the unit's files are current, by default if it has the unit's fingerprint.
+        Otherwise return None; the unit is then done from the beginning.
 
         Args:
             unit: name of the unit.
@@ -133,7 +133,7 @@ class Stage(ABC):
         """
 
     def do(self, unit: str) -> None:
-        """Process one unit and commit it, unless it has a current commit record by now and the stage extends none, see
+        """Process one unit and commit it. Skip it if it has a current commit record and the stage extends none, see
         `adds`."""
         began, used, path = time.time(), cpu_seconds(self.helpers()), self.layout.commit(self.name, unit)
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
@@ -212,7 +212,7 @@ class DoUnit(beam.DoFn):
         mark.unlink(missing_ok=True)
 
     def _is_removed(self) -> bool:
-        """Return whether the output folder was removed while the worker ran; False if it had no plan."""
+        """Return whether the output folder lost its plan while the worker ran."""
         return self._had_plan and is_gone(self._stage.layout.plan)
 
     def teardown(self) -> None:

@@ -60,8 +60,8 @@ class _There:
         return content
 
     def input_of(self) -> str | None:
-        """Return the fingerprint of the input of the published results, or a description if there is
-        data without a record, or the record is unreadable. Return None if the repository holds neither."""
+        """Return the fingerprint of the input of the published results. Return a description if there is data without a
+        record, or the record is unreadable. Return None for a repository without either."""
         record = next((name for name in (PUBLISHING, "run.json") if name in self.files), None)
         if record is None:
             return "unknown" if any(map(_is_data, self.files)) else None
@@ -106,8 +106,8 @@ class Publisher:
             self._look(plan, WrongUse)
 
     def _make_branch(self, api: HfApi) -> None:
-        """Create a missing branch. It starts at the repository's first commit: `MAIN` may hold
-        results of another input."""
+        """Create a missing branch at the repository's first commit, because `MAIN` may hold results of another
+        input."""
         branch, repository = self._branch, self.target.repository
         if branch == MAIN or branch in {
             one.name for one in api.list_repo_refs(repository, repo_type="dataset").branches

@@ -106,14 +106,14 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
 
 
 def _stand_ins(table: pa.Table, roles: Roles, stand_ins: list[str | None] | None) -> list[str | None]:
-    """Return what identifies each image without its URL: a name, else a hash of its bytes, else None."""
+    """Return a name of each image that is not its URL, or a hash of its bytes, or None."""
     sources = [_texts(table, roles.image_path), stand_ins or [], _texts(table, roles.sha256), _texts(table, roles.md5)]
     given = [source for source in sources if source]
     return [next((source[row] for source in given if source[row]), None) for row in range(table.num_rows)]
 
 
 def _texts(table: pa.Table, name: str | None) -> list[str | None]:
-    """Return a column as texts, of a list the first; all None if `name` is None."""
+    """Return a column as texts, with the first text of a list. Return only None if `name` is None."""
     if name is None:
         return [None] * int(table.num_rows)
     column = table.column(name)
@@ -293,8 +293,8 @@ def make_uid(*, url: str | None, caption: str | None, own: str | None = None, st
 
     The manifest's own uid is used if it is 32 hex digits, so that subsets fit DataComp's. Another own id is hashed
     together with URL and caption: ids such as row numbers repeat between files and would make unrelated rows equal.
-    Without an own id, the uid comes from the SHA-256 of URL, NUL, caption. If there is no URL, `stand_in` is what
-    identifies the image (path, tar member, hash of the image).
+    Without an own id, the uid comes from the SHA-256 of URL, NUL, caption. Without a URL, `stand_in` identifies the
+    image (path, tar member, hash of the image).
     """
     if own is not None and is_uid(own):
         return own.lower()
@@ -303,14 +303,14 @@ def make_uid(*, url: str | None, caption: str | None, own: str | None = None, st
 
 
 def make_pair(*, url: str | None, caption: str | None, stand_in: str | None = None) -> str | None:
-    """Return a key that equal pairs share, whatever their ids: the uid of the row without an own id. Return None if
-    neither URL nor stand-in names the image."""
+    """Return a key that equal pairs share whatever their ids: the uid of the same row without an own id. Return None if
+    neither URL nor stand-in identifies the image."""
     name = url or stand_in
     return _digest(name, caption or "") if name else None
 
 
 def is_uid(own: str) -> bool:
-    """Return whether a manifest's own id has the form of a uid, so that it is used as such, in lower case."""
+    """Return whether a manifest's own id has the form of a uid, and is used as such, in lower case."""
     return _HEX.fullmatch(own) is not None
 
 

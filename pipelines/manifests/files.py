@@ -46,8 +46,8 @@ _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError, ImportE
 
 
 def reading(path: str) -> AbstractContextManager[None]:
-    """Convert exceptions of libraries in the `with` block: to Unreachable in an outage (see `is_outage`), to
-    UnreadableFile for a file that is damaged, absent or cannot be opened. Others pass."""
+    """Convert exceptions of libraries in the `with` block: those of an outage (see `is_outage`) to Unreachable, those
+    of a damaged, absent or unreadable file to UnreadableFile. Other exceptions pass."""
     return translated(partial(_reading, path))
 
 
@@ -216,8 +216,8 @@ def fingerprint(path: str, size: int) -> str:
 
 
 def stamp(path: str) -> Stamp | None:
-    """Return a value that changes when a file is written to; None if there is no file. Some stores report only the size
-    (see `telling`). Raises Unreachable if a store does not answer. Other errors are raised as they are."""
+    """Return a value that changes when a file is written to, or None without a file. Some stores report only the size
+    (see `telling`). Raise Unreachable if a store does not answer. Other errors pass unchanged."""
     with translated(partial(_unreachable, path)):
         try:
             if not is_remote(path):
@@ -233,7 +233,7 @@ def stamp(path: str) -> Stamp | None:
 
 
 def telling(known: Stamp | None) -> Stamp | None:
-    """Return the stamp, or None if it holds only the size, which another version of the file may share."""
+    """Return the stamp unless it holds only the size, which another version of the file may share."""
     return known if known is not None and any(part not in ("None", str(known[0])) for part in known[1]) else None
 
 
@@ -247,9 +247,9 @@ def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
 @contextmanager
 def unchanged(span: Span) -> Iterator[bool]:
     """Check that the file of a span does not change while the `with` block reads it. Yield whether the file still has
-    the stamp of `span.info`; False for a span without fingerprint, which is not checked. Raise FileChanged if the file
-    is gone or not the one that the span was cut from, or its size or times change meanwhile. It replaces an exception
-    of the block, which the change explains."""
+    the stamp of `span.info`. Raise FileChanged, also in place of an exception of the block, if the file is gone, is not
+    the one that the span was cut from, or changes meanwhile. A span without fingerprint is not checked and yields
+    False."""
     if not span.fingerprint:
         yield False
         return

@@ -52,13 +52,14 @@ class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
 def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
     """Return the manifest files that match a pattern, sorted, each once; local ones as absolute paths.
 
-    A pattern is a file, a folder (its files with a known extension that match `dataset.default_glob`, or else all below
-    it; not hidden ones, `_*` and `*_stats.json`), a glob (*, ?, [], **), a numbered range as in
-    `part-{00000..00127}.parquet`, or several of these separated by commas, local or as fsspec URLs.
+    A pattern is a file, a folder, a glob (*, ?, [], **), a numbered range as in `part-{00000..00127}.parquet`, or
+    several of these separated by commas, local or as fsspec URLs. A folder stands for its files with a known extension
+    that match `dataset.default_glob`, or for all below it if none matches, without hidden files, `_*` and
+    `*_stats.json`.
 
-    Raise NoInput if an item matches nothing, is not a regular file or cannot be searched, or if rows would count twice
-    or are none: a Parquet file and a tar of one name, to which img2dataset writes the same rows, or a .json that
-    belongs to the image and the .txt of its name. Raise Unreachable if a store does not answer.
+    Raise NoInput if an item matches nothing, is not a regular file or cannot be searched. Also raise it if rows would
+    count twice (a Parquet file and a tar of one name, to which img2dataset writes the same rows) or are none (a .json
+    that belongs to the image and the .txt of its name). Raise Unreachable if a store does not answer.
     """
     if not pattern.strip():
         raise NoInput("the input pattern is empty; name a file, a folder or a glob")

@@ -260,7 +260,7 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
 
 
 def known_plan(path: StorePath) -> dict[str, Any] | None:
-    """Return the content of a plan file; None if it does not exist. Raise PlanMismatch if it is not a plan."""
+    """Return the content of a plan file, or None without one. Raise PlanMismatch if it is not a plan."""
     if not path.exists():
         return None
     found, why = None, ""
@@ -313,8 +313,8 @@ _ELSEWHERE = ("path", "rows", "bytes", "fingerprint")
 
 
 def _inspections_json(infos: Sequence[FileInfo]) -> dict[str, object]:
-    """Return the facts that a plan does not have in its `files`, as JSON values. What several files share is stored
-    once."""
+    """Return the facts that a plan does not have in its `files`, as JSON values. Facts that several files share are
+    stored once."""
     alike: dict[tuple[Any, ...], int] = {}
     shared: list[dict[str, object]] = []
     files: list[dict[str, object]] = []
@@ -345,7 +345,7 @@ def _inspections(content: Mapping[str, Any], files: Sequence[Mapping[str, Any]])
 
 def pinned(pattern: str, known: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """Replace the repository revisions in an input pattern by commits, and return the commits by address of the
-    repository. Those that are `known`, from an earlier start of the same run, stay valid, whatever the revision is now.
+    repository. Commits that are `known` from an earlier start of the same run stay valid, whatever the revision is now.
     Raise NoInput if a repository or revision is missing or not accessible, or an address is not that of a data set."""
     pins: dict[str, str] = {}
     items = [_pinned_item(item, known, pins) if item.startswith(SCHEME) else item for item in input_items(pattern)]

@@ -66,13 +66,13 @@ class FileInfo:
 
     @property
     def estimated_rows(self) -> int:
-        """Return the rows, exact if known, else estimated from the size (usually too low if compressed)."""
+        """Return the number of rows. If unknown, estimate it from the size (usually too low if compressed)."""
         if self.rows is not None:
             return self.rows
         return round(max(self.bytes - self.data_start, 0) / self.row_bytes) if self.row_bytes else 0
 
     def column(self, name: str) -> Column:
-        """Return the column of that name. Raises KeyError if there is none."""
+        """Return the column of that name. Raise KeyError without one."""
         for column in self.columns:
             if column.name == name:
                 return column
@@ -229,7 +229,7 @@ class InputFile(TypedDict):
 
 
 class Broken(TypedDict):
-    """Why a file could not be read, or not to its end, in the form stored in plans and commit records."""
+    """Why a file could not be read completely, in the form stored in plans and commit records."""
 
     path: str
     error: str

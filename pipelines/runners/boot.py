@@ -39,7 +39,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def given_folder() -> str | None:
-    """Return the driver's folder if it is on this machine, else None."""
+    """Return the driver's folder. Return None if it is not on this machine."""
     folder = os.environ.get(FOLDER_VARIABLE, "")
     return folder if os.path.isdir(folder) else None
 
@@ -176,7 +176,7 @@ def install(packages: Sequence[Path], site: Path) -> None:
 
 
 def _supervise(environment: Mapping[str, str]) -> int:
-    """Run the worker and return its exit status: 0 if this process got SIGTERM or SIGINT, which it passes on;
+    """Run the worker and return its exit status. It is 0 if this process got SIGTERM or SIGINT, which it passes on, and
     negative if another signal ended the worker. On Linux the worker does not outlive this process."""
     cwd = environment.get(CWD_VARIABLE, "")
     parent = os.getpid()

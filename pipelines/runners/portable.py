@@ -118,7 +118,7 @@ def run(
 
 
 def _submit(pipeline: beam.Pipeline, job: Job) -> PipelineResult:
-    """Submit a job and restore the handler of ^C, which Beam's job server replaces by one that hangs at a second ^C."""
+    """Submit a job. Restore the handler of ^C, because that of Beam's job server hangs at a second ^C."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         return pipeline.run()
@@ -232,8 +232,8 @@ def build_wheel() -> Path:
 
 @cache
 def code_digest() -> str:
-    """Return a hash of that code, 12 hex digits, computed on the first call: later changes on disk do not affect what
-    this process has imported."""
+    """Return a hash of that code, 12 hex digits. It is computed on the first call, because later changes on disk do not
+    affect what this process has imported."""
     digest = hashlib.sha256()
     for name, path in code_files().items():
         digest.update(f"{name}\0".encode() + path.read_bytes())

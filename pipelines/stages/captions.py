@@ -263,7 +263,7 @@ class CaptionStage(Annotator):
         return table.append_column(OTHERS, nested(others, annotations))
 
     def _annotations(self, captions: Sequence[str], parse: NDArray[np.bool_]) -> pa.Table | None:
-        """Annotate captions, null where the mask `parse` (captions,) leaves them out; None without the stage."""
+        """Annotate captions, null where the mask `parse` (captions,) is false. Return None without the stage."""
         if self._annotator is None:
             return None
         asked = [caption for caption, is_asked in zip(captions, parse, strict=True) if is_asked]

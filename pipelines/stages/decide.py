@@ -207,10 +207,10 @@ def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa
 def decide(
     settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]], own: tuple[StageFilter, ...]
 ) -> tuple[dict[str, str], Findings]:
-    """Find duplicates and decide the outdated units. Return what each unit's decisions depend on, without failed units,
+    """Find duplicates and decide the outdated units. Return the inputs of each unit's decisions, without failed units,
     and the duplicates.
 
-    `sources`: what each unit's annotations depend on. `own`: filters of stage `score` and of the user's stages.
+    `sources`: the inputs of each unit's annotations. `own`: filters of stage `score` and of the user's stages.
     """
     only_decides = not work.seconds  # nothing was annotated
     base = fingerprint_of(

@@ -182,8 +182,7 @@ class DownloadStage(SegmentAnnotator):
             return wanted
         lifted = pc.is_in(records["status"], pa.array(self.lifted(known), pa.string()))
         new = wanted[~np.isin(wanted, np.asarray(records["ordinal"]))]
-        # This includes rows that the preset does not need: the record states one set of limits for
-        # the whole unit.
+        # This includes rows that the preset does not need: the record states one set of limits for the whole unit.
         return np.union1d(new, np.asarray(records.filter(lifted)["ordinal"]))
 
     def lifted(self, record: CommitRecord) -> Counter[str]:

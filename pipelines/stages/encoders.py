@@ -256,8 +256,7 @@ def _open_clip(model_name: str, weights: Path) -> Network:
 def _timm(model_name: str, weights: Path) -> Network:
     timm = importlib.import_module("timm")
     model = timm.create_model(model_name, pretrained=False, num_classes=0)
-    # Not strict, because the classifier is left out. A missing weight would stay random, so it is
-    # refused.
+    # Not strict, because the classifier is left out. A missing weight would stay random, so it is refused.
     missing = timm.models.load_checkpoint(model, str(weights), strict=False, weights_only=True).missing_keys
     if missing:
         raise ValueError(f"{weights} lacks {len(missing)} weights of {model_name}, such as {missing[0]}")

@@ -30,7 +30,7 @@ _FAILURES = UnreadableImage | MissingImage
 
 
 def embedding_of(encoder: str, downloads: list[Any] | None) -> str:
-    """Return what the embeddings of an image unit depend on: the encoder, and `images.state_of` its downloads."""
+    """Return the state that the embeddings of an image unit depend on: encoder and downloads, see `images.state_of`."""
     return encoder if downloads is None else "-".join(map(str, [encoder, *downloads]))
 
 
@@ -68,11 +68,11 @@ class EncodingStage(SegmentStage):
 
     @abstractmethod
     def table(self, ordinals: list[int], found: list[list[Encoded]]) -> pa.Table:
-        """Return n rows of the stage's file. `found`: for each row the embeddings of what `prepare` returned, or why
-        there is none."""
+        """Return n rows of the stage's file. `found` has for each row the embeddings of the results of `prepare`, or
+        the reason why there is none."""
 
     def prepare(self, ordinal: int, image: bytes) -> list[Any]:
-        """Return what to embed of a row: the tensor of its image, or why there is none. A stage may add others. Threads
+        """Return the tensor of a row's image, to which a stage may add others, or the reason why there is none. Threads
         may call it while the encoder processes other rows."""
         return [self._encoder.prepare(image)]
 

@@ -68,8 +68,8 @@ class Export:
         self.work.complete(ExportStage(self.layout, self.settings.dataset, known), self.work.alive(decided))
 
     def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> IndexCounts:
-        """Write outdated exports. If the stage is not requested and there are exports that may be of other decisions,
-        remove them and the report. Return the counts of indexes if the input's tars stay, else {}."""
+        """Write outdated exports, and return the counts of indexes, {} for shards. If the stage is not requested,
+        remove exports that may be of other decisions, and the report."""
         work, layout, began = self.work, self.layout, time.time()
         fingerprint, vouched = fingerprint_of(decided), Vouched(layout)
         if "export" not in self.settings.stages:

@@ -82,9 +82,9 @@ def columns_of(
     columns: Sequence[str],
     path: str = "the manifest",
 ) -> dict[str, str]:
-    """Return the column of each condition: that of a role, else the one of that name (in another case, the only one).
-    Raise WrongUse if there is none. A condition on a language is left out if the manifest has no such column; the
-    language is then identified."""
+    """Return the column of each condition: that of a role, or that of the condition's name, also in another case if
+    only one matches. Raise WrongUse if there is none. A condition on a language is left out if the manifest has no such
+    column; the language is then identified."""
     found = {one.reason: _column(one.reason, roles, dataset, columns) for one in conditions}
     for name in [name for name, column in found.items() if column is None and name not in language.NAMES]:
         raise WrongUse(
@@ -132,8 +132,8 @@ def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[Colu
 
 
 def with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Array:
-    """Return float64 values (n,) of a column with the numbers of `EXTRA` where they are null: of a column whose first
-    rows hold whole numbers, the reader has moved fractions there."""
+    """Return float64 values (n,) of a column, with the numbers of `EXTRA` for nulls: if a column's first rows hold
+    whole numbers, the reader has moved fractions there."""
     named = pc.match_substring(extra, json.dumps(column, ensure_ascii=False))
     rows = np.flatnonzero(np.asarray(pc.and_kleene(pc.is_null(values), pc.fill_null(named, False))))
     if not len(rows):
@@ -150,7 +150,7 @@ def with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Arra
 
 
 def role_of(name: str, dataset: Dataset) -> str:
-    """Return the role whose column a condition of this name compares, where there is such a role."""
+    """Return the role that a condition of this name is about, if a role has that name."""
     # In swapped sets, the column in the role `height` holds the widths.
     return {"width": "height", "height": "width"}.get(name, name) if dataset.swap_size else name
 

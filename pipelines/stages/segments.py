@@ -1,8 +1,8 @@
 """Stages over image units.
 
-An image unit is a range of the rows of a caption unit; those that pass the caption filters are processed.
-While models and settings stay the same, its results are kept. Rows that another preset lets pass in addition become a
-further segment; a preset that lets fewer pass finds everything it needs.
+An image unit is a range of the rows of a caption unit, of which those that pass the caption filters are processed. Its
+results are kept while models and settings stay the same. If another preset lets more rows pass, these become a further
+segment; if it lets fewer pass, all that it needs is there.
 """
 
 from __future__ import annotations
@@ -221,8 +221,8 @@ class SegmentStage(Stage):
         return wanted[~np.isin(wanted, self.results(unit, known)["ordinal"])]
 
     def results(self, unit: str, known: CommitRecord | None, *columns: str) -> pa.Table:
-        """Return the ordinals and these columns of the rows that were processed; of a row that was processed again, the
-        last.
+        """Return the ordinals and these columns of the rows that were processed, the last result if a row was processed
+        again.
 
         Args:
             unit: name of the unit.
@@ -289,7 +289,7 @@ class SegmentAnnotator(SegmentStage, Annotator):
         return work.image_units(units)
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:
-        """Return the number of rows to process, or None if there may be many: counting these here would make one
+        """Return the number of rows to process. Return None if they may be many: counting them here would make one
         process read all annotations, so units count their own when they start."""
         if len(todo) * work.plan.image_rows > _COUNTED_ROWS:
             return None

@@ -41,8 +41,8 @@ def check_output(layout: Layout) -> None:
 
 
 def _check_shape(layout: Layout) -> None:
-    """Refuse an OUTPUT that `check_folder` refuses, or with a file where results need a folder, or the reverse. In an
-    object store all of these are allowed."""
+    """Refuse an OUTPUT that `check_folder` refuses, or that has a file where results need a folder, or the reverse. An
+    object store allows all of these."""
     root = layout.root
     if not is_local(root):
         return
@@ -55,8 +55,7 @@ def _check_shape(layout: Layout) -> None:
 
 
 def foreign_entry(layout: Layout, stages: Iterable[str] = ()) -> str | None:
-    """Return the name of an entry of `work/` that no run writes before its plan, or None. `stages` are names of stages
-    that run without a plan."""
+    """Return the name of an entry of `work/` that no run writes before its plan. `stages` run without a plan."""
     work, ours = layout.work, {"lock", "shards", "leases", *stages}
     for name in _names(work):
         if not (name in ours or is_temporary(name)):

@@ -65,10 +65,10 @@ def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
 def near_copies(
     vectors: NDArray[np.floating], order: NDArray[np.int64], eps: float, against: Against
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find which rows of (n, d) embeddings are near copies of which, taking the rows in `order`. Return for each row
-    the row that stays in its place, -1 if it stays itself; and the cosine to the row that made it a duplicate (with
-    `all`, not always the one that stays), 0 if it stays. The embeddings may be a memory map: rows are read in tiles,
-    and memory is a few tiles and blocks, and 20 bytes per row."""
+    """Find which rows of (n, d) embeddings are near copies, taking the rows in `order`. Return for each row the row
+    that stays in its place, or -1 if it stays itself; and the cosine to the row that made it a duplicate (with `all`,
+    not always the one that stays), or 0. The embeddings may be a memory map: rows are read in tiles, and memory is a
+    few tiles and blocks, and 20 bytes per row."""
     bound = np.float32(1.0 - eps)
     stays_for = np.full(len(vectors), -1, np.int64)
     cosines = np.zeros(len(vectors), np.float32)

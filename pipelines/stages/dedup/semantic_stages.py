@@ -73,7 +73,7 @@ class _OfEmbeddings(_SemanticStage):
     stored: Stored
 
     def _embedded(self, unit: str) -> Embedded | None:
-        """Return the embeddings of a unit's competitors with status `OK`; None if no row of the unit has it."""
+        """Return the embeddings of a unit's competitors with status `OK`. Return None if no row of the unit has it."""
         rows, good = self._competitors(unit), self._stored(unit, self.stored.column)
         if not good:
             return None

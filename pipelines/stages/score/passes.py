@@ -223,7 +223,7 @@ class NegativeStage(Stage):
 
 
 def _places(batch: pa.Table, unit: int, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the index in a batch of each row of a unit, -1 if it is not in it."""
+    """Return the index in a batch of each row of a unit, or -1."""
     mine = np.flatnonzero(np.asarray(batch["unit"]) == unit)
     found = np.full(len(ordinals), -1, np.int64)
     found[np.searchsorted(ordinals, np.asarray(batch["ordinal"])[mine])] = mine
