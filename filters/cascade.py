@@ -91,7 +91,7 @@ class StageFilter(Protocol):
 
     @property
     def steps(self) -> Sequence[Step]:
-        """The filter's reasons, in cascade order; empty if the program's own cascade has them."""
+        """The filter's reasons, in cascade order. They are empty if the program's own cascade has them."""
 
     @property
     def fingerprint(self) -> str:
@@ -120,12 +120,8 @@ class MeasuringFilter(StageFilter, Protocol):
 
 
 def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]:
-    """Return the steps of a preset, in order, without those for duplicates that the preset keeps.
-
-    Args:
-        own: filters of stage `score` and of the user's stages. Their steps follow those of the preset, except
-            duplicates.
-    """
+    """Return the steps of a preset, in order, without those for duplicates that the preset keeps. The steps of `own`,
+    filters of stage `score` and of the user's stages, follow those of the preset, except duplicates."""
     dedup = preset.dedup
     same_image = "The same image is in an earlier row."
     duplicates = (
@@ -162,11 +158,7 @@ def _score_steps(rule: ScoreRule) -> Iterator[Step]:
 
 
 def refuse_scores(preset: Preset, user: str) -> None:
-    """Raise ValueError if a preset decides by CLIP scores.
-
-    Args:
-        user: name of the class that cannot compute them.
-    """
+    """Raise ValueError if a preset decides by CLIP scores, which the class `user` cannot compute."""
     if preset.score.thresholds:
         raise ValueError(
             f"preset {preset.name!r} needs CLIP scores, which {user} does not compute; leave out its section "
@@ -175,12 +167,7 @@ def refuse_scores(preset: Preset, user: str) -> None:
 
 
 def stage_of(preset: Preset, own: Sequence[StageFilter] = ()) -> dict[str, str]:
-    """Return the stage of each reason of the cascade.
-
-    Args:
-        preset: see `cascade`.
-        own: see `cascade`.
-    """
+    """Return the stage of each reason of the `cascade`."""
     return {step.reason: step.stage for step in cascade(preset, own)}
 
 
@@ -201,12 +188,8 @@ class EachCaption:
     """(m,): the reason of each caption, as in `Decisions.reasons`."""
 
     def settled(self, rows: Reasons) -> Reasons:
-        """Return the final reason of each caption (m,). What rejects a row rejects the captions that passed before, and
-        a row in the dead-letter table takes all its captions there.
-
-        Args:
-            rows: the final reason of each row (n,).
-        """
+        """Return the final reason of each caption (m,), from those of the rows (n,). A reason to reject a row also
+        rejects its captions that passed before, and a row in the dead-letter table takes all its captions there."""
         of_row = rows[self.owners]
         return np.where((self.reasons == KEPT) | (of_row == DEAD), of_row, self.reasons)
 
@@ -289,12 +272,8 @@ def apply_cascade(
 def with_one_caption(
     rows: pa.Table, record: Mapping[str, Any] | None, preset: Preset, stages: Collection[str]
 ) -> pa.Table:
-    """Return a row with the one caption that its decision is about.
-
-    Args:
-        rows: the row and its annotations, see `apply_cascade`.
-        record: the record of its image, a row of `RECORD`; None: no image was read.
-    """
+    """Return a row with the one caption that its decision is about. `record` is that of its image, a row of `RECORD`,
+    or None if no image was read."""
     if OTHERS not in rows.column_names:
         return rows
     records = None if record is None else pa.Table.from_pylist([dict(record)], RECORD)
@@ -302,11 +281,7 @@ def with_one_caption(
 
 
 def _one_of_each(captions: pa.Table, owners: NDArray[np.int64], decided: Decisions, preset: Preset) -> Decisions:
-    """Return the decisions on rows with several captions from those on their captions.
-
-    Args:
-        captions: m captions, from `each_caption`.
-    """
+    """Return the decisions on rows with several captions from those on their `captions`, see `each_caption`."""
     places = {step.reason: place for place, step in enumerate(cascade(preset))}
     # One image is read for all captions of a row, so `KEPT` and `DEAD` do not meet in it.
     reached = np.array([places.get(reason, len(places)) for reason in decided.reasons], np.int64)
@@ -330,12 +305,8 @@ def _one_of_each(captions: pa.Table, owners: NDArray[np.int64], decided: Decisio
 
 
 def apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> Decisions:
-    """Apply the filters on captions and manifest columns. Rows without a caption are always rejected.
-
-    Args:
-        rows: see `apply_cascade`.
-        annotated: whether to apply the filters that need annotations.
-    """
+    """Apply the filters on captions and manifest columns, with `annotated` also those that need annotations. Rows
+    without a caption are always rejected."""
     captions, owners = each_caption(rows)
     decided = _apply_caption_filters(captions, preset, annotated)
     return decided if owners is None else _one_of_each(captions, owners, decided, preset)
@@ -375,14 +346,8 @@ def _apply_images(rows: pa.Table, records: pa.Table, decided: Decisions, preset:
 
 
 def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) -> tuple[Reasons, NDArray[np.int64]]:
-    """Apply the filters on images.
-
-    Args:
-        records: n rows of `RECORD`.
-
-    Returns:
-        (n,) reasons and (n,) overlaps, see `Decisions`.
-    """
+    """Apply the filters on images to n rows of `RECORD`. Return their reasons and overlaps, both (n,), see
+    `Decisions`."""
     reasons: Reasons = np.full(len(captions), DEAD, object)
     overlaps = np.full(len(captions), NOT_READ, np.int64)
     statuses = records["status"].to_pylist()
@@ -407,7 +372,7 @@ def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) 
 
 
 def _indices(ordinals: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the index of each ordinal in ascending `known`, -1 if absent."""
+    """Return the index of each ordinal in ascending `known`, -1 for missing ones."""
     if not len(known):
         return np.full(len(ordinals), -1, np.int64)
     indices = np.searchsorted(known, ordinals)

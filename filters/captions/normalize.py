@@ -49,9 +49,9 @@ _FUNCTION_WORDS = frozenset(_SMALL_WORDS.split())
 
 
 def normalize(caption: str) -> str:
-    """Return the text to parse: one line cut to `MAX_CHARS` characters, of which a few may become two in
-    lower case; empty only if the caption has nothing but markup, quotes, spaces and invisible or
-    replacement characters, or is a file name of less than two words ("IMG_2034.jpg")."""
+    """Return the text to parse: one line cut to `MAX_CHARS` characters, some of which may become two in lower case. It
+    is empty only for a caption of nothing but markup, quotes, spaces and invisible or replacement characters, or for a
+    file name of less than two words ("IMG_2034.jpg")."""
     text = caption
     if "&" in text:
         text = html.unescape(html.unescape(text))  # twice, for captions that were escaped twice
@@ -74,9 +74,9 @@ def _single_spaces(text: str) -> str:
 
 
 def _file_name_to_words(text: str) -> str:
-    """Turn `a-dog-running_2.jpg` into `a dog running 2`, and a name of less than two words, such as
-    `IMG_2034.jpg`, into nothing. File names end with an image's extension or have no space and at
-    least two of `-_+`; what follows an extension stays if it has a word."""
+    """Turn `a-dog-running_2.jpg` into `a dog running 2`, and a name of less than two words, such as `IMG_2034.jpg`,
+    into nothing. File names end with an image's extension, or have no space and at least two of `-_+`. The text after
+    an extension stays if it has a word."""
     extension = _EXTENSION.search(text) if "." in text else None
     name = text[: extension.start()] if extension else text
     is_slug = " " not in name and sum(name.count(mark) for mark in "-_+") >= 2
@@ -97,8 +97,8 @@ def _words_in(text: str) -> int:
 
 
 def _without_stock_text(text: str) -> str:
-    """Remove "Stock Photo:" at the start and "- Royalty Free Stock Image #123" at the end, if
-    enough of a caption remains."""
+    """Remove "Stock Photo:" at the start and "- Royalty Free Stock Image #123" at the end, if enough of a caption
+    remains."""
     before = ""
     while before != text:
         before = shorter = text
@@ -135,11 +135,11 @@ def is_title_case(text: str) -> bool:
 
 
 def _sentence_case(text: str) -> str:
-    """Lower-case a text of more than ten letters, except its first, if over 80 % are capitals; in Title
-    Case lower-case the small words and inflected verbs that name visible actions, except in the first place.
+    """Lower-case a text of more than ten letters, except its first, if over 80 % are capitals. In Title Case lower-case
+    the small words and inflected verbs that name visible actions, except in the first place.
 
-    Lower-casing every word of a title makes taggers see more verbs in names, not fewer, so only the
-    words that a title hides from the tagger are changed.
+    Lower-casing every word of a title makes taggers see more verbs in names, not fewer, so only the words that a title
+    hides from the tagger are changed.
     """
     if text.isascii():
         capitals = len(text) - len(text.encode().translate(None, _CAPITALS))

@@ -57,8 +57,7 @@ def fold(text: str) -> Folded:
 
 
 def is_ideograph(char: str) -> bool:
-    """Return whether a folded character is about a syllable or a word by itself: Han ideographs and
-    Hangul syllables."""
+    """Return whether a folded character is about a syllable or a word by itself: a Han ideograph or Hangul syllable."""
     return char >= "\u3400" and bool(_IDEOGRAPH.match(char))
 
 
@@ -113,7 +112,7 @@ def _segments(text: str) -> Iterator[tuple[int, str]]:
 
 @lru_cache(maxsize=1 << 16)
 def _fold_segment(segment: str) -> str:
-    """Return the comparable characters of one segment: `_SEPARATOR` where a word ends, nothing for invisible marks."""
+    """Return one segment's comparable characters: `_SEPARATOR` at a word's end, nothing for invisible marks."""
     if segment[0] in "\u2122\u2120":  # the signs TM and SM, which normalization would make letters of the word before
         return _SEPARATOR
     # Case folding may undo the normalization, so normalize again.

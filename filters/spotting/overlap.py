@@ -196,7 +196,7 @@ class _Caption:
         self.words = list(self.folded.words())
 
     def best_run(self, text: str) -> _Run:
-        """Return the longest run that counts between the caption and one string; `_NO_RUN` if there is none."""
+        """Return the longest run that counts between the caption and one string. Return `_NO_RUN` without one."""
         string = _fold_string(text)
         if not string.chars or not self.folded.chars:
             return _NO_RUN
@@ -381,7 +381,7 @@ def word_chances() -> Mapping[str, float]:
 
 
 def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
-    """Return the longest common substring as (length, start in `string`, start in `caption`); the first one if several.
+    """Return the longest common substring as (length, start in `string`, start in `caption`), the first if several are.
 
     The search uses `in`, so that the inner loop runs in C and needs no table of characters.
     """
@@ -396,8 +396,7 @@ def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
 
 
 def within_edits(left: str, right: str, most: int) -> int | None:
-    """Return the number of inserted, deleted or changed characters between two strings; None if it is more than
-    `most`."""
+    """Return the number of inserted, deleted or changed characters between two strings. Return None above `most`."""
     if abs(len(left) - len(right)) > most:
         return None
     start = 0

@@ -109,7 +109,7 @@ class SpotterSettings:
 
     @property
     def second_reader(self) -> ModelSize | None:
-        """Return the size of the second recognizer, None if there is no second reading."""
+        """Return the size of the second recognizer. Return None without a second reading."""
         return None if self.engine == "paddle" or self.reread == self.model else self.reread
 
     @property
@@ -118,8 +118,8 @@ class SpotterSettings:
         return (self.model, self.second_reader) if self.second_reader else (self.model,)
 
     def resolved(self) -> SpotterSettings:
-        """Return the settings with `precision` bf16 or f32; `auto` becomes bf16 for OpenVINO on a processor that has
-        it, else f32."""
+        """Return the settings with the precision `auto` replaced: bf16 for OpenVINO on a processor that has it, or
+        f32."""
         if self.precision != "auto":
             return self
         return replace(self, precision="bf16" if self.engine == "openvino" and has_bf16() else "f32")

@@ -39,8 +39,7 @@ class _OnnxRuntime:
 
 
 class _OpenVino:
-    """A network in OpenVINO. Only the shape decides whether it is compiled separately, because
-    results differ in the last digits."""
+    """A network in OpenVINO, compiled separately by shape alone, because results differ in the last digits."""
 
     def __init__(self, model: bytes, settings: SpotterSettings, fixed: Collection[tuple[int, ...]]) -> None:
         import openvino
