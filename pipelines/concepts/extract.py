@@ -125,8 +125,7 @@ ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, Att
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Return whether GPU or main memory ran out. Match the message, because torch's CPU allocator has no error
-    class."""
+    """Return whether GPU or main memory ran out, by the message, because torch's CPU allocator has no error class."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 

@@ -369,8 +369,8 @@ class _Run:
         return self._is_good(list(records.values()))
 
     def _is_good(self, records: Sequence[dict[str, Any]]) -> bool:
-        """Report bad images and corrupt shards. Return whether all shards were read completely and no more images are
-        bad than allowed."""
+        """Report bad images and corrupt shards. Return whether no shard is corrupt and no more images are bad than
+        allowed."""
         bad = [entry for record in records for entry in record["bad"]]
         rows = sum(record["rows"] for record in records)
         broken = [f"{record['unit']}.tar ({record['broken']['message']})" for record in records if record["broken"]]

@@ -265,8 +265,7 @@ def _stages(text: str | None) -> tuple[str, ...]:
 
 
 def shard_of(text: str | None) -> tuple[int, int] | None:
-    """Parse SHARD=i/n into (i, n), and leave None unchanged. Raise WrongUse for other text, and for n above
-    `MOST_SHARDS`."""
+    """Parse SHARD=i/n into (i, n), and leave None unchanged. Raise WrongUse for other text or n above `MOST_SHARDS`."""
     if text is None:
         return None
     first, _, second = text.partition("/")

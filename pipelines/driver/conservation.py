@@ -70,8 +70,7 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
 
 
 def _check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts) -> None:
-    """Raise NotConserved unless captions in = passed + rejected (by one reason each) + in dead-letter rows + not
-    decided."""
+    """Raise NotConserved unless captions in = passed + rejected (by one reason) + in dead-letter rows + not decided."""
     total: Counter[str] = Counter()
     for unit, found in zip(units, each(lambda unit: _captions_of(layout, unit.name), units, layout.root), strict=True):
         read = read_json(layout.commit("captions", unit.name))["captions"]

@@ -220,8 +220,7 @@ class Engine:
         return {name: record for name, record in self.done(stage.name, names) if not stage.is_done(name, record)}
 
     def complete(self, stage: Stage, names: Sequence[str], **how: Any) -> Failed:
-        """Run the units of a stage that are not done, and return the records of those that failed. `how` goes to
-        `run`."""
+        """Run the units of a stage that are not done, by `run`, and return the records of those that failed."""
         return self.run(stage, list(self.missing(stage, names)), of=len(names), **how)
 
 

@@ -17,8 +17,7 @@ from open_diht.common.progress import EVERY_S, ProgressBar
 
 
 class Heartbeat:
-    """A file in which a running unit reports its rows done and expected. It is not flushed, and may be lost in a
-    crash."""
+    """A file in which a running unit reports its rows done and expected. Unflushed, it may be lost in a crash."""
 
     def __init__(self, path: Path):
         self._path = path

@@ -106,8 +106,7 @@ class Publisher:
             self._look(plan, WrongUse)
 
     def _make_branch(self, api: HfApi) -> None:
-        """Create a missing branch at the repository's first commit, because `MAIN` may hold results of another
-        input."""
+        """Create a missing branch at the first commit, because `MAIN` may hold results of another input."""
         branch, repository = self._branch, self.target.repository
         if branch == MAIN or branch in {
             one.name for one in api.list_repo_refs(repository, repo_type="dataset").branches

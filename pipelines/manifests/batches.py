@@ -159,8 +159,7 @@ _Why = tuple[BadReason, str]
 
 
 def _long_rows(table: pa.Table, roles: Roles) -> dict[int, _Why]:
-    """Return the rows with an oversized text, list of captions or value of bytes other than an image. Parquet itself
-    has no such limit."""
+    """Return the rows with an oversized text, list of captions or bytes, except images. Parquet has no such limit."""
     found: dict[int, _Why] = {}
     texts = {roles.caption, *roles.captions, roles.url, roles.uid}
     for name in table.column_names:

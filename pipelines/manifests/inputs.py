@@ -27,8 +27,7 @@ _MAX_RANGE = 1_000_000  # more files than any set has; a slip in a number must n
 
 
 class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
-    """A local file system where unlistable folders and dangling links are errors. fsspec skips both, so that their rows
-    would be silently missing."""
+    """A local file system that raises for unlistable folders and dangling links, which fsspec skips silently."""
 
     def ls(self, path: str, detail: bool = False, **options: Any) -> list[Any]:
         try:

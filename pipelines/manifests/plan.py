@@ -124,10 +124,8 @@ def make_plan(
     unless they are read differently, and a plan of the same input keeps its units. Files in `results`, by default
     `output`, are not input, because a folder of manifests may hold the results.
 
-    Raises:
-        ManifestError: the input cannot be used, or a store does not answer.
-        WrongUse: `output` cannot be used, see `check_output`.
-        PlanMismatch: the plan in `output` is unreadable, or its store does not answer.
+    Raise ManifestError if the input cannot be used or a store does not answer, WrongUse as `check_output` does, and
+    PlanMismatch if the plan in `output` is unreadable or its store does not answer.
     """
     check_images_root(dataset)
     kept = None if output is None else _kept(output)
@@ -313,8 +311,7 @@ _ELSEWHERE = ("path", "rows", "bytes", "fingerprint")
 
 
 def _inspections_json(infos: Sequence[FileInfo]) -> dict[str, object]:
-    """Return the facts that a plan does not have in its `files`, as JSON values. Facts that several files share are
-    stored once."""
+    """Return the facts that a plan does not have in its `files`, as JSON values, with shared facts stored once."""
     alike: dict[tuple[Any, ...], int] = {}
     shared: list[dict[str, object]] = []
     files: list[dict[str, object]] = []

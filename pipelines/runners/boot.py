@@ -162,8 +162,7 @@ def fetch(dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: li
 
 
 def install(packages: Sequence[Path], site: Path) -> None:
-    """Install packages into the folder `site`, without their dependencies and without network access. Raises
-    BootError."""
+    """Install packages into the folder `site`, without dependencies and network access. Raise BootError."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-index", "--no-build-isolation", "--no-compile", "--target", str(site), *map(str, packages)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
@@ -201,8 +200,8 @@ def _supervise(environment: Mapping[str, str]) -> int:
 
 
 def die_with(parent: int) -> None:
-    """On Linux, ask the kernel to kill this process when its parent ends. A runner may end it with SIGKILL, which it
-    cannot forward."""
+    """On Linux, have the kernel kill this process when its parent ends, since a SIGKILL of the parent is not
+    forwarded."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the parent ended before the call

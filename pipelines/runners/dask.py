@@ -235,8 +235,7 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
 
 
 def _let_end(client: distributed.Client) -> None:
-    """Wait until each worker has ended its current unit, and free its models; Dask assigns no more units of a failed
-    job."""
+    """Wait until each worker has ended its unit, and free its models. Dask assigns no more units of a failed job."""
     at_work = set(client.nthreads())
     while at_work:
         at_work &= {worker for worker, idle in _ask(client, let_go).items() if idle is False}

@@ -90,8 +90,7 @@ class Backend(Protocol):
 
 
 def cancel(result: PipelineResult) -> None:
-    """Cancel a failed or interrupted job. Errors are ignored, and a runner that does not answer is left after 10
-    seconds."""
+    """Cancel a failed or interrupted job. Ignore errors, and a runner that does not answer within 10 seconds."""
 
     def ask() -> None:
         with contextlib.suppress(Exception):  # the error of the job is the one to show

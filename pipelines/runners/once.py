@@ -51,8 +51,7 @@ def is_at(place: str) -> bool:
 
 
 def let_go() -> bool:
-    """Tear down the function that this process keeps, with its models and helper processes. Return False, and keep it,
-    if the process is busy."""
+    """Tear down the function that this process keeps, with models and helpers. If busy, keep it and return False."""
     if not _one_at_a_time.acquire(blocking=False):
         return False
     try:

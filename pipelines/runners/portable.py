@@ -215,8 +215,7 @@ def code_files() -> dict[str, Path]:
 
 @cache
 def build_wheel() -> Path:
-    """Return a wheel of that code, built once per process, for workers that have its dependencies but not this
-    project."""
+    """Return a wheel of that code, built once per process, for workers that lack only this project."""
     folder = Path(tempfile.mkdtemp(prefix="diht-wheel-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     version = program_version()

@@ -275,8 +275,7 @@ class CaptionStage(Annotator):
 
 
 def annotations_fingerprint(settings: RunSettings) -> str:
-    """Return the fingerprint of model, code and weights of a run's caption annotations, or of nothing without the
-    stage."""
+    """Return the fingerprint of model, code and weights of caption annotations, or of nothing without the stage."""
     return fingerprint_of(
         provenance(settings.lean, settings.preset.captions.second_opinion) if CAPTIONS in settings.stages else {}
     )

@@ -127,17 +127,13 @@ class Encoder:
     """
 
     def __init__(self, encoder: LocalEncoder, device: str = "cpu", precision: str = "fp32", batch: int | None = None):
-        """Load the model.
+        """Load the model. On a machine with several GPUs, the device `cuda` is the one that `Claim` chooses.
 
-        Args:
-            device: torch's device name. With several GPUs, `cuda` means the one that `Claim` chooses.
-            precision: bf16 (torch's autocast; weights stay float32) or fp32.
-            batch: size that every batch of images or tokens is padded to. The fixed shape makes an embedding
-                independent of its neighbors, to the last bit. None: batches of up to `BATCH`, not padded.
-
-        Raises:
-            EncoderError: the model or its tokenizer does not load, such as from weights of another model, or the
-                device does not compute in that precision. A corrupt file of weights may raise other errors of torch.
+        `precision` is bf16 (torch's autocast; weights stay float32) or fp32. Every batch of images or tokens is padded
+        to `batch`, because only a fixed shape makes an embedding independent of its neighbors, to the last bit. Without
+        it, batches have up to `BATCH` items and are not padded. Raise EncoderError if the model or its tokenizer does
+        not load, or the device does not compute in that precision. A corrupt file of weights may raise other errors of
+        torch.
         """
         import torch
 

@@ -68,8 +68,8 @@ class EncodingStage(SegmentStage):
 
     @abstractmethod
     def table(self, ordinals: list[int], found: list[list[Encoded]]) -> pa.Table:
-        """Return n rows of the stage's file. `found` has for each row the embeddings of the results of `prepare`, or
-        the reason why there is none."""
+        """Return n rows of the stage's file. `found` has each row's embeddings of results of `prepare`, or why there
+        are none."""
 
     def prepare(self, ordinal: int, image: bytes) -> list[Any]:
         """Return the tensor of a row's image, to which a stage may add others, or the reason why there is none. Threads

@@ -101,8 +101,7 @@ class ExportStage(Stage):
         return record, files
 
     def _write(self, path: Path, unit: str, rows: list[Row], ordinals: NDArray[np.int64]) -> int:
-        """Write a tar and return its number of samples. Rows whose image is missing or cannot be opened safely are
-        skipped."""
+        """Write a tar and return its number of samples. Skip rows whose image is missing or cannot be opened safely."""
         samples, plan = 0, self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             images = images_of(self.layout, unit, plan.span(unit), plan.image_rows, self.dataset, ordinals)

@@ -172,8 +172,7 @@ class CorruptRecord(RunFailed):
 
 
 def read_json(path: StorePath) -> Any:
-    """Return the content of a JSON file, or None without a file. Raise CorruptRecord if it is truncated, empty or not
-    JSON."""
+    """Return the content of a JSON file, or None without a file. Raise CorruptRecord if it is empty or not JSON."""
     try:
         return json.loads(read_bytes(path).decode("utf-8", "surrogatepass"))
     except FileNotFoundError:
@@ -211,8 +210,7 @@ def if_room() -> Iterator[None]:
 
 
 def retract(record: StorePath) -> None:
-    """Delete a commit record before the files it vouches for are replaced: a kill in between must leave an undone unit,
-    not an old record with new files."""
+    """Delete a commit record before its files are replaced, so that a kill in between leaves an undone unit."""
     check_fence(record)
     if record.exists():
         record.unlink()

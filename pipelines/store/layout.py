@@ -88,8 +88,7 @@ class Layout:
         return self.root / kind / f"part-{unit}.parquet"
 
     def index(self, unit: str) -> StorePath:
-        """Return the path of the index of all samples of an input tar, named by the tar's first unit that has not
-        failed."""
+        """Return the path of the index of all samples of a tar, named by the tar's first unit that has not failed."""
         return self.work / "index" / "data" / f"{unit}.npz"
 
     @property

@@ -134,8 +134,7 @@ class Fingerprints:
 
     @classmethod
     def published(cls, layout: Layout, stage: str, units: Mapping[str, str]) -> Fingerprints:
-        """Write the fingerprints of a stage. The stage is constructed with the result, so the file exists before it
-        starts."""
+        """Write the fingerprints of a stage. It is constructed with the result, so the file exists before it starts."""
         path = layout.fingerprints(stage)
         publish_json(path, dict(units))
         return cls(path)

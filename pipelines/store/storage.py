@@ -73,8 +73,8 @@ def is_gone(path: StorePath) -> bool:
 
 
 def store_errors(path: StorePath, error: type[Exception], then: str) -> AbstractContextManager[None]:
-    """Turn errors of an object store in the `with` block into one line of an `error`. If `path` is on a disk,
-    errors pass unchanged."""
+    """Turn errors of an object store in the `with` block into one line of an `error`. Those of a disk pass
+    unchanged."""
 
     def translation(found: Exception) -> Exception | None:
         if is_local(path) or not is_of_store(found):

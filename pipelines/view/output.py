@@ -211,8 +211,7 @@ class Output:
         return found
 
     def reasons(self, unit: str, ordinals: NDArray[np.int64]) -> Reasons:
-        """Return the reason (n,) why a run rejected each row of a decided unit, or `KEPT`. Raise FileNotFoundError as
-        `ordinals` does."""
+        """Return the reason (n,) why a run rejected each row of a decided unit, or `KEPT`. Raise as `ordinals` does."""
         try:
             reasons = read_table(self.part("rejected", unit), ["reason"])["reason"].to_pylist()
         except FileNotFoundError:

@@ -35,14 +35,12 @@ def faiss() -> ModuleType:
 
 
 def cluster_count(rows: int, asked: int) -> int:
-    """Return the number of clusters, at least 1 and at most `rows`. For 0 it is one per `PER_CLUSTER` rows, at most
-    `MOST_CLUSTERS`."""
+    """Return the number of clusters, from 1 to `rows`. For 0 it is one per `PER_CLUSTER` rows up to `MOST_CLUSTERS`."""
     return max(1, min(asked or min(-(-rows // PER_CLUSTER), MOST_CLUSTERS), rows))
 
 
 def unit_length(vectors: NDArray[np.floating]) -> Vectors:
-    """Return vectors (n, d) as float32 of length 1, shorter if they are below 1e-12. A zero vector resembles
-    nothing."""
+    """Return vectors (n, d) as float32 of length 1, shorter if below 1e-12. A zero vector resembles nothing."""
     wide = np.asarray(vectors, np.float32)
     return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.float32(1e-12))
 

@@ -61,8 +61,7 @@ class Deduplication:
 
     @staticmethod
     def check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-        """Check before the run that semantic deduplication has what it needs, faiss and the encoder; see
-        `Annotator.check`."""
+        """Check before the run that semantic deduplication has faiss and the encoder; see `Annotator.check`."""
         if plan is None and "dedup" in settings.stages and settings.preset.dedup.semantic:
             faiss()
             find_encoder(settings.preset.dedup.encoder)

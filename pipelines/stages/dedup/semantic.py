@@ -55,8 +55,7 @@ def member_parts(clusters_of: NDArray[np.int64], clusters: int, groups: int) -> 
 
 
 def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
-    """Return the order in which to take the rows of a cluster, by their cosines (n,) to its centroid; ties keep their
-    order."""
+    """Return the order in which to take a cluster's rows, by their cosines (n,) to its centroid, stable for ties."""
     if keep == "first":
         return np.arange(len(cosines))
     return np.argsort(cosines if keep == "far" else -cosines, kind="stable")
