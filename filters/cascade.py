@@ -201,20 +201,20 @@ class Decisions:
     reasons: Reasons
     """(n,): the reason of each row; `KEPT` if no filter rejects it, `DEAD` if its image cannot be read."""
     counts: CaptionDecisions | None
-    """The preset's counts for each row's one caption; None without stage `captions`."""
+    """The preset's counts for each row's one caption, or None without stage `captions`."""
     asked: Bools
     """(n,): whether a row reached the caption filters, that is, no condition on a column rejected it."""
     overlaps: NDArray[np.int64]
     """(n,): characters of the longest match of caption and text in the image; `NOT_READ` if the image was not
     read, or a filter on captions or columns rejects the row."""
     found: NDArray[np.int64] | None = None
-    """(n,): index of each row's record, -1 if a filter on captions or columns rejects the row; None without records."""
+    """(n,): index of each row's record, -1 if a filter on captions or columns rejects the row. None without records."""
     measured: dict[str, pa.Array] = field(default_factory=dict)
     """The numbers of `MeasuringFilter`s by column, (n,) each; null also if an earlier filter rejects the row."""
     rows: pa.Table | None = None
-    """The rows with the one caption that their decision is about; None if they have one caption each."""
+    """The rows with the one caption that their decision is about, or None if all have one caption each."""
     each: EachCaption | None = None
-    """The decision on every caption; None if rows have one caption each."""
+    """The decision on every caption, or None if rows have one caption each."""
 
 
 def apply_cascade(

@@ -132,7 +132,7 @@ class CaptionParser:
     def __init__(self, names: Sequence[str] = MODELS):
         self.nlp = load_model(names)
         self.slow: str | None = None
-        """Why spaCy itself parses, more slowly; None if NumPy does."""
+        """Why spaCy itself parses, more slowly, or None if NumPy does."""
         self._numpy: _NumpyPipeline | None = None
         try:
             self._numpy = _NumpyPipeline(self.nlp)

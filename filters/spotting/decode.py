@@ -20,8 +20,8 @@ from open_diht.common.images import BadImage, ImageLimits, OpenedImage, decoding
 
 Pixels = npt.NDArray[np.uint8]
 JpegDecoder = Callable[[bytes, int], Pixels | None]
-"""Decodes a JPEG at a scale (1, 2, 4 or 8: its sides are divided by it, rounded up) to uint8
-(height, width, 3), blue green red; returns None if it cannot."""
+"""Decodes a JPEG at a scale (1, 2, 4 or 8: its sides are divided by it, rounded up) to uint8 (height, width, 3), blue
+green red. It returns None for a JPEG that it cannot decode."""
 
 
 class UnreadableImageReason(StrEnum):

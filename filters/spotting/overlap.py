@@ -100,7 +100,7 @@ class Overlap:
     score: float
     """Recognition score of that string, the lowest of its lines if they are joined; 0 if nothing counts."""
     where: tuple[int, int] | None
-    """The matched span (start, end) in the caption's characters; None if nothing counts."""
+    """The matched span (start, end) in the caption's characters, or None without a match."""
 
 
 NOTHING: Final = Overlap(length=0, text="", score=0.0, where=None)

@@ -65,20 +65,20 @@ class ConceptSettings:
     teacher: Teacher
     """Model whose features are extracted."""
     min_count: int | None = None
-    """Rows that must name a concept; None: 100, and less on small corpora (see `vocabulary.lowest_count`)."""
+    """Rows that must name a concept, by default 100, and less on small corpora (see `vocabulary.lowest_count`)."""
     max_size: int = 10_000
     """Maximum number of concepts of a head."""
     batch_size: int | None = None
-    """Number of images in a batch; None: 32, and 256 on a GPU."""
+    """Number of images in a batch, by default 32, or 256 on a GPU."""
     device: str = AUTO
-    """torch device of the teacher. cuda: all GPUs, by default with a process each on the direct runner; auto: cuda
-    if this machine has it, else cpu."""
+    """torch device of the teacher. cuda takes all GPUs, by default with a process each on the direct runner. auto is
+    cuda if this machine has it, and otherwise cpu."""
     precision: str = AUTO
-    """bf16, fp32 or auto: that of this teacher's features in the folder, else bf16 if the device supports it, else
-    fp32."""
+    """bf16, fp32 or auto. auto takes that of this teacher's features in the folder, or by default bf16 if the device
+    supports it and otherwise fp32."""
     workers: int | None = None
-    """Units at a time; None: on the direct runner one for each GPU of `device`, or else for each core; on another
-    backend its default. On Prism, Dask and Dataflow the backend decides."""
+    """Units at a time. By default the direct runner has one for each GPU of `device`, or for each core without GPUs;
+    other backends have their own default. On Prism, Dask and Dataflow the backend decides."""
     backend: Backend = field(default_factory=Direct)
     """Where the work runs."""
     shard: tuple[int, int] | None = None

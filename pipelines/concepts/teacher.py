@@ -56,7 +56,7 @@ class Teacher:
     keys: str = "by_name"
     """by_name, or in_order: the file has other tensor names, but the model's order."""
     preprocess: dict[str, Any] | None = None
-    """resize (shorter side), crop, interpolation, mean, std; None: the library's preprocessing."""
+    """resize (shorter side), crop, interpolation, mean, std. None means the library's preprocessing."""
     license: str = ""
     """License of the weights, if known."""
 

@@ -68,8 +68,8 @@ class Dataset:
     swap_size: bool = False
     """Whether the columns named width and height hold each other's values (LAION)."""
     images_root: str | None = None
-    """Folder (path or URL) that image paths are relative to. Images are read from below it and from
-    below the manifest's folder. None: the manifest's folder alone."""
+    """Folder (path or URL) that image paths are relative to. Images are read from below it and from below the
+    manifest's folder, by default only from below the latter."""
     notes: str = ""
     """Remarks for users of the data."""
 

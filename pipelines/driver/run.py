@@ -53,7 +53,7 @@ class FilterOutcome:
     """The outcome of a run."""
 
     funnel: FunnelRecord | None
-    """Counts of the run, as in funnel.json; None for a shard that did not complete the output."""
+    """Counts of the run, as in funnel.json, or None for a shard that did not complete the output."""
     errors: tuple[str, ...] = ()
     """Error lines for the user, see `errors.errors_of`."""
 

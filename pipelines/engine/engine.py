@@ -43,7 +43,7 @@ class Engine:
     backend: Backend = field(default_factory=Direct)
     """The backend that runs the units."""
     sharing: Sharing | None = None
-    """Divides the units among shards; None: this invocation runs all units."""
+    """Divides the units among shards. Without it, this invocation runs all units."""
     quarantined: Failed = field(default_factory=dict)
     """Records of the units that failed in this run, by name; of an image unit, by the name of its caption unit."""
 

@@ -63,7 +63,7 @@ class Count:
 
     done: int
     total: int | None = None
-    """Rows in all; None: not known yet."""
+    """Rows in all, or None while the number is unknown."""
     exact: bool = True
     """False if `total` is estimated from the units begun so far."""
 

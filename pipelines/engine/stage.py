@@ -68,7 +68,7 @@ class Stage(ABC):
     """Name of the stage and of its folder in work/."""
     layout: Layout
     fingerprint: str | Mapping[str, str] | Fingerprints
-    """Hash of what the results depend on, see `current`: one for all units, or one per unit. Stored in the commit
+    """Hash of all that the results depend on, see `current`: one for all units, or one per unit. Stored in the commit
     record."""
     part_of: ClassVar[str] = ""
     """Name of the stage in STAGES if this is one of its passes; empty: `name`. Stored in the commit record."""

@@ -190,7 +190,7 @@ class Difference:
     found: str
     """The column's type in this file."""
     role: str | None
-    """The role of the column in either file; None for none, and where the values of both types are compared alike."""
+    """The role of the column in either file. None without one, and if the values of both types are compared alike."""
     first: str
     """The first file that has the column, not as null, with which the others are compared."""
 

@@ -29,7 +29,7 @@ _CHARTS = (
     ("actions", "Actions", "How many actions of the caption were accepted."),
     ("overlap", "Overlap", "Length in characters of the longest match between the caption and the text in the image."),
 )
-"""Histograms of the funnel: name, title, and what is counted."""
+"""Histograms of the funnel: name, title, and the counted items."""
 
 _LEGEND: Graph = {
     "objects": [{"text": text, "start": -1, "end": -1} for text in ("dog", "ball", "spring")],

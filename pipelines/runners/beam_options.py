@@ -25,7 +25,7 @@ _OURS = {
     "streaming": "leave it out, because a run is a batch",
     "save_main_session": "leave it out, because stages are importable",
 }
-"""Beam options that are refused, each with what to do instead."""
+"""Beam options that are refused, each with its remedy."""
 _BELONGS = {
     "FlinkRunnerOptions": ("flink",),
     "PrismRunnerOptions": ("prism",),

@@ -15,7 +15,7 @@ _one_at_a_time = threading.Lock()
 _kept: tuple[str, beam.DoFn] | None = None
 """Id of a job, and its function, which is set up."""
 _place: str | None = None
-"""Name of the run whose element is being processed, see `is_at`; None: this process is idle."""
+"""Name of the run whose element is being processed, see `is_at`, or None for an idle process."""
 
 
 class OncePerProcess(beam.DoFn):

@@ -54,7 +54,7 @@ class Candidates:
     """The n rows that may be chosen, in the order of their uids, which are all different."""
 
     groups: tuple[str, ...]
-    """`KEPT_ROWS`, and the reasons with a delay of which there are rows."""
+    """`KEPT_ROWS`, and the reasons with a delay that have rows."""
     uid: NDArray[Any]
     """(n,) of `_PAIR`."""
     group: NDArray[np.int64]

@@ -92,7 +92,7 @@ class DecideStage(Stage):
     examples: int
     """Most examples for each reason that a unit offers to the report."""
     duplicate_files: tuple[DuplicateFiles, ...] = ()
-    """Files of the kinds of duplicates that the run compares. The stage uses those that reject."""
+    """Files of the kinds of duplicates that the run compares. The stage uses only kinds that reject."""
     own: tuple[StageFilter, ...] = ()
     """Filters of stage `score` and of the user's stages."""
     name: str = field(default="decide", init=False)

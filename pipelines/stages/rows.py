@@ -53,8 +53,8 @@ class Reading(TypedDict, total=False):
 
 
 Asked = tuple[int, bytes | MissingImage, tuple[int, int] | None]
-"""The ordinal of a row; its image file, or why there is none; the image's width and height before the
-download downscaled it, None if it was not downloaded."""
+"""The ordinal of a row; its image file, or why there is none; and the image's width and height before the download
+downscaled it, or None for an image that was not downloaded."""
 
 
 @cache  # the description is a file, and callers ask for each batch

@@ -47,7 +47,7 @@ _CHANGED = 6
 """Maximum number of rows shown that other thresholds would newly keep, and of rows they would no longer keep: enough to
 see a kind of caption, and few enough to stay on one screen with the controls."""
 _SCORES = (CLIP_SCORE, MASKED_SCORE, TEXT_AREA, NEG_CLIP_LOSS)
-"""Columns with what stage `score` measured."""
+"""Columns with the values that stage `score` measured."""
 _UNITS_COUNTED = 2_000
 """Maximum number of commit records that are summed for an output whose run has not ended, so that the page loads within
 seconds from a store too."""

@@ -177,7 +177,7 @@ class QueryResult:
     looked_at: int
     """Number of rows examined."""
     after: Place | None
-    """Place where the search continues, perhaps after the last row; None: all rows were examined."""
+    """Place where the search continues, perhaps after the last row, or None if all rows were examined."""
     seconds: float
 
 

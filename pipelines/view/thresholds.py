@@ -60,7 +60,7 @@ class Piece:
     unit: str
     rows: pa.Table
     records: pa.Table | None
-    """Records of their images, with `UNREAD` for missing ones; None if images decide nothing."""
+    """Records of their images, with `UNREAD` for missing ones, or None if images decide nothing."""
     unexamined: Bools
     """Mask of the rows that a stage after the captions has not examined although it decides: of the image of some, no
     run has read the text; for others the run has computed no score, or a stage of the user has seen nothing."""
@@ -77,7 +77,7 @@ class Sample:
 
     pieces: tuple[Piece, ...]
     all_rows: int
-    """Rows of the annotated units, including those that could not be read; of units without a count, the plan's
+    """Rows of the annotated units, including those that could not be read. Units without a count have the plan's
     estimate."""
     whole: bool
     """Whether the sample holds all rows of these units that could be read, but for units without their files."""

@@ -117,7 +117,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     masked: bool
     """True if images are also scored without their text."""
     asked: str
-    """Fingerprint of what decides which rows are scored, except for what was read in their images."""
+    """Fingerprint of the state that decides which rows are scored, except for the text read in their images."""
     model: str
     fingerprint: str
     """Fingerprint of the model, its weights, the precision and --images-root."""
