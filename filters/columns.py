@@ -270,10 +270,8 @@ def _number(value: Any) -> float | None:
 
 
 def _as_written(values: pa.Array) -> pa.Array:
-    """Return floats of 16 or 32 bits as the float64 of their shortest text: 0.28, not 0.2800000011920929.
-
-    A value then equals the bound that a user copies from the column.
-    """
+    """Return floats of 16 or 32 bits as the float64 of their shortest text: 0.28, not 0.2800000011920929. A value then
+    equals the bound that a user copies from the column."""
     if pa.types.is_float16(values.type):
         texts = pa.array([None if one is None else str(np.float16(one)) for one in values.to_pylist()], pa.string())
     else:

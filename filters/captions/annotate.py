@@ -165,9 +165,7 @@ def _uncollected() -> Iterator[None]:
 
 def may_state_an_action(tagged: Parse) -> bool:
     """Return whether a caption that is tagged but not parsed has a word that may be an action candidate after parsing.
-
-    Arc labels can only rule candidates out.
-    """
+    Arc labels can only rule candidates out."""
     return any(is_action_candidate(tagged, token) for token in range(len(tagged.words)))
 
 

@@ -22,9 +22,7 @@ PREPOSITIONS = frozenset({"prep", "agent"})
 
 def _named(arguments: str, *templates: str) -> Make:
     """Return a function that fills its arguments into the templates and returns each result as a feature with value 1.
-
-    `arguments` lists the names of its arguments, separated by spaces.
-    """
+    `arguments` lists the names of its arguments, separated by spaces."""
     places = {name: place for place, name in enumerate(arguments.split())}
     fills = [re.sub(r"\{(\w+)", lambda name: f"{{{places[name[1]]}", template).format for template in templates]
 

@@ -240,11 +240,9 @@ def _untied(
     object_at: dict[int, int],
     taken: set[int],
 ) -> Iterator[Attribute]:
-    """Yield describing words that the parse ties to no object.
-
-    They are inside a name or compound (`titled`, "Elegant Wedding Card") or near their object
-    (`listed`, "Chair - modern"). If the parse names no other object, another noun may become one.
-    """
+    """Yield describing words that the parse ties to no object. They are inside a name or compound (`titled`, "Elegant
+    Wedding Card") or near their object (`listed`, "Chair - modern"). If the parse names no other object, another noun
+    may become one."""
     tied = len(objects)  # objects of the parse; more may be appended below
     for token, tag in enumerate(parse.tags):
         if not (words[token].group or tag in ADJECTIVE_TAGS) or tag in _DOES or token in taken:

@@ -127,20 +127,16 @@ def _may_name_a_medium(text: str) -> bool:
 @lru_cache(maxsize=4_096)  # called again for the captions that `normalize` does not change
 def is_title_case(text: str) -> bool:
     """Return whether at least three words have four characters or more, and over 70 % of these begin with a capital.
-
-    The characters of a word are ASCII letters and, after the first, apostrophes; any other ends it.
-    """
+    The characters of a word are ASCII letters and, after the first, apostrophes; any other ends it."""
     words = _LONG_WORD.findall(text)
     return len(words) >= 3 and sum([word < "[" for word in words]) > 0.7 * len(words)  # "[" follows "Z" in ASCII
 
 
 def _sentence_case(text: str) -> str:
     """Lower-case a text of more than ten letters, except its first, if over 80 % are capitals. In Title Case lower-case
-    the small words and inflected verbs that name visible actions, except in the first place.
-
-    Lower-casing every word of a title makes taggers see more verbs in names, not fewer, so only the words that a title
-    hides from the tagger are changed.
-    """
+    the small words and inflected verbs that name visible actions, except in the first place. Lower-casing every word of
+    a title makes taggers see more verbs in names, not fewer, so only the words that a title hides from the tagger are
+    changed."""
     if text.isascii():
         capitals = len(text) - len(text.encode().translate(None, _CAPITALS))
     else:

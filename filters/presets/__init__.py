@@ -135,10 +135,8 @@ def _fingerprint(*rules: Any, filters: Sequence[Filter]) -> str:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Return the content of a preset file merged into that of its `base`, section by section and key by key.
-
-    A file that changes `second_opinion` does not inherit `foresee`.
-    """
+    """Return the content of a preset file merged into that of its `base`, section by section and key by key. A file
+    that changes `second_opinion` does not inherit `foresee`."""
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise BadValue(f"a preset must map sections ({', '.join(_SECTIONS)}) to settings")

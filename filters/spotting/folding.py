@@ -37,11 +37,9 @@ class Folded:
 
 
 def fold(text: str) -> Folded:
-    """Fold a text: NFKC, case-folded, without accents, only the characters of `Folded.chars`.
-
-    Words end at anything else, except at invisible marks (soft hyphen, zero-width joiner). HTML entities such as
-    `&amp;` count as spaces. Each ideograph, kana, or letter of a script written without spaces is a word by itself.
-    """
+    """Fold a text: NFKC, case-folded, without accents, only the characters of `Folded.chars`. Words end at anything
+    else, except at invisible marks (soft hyphen, zero-width joiner). HTML entities such as `&amp;` count as spaces.
+    Each ideograph, kana, or letter of a script written without spaces is a word by itself."""
     if "&" in text:
         text = _ENTITY.sub(lambda entity: " " * len(entity[0]), text)
     if text.isascii():

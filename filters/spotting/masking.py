@@ -28,13 +28,10 @@ def text_area(boxes: Sequence[ArrayLike], size: tuple[int, int]) -> float:
 
 
 def mask_text(image: NDArray[np.uint8], boxes: Sequence[ArrayLike]) -> NDArray[np.uint8]:
-    """Return the image with its text painted over, in the mean of the colors around it.
-
-    The image is (height, width) or (height, width, channels); each channel is averaged, also alpha. Boxes that overlap
-    or touch are one region, and get the mean of the pixels around it, one pixel wide. A region without pixels around it
-    gets the mean of the whole image. The result depends neither on the order of the boxes nor on their parts outside
-    the image.
-    """
+    """Return the image with its text painted over, in the mean of the colors around it. The image is (height, width) or
+    (height, width, channels); each channel is averaged, also alpha. Boxes that overlap or touch are one region, and get
+    the mean of the pixels around it, one pixel wide. A region without pixels around it gets the mean of the whole
+    image. The result depends neither on the order of the boxes nor on their parts outside the image."""
     height, width = image.shape[:2]
     # A frame of one pixel around the image spares the cases at its edges. Regions are numbered from 1.
     labels = np.zeros((height + 2, width + 2), np.int32)

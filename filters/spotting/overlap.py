@@ -259,9 +259,7 @@ class _Caption:
     @cached_property
     def _edited_runs(self) -> dict[tuple[int, int], dict[tuple[str, ...], tuple[int, int]]]:
         """Return (characters, allowed edits) -> words of a run -> where it is first (first word, word after the last).
-
-        The edits are fewer than the characters of the first and the last word (see `_is_another_text`).
-        """
+        The edits are fewer than the characters of the first and the last word (see `_is_another_text`)."""
         starts, words = self.folded.starts, self.words
         letters = [0, *accumulate(map(str.isalpha, self.folded.chars))]
         allowed_edits = cache(self._allowed_edits)
@@ -336,10 +334,8 @@ def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
 def _alike(run: str, shapes: str, places: Mapping[int, int], allowed: int) -> Iterator[tuple[int, int]]:
     """Yield the runs of whole words of the string (first word, word after the last) that may differ from a run by up to
     `allowed` edits, which are fewer than its characters. `places` maps the index in `shapes` where a word starts, or
-    the last one ends, to the number of words before it.
-
-    Of `allowed` + 1 pieces of the run one is then intact, and has moved by at most `allowed` characters.
-    """
+    the last one ends, to the number of words before it. Of `allowed` + 1 pieces of the run one is then intact, and has
+    moved by at most `allowed` characters."""
     size = len(run) // (allowed + 1)
     for offset in range(0, size * (allowed + 1), size):
         piece = run[offset : offset + size]
@@ -382,9 +378,7 @@ def word_chances() -> Mapping[str, float]:
 
 def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
     """Return the longest common substring as (length, start in `string`, start in `caption`), the first if several are.
-
-    The search uses `in`, so that the inner loop runs in C and needs no table of characters.
-    """
+    The search uses `in`, so that the inner loop runs in C and needs no table of characters."""
     length = start = 0
     for left in range(len(string)):
         if left + length >= len(string):  # no longer run can start here

@@ -73,12 +73,10 @@ class Teacher:
         return {name: version(_DISTRIBUTIONS.get(name, name)) for name in ("torch", self.library)}
 
     def load(self, device: str = "cpu", precision: str = "fp32") -> LoadedTeacher:
-        """Build the model and read the weights.
-
-        `device`: torch's name; cuda claims one of the GPUs, see `Claim`, and cuda:1 claims that GPU. Raise WrongUse if
-        there is no such model, it has no linear layer to drop (torchvision), its text configuration is not cached
-        (open_clip), the weights do not fit it, or the device does not support the precision.
-        """
+        """Build the model and read the weights. `device`: torch's name; cuda claims one of the GPUs, see `Claim`, and
+        cuda:1 claims that GPU. Raise WrongUse if there is no such model, it has no linear layer to drop (torchvision),
+        its text configuration is not cached (open_clip), the weights do not fit it, or the device does not support the
+        precision."""
         import torch
 
         if precision == "bf16" and not computes_bf16(device):

@@ -288,13 +288,10 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
 
 
 def make_uid(*, url: str | None, caption: str | None, own: str | None = None, stand_in: str | None = None) -> str:
-    """Return the uid of a row, 32 lower-case hex digits (128 bits).
-
-    The manifest's own uid is used if it is 32 hex digits, so that subsets fit DataComp's. Another own id is hashed
-    together with URL and caption: ids such as row numbers repeat between files and would make unrelated rows equal.
-    Without an own id, the uid comes from the SHA-256 of URL, NUL, caption. Without a URL, `stand_in` identifies the
-    image (path, tar member, hash of the image).
-    """
+    """Return the uid of a row, 32 lower-case hex digits (128 bits). The manifest's own uid is used if it is 32 hex
+    digits, so that subsets fit DataComp's. Another own id is hashed together with URL and caption: ids such as row
+    numbers repeat between files and would make unrelated rows equal. Without an own id, the uid comes from the SHA-256
+    of URL, NUL, caption. Without a URL, `stand_in` identifies the image (path, tar member, hash of the image)."""
     if own is not None and is_uid(own):
         return own.lower()
     parts = (url or stand_in or "", caption or "")

@@ -171,10 +171,8 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
 
 
 def _decided(layout: Layout) -> tuple[Plan, list[str], str]:
-    """Return the plan of a finished run, its decided units and its preset's name.
-
-    Raises `WrongUse` if the plan is missing or corrupt, or decisions are missing or mixed.
-    """
+    """Return the plan of a finished run, its decided units and its preset's name. Raises `WrongUse` if the plan is
+    missing or corrupt, or decisions are missing or mixed."""
     again = f"run the same `{spelled('filter')}` again to its end"
     try:
         plan = load_plan(layout.plan)
@@ -326,19 +324,15 @@ def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
 
 
 def _margin(table: pa.Table, group: NDArray[np.int64], groups: Sequence[str]) -> NDArray[np.float64]:
-    """Return how near each row is to being kept, or how far from being rejected, within its group (n,).
-
-    The measure is the overlap (less is better) for rows that Text-spotting rejects, and the complexity for all others.
-    """
+    """Return how near each row is to being kept, or how far from being rejected, within its group (n,). The measure is
+    the overlap (less is better) for rows that Text-spotting rejects, and the complexity for all others."""
     by_text = group == (groups.index("text_spotting") if "text_spotting" in groups else -1)
     return np.where(by_text, -_floats(table, "overlap"), _floats(table, "complexity"))
 
 
 def _by_columns(rows: Candidates, weights: Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the group and the value of each row by columns. Group 0 has the best rows, as many as were kept.
-
-    The value is the weighted sum of a row's ranks by each column; in a column, rows without a value are last.
-    """
+    """Return the group and the value of each row by columns. Group 0 has the best rows, as many as were kept. The value
+    is the weighted sum of a row's ranks by each column; in a column, rows without a value are last."""
     value = np.zeros(len(rows.uid))
     for column, weight in zip(rows.columns.T, weights, strict=True):
         _, rank = np.unique(np.nan_to_num(column, nan=-np.inf), return_inverse=True)

@@ -208,10 +208,8 @@ def decide(
     settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]], own: tuple[StageFilter, ...]
 ) -> tuple[dict[str, str], Findings]:
     """Find duplicates and decide the outdated units. Return the inputs of each unit's decisions, without failed units,
-    and the duplicates.
-
-    `sources`: the inputs of each unit's annotations. `own`: filters of stage `score` and of the user's stages.
-    """
+    and the duplicates. `sources`: the inputs of each unit's annotations. `own`: filters of stage `score` and of the
+    user's stages."""
     only_decides = not work.seconds  # nothing was annotated
     base = fingerprint_of(
         settings.preset.filters_fingerprint,

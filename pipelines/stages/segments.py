@@ -43,10 +43,8 @@ _COUNTED_ROWS = 100_000
 
 def all_rows(preset: Preset, values: str) -> str:
     """Return the name of the set of rows that are wanted if captions decide nothing; `values`: see `Survivors.values`.
-
     It holds all rows with a caption of accepted length that pass the preset's conditions on columns and its registered
-    filters without annotations.
-    """
+    filters without annotations."""
     own = [one for one in preset.filters if isinstance(one, CaptionFilter) and not one.needs_annotations]
     conditions = "".join(f"-{fingerprint_of(one)}" for one in (*preset.columns, *own))
     return f"all-{preset.captions.max_chars}{conditions}{f'-{values}' if preset.columns else ''}"

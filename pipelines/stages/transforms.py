@@ -288,10 +288,8 @@ class _Decide(beam.DoFn):
 
 
 def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool) -> tuple[Batch, pa.Table]:
-    """Return the good rows of a batch as read, and as a table for the cascade.
-
-    The table has identity, caption, the values that the preset's conditions compare and, if `annotated`, annotations.
-    """
+    """Return the good rows of a batch as read, and as a table for the cascade. The table has identity, caption, the
+    values that the preset's conditions compare and, if `annotated`, annotations."""
     _need(table, str(dataset.roles.caption), "name the column with the captions: caption=...")
     batch, rows = good_rows(table, dataset, preset.columns, "the manifest")
     if not annotated:

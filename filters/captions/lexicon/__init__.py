@@ -104,11 +104,9 @@ def verb_forms() -> frozenset[str]:
 
 @lru_cache(maxsize=20_000)
 def verb_lemma(form: str) -> str | None:
-    """Return the rated verb of which the lower-case `form` is an inflection. Return None without one.
-
-    An irregular form is of its own verb ("found" of find). If a regular form has several, a verb that was rated by
-    reading is preferred ("singing" is a form of sing, not of singe).
-    """
+    """Return the rated verb of which the lower-case `form` is an inflection. Return None without one. An irregular form
+    is of its own verb ("found" of find). If a regular form has several, a verb that was rated by reading is preferred
+    ("singing" is a form of sing, not of singe)."""
     if form in _irregular():
         return _irregular()[form]
     rated = list(filter(_verbs().__contains__, _may_inflect(form)))

@@ -260,11 +260,8 @@ def _within(steps: Ints, lengths: Ints) -> Ints:
 
 
 def _pairs_of_special_cases(tokenizer: Tokenizer) -> frozenset[tuple[str, str]]:
-    """Return the neighboring tokens of the special cases that spaCy searches for in the tokens of a
-    text, such as ":" and ")".
-
-    A special case that was found may itself be part of a longer one, so its replacements are paired too.
-    """
+    """Return the neighboring tokens of the special cases that spaCy searches for in the tokens of a text, such as ":"
+    and ")". A special case that was found may itself be part of a longer one, so its replacements are paired too."""
     bare = Tokenizer(  # the same tokenizer without special cases
         tokenizer.vocab,
         prefix_search=tokenizer.prefix_search,

@@ -63,12 +63,9 @@ def _factor_gates(graph: Graph) -> bool:
 
 
 def _enlarge_last(graph: Graph) -> bool:
-    """Move the last layers before the enlargement of the map.
-
-    Two transposed convolutions of 2 x 2 pixels do not overlap. So each of the 4 x 4 pixels that
-    come from a place depends on that place alone: the layers become two of 1 x 1 pixels, with a
-    channel for each of the pixels, and a rearrangement.
-    """
+    """Move the last layers before the enlargement of the map. Two transposed convolutions of 2 x 2 pixels do not
+    overlap. So each of the 4 x 4 pixels that come from a place depends on that place alone: the layers become two of 1
+    x 1 pixels, with a channel for each of the pixels, and a rearrangement."""
     head: list[Any] = []
     name = graph.output
     while len(head) < len(_HEAD) and (node := graph.maker(name)) is not None:

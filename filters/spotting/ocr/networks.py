@@ -15,11 +15,8 @@ Network = Callable[[Floats], Floats]
 
 def load_network(model: bytes, settings: SpotterSettings, fixed: Collection[tuple[int, ...]] = ()) -> Network:
     """Load a network with one input and one output. Raise RuntimeError if the processor does not support the precision
-    of the settings.
-
-    OpenVINO compiles the network separately for each of the `fixed`, frequent, shapes of the input that occurs, which
-    takes some 20 MiB and saves about a quarter of the time.
-    """
+    of the settings. OpenVINO compiles the network separately for each of the `fixed`, frequent, shapes of the input
+    that occurs, which takes some 20 MiB and saves about a quarter of the time."""
     return _OpenVino(model, settings, fixed) if settings.engine == "openvino" else _OnnxRuntime(model)
 
 

@@ -218,11 +218,9 @@ def format_of_name(path: str) -> Format | None:
 
 
 def detect(path: str, dataset: Dataset) -> tuple[Format, Compression]:
-    """Return the format and compression of a file. `dataset.format` decides unless it is auto.
-
-    Raise UnreadableFile if the file cannot be opened, or its first bytes contradict the name or format (a web page,
-    UTF-16, another kind of file). Raise BadSchema if neither data set, name nor first bytes tell a known format.
-    """
+    """Return the format and compression of a file. `dataset.format` decides unless it is auto. Raise UnreadableFile if
+    the file cannot be opened, or its first bytes contradict the name or format (a web page, UTF-16, another kind of
+    file). Raise BadSchema if neither data set, name nor first bytes tell a known format."""
     with reading(path):
         head = read_part(path, 0, _MAGIC_BYTES)
     compression: Compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
