@@ -232,18 +232,18 @@ def apply_cascade(
         rows: n rows with `caption`, the columns of `filters.captions.annotate.SCHEMA` if `stages`
             has "captions", the values that the preset's conditions compare
             (`filters.columns.STORED`), and `ordinal` if there are records or `own`.
-        records: images by ascending `ordinal`, rows of `RECORD`; None if images decide nothing.
+        records: images by ascending `ordinal`, rows of `RECORD`, or None if images decide nothing.
         preset: the filters and their thresholds.
-        stages: the stages that decide. Without "captions", filters that need annotations are skipped; image filters
-            decide if there are records, conditions on columns and `own` always.
-        own: filters of stage `score` and of the user's stages. Each decides the rows that those before it keep.
+        stages: the stages that decide. Without "captions", filters that need annotations are skipped. Image filters
+            decide only if there are records. Conditions on columns and `own` always decide.
+        own: filters of stage `score` and of the user's stages. Each decides the rows that earlier filters keep.
         layout: the output folder, which holds the annotations that `own` reads.
         unit: name of the unit of the rows, for `own`.
 
     Returns:
         The decisions and their evidence. A row has evidence only up to the stage whose filter rejects it, so that the
         result does not depend on what other presets annotated before. A row with several captions is decided by the
-        first that passes, else by the first of those that got furthest; `own` decides it once, with that caption.
+        first that passes, or if none passes by the first that got furthest; `own` decides it once, with that caption.
 
     Raises:
         NotLookedAt: a row passes the caption filters and has no record, or lacks annotations that `own` needs.

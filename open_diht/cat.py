@@ -83,7 +83,7 @@ class Cat:
 
     Args:
         preset: the name of a preset, the path of a YAML file, or a `Preset`.
-        ocr: settings of the OCR; None: the defaults of a run.
+        ocr: settings of the OCR, by default those of a run.
 
     Raises:
         BadPreset: the preset does not exist or its file is invalid.
@@ -171,7 +171,7 @@ class Cat:
 
         Args:
             caption: column with the captions.
-            image: column with the images; None: decide by the captions alone.
+            image: column with the images. Without it, the captions alone decide.
 
         Returns:
             A picklable callable. It takes a dict of lists or arrays, or a `pyarrow.Table`, and returns the same kind

@@ -85,8 +85,8 @@ def find_model(names: Sequence[str] = MODELS) -> str:
 
 
 def model_provenance(names: Sequence[str] = MODELS) -> dict[str, str]:
-    """Return name and version of the model that `find_model` finds, on which the fraction of rows kept depends, and the
-    version of spaCy."""
+    """Return the versions that the fraction of rows kept depends on: name and version of the model that `find_model`
+    finds, and the version of spaCy."""
     name = find_model(names)
     meta = get_model_meta(name) if os.path.isdir(name) else get_package_meta(name)
     return {"spacy": spacy.__version__, "model": name, "model_version": str(meta["version"])}

@@ -277,8 +277,8 @@ class _Caption:
         return dict(sorted(runs.items(), reverse=True))  # once a long one is found, shorter ones are skipped
 
     def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[_Run]:
-        """Yield runs of whole words of the caption that differ from whole words of the string by a few characters: at
-        least the longest ones, if they are longer than `longest`."""
+        """Yield runs of whole words of the caption that differ by a few characters from whole words of the string. Of
+        those longer than `longest`, yield at least the longest ones."""
         starts, string_words, least = self.folded.starts, list(string.words()), longest + 1
         places = {start: word for word, start in enumerate(string.starts)}
         common, _, _ = longest_common_run(shapes, self.shapes)

@@ -52,8 +52,7 @@ def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
 
 def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.NDArray[np.float32]) -> None:
     """Record what identifies the features of a folder, or compare with its record of the same teacher and precision.
-    Raise WrongUse if this machine's libraries compute features from the same weights that differ from the recorded
-    ones. `sees` is the result of `seen`."""
+    Raise WrongUse if `sees`, the result of `seen` on this machine, differs from the recorded features."""
     path = record_path(layout)
     ours: dict[str, Any] = {
         "teacher": teacher.identity(),

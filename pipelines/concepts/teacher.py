@@ -61,8 +61,8 @@ class Teacher:
     """License of the weights, if known."""
 
     def identity(self) -> dict[str, str]:
-        """Return what features depend on, except their precision. Versions of libraries are not part of it, because
-        `identity.settle` checks whether they compute the same."""
+        """Return the facts that features depend on, except their precision. Versions of libraries are not among them,
+        because `identity.settle` checks whether they compute the same."""
         facts = asdict(self)
         for name in ("weights", "license"):
             del facts[name]

@@ -69,7 +69,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     Args:
         settings: settings of the run.
         say: receives lines for the terminal; by default they are logged.
-        plan: the units to filter; None: all of the input.
+        plan: the units to filter, by default all of the input.
 
     Returns:
         Exit status, counts for each reason, and errors. The rows are in the output folder.

@@ -99,7 +99,7 @@ class Stage(ABC):
 
         Args:
             unit: name of the unit.
-            before: the commit record of a unit that is extended, see `adds`; else None.
+            before: the commit record of a unit that is extended, see `adds`, or None for a new one.
             heartbeat: receives the numbers of rows expected and done.
 
         Returns:
@@ -116,7 +116,7 @@ class Stage(ABC):
 
         Args:
             unit: name of the unit.
-            record: its commit record, None if there is none.
+            record: its commit record, if it has one.
         """
         return record if record is not None and record["fingerprint"] == self.fingerprint_of(unit) else None
 

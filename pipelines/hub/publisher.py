@@ -1,10 +1,10 @@
 """Publish the results of a run to a data set repository on a hub.
 
-Files that are already there with the same bytes are not sent again, but funnel.json and run.json may be. What fits
-into one commit is sent in one, so no reader sees a partial result. Otherwise the first commit removes funnel.json
-and run.json and adds `PUBLISHING`, and the last one does the reverse: as with commit records of
-units, the files that mark success come last. Every commit names its parent, and the hub refuses it
-if another commit has come between, so two publishing runs cannot mix.
+Files that are already there with the same bytes are not sent again, except perhaps funnel.json and run.json. If all
+files fit into one commit, no reader sees a partial result. Otherwise the first commit removes funnel.json and run.json
+and adds `PUBLISHING`, and the last one does the reverse: as with commit records of units, the files that mark success
+come last. Every commit names its parent, and the hub refuses it if another commit has come between, so two publishing
+runs cannot mix.
 """
 
 from __future__ import annotations

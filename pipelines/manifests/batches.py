@@ -35,8 +35,8 @@ _HEX = re.compile(r"[0-9a-fA-F]{32}")
 
 def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator[Batch, None, None]:
     """Yield the rows of consecutive chunks in batches of `batch_rows` rows, fewer at the end or if rows are large. If
-    the chunks raise UnreadableFile, all rows before are yielded first. Which rows there are, good or bad, and their
-    order do not depend on `batch_rows`."""
+    the chunks raise UnreadableFile, all rows before are yielded first. The rows, good and bad, and their order do not
+    depend on `batch_rows`."""
     waiting: list[Batch] = []
     size = 0
     broken: UnreadableFile | None = None
@@ -141,7 +141,7 @@ def _lists(table: pa.Table, names: Sequence[str]) -> list[list[str | None]]:
 
 
 def _distinct(texts: Sequence[str | None]) -> list[str]:
-    """Return the captions of a row that say something, each once."""
+    """Return the captions of a row that have text, each once."""
     found = dict.fromkeys(text for text in texts if text is not None)
     return [text for text in found if not _is_blank(text) and not _is_no_text(text)]
 

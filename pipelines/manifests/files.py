@@ -80,8 +80,8 @@ def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
 
 
 def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
-    """Open a file for reading and seeking. Raises what the file system raises: wrap it in `reading`. With `parts`, only
-    the requested bytes of a remote file are fetched, without read-ahead, and recent parts are cached."""
+    """Open a file for reading and seeking. Errors are those of the file system, so wrap it in `reading`. With `parts`,
+    only the requested bytes of a remote file are fetched, without read-ahead, and recent parts are cached."""
     if not is_remote(path):
         return open(local_path(path), "rb")
     fs, inside = file_system(path)
@@ -173,7 +173,7 @@ class _Unpacked:
 
 
 def read_part(path: str, start: int, stop: int) -> bytes:
-    """Return bytes [start, stop) of a file, fewer if it ends before. Raises what the file system raises."""
+    """Return bytes [start, stop) of a file, fewer if it ends before. Errors are those of the file system."""
     if is_remote(path):
         fs, inside = file_system(path)
         content: bytes = fs.cat_file(inside, start=start, end=stop)
@@ -238,7 +238,7 @@ def telling(known: Stamp | None) -> Stamp | None:
 
 
 def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
-    """Return the stamps of files, by path. Raises what `stamp` raises."""
+    """Return the stamps of files, by path. Raise as `stamp` does."""
     known = list(paths)
     found = many_at_once(stamp, known) if any(map(is_remote, known)) else map(stamp, known)
     return dict(zip(known, found, strict=True))

@@ -62,7 +62,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class ForecastLine:
-    """A forecast quantity: its estimate, if there is one, and what it is based on."""
+    """A forecast quantity, its estimate if there is one, and its basis."""
 
     estimate: Estimate | None
     basis: Literal["measured", "unknown"] = "measured"

@@ -186,7 +186,7 @@ class DownloadStage(SegmentAnnotator):
         return np.union1d(new, np.asarray(records.filter(lifted)["ordinal"]))
 
     def lifted(self, record: CommitRecord) -> Counter[str]:
-        """Return how many rows of a unit earlier settings refused that the current ones may not, by reason."""
+        """Count the rows of a unit, by reason, that earlier settings refused and the current ones may accept."""
         reasons = self.settings.may_lift(record.get("limits", {}))
         return Counter({reason: count for reason, count in record["statuses"].items() if reason in reasons})
 

@@ -201,7 +201,7 @@ class Encoder:
         return results
 
     def texts(self, texts: Sequence[str]) -> list[Vector | None]:
-        """Return the embedding of each text; None if the model's output is zero or not finite."""
+        """Return the embedding of each text, or None for an output of the model that is zero or not finite."""
         network = self._network
         assert network.texts is not None
         parts = [np.zeros((0, self.dimension), np.float32)]

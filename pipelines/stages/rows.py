@@ -1,4 +1,4 @@
-"""Rows as the filters take them: identities, the values that conditions compare, and what was read in images.
+"""Rows as the filters take them: identities, the values that conditions compare, and the text read in images.
 
 Runs, Beam transforms and `open_diht.Cat` share these functions, which import no Beam.
 """
@@ -103,9 +103,8 @@ def columns_in(table: pa.Table, dataset: Dataset, conditions: Sequence[ColumnCon
 def good_rows(
     table: pa.Table, dataset: Dataset, conditions: Sequence[ColumnCondition], path: str
 ) -> tuple[Batch, pa.Table]:
-    """Return the good rows of a table as read, and as a table of `ROW` and the values that conditions compare.
-    Arguments and errors are those of `columns_in`; ModuleNotFoundError if a language must be identified without
-    pycld2."""
+    """Return the good rows of a table as read, and as a table of `ROW` and the values that conditions compare. Take and
+    raise the same as `columns_in`, and ModuleNotFoundError if a language must be identified without pycld2."""
     batch = read_rows(table, dataset)
     rows = identities(batch)
     for name, values in values_of(batch, columns_in(table, dataset, conditions, path), conditions).items():
@@ -114,8 +113,8 @@ def good_rows(
 
 
 def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[ColumnCondition]) -> dict[str, pa.Array]:
-    """Return the values that conditions compare, by stored name. `places`: see `columns_of`; a language without a
-    column is identified from the captions."""
+    """Return the values that conditions compare, by stored name. `places` is the result of `columns_of`. A language
+    without a column is identified from the captions."""
     table = batch.table
     identified = [name for name in language.NAMES if name in {one.reason for one in conditions} - places.keys()]
     absent = pa.nulls(table.num_rows)  # for a column that the batch lacks

@@ -85,7 +85,7 @@ class Survivors:
 
     @property
     def needed(self) -> set[str]:
-        """Names of sets of rows, any of which contains all rows that the preset needs."""
+        """Names of sets of rows, each of which contains all rows that the preset needs."""
         mine = {survivors(self.preset, self.annotations, self.values)} if self.captions_decide else set()
         some, own = self.preset.columns, self.preset.filters
         fewer = (replace(self.preset, columns=c, filters=f) for c in (some, ()) for f in (own, ()))
@@ -201,7 +201,7 @@ class SegmentStage(Stage):
             yield from ((ordinal, missing) for ordinal in ordinals[done:].tolist())
 
     def needed(self, unit: str) -> set[str]:
-        """Return names of sets of rows, any of which contains all rows that a finished unit must contain."""
+        """Return names of sets of rows, each of which contains all rows that a finished unit must contain."""
         return self.covered(unit)
 
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
@@ -224,7 +224,7 @@ class SegmentStage(Stage):
 
         Args:
             unit: name of the unit.
-            known: its commit record, None if no row was processed.
+            known: its commit record, or None before any row was processed.
             columns: columns of the stage's files.
         """
         count = known["segments"] if known is not None else 0

@@ -1,4 +1,4 @@
-"""Formats that consist of lines, and a reader of lines whose memory is bounded however long a line is."""
+"""Formats that consist of lines, and a reader of lines of any length in bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The duplicates that were found, read by the units whose rows they are."""
+"""Read the duplicates that were found, by the unit of their rows."""
 
 from __future__ import annotations
 
