@@ -173,8 +173,9 @@ class TextSpotter:
         return self._child
 
     def check_installed(self) -> None:
-        """Check that the packages and models for an OCR process are installed; start no process. Raise SpotterError for
-        a missing package, WeightsMissing for a missing model, WeightsDamaged for a file without its pinned digest."""
+        """Check that the packages and models for an OCR process are installed, without starting one. Raise SpotterError
+        for a missing package, WeightsMissing for a missing model, WeightsDamaged for a file without its pinned
+        digest."""
         engine = self.settings.engine
         for package in _PACKAGES[engine]:
             if importlib.util.find_spec(package) is None:

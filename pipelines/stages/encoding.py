@@ -68,12 +68,12 @@ class EncodingStage(SegmentStage):
 
     @abstractmethod
     def table(self, ordinals: list[int], found: list[list[Encoded]]) -> pa.Table:
-        """Return n rows of the stage's file. `found` has each row's embeddings of results of `prepare`, or why there
-        are none."""
+        """Return n rows of the stage's file. `found` has for each row a list like that of `prepare`, with embeddings in
+        place of tensors."""
 
     def prepare(self, ordinal: int, image: bytes) -> list[Any]:
-        """Return the tensor of a row's image, to which a stage may add others, or the reason why there is none. Threads
-        may call it while the encoder processes other rows."""
+        """Return a list of the tensor of a row's image, or of the reason why there is none. A stage may add tensors to
+        it. Threads may call it while the encoder processes other rows."""
         return [self._encoder.prepare(image)]
 
     def fingerprint_of(self, unit: str) -> str:

@@ -55,9 +55,9 @@ def decided_rows(
     own: Sequence[StageFilter] = (),
     span: tuple[int, int] | None = None,
 ) -> Iterator[tuple[pa.Table, Decisions]]:
-    """Yield the annotated rows of a caption unit, in groups, with the decisions of some stages about them, only for
-    ordinals in `span`, [first, stop). Duplicates are not considered. Stage `decide` applies the cascade itself, because
-    it reads the manifest again and may find fewer rows there than are annotated."""
+    """Yield the annotated rows of a caption unit, in groups, with the decisions of some stages about them. `span`,
+    [first, stop), limits the ordinals. Duplicates are not considered. Stage `decide` applies the cascade itself,
+    because it reads the manifest again and may find fewer rows there than are annotated."""
     records = image_records(layout, unit, image_units, stages)
     for rows in annotated_rows(layout, unit, preset, between=span and ("ordinal", *span)):
         if span is not None:

@@ -1,8 +1,8 @@
 """Stages over image units.
 
-An image unit is a range of the rows of a caption unit, of which those that pass the caption filters are processed. Its
+An image unit is a range of the rows of a caption unit. Only its rows that pass the caption filters are processed. The
 results are kept while models and settings stay the same. If another preset lets more rows pass, these become a further
-segment; if it lets fewer pass, all that it needs is there.
+segment. If it lets fewer pass, it finds all results that it needs.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _COUNTED_ROWS = 100_000
 
 
 def all_rows(preset: Preset, values: str) -> str:
-    """Return the name of the set of rows that are wanted if captions decide nothing; `values`: see `Survivors.values`.
-    It holds all rows with a caption of accepted length that pass the preset's conditions on columns and its registered
-    filters without annotations."""
+    """Return the name of the set of rows that are wanted if captions decide nothing: all with a caption of accepted
+    length that pass the preset's conditions on columns and its registered filters without annotations. `values`: see
+    `Survivors.values`."""
     own = [one for one in preset.filters if isinstance(one, CaptionFilter) and not one.needs_annotations]
     conditions = "".join(f"-{fingerprint_of(one)}" for one in (*preset.columns, *own))
     return f"all-{preset.captions.max_chars}{conditions}{f'-{values}' if preset.columns else ''}"

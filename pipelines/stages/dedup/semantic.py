@@ -1,11 +1,13 @@
 """Find semantic duplicates within a cluster, after SemDeDup (Abbas et al. 2023).
 
-They are images whose embeddings have a cosine above 1 - eps. Rows are taken in order; one that resembles an earlier row
-is a duplicate of it. The order thus decides which row of a group stays: `first` by unit and index in the unit; `far`
-(SemDeDup's default) the least typical first, by cosine to the centroid; `near` the most typical first.
+They are images whose embeddings have a cosine above 1 - eps. Rows are taken in order, and a row that resembles an
+earlier one is a duplicate of it. So the order decides which row of a group stays: `first` is by unit and index in the
+unit, `far` (SemDeDup's default) from the least typical row, by cosine to the centroid, and `near` from the most
+typical.
 
-`against` says which earlier rows are compared: only those that stay (`kept`: every duplicate is within eps of a kept
-row), or all (`all`, as in SemDeDup: it may remove more, since a chain of similar rows collapses into its first).
+`against` says which earlier rows are compared. With `kept` they are the rows that stay, so every duplicate is within
+eps of a kept row. With `all`, as in SemDeDup, more may be removed, since a chain of similar rows collapses into its
+first.
 """
 
 from __future__ import annotations

@@ -122,8 +122,8 @@ SCHEMA = pa.schema([("ordinal", pa.int64()), (NEG_CLIP_LOSS, pa.float32())])
 
 @dataclass
 class BatchStage(Stage):
-    """A `Stage` of one unit: it takes the first of all rows in the random order as batches, one per row group. It reads
-    the embeddings of the units that contain them once. Memory holds those of the batches."""
+    """A `Stage` of one unit, which takes the first of all rows in the random order as batches, one per row group. It
+    reads the embeddings of each unit with such rows once, and holds only those of the batches in memory."""
 
     layout: Layout
     rule: NegativesRule
