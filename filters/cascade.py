@@ -346,8 +346,7 @@ def _apply_images(rows: pa.Table, records: pa.Table, decided: Decisions, preset:
 
 
 def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) -> tuple[Reasons, NDArray[np.int64]]:
-    """Apply the filters on images to n rows of `RECORD`. Return their reasons and overlaps, both (n,), see
-    `Decisions`."""
+    """Apply the filters on images to n rows of `RECORD`. Return their reasons and overlaps (n,), see `Decisions`."""
     reasons: Reasons = np.full(len(captions), DEAD, object)
     overlaps = np.full(len(captions), NOT_READ, np.int64)
     statuses = records["status"].to_pylist()

@@ -73,8 +73,7 @@ def _where(known: NDArray[np.bool_] | None, values: pa.Array) -> pa.Array:
 
 
 def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
-    """Return the columns of a table. Rename those with one of `names` to original_<name>, with more such prefixes if
-    that exists."""
+    """Return a table's columns. Rename those in `names` to original_<name>, with more such prefixes if needed."""
     columns = {name: original[name] for name in original.column_names}
     for name in names:
         if name in columns:

@@ -31,8 +31,7 @@ def others_field(annotated: bool) -> pa.Field:
 
 
 def nested(captions: Sequence[Sequence[str]], annotations: pa.Table | None) -> pa.ListArray:
-    """Return the column `OTHERS` of n rows. `annotations` has a row of `SCHEMA` per caption, or is None without a
-    parse."""
+    """Return the column `OTHERS` of n rows. `annotations` has a row of `SCHEMA` per caption, or is None."""
     flat = pa.array([text for texts in captions for text in texts], pa.string())
     columns = [flat] if annotations is None else [flat, *(one.combine_chunks() for one in annotations.columns)]
     offsets = np.concatenate([[0], np.cumsum([len(texts) for texts in captions])]).astype(np.int32)

@@ -355,8 +355,8 @@ def _images(images: Sequence[Any]) -> list[Any]:
 
 
 def _listed(values: Any) -> list[Any]:
-    """Return an Arrow, NumPy, pandas or Python sequence as a list of Python objects, with None for pandas' NaN and
-    NA."""
+    """Return an Arrow, NumPy, pandas or Python sequence as a list of Python objects, with None for NaN and NA of
+    pandas."""
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values.to_pylist()
     objects = values.tolist() if isinstance(values, np.ndarray) else values

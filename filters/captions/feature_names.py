@@ -107,8 +107,7 @@ def visible(rating: int, is_short: bool, actor_before: bool) -> Features:
 
 
 def standing(is_capitalised: bool, to_head: int, is_first: bool, is_last: bool) -> Features:
-    """Return the features of the verb's position. `to_head` is positive if its head is to the right, negative to the
-    left."""
+    """Return the features of the verb's position. `to_head` is positive if its head is to the right."""
     return {
         "capitalised": float(is_capitalised),
         "head to the right": float(to_head > 0),

@@ -97,7 +97,7 @@ def _words_in(text: str) -> int:
 
 
 def _without_stock_text(text: str) -> str:
-    """Remove "Stock Photo:" at the start and "- Royalty Free Stock Image #123" at the end, if enough of a caption
+    """Remove stock text, "Stock Photo:" at the start and "- Royalty Free Stock Image #123" at the end, if enough
     remains."""
     before = ""
     while before != text:

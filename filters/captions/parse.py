@@ -246,8 +246,7 @@ class _NumpyPipeline:
         return list(_parses(texts, tokens, vectors, tags, deps, heads))
 
     def _rehang(self, tokens: Tokens, heads: Ints, deps: Strings, decorated: NDArray[np.bool_]) -> None:
-        """Move the arcs with decorated labels, of which there are few, to their final heads, in place, by spaCy's
-        function."""
+        """Move the few arcs with decorated labels to their final heads, in place, by spaCy's own function."""
         stops = np.cumsum(tokens.lengths)
         for text in np.unique(np.searchsorted(stops, np.flatnonzero(decorated), side="right")).tolist():
             here = slice(int(stops[text] - tokens.lengths[text]), int(stops[text]))

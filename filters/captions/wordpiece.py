@@ -26,8 +26,7 @@ _IDEOGRAPHS = (
 
 
 class WordPieces(dict[str, tuple[int, ...]]):
-    """A cache of words and the indices of their pieces in `vocabulary`, a list of pieces in the order of their
-    indices."""
+    """A cache of words and the indices of their pieces in the vocabulary, a list of pieces by index."""
 
     def __init__(self, vocabulary: Sequence[str]):
         super().__init__()

@@ -175,8 +175,7 @@ def preset_names() -> list[str]:
 
 
 def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
-    """Build a preset from the content of its file, see `Preset.as_content`. Raise BadValue for unknown or unusable
-    settings."""
+    """Build a preset from the content of its file, see `Preset.as_content`. Raise BadValue for unusable settings."""
     own = {name: kind for name, kind in registered_filters().items() if name in content}
     columns = conditions_of(content.get("columns", {}))
     _check_reasons(columns, own)

@@ -39,8 +39,7 @@ _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 
 class ChildDied(Exception):
-    """The process ended, or answered another request and was killed. The message says how, and has the end of its
-    stderr."""
+    """The process ended, or was killed for answering another request. The message has the end of its stderr."""
 
 
 class ChildTimeout(Exception):

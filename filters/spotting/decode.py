@@ -125,8 +125,7 @@ def _decoded(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | None)
 
 
 def _plain_jpeg(opened: OpenedImage, least: tuple[int, int] | None, decode_jpeg: JpegDecoder) -> Pixels | None:
-    """Return the pixels of a JPEG that needs only decoding. Return None if it needs more, or Pillow must report its
-    error."""
+    """Return the pixels of a JPEG that needs only decoding. Return None if Pillow must do more or report its error."""
     image = opened.image
     if image.format != "JPEG" or image.mode not in ("RGB", "L") or opened.orientation != 1:
         return None

@@ -118,8 +118,7 @@ class SpotterSettings:
         return (self.model, self.second_reader) if self.second_reader else (self.model,)
 
     def resolved(self) -> SpotterSettings:
-        """Return the settings with the precision `auto` replaced: bf16 for OpenVINO on a processor that has it, or
-        f32."""
+        """Return the settings with the precision `auto` replaced by bf16 (OpenVINO, if the processor has it) or f32."""
         if self.precision != "auto":
             return self
         return replace(self, precision="bf16" if self.engine == "openvino" and has_bf16() else "f32")

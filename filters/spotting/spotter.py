@@ -124,8 +124,7 @@ class TextSpotter:
         return facts
 
     def _spot_some(self, images: Sequence[bytes]) -> list[Spotting | UnreadableImage]:
-        """Read a batch. If it kills or hangs the process, read it image by image, so that only the image at fault is
-        lost."""
+        """Read a batch. If it kills or hangs the process, read it image by image to lose only the image at fault."""
         if len(images) > 1:
             with contextlib.suppress(ChildDied, ChildTimeout):
                 return self._ask(images)

@@ -93,8 +93,7 @@ class FeatureStage(Stage):
         return said, [feature_path(self.layout, unit), status_path(self.layout, unit)]
 
     def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
-        """Yield keys and features of a shard's images, batch by batch, after `setup`. A TeacherFailed names the
-        batch."""
+        """Yield keys and features of a shard's images, batch by batch, after `setup`. TeacherFailed names the batch."""
         prepare = partial(prepared, teacher=self._loaded)
         # On a CPU nothing is decoded ahead, because the teachers need the cores.
         for keys, images in prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads):

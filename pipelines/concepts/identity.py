@@ -43,8 +43,7 @@ def precision_of(layout: Layout, teacher: Teacher, asked: str, device: str) -> s
 
 
 def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
-    """Return the features (d,) float32 of the fixed image, computed on this machine's CPU. Raise as `Teacher.load`
-    does."""
+    """Return the features (d,) float32 of the fixed image, computed on this machine's CPU. Raise as `Teacher.load`."""
     loaded = teacher.load()
     found: npt.NDArray[np.float32] = loaded.features([loaded.transform(_fixed())])[0]
     return found

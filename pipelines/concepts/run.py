@@ -223,7 +223,7 @@ class _Run:
     lock: FileLock | Lease
 
     def do(self) -> int:
-        """Do the part of a shard. The last shard, or a run without shards, then does all that is left. Return the exit
+        """Do the part of a shard. The last shard, or a run without shards, then does the rest. Return the exit
         status."""
         retract(self.layout.root / "concepts.json")  # no reader may take unfinished output for finished
         kept, shards = sorted(self.kept), list(self.shards)
@@ -369,8 +369,7 @@ class _Run:
         return self._is_good(list(records.values()))
 
     def _is_good(self, records: Sequence[dict[str, Any]]) -> bool:
-        """Report bad images and corrupt shards. Return whether no shard is corrupt and no more images are bad than
-        allowed."""
+        """Report bad images and corrupt shards. Return whether no shard is corrupt and not too many images are bad."""
         bad = [entry for record in records for entry in record["bad"]]
         rows = sum(record["rows"] for record in records)
         broken = [f"{record['unit']}.tar ({record['broken']['message']})" for record in records if record["broken"]]

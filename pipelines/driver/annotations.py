@@ -40,8 +40,7 @@ class Annotations:
         self._work, self._kinds = work, annotating_stages()
 
     def make(self, units: Sequence[str]) -> None:
-        """Run each stage of the run on its units that are not done, one after another, without units that failed
-        before."""
+        """Run each stage of the run on its units that are not done, one after another, leaving out failed units."""
         work = self._work
         for kind in self._kinds:
             names = kind.units(work, work.alive(units))

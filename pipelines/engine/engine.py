@@ -171,8 +171,8 @@ class Engine:
         )
 
     def give_up(self, failed: Failed, fatal: bool = False) -> None:
-        """Leave failed units out of all later stages, and the caption units of failed image units. If `fatal`, raise
-        RunFailed."""
+        """Leave failed units (and caption units of failed image units) out of later stages, or raise RunFailed if
+        `fatal`."""
         if failed and fatal:
             name, record = next(iter(failed.items()))
             stage, last = record["stage"], record["tries"][-1]

@@ -133,8 +133,7 @@ class Stage(ABC):
         """
 
     def do(self, unit: str) -> None:
-        """Process one unit and commit it, unless it has a current commit record and the stage extends none, see
-        `adds`."""
+        """Process and commit one unit, unless it has a current commit record and the stage extends none, see `adds`."""
         began, used, path = time.time(), cpu_seconds(self.helpers()), self.layout.commit(self.name, unit)
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         before = self.current(unit, read_json(path))

@@ -200,8 +200,7 @@ def _supervise(environment: Mapping[str, str]) -> int:
 
 
 def die_with(parent: int) -> None:
-    """On Linux, have the kernel kill this process when its parent ends, since a SIGKILL of the parent is not
-    forwarded."""
+    """On Linux, have the kernel kill this process when its parent ends, which cannot forward a SIGKILL."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the parent ended before the call

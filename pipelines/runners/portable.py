@@ -84,8 +84,7 @@ def environment_type(flags: Sequence[str]) -> str:
 
 
 def check_workers(workers: Workers, flags: Sequence[str]) -> None:
-    """Raise RunnerError if the environment type is unknown, or boot.py is to start workers with a Python that is not on
-    this machine."""
+    """Raise RunnerError for an unknown environment type, or a Python of boot.py that this machine lacks."""
     kind = environment_type(flags)
     if kind not in ("PROCESS", "LOOPBACK", "EXTERNAL", "DOCKER"):
         raise RunnerError(f"unknown environment type {kind!r}; choose PROCESS, LOOPBACK, EXTERNAL or DOCKER")
@@ -131,8 +130,7 @@ def _submit(pipeline: beam.Pipeline, job: Job) -> PipelineResult:
 
 @contextlib.contextmanager
 def _own_python_first() -> Iterator[None]:
-    """Put this Python first on PATH during the `with` block, because Beam's LOOPBACK workers start the first `python`
-    there."""
+    """Put this Python first on PATH during the `with` block, because Beam's LOOPBACK workers start `python`."""
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
     try:

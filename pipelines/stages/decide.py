@@ -198,8 +198,7 @@ def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterabl
 
 
 def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa.Table:
-    """Return the dead letter, without ordinal and row, of a unit or file (unit None) that failed or was not fully
-    read."""
+    """Return the dead letter, without ordinal and row, of a unit or file (unit None) that failed or is incomplete."""
     row = {"file": broken["path"], "unit": unit, "stage": stage}
     return pa.Table.from_pylist([{**row, "error": broken["error"], "message": broken["message"]}], DEAD_LETTERS)
 

@@ -146,8 +146,7 @@ class Export:
         remove_empty(folder / FOLDER, folder)
 
     def _remove_indexes(self, but: Collection[str] = ()) -> None:
-        """Remove the indexes of the plan's tars, except those of the tars in `but`. Other files in that folder belong
-        to the user."""
+        """Remove the indexes of the plan's tars that are not in `but`. Other files there belong to the user."""
         tars = {posixpath.basename(str(entry["path"])) for entry in self.work.plan.files} - {*but}
         ours = {kept_index(self.layout, tar).name for tar in tars}
         found = (path for path in self.layout.indexes.glob("*.npz") if path.name in ours)

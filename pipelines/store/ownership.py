@@ -20,8 +20,7 @@ _SHARD = re.compile(r"\d+-of-\d+-[0-9a-f]+")
 
 
 def check_output(layout: Layout) -> None:
-    """Raise WrongUse if OUTPUT is not a usable folder, holds foreign files where a run writes, or has lost its plan.
-    Nothing is written."""
+    """Raise WrongUse, before any write, if OUTPUT is not usable, holds foreign files or has lost its plan."""
     _check_shape(layout)
     if layout.plan.exists():
         return

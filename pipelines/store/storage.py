@@ -73,8 +73,7 @@ def is_gone(path: StorePath) -> bool:
 
 
 def store_errors(path: StorePath, error: type[Exception], then: str) -> AbstractContextManager[None]:
-    """Turn errors of an object store in the `with` block into one line of an `error`. Those of a disk pass
-    unchanged."""
+    """Turn errors of an object store in the `with` block into one line of an `error`, and leave those of a disk."""
 
     def translation(found: Exception) -> Exception | None:
         if is_local(path) or not is_of_store(found):

@@ -50,8 +50,7 @@ class _MaxoutNorm:
         self.shift: Floats = nodes["layernorm"].get_param("b")
 
     def __call__(self, products: Floats) -> Floats:
-        """Return maxout and layer norm of `products` = rows @ weights + bias: float32 (n, pieces * width) -> (n,
-        width)."""
+        """Return maxout and layer norm of `products` = rows @ weights + bias: (n, pieces * width) -> (n, width)."""
         best = np.maximum(products[:, : self.width], products[:, self.width : 2 * self.width])
         for piece in range(2, self.pieces):
             np.maximum(best, products[:, piece * self.width : (piece + 1) * self.width], out=best)

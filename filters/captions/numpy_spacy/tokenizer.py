@@ -173,7 +173,7 @@ class ChunkTokenizer:
             self._add_chunk(chunk, [row])
 
     def _learn_others(self, chunks: Sequence[str]) -> None:
-        """Split chunks with spaCy's tokenizer, all in one text, each on its own line so that they do not affect each
+        """Split chunks with spaCy's tokenizer in one text, each on its own line so that they do not affect each
         other."""
         if not chunks:
             return
@@ -224,15 +224,13 @@ class ChunkTokenizer:
         return [young.rows[key] for key in keys]
 
     def _may_cross(self, chunks: Sequence[str]) -> bool:
-        """Return whether tokens on both sides of a space may form a special case, as spaCy searches for in whole
-        texts."""
+        """Return whether tokens around a space may form a special case, for which spaCy searches in whole texts."""
         known, words = self._young.chunks, self._young.words
         return any((words[known[one][-1]], words[known[two][0]]) in self._crossing for one, two in pairwise(chunks))
 
 
 def _has_english_affixes(nlp: Language) -> bool:
-    """Return whether the tokenizer has spaCy's English affixes, which split words of ASCII letters only in special
-    cases."""
+    """Return whether the tokenizer has spaCy's English affixes, which split ASCII words only in special cases."""
     asked, known = nlp.tokenizer, English.Defaults
     affixes = asked.prefix_search, asked.suffix_search, asked.infix_finditer
     return [getattr(getattr(affix, "__self__", None), "pattern", None) for affix in affixes] == [

@@ -92,8 +92,7 @@ class ArcEagerParser:
         return states.heads[1:], states.moves[1:]
 
     def _parts(self, vectors: Floats) -> Floats:
-        """Return what each token adds to the hidden layer as each of the features, in row `_FEATURES * token +
-        feature`."""
+        """Return what each token adds to the hidden layer as each feature, in row `_FEATURES * token + feature`."""
         rows = vectors @ self._linear
         rows += self._linear_bias
         parts = np.empty((len(rows) + 1, self._lower.shape[1]), np.float32)

@@ -156,8 +156,7 @@ def _kinds(graph: Graph, last: str, convolution: Any, weights: Sequence[_Array],
 
 
 def _interleave(graph: Graph, kinds: Sequence[str], rearrangement: Any) -> None:
-    """Insert nodes that interleave the kinds of output in one map, twice as large as the rearrangement made each
-    kind."""
+    """Insert nodes that interleave the kinds of output in one map, twice as large as each rearranged kind."""
     size, channels = attributes_of(rearrangement)["blocksize"], _channels(graph, kinds[0])
     # A channel is a row and a column in a kind's block. The joined channels are ordered by kind; order them by the rows
     # and columns of the larger block.

@@ -70,8 +70,7 @@ class Engine:
         self._second = _Recogniser(second, settings) if second else None
 
     def find(self, image: DecodedImage) -> list[Line]:
-        """Return the lines of text in an image, from top to bottom, then columns of letters, with all that `read`
-        needs."""
+        """Return the lines of text in an image, from top to bottom, then columns of letters, for `read`."""
         settings, pixels = self.settings, image.pixels
         found, probabilities = self._look(pixels, detector_input(pixels, settings.limit_side))
         region = faint_region(probabilities, pixels.shape, [box for box, _ in found], settings)
@@ -138,8 +137,7 @@ class Engine:
         return len(column.parts) > 1 or readings[column.parts[0]][1] < self.settings.turn_below
 
     def _surer(self, word: Reading, parts: Sequence[Reading]) -> Reading:
-        """Return the more certain reading of a column: its letters together, or its parts if two or more of them
-        count."""
+        """Return the surer reading of a column: its letters together, or its parts if two or more of them count."""
         read = [(text.strip(), score) for text, score in parts if self._counts(text, score)]
         if len(read) < 2:
             return word

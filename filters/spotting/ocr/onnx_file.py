@@ -131,8 +131,7 @@ class Graph:
             self.nodes.remove(node)
 
     def to_bytes(self) -> bytes:
-        """Return the file without unread constants, and without shapes of computed tensors, which engines infer
-        again."""
+        """Return the file without unread constants and without the shapes of computed tensors, which engines infer."""
         del self._graph.value[:]
         for output in self._graph.output:
             output.type.tensor_type.ClearField("shape")
