@@ -43,7 +43,7 @@ class CaptionEvidence:
     were annotated (null where a column rejects the row and, except `parsed`, where a lean run did not parse), and
     the values of the columns that the preset has conditions on (see `open_diht.filters.columns`)."""
     decided: CaptionDecisions | None
-    """The preset's counts for each row; None if captions were not annotated."""
+    """The preset's counts for each row, or None if captions were not annotated."""
 
     def __len__(self) -> int:
         return self.rows.num_rows

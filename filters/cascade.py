@@ -91,7 +91,7 @@ class StageFilter(Protocol):
 
     @property
     def steps(self) -> Sequence[Step]:
-        """The filter's reasons, in cascade order; empty if the program's own cascade has them."""
+        """The filter's reasons, in cascade order. They are empty if the program's own cascade has them."""
 
     @property
     def fingerprint(self) -> str:
@@ -120,12 +120,8 @@ class MeasuringFilter(StageFilter, Protocol):
 
 
 def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]:
-    """Return the steps of a preset, in order, without those for duplicates that the preset keeps.
-
-    Args:
-        own: filters of stage `score` and of the user's stages. Their steps follow those of the preset, except
-            duplicates.
-    """
+    """Return the steps of a preset, in order, without those for duplicates that the preset keeps. The steps of `own`,
+    filters of stage `score` and of the user's stages, follow those of the preset, except duplicates."""
     dedup = preset.dedup
     same_image = "The same image is in an earlier row."
     duplicates = (
@@ -162,11 +158,7 @@ def _score_steps(rule: ScoreRule) -> Iterator[Step]:
 
 
 def refuse_scores(preset: Preset, user: str) -> None:
-    """Raise ValueError if a preset decides by CLIP scores.
-
-    Args:
-        user: name of the class that cannot compute them.
-    """
+    """Raise ValueError if a preset decides by CLIP scores, which the class `user` cannot compute."""
     if preset.score.thresholds:
         raise ValueError(
             f"preset {preset.name!r} needs CLIP scores, which {user} does not compute; leave out its section "
@@ -175,12 +167,7 @@ def refuse_scores(preset: Preset, user: str) -> None:
 
 
 def stage_of(preset: Preset, own: Sequence[StageFilter] = ()) -> dict[str, str]:
-    """Return the stage of each reason of the cascade.
-
-    Args:
-        preset: see `cascade`.
-        own: see `cascade`.
-    """
+    """Return the stage of each reason of the `cascade`."""
     return {step.reason: step.stage for step in cascade(preset, own)}
 
 
@@ -201,12 +188,8 @@ class EachCaption:
     """(m,): the reason of each caption, as in `Decisions.reasons`."""
 
     def settled(self, rows: Reasons) -> Reasons:
-        """Return the final reason of each caption (m,). What rejects a row rejects the captions that passed before, and
-        a row in the dead-letter table takes all its captions there.
-
-        Args:
-            rows: the final reason of each row (n,).
-        """
+        """Return the final reason of each caption (m,), from those of the rows (n,). A reason to reject a row also
+        rejects its captions that passed before, and a row in the dead-letter table takes all its captions there."""
         of_row = rows[self.owners]
         return np.where((self.reasons == KEPT) | (of_row == DEAD), of_row, self.reasons)
 
@@ -218,20 +201,20 @@ class Decisions:
     reasons: Reasons
     """(n,): the reason of each row; `KEPT` if no filter rejects it, `DEAD` if its image cannot be read."""
     counts: CaptionDecisions | None
-    """The preset's counts for each row's one caption; None without stage `captions`."""
+    """The preset's counts for each row's one caption, or None without stage `captions`."""
     asked: Bools
     """(n,): whether a row reached the caption filters, that is, no condition on a column rejected it."""
     overlaps: NDArray[np.int64]
     """(n,): characters of the longest match of caption and text in the image; `NOT_READ` if the image was not
     read, or a filter on captions or columns rejects the row."""
     found: NDArray[np.int64] | None = None
-    """(n,): index of each row's record, -1 if a filter on captions or columns rejects the row; None without records."""
+    """(n,): index of each row's record, -1 if a filter on captions or columns rejects the row. None without records."""
     measured: dict[str, pa.Array] = field(default_factory=dict)
     """The numbers of `MeasuringFilter`s by column, (n,) each; null also if an earlier filter rejects the row."""
     rows: pa.Table | None = None
-    """The rows with the one caption that their decision is about; None if they have one caption each."""
+    """The rows with the one caption that their decision is about, or None if all have one caption each."""
     each: EachCaption | None = None
-    """The decision on every caption; None if rows have one caption each."""
+    """The decision on every caption, or None if rows have one caption each."""
 
 
 def apply_cascade(
@@ -249,18 +232,18 @@ def apply_cascade(
         rows: n rows with `caption`, the columns of `filters.captions.annotate.SCHEMA` if `stages`
             has "captions", the values that the preset's conditions compare
             (`filters.columns.STORED`), and `ordinal` if there are records or `own`.
-        records: images by ascending `ordinal`, rows of `RECORD`; None if images decide nothing.
+        records: images by ascending `ordinal`, rows of `RECORD`, or None if images decide nothing.
         preset: the filters and their thresholds.
-        stages: the stages that decide. Without "captions", filters that need annotations are skipped; image filters
-            decide if there are records, conditions on columns and `own` always.
-        own: filters of stage `score` and of the user's stages. Each decides the rows that those before it keep.
+        stages: the stages that decide. Without "captions", filters that need annotations are skipped. Image filters
+            decide only if there are records. Conditions on columns and `own` always decide.
+        own: filters of stage `score` and of the user's stages. Each decides the rows that earlier filters keep.
         layout: the output folder, which holds the annotations that `own` reads.
         unit: name of the unit of the rows, for `own`.
 
     Returns:
         The decisions and their evidence. A row has evidence only up to the stage whose filter rejects it, so that the
         result does not depend on what other presets annotated before. A row with several captions is decided by the
-        first that passes, else by the first of those that got furthest; `own` decides it once, with that caption.
+        first that passes, or if none passes by the first that got furthest; `own` decides it once, with that caption.
 
     Raises:
         NotLookedAt: a row passes the caption filters and has no record, or lacks annotations that `own` needs.
@@ -289,12 +272,8 @@ def apply_cascade(
 def with_one_caption(
     rows: pa.Table, record: Mapping[str, Any] | None, preset: Preset, stages: Collection[str]
 ) -> pa.Table:
-    """Return a row with the one caption that its decision is about.
-
-    Args:
-        rows: the row and its annotations, see `apply_cascade`.
-        record: the record of its image, a row of `RECORD`; None: no image was read.
-    """
+    """Return a row with the one caption that its decision is about. `record` is that of its image, a row of `RECORD`,
+    or None if no image was read."""
     if OTHERS not in rows.column_names:
         return rows
     records = None if record is None else pa.Table.from_pylist([dict(record)], RECORD)
@@ -302,11 +281,7 @@ def with_one_caption(
 
 
 def _one_of_each(captions: pa.Table, owners: NDArray[np.int64], decided: Decisions, preset: Preset) -> Decisions:
-    """Return the decisions on rows with several captions from those on their captions.
-
-    Args:
-        captions: m captions, from `each_caption`.
-    """
+    """Return the decisions on rows with several captions from those on their `captions`, see `each_caption`."""
     places = {step.reason: place for place, step in enumerate(cascade(preset))}
     # One image is read for all captions of a row, so `KEPT` and `DEAD` do not meet in it.
     reached = np.array([places.get(reason, len(places)) for reason in decided.reasons], np.int64)
@@ -330,12 +305,8 @@ def _one_of_each(captions: pa.Table, owners: NDArray[np.int64], decided: Decisio
 
 
 def apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> Decisions:
-    """Apply the filters on captions and manifest columns. Rows without a caption are always rejected.
-
-    Args:
-        rows: see `apply_cascade`.
-        annotated: whether to apply the filters that need annotations.
-    """
+    """Apply the filters on captions and manifest columns, with `annotated` also those that need annotations. Rows
+    without a caption are always rejected."""
     captions, owners = each_caption(rows)
     decided = _apply_caption_filters(captions, preset, annotated)
     return decided if owners is None else _one_of_each(captions, owners, decided, preset)
@@ -375,14 +346,7 @@ def _apply_images(rows: pa.Table, records: pa.Table, decided: Decisions, preset:
 
 
 def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) -> tuple[Reasons, NDArray[np.int64]]:
-    """Apply the filters on images.
-
-    Args:
-        records: n rows of `RECORD`.
-
-    Returns:
-        (n,) reasons and (n,) overlaps, see `Decisions`.
-    """
+    """Apply the filters on images to n rows of `RECORD`. Return their reasons and overlaps (n,), see `Decisions`."""
     reasons: Reasons = np.full(len(captions), DEAD, object)
     overlaps = np.full(len(captions), NOT_READ, np.int64)
     statuses = records["status"].to_pylist()
@@ -407,7 +371,7 @@ def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) 
 
 
 def _indices(ordinals: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the index of each ordinal in ascending `known`, -1 if absent."""
+    """Return the index of each ordinal in ascending `known`, -1 for missing ones."""
     if not len(known):
         return np.full(len(ordinals), -1, np.int64)
     indices = np.searchsorted(known, ordinals)

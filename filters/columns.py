@@ -166,15 +166,15 @@ class ColumnCondition(CaptionFilter):
 
     @property
     def _bins(self) -> dict[Any, Value]:
-        """Return the listed values by what they are compared as, in order. A value that is listed twice, such as `true`
-        and the text "true", is there once."""
+        """Return the listed values in order, each under the value that is compared. A value that is listed twice, such
+        as `true` and the text "true", is there once."""
         found: dict[Any, Value] = {}
         for one in self._listed:
             found.setdefault(float(one) if self.numeric else as_word(one), one)
         return found
 
     def places(self, values: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
-        """Return the bin of each of the `stored` values; the bins are the same for all rows of a run."""
+        """Return the bin of each of the `stored` values. The bins are the same for all rows of a run."""
         missing = np.asarray(pc.is_null(values))
         if self._bounds:
             low, high = self._edges
@@ -205,8 +205,8 @@ class ColumnCondition(CaptionFilter):
 
     @property
     def _width(self) -> float:
-        """Return the width of a bin: a tenth of the distance between two different thresholds, else of
-        the threshold's size, and 0.1 if that is 0."""
+        """Return the width of a bin: a tenth of the distance between two different thresholds. For a single threshold
+        it is a tenth of its size, and for 0 it is 0.1."""
         first, last = self._bounds[0], self._bounds[-1]
         return (last - first or abs(first) or 1.0) / 10
 
@@ -270,11 +270,8 @@ def _number(value: Any) -> float | None:
 
 
 def _as_written(values: pa.Array) -> pa.Array:
-    """Return floats of 16 or 32 bits as the float64 of their shortest text: 0.28, not
-    0.2800000011920929.
-
-    A value then equals the bound that a user copies from the column.
-    """
+    """Return floats of 16 or 32 bits as the float64 of their shortest text: 0.28, not 0.2800000011920929. A value then
+    equals the bound that a user copies from the column."""
     if pa.types.is_float16(values.type):
         texts = pa.array([None if one is None else str(np.float16(one)) for one in values.to_pylist()], pa.string())
     else:

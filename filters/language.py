@@ -39,9 +39,9 @@ def provenance() -> str:
 
 
 def identify(captions: Iterable[str | None]) -> list[tuple[str | None, float | None]]:
-    """Return the main language of each caption, as CLD2 writes it (mostly ISO 639-1; also older codes such as `iw`, and
-    longer ones such as `zh-Hant`), and the fraction of the text in it, 0 to 1; (None, None) if CLD2 finds no language.
-    Raise as `check_identifier` does."""
+    """Return the main language of each caption, as CLD2 writes it, and the fraction of the text in it, 0 to 1. Codes
+    are mostly ISO 639-1; some are older, such as `iw`, or longer, such as `zh-Hant`. Return (None, None) for a caption
+    in which CLD2 finds no language. Raise as `check_identifier` does."""
     check_identifier()
     import pycld2
 

@@ -23,20 +23,17 @@ REJECTED_CAPTION = pa.struct([("caption", pa.string()), ("reason", pa.string())]
 def output_rows(
     original: pa.Table, rows: pa.Table, records: pa.Table | None, decisions: Decisions, caption_column: str | None
 ) -> pa.Table:
-    """Return the rows with the original columns and ours.
-
-    An original column with one of our names is renamed, see `making_way`. Only a string column `caption` that is the
-    caption itself is not kept twice. `rows` are the same rows with `uid` and `caption`, of several captions the one
-    that was decided. `caption_column` is the original column that holds the caption; None: several do.
-    """
+    """Return the rows with the original columns and ours. An original column with one of our names is renamed, see
+    `making_way`. A string column `caption` that is the caption itself is not kept twice. `rows` are the same rows with
+    `uid` and the decided `caption`. `caption_column` is the original column that holds the caption, None if several
+    columns do."""
     if caption_column == "caption" and pa.types.is_string(original["caption"].type):
         original = original.drop_columns("caption")
     own = OURS if decisions.each is None else (*OURS, *SEVERAL)
     columns = making_way(original, (*own, *decisions.measured, "stage", "reason", *COPIES.names))
     n, decided = rows.num_rows, decisions.counts
     texts, pairs = pa.list_(pa.string()), pa.list_(ATTRIBUTE)
-    # Lean runs do not parse captions without a possible verb: their actions are known to be empty, the
-    # rest is null.
+    # Lean runs do not parse captions without a possible verb: their actions are known to be empty, the rest is null.
     known, asked = decided.parsed if decided else None, decisions.asked
     columns |= {
         "uid": rows["uid"],
@@ -76,8 +73,7 @@ def _where(known: NDArray[np.bool_] | None, values: pa.Array) -> pa.Array:
 
 
 def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
-    """Return the columns of a table, renaming those with one of `names` to original_<name>, with more
-    such prefixes if that exists."""
+    """Return a table's columns. Rename those in `names` to original_<name>, with more such prefixes if needed."""
     columns = {name: original[name] for name in original.column_names}
     for name in names:
         if name in columns:
@@ -91,8 +87,8 @@ def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.Chunked
 def rejected_rows(
     table: pa.Table, reasons: Reasons, stages: Mapping[str, str], copies: pa.Table | None = None
 ) -> pa.Table:
-    """Return the rejected ones of n rows from `output_rows`, with `stage`, `reason` and the columns of `copies`, n rows
-    of `COPIES`, if there are any."""
+    """Return the rejected ones of n rows from `output_rows`, with `stage`, `reason` and any columns of `copies`, n rows
+    of `COPIES`."""
     gone = ((reasons != KEPT) & (reasons != DEAD)).astype(bool)
     table, reasons = table.filter(pa.array(gone)), reasons[gone]
     table = table.append_column("stage", pa.array([stages[reason] for reason in reasons], pa.string()))

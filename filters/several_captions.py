@@ -31,8 +31,7 @@ def others_field(annotated: bool) -> pa.Field:
 
 
 def nested(captions: Sequence[Sequence[str]], annotations: pa.Table | None) -> pa.ListArray:
-    """Return the column `OTHERS` of n rows. `annotations` has a row of `SCHEMA` per caption; None: they are not
-    parsed."""
+    """Return the column `OTHERS` of n rows. `annotations` has a row of `SCHEMA` per caption, or is None."""
     flat = pa.array([text for texts in captions for text in texts], pa.string())
     columns = [flat] if annotations is None else [flat, *(one.combine_chunks() for one in annotations.columns)]
     offsets = np.concatenate([[0], np.cumsum([len(texts) for texts in captions])]).astype(np.int32)
@@ -58,7 +57,7 @@ def captions_of(rows: pa.Table) -> list[str]:
 
 def each_caption(rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64] | None]:
     """Return a table with one row per caption, in the order of the rows and with their other columns, and the index of
-    the row of each (m,); of rows without the column `OTHERS` these themselves and None."""
+    the row of each (m,). If the column `OTHERS` is missing, return the rows themselves and None."""
     if OTHERS not in rows.column_names:
         return rows, None
     counts = np.asarray(pc.fill_null(pc.list_value_length(rows[OTHERS]), 0)).astype(np.int64)

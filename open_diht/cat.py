@@ -68,7 +68,7 @@ class Decisions:
 
     @property
     def reason(self) -> list[str | None]:
-        """Reason of the first filter that rejects each pair, or why the pair is unreadable; None if it is kept."""
+        """Reason of the first filter that rejects each pair, why the pair is unreadable, or None for a kept pair."""
         return self.table["reason"].to_pylist()
 
 
@@ -83,7 +83,7 @@ class Cat:
 
     Args:
         preset: the name of a preset, the path of a YAML file, or a `Preset`.
-        ocr: settings of the OCR; None: the defaults of a run.
+        ocr: settings of the OCR, by default those of a run.
 
     Raises:
         BadPreset: the preset does not exist or its file is invalid.
@@ -171,7 +171,7 @@ class Cat:
 
         Args:
             caption: column with the captions.
-            image: column with the images; None: decide by the captions alone.
+            image: column with the images. Without it, the captions alone decide.
 
         Returns:
             A picklable callable. It takes a dict of lists or arrays, or a `pyarrow.Table`, and returns the same kind
@@ -201,7 +201,7 @@ class Cat:
         )
 
     def _read(self, images: Sequence[Any], rows: pa.Table) -> pa.Table:
-        """Run OCR on the images of rows that pass the caption filters; return a table of `RECORD`."""
+        """Run OCR on the images of rows that pass the caption filters. Return a table of `RECORD`."""
         with _Models.lock:
             passed = np.flatnonzero(apply_caption_filters(rows, self.preset, True).reasons == KEPT).tolist()
         asked = ((row, image_file(images[row]), None) for row in passed)
@@ -218,14 +218,14 @@ class CatBatch:
 
     @property
     def schema(self) -> pa.Schema:
-        """Schema of the added columns; `cat_spotted` and `cat_overlap` only if there is an image column."""
+        """Schema of the added columns. `cat_spotted` and `cat_overlap` are added only with an image column."""
         columns = TABLE if self.image is not None else list(TABLE)[:-2]
         added = [field.with_name(PREFIX + field.name) for field in columns]
         return pa.schema([pa.field(f"{PREFIX}keep", pa.bool_()), *added])
 
     def __call__(self, batch: Any) -> Any:
-        """Return the batch with the columns of CAT added and the number of rows unchanged; for a lazy batch of Hugging
-        Face only the added columns.
+        """Return the batch with the columns of CAT added and the number of rows unchanged, or only the added columns
+        for a lazy batch of Hugging Face.
 
         Raises:
             KeyError: the batch lacks the column of the captions or images; the message lists those that it has.
@@ -255,8 +255,7 @@ class CatBatch:
         return {field.name: _typed(added[field.name].to_pylist(), field.type) for field in self.schema}
 
     def added(self, captions: Any, images: Any, columns: Mapping[str, Any] | None = None) -> pa.Table:
-        """Return the columns of CAT, by `schema`, for the values of the caption and image columns and of those that the
-        preset has conditions on."""
+        """Return the columns of CAT, by `schema`, for captions, images and the columns of the preset's conditions."""
         with naming(self.caption, self.image):
             decisions = self.cat(_listed(captions), images, columns)
         table = decisions.table.add_column(0, "keep", pa.array(decisions.keep, pa.bool_()))
@@ -342,8 +341,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _images(images: Sequence[Any]) -> list[Any]:
-    """Return the images as a list. Raise TypeError if they are no sequence, or hold `MANY` values other than None and
-    no image."""
+    """Return the images as a list. Raise TypeError for no sequence, or if `MANY` are given and none is an image."""
     if isinstance(images, str | bytes | Mapping):
         raise TypeError(f"images is a {type(images).__name__}; pass a list with one image for each caption")
     values = _listed(list(images) if isinstance(images, np.ndarray) else images)  # its tolist would list each pixel
@@ -357,8 +355,8 @@ def _images(images: Sequence[Any]) -> list[Any]:
 
 
 def _listed(values: Any) -> list[Any]:
-    """Return the values of an Arrow, NumPy, pandas or Python sequence as a list of Python objects, with None for the
-    NaN and NA that pandas has for missing values."""
+    """Return an Arrow, NumPy, pandas or Python sequence as a list of Python objects, with None for NaN and NA of
+    pandas."""
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values.to_pylist()
     objects = values.tolist() if isinstance(values, np.ndarray) else values
@@ -366,7 +364,7 @@ def _listed(values: Any) -> list[Any]:
 
 
 def _column(values: Any) -> pa.Array:
-    """Return the values of a condition's column; those of mixed types as text, as a run reads them from JSON lines."""
+    """Return the values of a condition's column. Mixed types become text, as a run reads them from JSON lines."""
     values = _listed(values)
     try:
         return pa.array(values, from_pandas=True)
@@ -389,7 +387,7 @@ class _Models:
 
     @classmethod
     def annotate(cls, captions: Sequence[str], second_opinion: bool) -> pa.Table:
-        """Return the annotations of captions; only one thread annotates at a time."""
+        """Return the annotations of captions. Only one thread annotates at a time."""
         with cls.lock:
             # It is put back only when it has ended well, because Ctrl-C may leave its caches half written. A signal
             # handler that calls `Cat` meanwhile loads another one.

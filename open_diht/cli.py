@@ -140,7 +140,7 @@ def _usage() -> str:
 
 
 def _run(command: Command, words: Sequence[str], prog: str, **parsed: Namespace) -> int:
-    """Run a command by `run_command`, and return its status. `parsed`: its `options`, if `words` are parsed already."""
+    """Run a command by `run_command`, and return its status. `parsed` may have its `options`, parsed from `words`."""
     runner = import_module("open_diht.common.run_command")
     handlers = {number: signal.getsignal(number) for number in runner.SAID}
     given = os.environ.keys() & runner.ONE_THREAD.keys()
@@ -161,8 +161,8 @@ def _run(command: Command, words: Sequence[str], prog: str, **parsed: Namespace)
 
 
 def _concepts(command: Command, words: Sequence[str]) -> int:
-    """Run both halves of `make concepts`: the features of the targets on Beam, then, if they succeed and their job is
-    not only staged as a template, the heads on torch."""
+    """Run both halves of `make concepts`: the features of the targets on Beam, then the heads on torch. Skip the heads
+    if the features fail, or if their job is only staged as a template."""
     cut = words.index("--") if "--" in words else len(words)
     of_features, of_heads, prog = words[:cut], words[cut + 1 :], "open-diht concepts"
     parsed_by = import_module("open_diht.common.command_line").parsed_by

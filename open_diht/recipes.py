@@ -38,7 +38,7 @@ _COMMAND = re.compile(r"^#   (.*)$", re.MULTILINE)
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.recipes") -> int:
-    """Run the command line (None: of this process). Return the exit status."""
+    """Run the command line, by default that of this process. Return the exit status."""
     parser = Parser(prog=prog, description="Writes the recipes for a cluster, and prints what to run next.")
     parser.add_argument("name", choices=RECIPES, help="where to run")
     parser.add_argument("--to", type=Path, metavar="DIR", help="folder to write into (default: the name)")

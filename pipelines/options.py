@@ -42,9 +42,9 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
 
 
 def parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the values of our options; `of_beam`, the arguments left for Beam; and `command`, all arguments (of the
-    process for None). Raise WrongUse if a value is wrong, or an unknown option resembles one of ours or of Beam's,
-    which the message names. Beam is not imported."""
+    """Parse a command line, by default that of the process. Return the values of our options; `of_beam`, the arguments
+    left for Beam; and `command`, all arguments. Raise WrongUse for a wrong value, and for an unknown option that
+    resembles one of ours or of Beam's. Beam is not imported."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     options, left = parser.parse_known_args(words)
     options.of_beam, options.command = left, tuple(words)

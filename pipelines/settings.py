@@ -25,13 +25,13 @@ class ScoreSettings:
     model: str
     """open_clip:<model>:<weights>, local-dir:<folder>, or reference (the evaluation's model, offline)."""
     device: str = AUTO
-    """Device in torch's notation. cuda: all GPUs, with runner `direct` at most one process each; auto: cuda if torch
-    sees a GPU on this machine, else cpu."""
+    """Device in torch's notation. cuda takes all GPUs, with runner `direct` at most one process each. auto is cuda if
+    torch sees a GPU on this machine, and otherwise cpu."""
     precision: str = AUTO
-    """bf16, fp32 or auto. auto: the precision that the output already has of this model, else bf16 if the device
-    supports it, else fp32."""
+    """bf16, fp32 or auto. auto takes the precision that the output already has of this model, or by default bf16 if the
+    device supports it and otherwise fp32."""
     batch_size: int | None = None
-    """Images per batch; None: 32, and 256 on a GPU. Batches are filled up to it."""
+    """Images per batch, by default 32, or 256 on a GPU. Batches are filled up to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,9 @@ class RunSettings:
     preset: Preset
     """Filters and their thresholds."""
     publisher: Publisher | None = None
-    """Publishes the files in `output` when the run is complete; None: nothing is published."""
+    """Publishes the files in `output` when the run is complete. With None, nothing is published."""
     license: str | None = None
-    """License of the results, for their data set card; None: that of the source."""
+    """License of the results, for their data set card, by default that of the source."""
     stages: tuple[str, ...] = STAGES
     """Stages to run, of `STAGES` and of plugins; a filter that needs one which does not run rejects nothing. `download`
     applies only to manifests with URLs and no images, `score` only if a model is given."""
@@ -79,8 +79,8 @@ class RunSettings:
     """(i, n): annotate every n-th unit, starting at unit i, 0 <= i < n. A run without a shard, or the last shard
     if no unit is missing then, completes the output."""
     unit_rows: int | None = None
-    """Rows of a unit, approximately and where a file can be divided; None: by the size of the input and the workers.
-    Fixed by the first run on an output folder."""
+    """Rows of a unit, approximately and where a file can be divided, by default chosen by the size of the input and the
+    workers. Fixed by the first run on an output folder."""
     export: str = SHARDS
     """Export format, of `EXPORTS`. shards: new tars; index: the input's tars stay, and an index of each lists the kept
     samples that training can use."""
@@ -92,7 +92,7 @@ class RunSettings:
     spotter: SpotterSettings = field(default_factory=SpotterSettings)
     """Settings of the OCR."""
     score: ScoreSettings | None = None
-    """Model that scores image against caption; None: no scores."""
+    """Model that scores image against caption. With None there are no scores."""
     command: tuple[str, ...] = ()
     """The command line, recorded in run.json."""
     plugins: tuple[str, ...] = ()

@@ -130,7 +130,7 @@ class CaptionAnnotator:
 
     @property
     def slow(self) -> str | None:
-        """Return why spaCy runs the parser itself, about three times slower; None if NumPy does."""
+        """Return why spaCy runs the parser itself, about three times slower. Return None if NumPy runs it."""
         return self._parser.slow
 
     def annotate(self, captions: Sequence[str]) -> pa.Table:
@@ -152,8 +152,8 @@ class CaptionAnnotator:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Turn off garbage collection of cycles in the `with` block. Very many small tuples and lists
-    without cycles are created here, and searching them would take a tenth of the time."""
+    """Turn off garbage collection of cycles in the `with` block. Searching the very many small tuples and lists without
+    cycles that are created here would take a tenth of the time."""
     was_on = gc.isenabled()
     try:  # before the change, because Ctrl-C may come right after it
         gc.disable()
@@ -165,9 +165,7 @@ def _uncollected() -> Iterator[None]:
 
 def may_state_an_action(tagged: Parse) -> bool:
     """Return whether a caption that is tagged but not parsed has a word that may be an action candidate after parsing.
-
-    Arc labels can only rule candidates out.
-    """
+    Arc labels can only rule candidates out."""
     return any(is_action_candidate(tagged, token) for token in range(len(tagged.words)))
 
 
@@ -180,7 +178,7 @@ def table_of(
     moves: Moves | None = None,
 ) -> pa.Table:
     """Return captions with their normalized texts as rows of `SCHEMA`. A graph is None for a text that was tagged but
-    not parsed; without `opinion` there is no second opinion."""
+    not parsed. Without `opinion` there is no second opinion."""
     known = [graph for graph in graphs if graph is not None]
     asked = [caption for caption, graph in zip(captions, graphs, strict=True) if graph is not None]
     scores = verifier.score(known, asked)
@@ -203,7 +201,7 @@ def table_of(
 def _lists(
     kind: pa.ListType, lengths: Sequence[int | None], elements: Sequence[Any], scores: Odds | None = None
 ) -> pa.ListArray:
-    """Return elements (named tuples) and their scores as lists of the given lengths; null where a length is None."""
+    """Return elements (named tuples) and their scores as lists of the given lengths, null for the length None."""
     arrays = []
     for field in kind.value_type:
         if field.name == "score" and scores is not None:

@@ -45,8 +45,7 @@ class ConceptNames:
         self.attribute = lru_cache(_CACHED)(self._attribute)
 
     def _object(self, text: str) -> tuple[str, ...]:
-        """Return the names of an object, the longest first, the head alone last. Personal
-        pronouns, and heads without letters, have none."""
+        """Return an object's names, longest first, head last. Personal pronouns and heads without letters have none."""
         words = [word for word in map(_plain, text.split()) if word]
         if not words or words[-1] in _PRONOUNS or not any(char.isalpha() for char in words[-1]):
             return ()
@@ -54,7 +53,7 @@ class ConceptNames:
         return tuple(" ".join(words[first:]) for first in range(max(0, len(words) - MAX_WORDS), len(words)))
 
     def _attribute(self, text: str) -> str | None:
-        """Return the name of an attribute; None for words with digits or without letters."""
+        """Return the name of an attribute. Return None for a word with digits or without letters."""
         word = _plain(text)
         if not any(char.isalpha() for char in word) or any(char.isdigit() for char in word):
             return None

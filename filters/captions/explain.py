@@ -88,8 +88,8 @@ def explain(caption: str, second_opinion: bool = False) -> Explanation:
 def _with_opinion(
     found: tuple[list[Evidence], ...], graph: CaptionGraph, caption: str, verifier: Verifier
 ) -> tuple[list[Evidence], ...]:
-    """Return evidence for the scores after the second opinion. If the caption was asked about, the
-    reasons begin with the log odds that it adds, and the words without which it would differ most."""
+    """Return evidence for the scores after the second opinion. If it was asked for the caption, the reasons begin with
+    the log odds that it adds, and with the words without which it would differ most."""
     revised = revise(verifier.score([graph], [caption]), [graph], load_opinion())
     if not revised.asked:
         return found
@@ -97,7 +97,7 @@ def _with_opinion(
     whole, *without = load_opinion().ask([words, *(words[:gone] + words[gone + 1 :] for gone in range(len(words)))])
 
     def weights(token: int | None) -> list[float]:
-        """Return how much each word adds to the log odds of complexity or of the action at a token; empty if unread."""
+        """Return what each word adds to the log odds of complexity or of the action at a token, [] if it is unread."""
         if token is None:
             return [whole.complex - one.complex for one in without]
         if token >= len(whole.actions):

@@ -1,7 +1,7 @@
 """Names of features, in groups. A group is a function that returns its features for given arguments.
 
-Most groups are templates with one feature each. A group of templates returns nothing if its first
-argument is None, because the caption has no such word.
+Most groups are templates with one feature each. A group of templates returns nothing if its first argument is None,
+because the caption has no such word.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ PREPOSITIONS = frozenset({"prep", "agent"})
 
 def _named(arguments: str, *templates: str) -> Make:
     """Return a function that fills its arguments into the templates and returns each result as a feature with value 1.
-
-    `arguments` lists the names of its arguments, separated by spaces.
-    """
+    `arguments` lists the names of its arguments, separated by spaces."""
     places = {name: place for place, name in enumerate(arguments.split())}
     fills = [re.sub(r"\{(\w+)", lambda name: f"{{{places[name[1]]}", template).format for template in templates]
 
@@ -109,8 +107,7 @@ def visible(rating: int, is_short: bool, actor_before: bool) -> Features:
 
 
 def standing(is_capitalised: bool, to_head: int, is_first: bool, is_last: bool) -> Features:
-    """Return the features of the verb's position in the caption. `to_head` is above 0 if its head is to the right,
-    below 0 if it is to the left."""
+    """Return the features of the verb's position. `to_head` is positive if its head is to the right."""
     return {
         "capitalised": float(is_capitalised),
         "head to the right": float(to_head > 0),
@@ -132,7 +129,7 @@ def complement(tag: str, roles: Set[str]) -> Features:
 
 
 def subject(tag: str, page: int | None, before: str) -> Features:
-    """Return the features of the verb's subject; none if `page` is None."""
+    """Return the features of the verb's subject. There are none if `page` is None."""
     if page is None:
         return {}
     said = {f"said of a {tag}": 1.0, f"subject page word {page}": 1.0}
@@ -162,7 +159,7 @@ ENDS_ACT: Final = _named("text source target", "{text} from {source} to {target}
 
 
 def what(what: str, tag: str, title_case: bool, is_capitalised: bool) -> Features:
-    """Return the features of the detail's kind, such as "relation", and form; `title_case` is that of the caption."""
+    """Return the features of the detail's kind, such as "relation", and form. `title_case` is that of the caption."""
     return {
         what: 1.0,
         f"{what}, tag {tag}": 1.0,

@@ -86,7 +86,7 @@ class Columns:
     """Other features: name -> their numbers."""
 
     def features(self, place: int) -> Features:
-        """Return the features of one candidate by name; false and zero ones are omitted."""
+        """Return the features of one candidate by name, without false and zero ones."""
         found = [make(*[column[place] for column in columns]) for make, *columns in self.groups]
         found.append({name: float(column[place]) for name, column in self.values.items()})
         return {name: value for features in found for name, value in features.items() if value}
@@ -217,8 +217,8 @@ class Captions:
         )
 
     def _noun_behind(self, at: int) -> int:
-        """Return the place of the last word of the run of nouns after a word, possibly after words
-        that describe the noun: "walking boots" or "feeding the two ducks"; `_NOWHERE` if no noun follows."""
+        """Return the place of the last noun of the run behind a word, which may begin with words that describe the
+        noun: "walking boots" or "feeding the two ducks". Return `_NOWHERE` without a noun."""
         place, last = at + 1, _NOWHERE
         while self._tags[place] in _DESCRIBES_A_NOUN:
             place += 1
@@ -234,19 +234,16 @@ class Captions:
         return at - 1 - place
 
     def _noun_near(self, start: int, at: int) -> tuple[int, str | None]:
-        """Return the place of a noun or pronoun before a verb without a syntactic subject, and the
-        tie "near"; `_NOWHERE` and None if no such word is near."""
+        """Return the place of a noun or pronoun before a verb without a syntactic subject, and the tie "near". Return
+        `_NOWHERE` and None if no such word is near."""
         for place in range(at - 1, max(start, at - _NEAR) - 1, -1):
             if self._tags[place][:2] in ("NN", "PR"):
                 return place, "near"
         return _NOWHERE, None
 
     def _landmarks(self, caption: int) -> tuple[int, int, int, int]:
-        """Return four places in a caption: the first word that can act, the first name of a person,
-        the first separator, and the last separator.
-
-        A missing first landmark is placed after the caption, a missing last separator before it.
-        """
+        """Return four places in a caption: the first word that can act, the first name of a person, the first separator
+        and the last. A missing first one is placed after the caption, a missing last one before it."""
         start, stop = self._starts[caption], self._stops[caption]
         places, lower = range(start, stop), self._lower[start:stop]
         names = filter(self._is_name, places if self._has_name[caption] else ())
@@ -371,7 +368,7 @@ def _are_less(some: Places, others: Places) -> list[bool]:
 
 
 def _rated_nouns(graph: CaptionGraph, lower: Sequence[str], has_name: bool) -> list[tuple[int, int]]:
-    """Return (can act, is a page word) for each word, -1 if unknown; names of persons can act."""
+    """Return (can act, is a page word) for each word, -1 if unknown. Names of persons can act."""
     tags, found = graph.parse.tags, [word.noun for word in graph.words]
     if has_name:
         names = first_names()
@@ -412,7 +409,7 @@ def _side(token: int, owner: int) -> str:
 
 
 def _mark(before: str | None) -> str:
-    """Return the word before if it is a mark, else "a word" or "nothing"."""
+    """Return the mark before, or "a word" if a word is before, or "nothing" at the start."""
     if before is None:
         return "nothing"
     return "a word" if before[0].isalnum() else before

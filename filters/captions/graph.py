@@ -240,11 +240,9 @@ def _untied(
     object_at: dict[int, int],
     taken: set[int],
 ) -> Iterator[Attribute]:
-    """Yield describing words that the parse ties to no object.
-
-    They are inside a name or compound (`titled`, "Elegant Wedding Card") or near their object
-    (`listed`, "Chair - modern"). If the parse names no other object, another noun may become one.
-    """
+    """Yield describing words that the parse ties to no object. They are inside a name or compound (`titled`, "Elegant
+    Wedding Card") or near their object (`listed`, "Chair - modern"). If the parse names no other object, another noun
+    may become one."""
     tied = len(objects)  # objects of the parse; more may be appended below
     for token, tag in enumerate(parse.tags):
         if not (words[token].group or tag in ADJECTIVE_TAGS) or tag in _DOES or token in taken:
@@ -277,7 +275,7 @@ def _untied(
 
 
 def _nearest(places: Sequence[int], token: int) -> int | None:
-    """Return the index of the last of the sorted `places` before the token, else of the first after it, else None."""
+    """Return the index of the last of the sorted `places` before the token, or without one of the first after it."""
     before = bisect_left(places, token)
     if before:
         return before - 1
@@ -292,7 +290,7 @@ def _tied_groups() -> dict[str, str]:
 
 
 def _modifier_kind(parse: Parse, words: Sequence[Word], token: int) -> str | None:
-    """Return the kind of attribute that a noun's child (one of `_MODIFIERS`) is; None for other children."""
+    """Return the kind of attribute that a noun's child (one of `_MODIFIERS`) is. Return None for other children."""
     dep, tag = parse.deps[token], parse.tags[token]
     if dep in _TIES:
         group = _tied_groups().get(words[token].lower)
@@ -344,7 +342,7 @@ def _actions(parse: Parse, words: Sequence[Word], children: Children, object_at:
 
 
 def subject_of(parse: Parse, children: Children, token: int) -> tuple[int, str] | None:
-    """Return the token that the verb is stated about and the tie between them; None if the syntax names no subject."""
+    """Return the token that the verb is stated about and the tie between them. Return None if the syntax has none."""
     head, dep = parse.heads[token], parse.deps[token]
     for child in children.get(token, ()):
         if parse.deps[child] in _SUBJECTS:

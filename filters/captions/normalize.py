@@ -49,9 +49,9 @@ _FUNCTION_WORDS = frozenset(_SMALL_WORDS.split())
 
 
 def normalize(caption: str) -> str:
-    """Return the text to parse: one line cut to `MAX_CHARS` characters, of which a few may become two in
-    lower case; empty only if the caption has nothing but markup, quotes, spaces and invisible or
-    replacement characters, or is a file name of less than two words ("IMG_2034.jpg")."""
+    """Return the text to parse: one line cut to `MAX_CHARS` characters, some of which may become two in lower case. It
+    is empty only for a caption of nothing but markup, quotes, spaces and invisible or replacement characters, or for a
+    file name of less than two words ("IMG_2034.jpg")."""
     text = caption
     if "&" in text:
         text = html.unescape(html.unescape(text))  # twice, for captions that were escaped twice
@@ -74,9 +74,9 @@ def _single_spaces(text: str) -> str:
 
 
 def _file_name_to_words(text: str) -> str:
-    """Turn `a-dog-running_2.jpg` into `a dog running 2`, and a name of less than two words, such as
-    `IMG_2034.jpg`, into nothing. File names end with an image's extension or have no space and at
-    least two of `-_+`; what follows an extension stays if it has a word."""
+    """Turn `a-dog-running_2.jpg` into `a dog running 2`, and a name of less than two words, such as `IMG_2034.jpg`,
+    into nothing. File names end with an image's extension, or have no space and at least two of `-_+`. The text after
+    an extension stays if it has a word."""
     extension = _EXTENSION.search(text) if "." in text else None
     name = text[: extension.start()] if extension else text
     is_slug = " " not in name and sum(name.count(mark) for mark in "-_+") >= 2
@@ -97,8 +97,8 @@ def _words_in(text: str) -> int:
 
 
 def _without_stock_text(text: str) -> str:
-    """Remove "Stock Photo:" at the start and "- Royalty Free Stock Image #123" at the end, if
-    enough of a caption remains."""
+    """Remove stock text, "Stock Photo:" at the start and "- Royalty Free Stock Image #123" at the end, if enough
+    remains."""
     before = ""
     while before != text:
         before = shorter = text
@@ -127,20 +127,16 @@ def _may_name_a_medium(text: str) -> bool:
 @lru_cache(maxsize=4_096)  # called again for the captions that `normalize` does not change
 def is_title_case(text: str) -> bool:
     """Return whether at least three words have four characters or more, and over 70 % of these begin with a capital.
-
-    The characters of a word are ASCII letters and, after the first, apostrophes; any other ends it.
-    """
+    The characters of a word are ASCII letters and, after the first, apostrophes; any other ends it."""
     words = _LONG_WORD.findall(text)
     return len(words) >= 3 and sum([word < "[" for word in words]) > 0.7 * len(words)  # "[" follows "Z" in ASCII
 
 
 def _sentence_case(text: str) -> str:
-    """Lower-case a text of more than ten letters, except its first, if over 80 % are capitals; in Title
-    Case lower-case the small words and inflected verbs that name visible actions, except in the first place.
-
-    Lower-casing every word of a title makes taggers see more verbs in names, not fewer, so only the
-    words that a title hides from the tagger are changed.
-    """
+    """Lower-case a text of more than ten letters, except its first, if over 80 % are capitals. In Title Case lower-case
+    the small words and inflected verbs that name visible actions, except in the first place. Lower-casing every word of
+    a title makes taggers see more verbs in names, not fewer, so only the words that a title hides from the tagger are
+    changed."""
     if text.isascii():
         capitals = len(text) - len(text.encode().translate(None, _CAPITALS))
     else:

@@ -180,8 +180,7 @@ def _within(values: Odds, ends: tuple[float, float]) -> NDArray[np.bool_]:
 
 
 def averaged(scores: Odds, odds: Odds) -> Odds:
-    """Return scores, 0 to 1, averaged as log odds with those of the second opinion; where these are NaN the score
-    stays."""
+    """Return scores, 0 to 1, averaged as log odds with those of the second opinion that are not NaN."""
     inside = np.clip(scores.round(4), 1e-4, 1 - 1e-4)
     both = (np.log(inside / (1 - inside)) + odds) / 2
     return np.where(np.isnan(odds), scores, 1 / (1 + np.exp(-both)))

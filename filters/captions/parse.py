@@ -85,8 +85,8 @@ def find_model(names: Sequence[str] = MODELS) -> str:
 
 
 def model_provenance(names: Sequence[str] = MODELS) -> dict[str, str]:
-    """Return name and version of the model that `find_model` finds, and the version of spaCy; the
-    fraction of rows kept depends on them."""
+    """Return the versions that the fraction of rows kept depends on: name and version of the model that `find_model`
+    finds, and the version of spaCy."""
     name = find_model(names)
     meta = get_model_meta(name) if os.path.isdir(name) else get_package_meta(name)
     return {"spacy": spacy.__version__, "model": name, "model_version": str(meta["version"])}
@@ -132,7 +132,7 @@ class CaptionParser:
     def __init__(self, names: Sequence[str] = MODELS):
         self.nlp = load_model(names)
         self.slow: str | None = None
-        """Why spaCy itself parses, more slowly; None if NumPy does."""
+        """Why spaCy itself parses, more slowly, or None if NumPy does."""
         self._numpy: _NumpyPipeline | None = None
         try:
             self._numpy = _NumpyPipeline(self.nlp)
@@ -144,7 +144,7 @@ class CaptionParser:
         return [parse for parse in self._distinct(texts, None) if parse is not None]
 
     def parse_where(self, wanted: Wanted, texts: Sequence[str]) -> list[Parse | None]:
-        """Return one parse per text that is wanted, in order; None for the others.
+        """Return one parse per text that is wanted, in order, with None for the other texts.
 
         Args:
             wanted: decides from the words and tags of a text whether to parse it.
@@ -246,8 +246,7 @@ class _NumpyPipeline:
         return list(_parses(texts, tokens, vectors, tags, deps, heads))
 
     def _rehang(self, tokens: Tokens, heads: Ints, deps: Strings, decorated: NDArray[np.bool_]) -> None:
-        """Move the arcs with decorated labels to their final heads, in place, by spaCy's own
-        function. Few texts have such arcs."""
+        """Move the few arcs with decorated labels to their final heads, in place, by spaCy's own function."""
         stops = np.cumsum(tokens.lengths)
         for text in np.unique(np.searchsorted(stops, np.flatnonzero(decorated), side="right")).tolist():
             here = slice(int(stops[text] - tokens.lengths[text]), int(stops[text]))

@@ -92,8 +92,7 @@ class Scorer:
         return odds
 
     def score(self, facts: Columns, candidates: Columns, read: Odds | float = 0.0) -> Odds:
-        """Return the probabilities of candidates, float64 (candidates,). `read` is the output of `read` for their
-        vectors."""
+        """Return the probabilities of candidates, float64 (candidates,). `read` is the result of the method `read`."""
         of_captions = self.weigh_columns(facts)[np.array(candidates.captions, np.int64)]
         return self.probability(of_captions + self.weigh_columns(candidates) + read)
 

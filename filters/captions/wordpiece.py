@@ -26,8 +26,7 @@ _IDEOGRAPHS = (
 
 
 class WordPieces(dict[str, tuple[int, ...]]):
-    """A cache of words and the indices of their pieces in the vocabulary, a list of pieces in the order of their
-    indices."""
+    """A cache of words and the indices of their pieces in the vocabulary, a list of pieces by index."""
 
     def __init__(self, vocabulary: Sequence[str]):
         super().__init__()
@@ -41,7 +40,7 @@ class WordPieces(dict[str, tuple[int, ...]]):
         return found
 
     def _pieces(self, part: str) -> list[int]:
-        """Return the longest pieces of a part, from left to right; the unknown piece if none fits or it is too long."""
+        """Return a part's longest pieces, from left to right, or the unknown piece if none fits or it is too long."""
         found: list[int] = []
         start = 0
         while start < len(part) <= _LONGEST:
@@ -57,8 +56,7 @@ class WordPieces(dict[str, tuple[int, ...]]):
 
 
 def _parts(word: str) -> Iterator[str]:
-    """Yield the lower-case parts of a word, without accents and control characters. Each mark and ideograph is a
-    part of its own."""
+    """Yield the lower-case parts of a word, without accents and control characters. A mark or ideograph is one part."""
     if not (word.isascii() and word.isalnum()):
         shown = "".join(" " if one.isspace() else one for one in word if _is_shown(one))
         bare = [one for one in unicodedata.normalize("NFD", shown) if unicodedata.category(one) != "Mn"]

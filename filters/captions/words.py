@@ -46,8 +46,7 @@ class Word(NamedTuple):
 
 
 class _KnownWords(dict[str, Word]):
-    """Cache of words as a dict. Most words recur soon, and a dict is faster than a cache that
-    tracks the order of use."""
+    """Cache of words as a dict. Most words recur soon, so it need not track the order of use, which would be slower."""
 
     def __missing__(self, word: str) -> Word:
         if len(self) >= _CACHED:
@@ -84,9 +83,9 @@ def _form(word: str, lower: str) -> tuple[Form | None, bool]:
 
 
 def descriptor_group(word: str) -> str | None:
-    """Return the group of a word that describes by itself, `number` for measures and figures without
-    commas but not years from 1800 to 2099, `participle` for inflected forms of rated verbs in -ed ("folded",
-    not "bed"), None for other words."""
+    """Return the group of a word that describes by itself, or None. `number` is for measures, and for figures without
+    commas that are not years from 1800 to 2099. `participle` is for inflected forms of rated verbs in -ed ("folded",
+    not "bed")."""
     group = describing_words().get(word.lower())
     if group is None:
         if word[0].isdigit():

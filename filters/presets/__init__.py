@@ -135,10 +135,8 @@ def _fingerprint(*rules: Any, filters: Sequence[Filter]) -> str:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Return the content of a preset file merged into that of its `base`, section by section and key by key.
-
-    A file that changes `second_opinion` does not inherit `foresee`.
-    """
+    """Return the content of a preset file merged into that of its `base`, section by section and key by key. A file
+    that changes `second_opinion` does not inherit `foresee`."""
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise BadValue(f"a preset must map sections ({', '.join(_SECTIONS)}) to settings")
@@ -177,8 +175,7 @@ def preset_names() -> list[str]:
 
 
 def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
-    """Build a preset from the content of its file, see `Preset.as_content`. Raise BadValue if a setting is unknown, or
-    a value cannot be used."""
+    """Build a preset from the content of its file, see `Preset.as_content`. Raise BadValue for unusable settings."""
     own = {name: kind for name, kind in registered_filters().items() if name in content}
     columns = conditions_of(content.get("columns", {}))
     _check_reasons(columns, own)

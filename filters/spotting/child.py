@@ -39,8 +39,7 @@ _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 
 class ChildDied(Exception):
-    """The process ended, or answered another request and was killed; the message says how, and has the end of its
-    stderr."""
+    """The process ended, or was killed for answering another request. The message has the end of its stderr."""
 
 
 class ChildTimeout(Exception):
@@ -94,8 +93,8 @@ class Child:
 
     def ask(self, images: Sequence[bytes], timeout_s: float) -> list[dict[str, Any]]:
         """Send some image files to the child and return its answers (see worker.answers), within `timeout_s` for all of
-        them. Raise ChildDied or ChildTimeout if it ended, answered another request or was late; then it was killed.
-        After any exception, also Ctrl-C, the child cannot be used again."""
+        them. Raise ChildDied or ChildTimeout if it ended, answered another request or was late, and kill it. After any
+        exception, also Ctrl-C, the child cannot be used again."""
         self.ready = False
         number, deadline = next(self._numbers), time.monotonic() + timeout_s
         try:

@@ -20,8 +20,8 @@ from open_diht.common.images import BadImage, ImageLimits, OpenedImage, decoding
 
 Pixels = npt.NDArray[np.uint8]
 JpegDecoder = Callable[[bytes, int], Pixels | None]
-"""Decodes a JPEG at a scale (1, 2, 4 or 8: its sides are divided by it, rounded up) to uint8
-(height, width, 3), blue green red; returns None if it cannot."""
+"""Decodes a JPEG at a scale (1, 2, 4 or 8: its sides are divided by it, rounded up) to uint8 (height, width, 3), blue
+green red. It returns None for a JPEG that it cannot decode."""
 
 
 class UnreadableImageReason(StrEnum):
@@ -83,21 +83,16 @@ _ALPHA_MODES: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 
 
 def decode_image(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | None = None) -> DecodedImage:
-    """Decode the first frame of an image to upright BGR.
+    """Decode the first frame of an image to upright BGR. Call it from one thread per process
+    (`open_diht.common.images`).
 
-    Transparency is composed on white, except in 16-bit grey; CMYK (also Adobe's inverted one) becomes
-    RGB; 16-bit samples are scaled, not clipped; the EXIF orientation is applied; color profiles are
-    ignored. An image of 1 x 1 pixel is an image; its use is the caller's decision. Call it from one thread per
-    process (`open_diht.common.images`).
+    Transparency is composed on white, except in 16-bit grey. CMYK (also Adobe's inverted one) becomes RGB. 16-bit
+    samples are scaled, not clipped. The EXIF orientation is applied; color profiles are ignored. An image of 1 x 1
+    pixel is an image; its use is the caller's decision.
 
-    Args:
-        limits: the largest accepted size, and the size to reduce to.
-        decode_jpeg: decodes plain JPEGs (whole, grey or RGB, upright). Pillow decodes all others,
-            those for which it returns None, and those that it cannot reduce enough.
-
-    Raises:
-        UnreadableImage: the bytes cannot be decoded, or exceed a limit. No other error is raised for any bytes but
-            MemoryError, which says nothing about the image.
+    `decode_jpeg` decodes plain JPEGs (whole, grey or RGB, upright). Pillow decodes all others, also those for which it
+    returns None and those that it cannot reduce enough for `limits`. Raise UnreadableImage if the bytes cannot be
+    decoded or exceed a limit, and otherwise only MemoryError, which says nothing about the image.
     """
     try:
         return _decoded(data, limits, decode_jpeg)
@@ -130,8 +125,7 @@ def _decoded(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | None)
 
 
 def _plain_jpeg(opened: OpenedImage, least: tuple[int, int] | None, decode_jpeg: JpegDecoder) -> Pixels | None:
-    """Return the pixels of a JPEG that needs only decoding; None if it needs more, or if Pillow
-    must report its error."""
+    """Return the pixels of a JPEG that needs only decoding. Return None if Pillow must do more or report its error."""
     image = opened.image
     if image.format != "JPEG" or image.mode not in ("RGB", "L") or opened.orientation != 1:
         return None

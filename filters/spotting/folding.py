@@ -37,11 +37,9 @@ class Folded:
 
 
 def fold(text: str) -> Folded:
-    """Fold a text: NFKC, case-folded, without accents, only the characters of `Folded.chars`.
-
-    Words end at anything else, except at invisible marks (soft hyphen, zero-width joiner). HTML entities such as
-    `&amp;` count as spaces. Each ideograph, kana, or letter of a script written without spaces is a word by itself.
-    """
+    """Fold a text: NFKC, case-folded, without accents, only the characters of `Folded.chars`. Words end at anything
+    else, except at invisible marks (soft hyphen, zero-width joiner). HTML entities such as `&amp;` count as spaces.
+    Each ideograph, kana, or letter of a script written without spaces is a word by itself."""
     if "&" in text:
         text = _ENTITY.sub(lambda entity: " " * len(entity[0]), text)
     if text.isascii():
@@ -57,8 +55,7 @@ def fold(text: str) -> Folded:
 
 
 def is_ideograph(char: str) -> bool:
-    """Return whether a folded character is about a syllable or a word by itself: Han ideographs and
-    Hangul syllables."""
+    """Return whether a folded character is about a syllable or a word by itself: a Han ideograph or Hangul syllable."""
     return char >= "\u3400" and bool(_IDEOGRAPH.match(char))
 
 
@@ -113,7 +110,7 @@ def _segments(text: str) -> Iterator[tuple[int, str]]:
 
 @lru_cache(maxsize=1 << 16)
 def _fold_segment(segment: str) -> str:
-    """Return the comparable characters of one segment: `_SEPARATOR` where a word ends, nothing for invisible marks."""
+    """Return one segment's comparable characters: `_SEPARATOR` at a word's end, nothing for invisible marks."""
     if segment[0] in "\u2122\u2120":  # the signs TM and SM, which normalization would make letters of the word before
         return _SEPARATOR
     # Case folding may undo the normalization, so normalize again.

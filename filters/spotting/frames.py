@@ -22,8 +22,8 @@ class PipeTimeout(Exception):
 
 
 def write_frame(descriptor: int, body: bytes, deadline: float | None = None) -> None:
-    """Write one message. `deadline` is a time.monotonic() for a non-blocking descriptor; None blocks. Raise PipeClosed
-    if the other side has closed the pipe, PipeTimeout if the deadline has passed."""
+    """Write one message. `deadline` is a time.monotonic() for a non-blocking descriptor, or None to block. Raise
+    PipeClosed if the other side has closed the pipe, PipeTimeout after the deadline."""
     data = memoryview(HEADER.pack(len(body)) + body)
 
     def attempt() -> bool:

@@ -18,7 +18,7 @@ _Window = tuple[slice, slice]
 
 
 def text_area(boxes: Sequence[ArrayLike], size: tuple[int, int]) -> float:
-    """Return the fraction of an image's pixels that text covers; pixels in several boxes count once. Boxes are
+    """Return the fraction of an image's pixels that text covers, with pixels in several boxes counted once. Boxes are
     polygons, each with corners (k, 2) as (x, y) in pixels, and may reach beyond the image of `size` (width, height)."""
     width, height = size
     covered = np.zeros((height, width), bool)
@@ -28,13 +28,10 @@ def text_area(boxes: Sequence[ArrayLike], size: tuple[int, int]) -> float:
 
 
 def mask_text(image: NDArray[np.uint8], boxes: Sequence[ArrayLike]) -> NDArray[np.uint8]:
-    """Return the image with its text painted over, in the mean of the colors around it.
-
-    The image is (height, width) or (height, width, channels); each channel is averaged, also alpha. Boxes that overlap
-    or touch are one region. Each region gets the mean of the pixels around it, one pixel wide, and a region that leaves
-    no such pixel the mean of the whole image. The result depends neither on the order of the boxes nor on their parts
-    outside the image.
-    """
+    """Return the image with its text painted over, in the mean of the colors around it. The image is (height, width) or
+    (height, width, channels); each channel is averaged, also alpha. Boxes that overlap or touch are one region, and get
+    the mean of the pixels around it, one pixel wide. A region without pixels around it gets the mean of the whole
+    image. The result depends neither on the order of the boxes nor on their parts outside the image."""
     height, width = image.shape[:2]
     # A frame of one pixel around the image spares the cases at its edges. Regions are numbered from 1.
     labels = np.zeros((height + 2, width + 2), np.int32)
@@ -73,7 +70,7 @@ def resized(boxes: Sequence[ArrayLike], size: tuple[int, int], to: tuple[int, in
 
 
 def _covers(boxes: Sequence[ArrayLike], size: tuple[int, int]) -> Iterator[tuple[_Window, Bools]]:
-    """Yield the window of each polygon in the image and the mask of its pixels there, except if there are none."""
+    """Yield the window of each polygon in the image and the mask of its pixels there, unless it has none."""
     for box in boxes:
         corners = np.asarray(box, np.float64).reshape(-1, 2)
         if not len(corners):

@@ -100,7 +100,7 @@ class Overlap:
     score: float
     """Recognition score of that string, the lowest of its lines if they are joined; 0 if nothing counts."""
     where: tuple[int, int] | None
-    """The matched span (start, end) in the caption's characters; None if nothing counts."""
+    """The matched span (start, end) in the caption's characters, or None without a match."""
 
 
 NOTHING: Final = Overlap(length=0, text="", score=0.0, where=None)
@@ -196,7 +196,7 @@ class _Caption:
         self.words = list(self.folded.words())
 
     def best_run(self, text: str) -> _Run:
-        """Return the longest run that counts between the caption and one string; `_NO_RUN` if there is none."""
+        """Return the longest run that counts between the caption and one string. Return `_NO_RUN` without one."""
         string = _fold_string(text)
         if not string.chars or not self.folded.chars:
             return _NO_RUN
@@ -259,9 +259,7 @@ class _Caption:
     @cached_property
     def _edited_runs(self) -> dict[tuple[int, int], dict[tuple[str, ...], tuple[int, int]]]:
         """Return (characters, allowed edits) -> words of a run -> where it is first (first word, word after the last).
-
-        The edits are fewer than the characters of the first and the last word (see `_is_another_text`).
-        """
+        The edits are fewer than the characters of the first and the last word (see `_is_another_text`)."""
         starts, words = self.folded.starts, self.words
         letters = [0, *accumulate(map(str.isalpha, self.folded.chars))]
         allowed_edits = cache(self._allowed_edits)
@@ -279,8 +277,8 @@ class _Caption:
         return dict(sorted(runs.items(), reverse=True))  # once a long one is found, shorter ones are skipped
 
     def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[_Run]:
-        """Yield runs of whole words of the caption that differ from whole words of the string by a few characters: at
-        least the longest ones, if they are longer than `longest`."""
+        """Yield runs of whole words of the caption that differ by a few characters from whole words of the string. Of
+        those longer than `longest`, yield at least the longest ones."""
         starts, string_words, least = self.folded.starts, list(string.words()), longest + 1
         places = {start: word for word, start in enumerate(string.starts)}
         common, _, _ = longest_common_run(shapes, self.shapes)
@@ -336,10 +334,8 @@ def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
 def _alike(run: str, shapes: str, places: Mapping[int, int], allowed: int) -> Iterator[tuple[int, int]]:
     """Yield the runs of whole words of the string (first word, word after the last) that may differ from a run by up to
     `allowed` edits, which are fewer than its characters. `places` maps the index in `shapes` where a word starts, or
-    the last one ends, to the number of words before it.
-
-    Of `allowed` + 1 pieces of the run one is then intact, and has moved by at most `allowed` characters.
-    """
+    the last one ends, to the number of words before it. Of `allowed` + 1 pieces of the run one is then intact, and has
+    moved by at most `allowed` characters."""
     size = len(run) // (allowed + 1)
     for offset in range(0, size * (allowed + 1), size):
         piece = run[offset : offset + size]
@@ -381,10 +377,8 @@ def word_chances() -> Mapping[str, float]:
 
 
 def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
-    """Return the longest common substring as (length, start in `string`, start in `caption`); the first one if several.
-
-    The search uses `in`, so that the inner loop runs in C and needs no table of characters.
-    """
+    """Return the longest common substring as (length, start in `string`, start in `caption`), the first if several are.
+    The search uses `in`, so that the inner loop runs in C and needs no table of characters."""
     length = start = 0
     for left in range(len(string)):
         if left + length >= len(string):  # no longer run can start here
@@ -396,8 +390,7 @@ def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
 
 
 def within_edits(left: str, right: str, most: int) -> int | None:
-    """Return the number of inserted, deleted or changed characters between two strings; None if it is more than
-    `most`."""
+    """Return the number of inserted, deleted or changed characters between two strings. Return None above `most`."""
     if abs(len(left) - len(right)) > most:
         return None
     start = 0

@@ -56,8 +56,8 @@ class SpotterSettings:
     """The characters that lines are read as (ignored by `paddle`): `latin` saves time; `all` also
     reads Chinese and Greek, and with `small` Japanese, which English captions do not need."""
     reread: ModelSize | None = "small"
-    """Size of the recognizer that reads doubtful lines a second time (ignored by `paddle`); None or
-    the same as `model`: no second reading."""
+    """Size of the recognizer that reads doubtful lines a second time (ignored by `paddle`). There is no second reading
+    if it is None or the same as `model`."""
     reread_below: Share = 0.85
     """Lines with a lower score, but at least `min_score`, are read a second time, and the second reading counts."""
     turn_below: Share = 0.9
@@ -66,7 +66,7 @@ class SpotterSettings:
     reread_chars: int = 5
     """Shorter lines are not read a second time: a preset with `min_chars: 5` seldom finds an overlap in them."""
     models: str | None = None
-    """Folder of the installed models; None: $DIHT_OCR_MODELS, else the user's cache (see weights.py)."""
+    """Folder of the installed models, by default $DIHT_OCR_MODELS or the user's cache (see weights.py)."""
     batch: Positive = 32
     """Most images that are sent to the OCR process at a time; it reads their lines together."""
     lines_at_once: Positive = 8
@@ -109,7 +109,7 @@ class SpotterSettings:
 
     @property
     def second_reader(self) -> ModelSize | None:
-        """Return the size of the second recognizer, None if there is no second reading."""
+        """Return the size of the second recognizer. Return None without a second reading."""
         return None if self.engine == "paddle" or self.reread == self.model else self.reread
 
     @property
@@ -118,8 +118,7 @@ class SpotterSettings:
         return (self.model, self.second_reader) if self.second_reader else (self.model,)
 
     def resolved(self) -> SpotterSettings:
-        """Return the settings with `precision` bf16 or f32; `auto` becomes bf16 for OpenVINO on a processor that has
-        it, else f32."""
+        """Return the settings with the precision `auto` replaced by bf16 (OpenVINO, if the processor has it) or f32."""
         if self.precision != "auto":
             return self
         return replace(self, precision="bf16" if self.engine == "openvino" and has_bf16() else "f32")

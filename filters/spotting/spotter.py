@@ -36,8 +36,7 @@ its name; installing the first installs the others, and onnxruntime comes with t
 
 
 class SpotterError(RuntimeError):
-    """OCR does not work on this machine: a package is missing, or the process cannot start, or dies on one image after
-    another."""
+    """OCR does not work here: a package is missing, or the process cannot start, or dies on one image after another."""
 
 
 class TextSpotter:
@@ -80,7 +79,7 @@ class TextSpotter:
 
     @property
     def pid(self) -> int | None:
-        """Return the process id of the OCR process; None if none is running, and while it reads images."""
+        """Return the process id of the OCR process. Return None if none is running or it is reading images."""
         return self._child.pid if self._child and self._child.ready else None
 
     def spot(self, images: Iterable[bytes]) -> Iterator[Spotting | UnreadableImage]:
@@ -125,8 +124,7 @@ class TextSpotter:
         return facts
 
     def _spot_some(self, images: Sequence[bytes]) -> list[Spotting | UnreadableImage]:
-        """Read a batch. If it kills or hangs the process, read it image by image, so that only the
-        image at fault is lost."""
+        """Read a batch. If it kills or hangs the process, read it image by image to lose only the image at fault."""
         if len(images) > 1:
             with contextlib.suppress(ChildDied, ChildTimeout):
                 return self._ask(images)
@@ -174,8 +172,9 @@ class TextSpotter:
         return self._child
 
     def check_installed(self) -> None:
-        """Check that the packages and models for an OCR process are installed; start no process. Raise SpotterError for
-        a missing package, WeightsMissing for a missing model, WeightsDamaged for a file without its pinned digest."""
+        """Check that the packages and models for an OCR process are installed, without starting one. Raise SpotterError
+        for a missing package, WeightsMissing for a missing model, WeightsDamaged for a file without its pinned
+        digest."""
         engine = self.settings.engine
         for package in _PACKAGES[engine]:
             if importlib.util.find_spec(package) is None:

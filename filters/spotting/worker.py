@@ -148,11 +148,8 @@ def _load(settings: SpotterSettings) -> Reader:
 
 
 def _follow_parent(parent: int) -> None:
-    """End this process soon after its parent, even if a fork of the parent keeps the pipe open.
-
-    PR_SET_PDEATHSIG is no option: it fires when the *thread* that started us ends, and Beam's
-    worker threads come and go.
-    """
+    """End this process soon after its parent, even if a fork of the parent keeps the pipe open. PR_SET_PDEATHSIG is no
+    option: it fires when the *thread* that started us ends, and Beam's worker threads come and go."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -31,7 +31,7 @@ class CatFilter(Filter):  # type: ignore[misc]  # data-juicer brings no types
         Args:
             preset: a preset's name or the path of a YAML file; it may not have conditions on columns, except on a
                 language.
-            images: whether to read text in images; else the caption decides alone.
+            images: whether to read text in images. Otherwise the caption alone decides.
             args: of data-juicer's operators.
             kwargs: of data-juicer's operators, such as `text_key` and `image_key`.
         """

@@ -21,9 +21,9 @@ def cat_expression(
 
     Args:
         caption: column with the captions.
-        image: column with the bytes of image files; None decides about captions alone.
+        image: column with the bytes of image files. Without it, the captions alone decide.
         preset: see `Cat`; it may not have conditions on columns, except on a language.
-        batch_size: most rows of a call; None: 1,000, or 256 with images.
+        batch_size: most rows of a call, by default 1,000, or 256 with images.
 
     Example:
         >>> import daft

@@ -30,8 +30,8 @@ def add_decisions(
         dataset: a `Dataset`, or an `IterableDataset` that streams.
         cat: decides.
         caption: column with the captions.
-        image: column with the images; None decides about captions alone.
-        batch_size: most rows of a call; None: 1,000, or 256 with images.
+        image: column with the images. Without it, the captions alone decide.
+        batch_size: most rows of a call, by default 1,000, or 256 with images.
         options: passed on to `map`, such as `num_proc`.
 
     Raises:
@@ -75,7 +75,7 @@ def keep(
             `filter(lambda row: row["cat_keep"])`.
         cat: decides.
         caption: column with the captions.
-        image: column with the images; None decides about captions alone.
+        image: column with the images. Without it, the captions alone decide.
         options: passed on to `add_decisions`.
     """
     decided = add_decisions(dataset, cat, caption=caption, image=image, **options)

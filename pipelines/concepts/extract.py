@@ -49,7 +49,7 @@ class TeacherFailed(RuntimeError):
 
 
 def prepared(content: bytes | None, teacher: LoadedTeacher) -> Any:
-    """Return the teacher's input tensor for an image, or `Bad`. None: the sample has no image."""
+    """Return the teacher's input tensor for an image, or `Bad`. `content` is None for a sample without image."""
     try:
         image = _image(content)
     except UnreadableImage as error:
@@ -125,8 +125,7 @@ ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, Att
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Return whether GPU or main memory ran out. Match the message, because torch's CPU allocator
-    has no error class."""
+    """Return whether GPU or main memory ran out, by the message, because torch's CPU allocator has no error class."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 

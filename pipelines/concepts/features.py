@@ -93,8 +93,7 @@ class FeatureStage(Stage):
         return said, [feature_path(self.layout, unit), status_path(self.layout, unit)]
 
     def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
-        """Yield keys and features of the images of a shard, batch by batch, after `setup`. A TeacherFailed names the
-        batch."""
+        """Yield keys and features of a shard's images, batch by batch, after `setup`. TeacherFailed names the batch."""
         prepare = partial(prepared, teacher=self._loaded)
         # On a CPU nothing is decoded ahead, because the teachers need the cores.
         for keys, images in prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads):
@@ -110,8 +109,8 @@ class FeatureStage(Stage):
         remove(self._begun_path(unit))
 
     def sweep(self) -> None:
-        """Remove partial results when all units are committed: those of units committed just before
-        their worker was killed, or begun with other settings."""
+        """Remove partial results when all units are committed. Some are left by a worker that was killed just after a
+        commit, others by a run with other settings."""
         for path in (self.layout.work / self.name / "begun").glob("*"):
             remove(path)
 

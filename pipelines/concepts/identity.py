@@ -32,8 +32,8 @@ def record_path(layout: Layout) -> StorePath:
 
 
 def precision_of(layout: Layout, teacher: Teacher, asked: str, device: str) -> str:
-    """Return the precision to compute in, bf16 or fp32. With `AUTO` it is that of this teacher's features in the
-    folder, else the best of the device, so that shards on machines of several kinds agree."""
+    """Return the precision to compute in, bf16 or fp32. `AUTO` takes that of this teacher's features in the folder, so
+    that shards on machines of several kinds agree. Without such features it takes the device's best."""
     if asked != AUTO:
         return asked
     known = read_json(record_path(layout))
@@ -43,8 +43,7 @@ def precision_of(layout: Layout, teacher: Teacher, asked: str, device: str) -> s
 
 
 def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
-    """Return the features (d,) float32 of the fixed image, computed on this machine's CPU. Errors are those of
-    `Teacher.load`."""
+    """Return the features (d,) float32 of the fixed image, computed on this machine's CPU. Raise as `Teacher.load`."""
     loaded = teacher.load()
     found: npt.NDArray[np.float32] = loaded.features([loaded.transform(_fixed())])[0]
     return found
@@ -52,8 +51,7 @@ def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
 
 def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.NDArray[np.float32]) -> None:
     """Record what identifies the features of a folder, or compare with its record of the same teacher and precision.
-    Raise WrongUse if this machine's libraries compute other features from the same weights than `sees`, the result of
-    `seen`."""
+    Raise WrongUse if `sees`, the result of `seen` on this machine, differs from the recorded features."""
     path = record_path(layout)
     ours: dict[str, Any] = {
         "teacher": teacher.identity(),

@@ -16,8 +16,7 @@ from open_diht.pipelines.options import add_where, parsed
 def parse(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.concepts", **defaults: str
 ) -> argparse.Namespace:
-    """Parse the command line of `make concepts`, see `options.parsed`. `defaults`: values of options, which then need
-    not be given."""
+    """Parse the command line of `make concepts`, see `options.parsed`. Options with `defaults` are not required."""
     parser = Parser(prog=prog, description="Make vocabularies, labels and teacher features for concept distillation.")
     parser.add_argument(
         "--data", required="data" not in defaults, help=f"output folder of `{spelled('filter')}`, or its URL"

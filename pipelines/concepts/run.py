@@ -65,20 +65,20 @@ class ConceptSettings:
     teacher: Teacher
     """Model whose features are extracted."""
     min_count: int | None = None
-    """Rows that must name a concept; None: 100, and less on small corpora (see `vocabulary.lowest_count`)."""
+    """Rows that must name a concept, by default 100, and less on small corpora (see `vocabulary.lowest_count`)."""
     max_size: int = 10_000
     """Maximum number of concepts of a head."""
     batch_size: int | None = None
-    """Number of images in a batch; None: 32, and 256 on a GPU."""
+    """Number of images in a batch, by default 32, or 256 on a GPU."""
     device: str = AUTO
-    """torch device of the teacher. cuda: all GPUs, by default with a process each on the direct runner; auto: cuda
-    if this machine has it, else cpu."""
+    """torch device of the teacher. cuda takes all GPUs, by default with a process each on the direct runner. auto is
+    cuda if this machine has it, and otherwise cpu."""
     precision: str = AUTO
-    """bf16, fp32 or auto: that of this teacher's features in the folder, else bf16 if the device supports it, else
-    fp32."""
+    """bf16, fp32 or auto. auto takes that of this teacher's features in the folder, or by default bf16 if the device
+    supports it and otherwise fp32."""
     workers: int | None = None
-    """Units at a time; None: on the direct runner one for each GPU of `device`, or else for each core; on another
-    backend its default. On Prism, Dask and Dataflow the backend decides."""
+    """Units at a time. By default the direct runner has one for each GPU of `device`, or for each core without GPUs;
+    other backends have their own default. On Prism, Dask and Dataflow the backend decides."""
     backend: Backend = field(default_factory=Direct)
     """Where the work runs."""
     shard: tuple[int, int] | None = None
@@ -90,11 +90,8 @@ class ConceptSettings:
 
 
 def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> int:
-    """Do the missing work of a run.
-
-    Returns:
-        The exit status: 1 if units failed or, when the output is completed, a shard is corrupt or too many images are
-        bad; else 0.
+    """Do the missing work of a run. Return the exit status: 1 if units failed, a shard is corrupt or too many images
+    are bad, and 0 otherwise. Shards and images are checked only when the output is completed.
 
     Raises:
         WrongUse: DATA, OUTPUT, the device or the teacher cannot be used as requested; no results were written.
@@ -197,8 +194,8 @@ class Extraction:
 
 
 def outdated(layout: Layout, stage: str, fingerprints: Mapping[str, str]) -> Iterator[str]:
-    """Yield the units that are not committed with their fingerprint. Delete records that are corrupt, or whose files
-    are missing or of another size."""
+    """Yield each unit that is not committed with its fingerprint. Delete records that are corrupt, and those with files
+    that are missing or of another size."""
     vouched = Vouched(layout)
     records = each(lambda unit: vouched.read(layout.commit(stage, unit)), fingerprints, layout.root)
     for (unit, fingerprint), record in zip(fingerprints.items(), records, strict=True):
@@ -226,8 +223,8 @@ class _Run:
     lock: FileLock | Lease
 
     def do(self) -> int:
-        """Do the part of a shard. Then do all that is left, if this is the last shard or a run
-        without shard. Return the exit status."""
+        """Do the part of a shard. The last shard, or a run without shards, then does the rest. Return the exit
+        status."""
         retract(self.layout.root / "concepts.json")  # no reader may take unfinished output for finished
         kept, shards = sorted(self.kept), list(self.shards)
         if self.settings.shard:
@@ -372,8 +369,7 @@ class _Run:
         return self._is_good(list(records.values()))
 
     def _is_good(self, records: Sequence[dict[str, Any]]) -> bool:
-        """Report bad images and corrupt shards. Return whether all shards were read completely and no more images are
-        bad than allowed."""
+        """Report bad images and corrupt shards. Return whether no shard is corrupt and not too many images are bad."""
         bad = [entry for record in records for entry in record["bad"]]
         rows = sum(record["rows"] for record in records)
         broken = [f"{record['unit']}.tar ({record['broken']['message']})" for record in records if record["broken"]]

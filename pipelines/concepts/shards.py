@@ -41,9 +41,9 @@ def shard_entries(data: StorePath) -> dict[str, Shard]:
 
 
 def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
-    """Yield key and image of every sample, of equal keys only the first; the image is None if the sample has none, and
-    cut if it is larger than `MAX_IMAGE_BYTES`. Raise UnreadableFile if the tar is corrupt or truncated, after the
-    samples before that which another one follows."""
+    """Yield the key and image of each sample, only the first of equal keys. The image is None if the sample has none,
+    and is cut at `MAX_IMAGE_BYTES`. Raise UnreadableFile if the tar is corrupt or truncated, after all samples before
+    the damage but the last."""
 
     def limit(_: int, ending: str) -> int:
         return MAX_IMAGE_BYTES if ending in IMAGES else 0
@@ -53,7 +53,7 @@ def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
 
 
 def annotations_of(path: StorePath) -> Iterator[tuple[str, Row | None]]:
-    """Yield key and .json of every sample, and raise, like `images_of`; None if there is no readable object."""
+    """Yield the key and the JSON object of each sample, or None without one. Raise like `images_of`."""
 
     def limit(_: int, ending: str) -> int:
         return MAX_JSON_BYTES if ending == "json" else 0
@@ -67,7 +67,7 @@ def annotations_of(path: StorePath) -> Iterator[tuple[str, Row | None]]:
 
 
 def _distinct(path: StorePath, limit: Any) -> Iterator[Sample]:
-    """Yield the samples, only the first of each key, like the trainer's loader."""
+    """Yield only the first sample of each key, like the trainer's loader."""
     seen: set[str] = set()
     for sample in samples(str(path), "", size=path.stat().st_size, limit_of=limit):
         if sample.key not in seen:

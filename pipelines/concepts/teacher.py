@@ -56,13 +56,13 @@ class Teacher:
     keys: str = "by_name"
     """by_name, or in_order: the file has other tensor names, but the model's order."""
     preprocess: dict[str, Any] | None = None
-    """resize (shorter side), crop, interpolation, mean, std; None: the library's preprocessing."""
+    """resize (shorter side), crop, interpolation, mean, std. None means the library's preprocessing."""
     license: str = ""
     """License of the weights, if known."""
 
     def identity(self) -> dict[str, str]:
-        """Return what features depend on, except their precision. It excludes versions of
-        libraries, because `identity.settle` checks whether they compute the same."""
+        """Return the facts that features depend on, except their precision. Versions of libraries are not among them,
+        because `identity.settle` checks whether they compute the same."""
         facts = asdict(self)
         for name in ("weights", "license"):
             del facts[name]
@@ -73,12 +73,10 @@ class Teacher:
         return {name: version(_DISTRIBUTIONS.get(name, name)) for name in ("torch", self.library)}
 
     def load(self, device: str = "cpu", precision: str = "fp32") -> LoadedTeacher:
-        """Build the model and read the weights.
-
-        `device`: torch's name; cuda claims one of the GPUs, see `Claim`, and cuda:1 claims that GPU. Raise WrongUse if
-        there is no such model, it has no linear layer to drop (torchvision), its text configuration is not cached
-        (open_clip), the weights do not fit it, or the device does not support the precision.
-        """
+        """Build the model and read the weights. `device`: torch's name; cuda claims one of the GPUs, see `Claim`, and
+        cuda:1 claims that GPU. Raise WrongUse if there is no such model, it has no linear layer to drop (torchvision),
+        its text configuration is not cached (open_clip), the weights do not fit it, or the device does not support the
+        precision."""
         import torch
 
         if precision == "bf16" and not computes_bf16(device):
@@ -121,8 +119,8 @@ def teacher_names() -> list[str]:
 
 def find_teacher(name: str, weights: str | None = None) -> Teacher:
     """Find a teacher by name (see the head of this module) and the SHA-256 of its weights, whose path may be in the
-    name or a package. Raise WrongUse if there is no such teacher, a package is not installed, or its weights are
-    missing, differ from the known file, or are named twice."""
+    name or a package. Raise WrongUse if there is no such teacher, if a package is not installed, or if the weights are
+    missing, named twice or not the known file."""
     asked = parse_encoder_name(name, libraries=LIBRARIES, names=teacher_names(), what="teacher")
     whose = f"teacher {name}"
     if asked.library:

@@ -117,13 +117,13 @@ def _merged(layout: Layout, units: Sequence[str]) -> Iterator[tuple[str, str, in
 
 
 def lowest_count(rows: int, asked: int | None) -> int:
-    """Return the `min_count` to use: the user's choice, else a fiftieth of the rows, at least 2 and at most 100."""
+    """Return the user's `min_count`. Without one, return a fiftieth of the rows, but at least 2 and at most 100."""
     return asked if asked is not None else min(100, max(2, rows // 50))
 
 
 def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: int, max_size: int) -> Vocabulary:
-    """Make the vocabulary: the names of each head that `min_count` rows have, most frequent first, and by name if
-    equally frequent. Its `hash` covers the names in order, because their positions are the class ids. Raise ValueError,
+    """Make the vocabulary: the names of each head that `min_count` rows have, most frequent first, equally frequent
+    ones by name. Its `hash` covers the names in order, because their positions are the class ids. Raise ValueError,
     with the highest count, if a head would be empty."""
     found: dict[str, list[tuple[int, str]]] = {head: [] for head in HEADS}
     most: dict[str, tuple[int, str]] = {}

@@ -68,8 +68,8 @@ class Dataset:
     swap_size: bool = False
     """Whether the columns named width and height hold each other's values (LAION)."""
     images_root: str | None = None
-    """Folder (path or URL) that image paths are relative to. Images are read from below it and from
-    below the manifest's folder. None: the manifest's folder alone."""
+    """Folder (path or URL) that image paths are relative to. Images are read from below it and from below the
+    manifest's folder, by default only from below the latter."""
     notes: str = ""
     """Remarks for users of the data."""
 
@@ -120,9 +120,6 @@ class Dataset:
         """Return a copy with the user's own settings. None leaves a setting unchanged.
 
         Args:
-            **given: fields of `READ_AS`, and columns by role, for example caption="alt". `columns`
-                alone implies header=False; header=True alone drops `columns`. `captions` names columns
-                with several captions per row, and replaces `caption`, which replaces it.
 
         Raises:
             DatasetError: a role is unknown, or the copy is refused, see `Dataset`.
@@ -143,8 +140,8 @@ class Dataset:
         return replace(self, roles=replace(self.roles, **changed), **settings)
 
     def missing_message(self, looked_in: str, given: str | None = None) -> str:
-        """Return the message for a user whose folder `looked_in` has no manifest. `given` is what the user typed as
-        DATASET, such as the path of a file, if it is not the name."""
+        """Return the message for a user whose folder `looked_in` has no manifest. `given` is the text that the user
+        typed as DATASET if it is not the data set's name, such as the path of a file."""
         dataset = given or self.name
         lines = [
             f"There is no manifest in {looked_in}: nothing there matches {self.default_glob}.",

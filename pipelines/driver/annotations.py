@@ -40,8 +40,7 @@ class Annotations:
         self._work, self._kinds = work, annotating_stages()
 
     def make(self, units: Sequence[str]) -> None:
-        """Run each stage of the run, one after another, on its units that are not done. Units that fail are left out of
-        later stages."""
+        """Run each stage of the run on its units that are not done, one after another, leaving out failed units."""
         work = self._work
         for kind in self._kinds:
             names = kind.units(work, work.alive(units))
@@ -71,7 +70,7 @@ class Annotations:
         return [unit for unit in units if unit in found]
 
     def results(self) -> tuple[dict[str, list[Any]], tuple[StageFilter, ...]]:
-        """Return for each unit values that change when its annotations change, such as fingerprints, and the filters
+        """Return, for each unit, values that change when its annotations change, such as fingerprints; and the filters
         of stages whose annotations the cascade does not know. All units that have not failed must be annotated."""
         work, running = self._work, [kind for kind in self._kinds if kind.runs(self._settings)]
         sources: dict[str, list[Any]] = {unit.name: [] for unit in work.units()}

@@ -65,9 +65,8 @@ _FAILED = (
 
 
 def backend_of(options: argparse.Namespace, places: Sequence[tuple[str, str]]) -> Backend:
-    """Return the backend that runs the units. RunnerError or WrongUse says why it cannot with these options, or with
-    arguments for Beam that Beam does not know. `places`: (name of the option or variable, path) of the data that
-    workers read and write."""
+    """Return the backend that runs the units. RunnerError or WrongUse says why these options, or arguments for Beam,
+    cannot be used. `places` are the data that workers read and write: (name of the option or variable, path)."""
     backend = make_backend(
         options.runner,
         options.of_beam,
@@ -98,8 +97,8 @@ before_main = ForkServer.branch_off
 
 
 def exit_status(do: Callable[[], int]) -> int:
-    """Return the status that `do` returns, 0 if it only staged a job; print the message of an
-    error of the user, the run or a store, and return its status."""
+    """Return the status of `do`, 0 if it only staged a job. Print the message of an error of the user, the run or a
+    store, and return its status."""
 
     def do_or_stage() -> int:
         try:
@@ -193,7 +192,7 @@ def _download(options: argparse.Namespace) -> DownloadSettings:
 
 
 def _publisher(options: argparse.Namespace) -> Publisher | None:
-    """Return the publisher of the results if OUTPUT is on a hub, else None."""
+    """Return the publisher of the results. Return None if OUTPUT is not on a hub."""
     asked = options.output or ""
     if not asked.startswith(SCHEME):
         if options.work or options.private:
@@ -266,8 +265,7 @@ def _stages(text: str | None) -> tuple[str, ...]:
 
 
 def shard_of(text: str | None) -> tuple[int, int] | None:
-    """Parse SHARD=i/n into (i, n); None stays None. Raises WrongUse if the text is not such a pair, or n exceeds
-    `MOST_SHARDS`."""
+    """Parse SHARD=i/n into (i, n), and leave None unchanged. Raise WrongUse for other text or n above `MOST_SHARDS`."""
     if text is None:
         return None
     first, _, second = text.partition("/")

@@ -36,9 +36,9 @@ class _Damaged(NotConserved):
 
 
 def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelRecord) -> None:
-    """Raise NotConserved, with the numbers or the files, unless rows in = kept + rejected (by one reason each) +
-    dead-letter rows + not decided, for each unit and in total, and the same holds for captions if a row may have
-    several. Rows are counted in the files."""
+    """Raise NotConserved, with the numbers or the files, if the rows of a unit or of the run do not add up: rows in =
+    kept + rejected (by one reason each) + dead-letter rows + not decided. Rows are counted in the files. Check the same
+    for captions if a row may have several."""
     expected = {f"part-{unit.name}.parquet" for unit in units} | {"part-unreadable.parquet"}
     for kind in ("kept", "rejected", "dead_letter"):
         for path in (layout.root / kind).glob("*.parquet"):
@@ -70,8 +70,7 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
 
 
 def _check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts) -> None:
-    """Raise NotConserved unless captions in = passed + rejected (by one reason each) + in dead-letter rows + not
-    decided."""
+    """Raise NotConserved unless captions in = passed + rejected (by one reason) + in dead-letter rows + not decided."""
     total: Counter[str] = Counter()
     for unit, found in zip(units, each(lambda unit: _captions_of(layout, unit.name), units, layout.root), strict=True):
         read = read_json(layout.commit("captions", unit.name))["captions"]
@@ -87,7 +86,7 @@ def _check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts
 
 
 def _captions_of(layout: Layout, unit: str) -> Counter[str]:
-    """Return the number of captions of a unit by reason, `KEPT` for those that passed and `DEAD` in dead letters."""
+    """Count the captions of a unit by reason. `KEPT` counts those that passed, `DEAD` those in dead letters."""
     passed = _column(layout.part("kept", unit), PASSED)
     found = Counter({KEPT: pc.sum(pc.list_value_length(passed)).as_py() or 0 if len(passed) else 0})
     for kind in ("kept", "rejected"):
@@ -108,7 +107,7 @@ def _captions_of(layout: Layout, unit: str) -> Counter[str]:
 
 def _counted(layout: Layout, unit: str) -> tuple[int, Counter[str]] | _Damaged:
     """Return the number of rows of a unit, and the number of its rejected rows by reason. If a file is damaged, delete
-    the unit's record and return the error, since more units may have such files, as after a power failure."""
+    the unit's record and return the error: after a power failure more units may have such files."""
     record = read_json(layout.commit("captions", unit))
     try:
         kept = _readable(row_count, layout.part("kept", unit))

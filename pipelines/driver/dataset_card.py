@@ -1,9 +1,8 @@
 """README.md of an output folder: a data set card for hubs, whose YAML head tells loaders which files to read.
 
-`datasets.load_dataset` of the folder, or of a repository with the same files, loads kept/ if any row is kept;
-the other kinds are configurations with their names. The head lists the types of all columns of a kind if its parts
-agree on them and the notation has words for all, so that parts with different columns load as one table, with null for
-columns that a part lacks.
+`datasets.load_dataset` loads kept/ by default, if it has rows; each other kind is a configuration with its name. The
+head lists the column types of a kind if its parts agree on them and the notation can express all of them. Parts with
+different columns then load as one table, with null for columns that a part lacks.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def card_of(settings: RunSettings, layout: Layout, plan: Plan, units: Sequence[U
 
 
 def _config(layout: Layout, kind: str, units: Sequence[Unit]) -> Config | None:
-    """Return the configuration of a kind, None without part files. Parts may have different columns."""
+    """Return the configuration of a kind, whose parts may have different columns. Return None without part files."""
     paths = [layout.part(kind, name) for name in (*(unit.name for unit in units), "unreadable")]
     rows, schemas = 0, dict[pa.Schema, None]()
     for part in each(_footer, paths, layout.root):
@@ -201,7 +200,7 @@ def _license(license: str | None, source: str | None, title: str) -> str:
 
 
 def features(schema: pa.Schema) -> list[dict[str, object]] | None:
-    """Return the columns in the notation of a card's head; None if that has no word for a column's type."""
+    """Return the columns in the notation of a card's head. Return None if it cannot express the type of a column."""
     found = [_feature(field) for field in schema]
     return None if any(one is None for one in found) else [one for one in found if one is not None]
 

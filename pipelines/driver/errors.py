@@ -25,8 +25,8 @@ from open_diht.pipelines.stages.decide import broken_unit
 
 
 def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) -> tuple[str, ...]:
-    """Return the error lines of a run. If no row has a caption or no image could be read, the last one names a remedy.
-    `funnel` is None if the run ended before its counts were complete."""
+    """Return the error lines of a run, at the end a remedy if no row has a caption or no image could be read. `funnel`
+    is None if the run ended before its counts were complete."""
     paths = {unit.name: unit.span.path for unit in work.plan.units}
     given_up = {paths[unit] for unit in work.quarantined}
     found = [
@@ -82,8 +82,8 @@ _BAD_IMAGE = {*get_args(MissingReason), *UnreadableImageReason}
 
 
 def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | None:
-    """Return an error line with the likeliest remedy if all rows lack a caption, or all rows that needed an image lack
-    one or were not scored; else None."""
+    """Return an error line with the likeliest remedy if no row has a caption, or if every row that needed an image
+    lacks one or was not scored. Return None otherwise."""
     rejected, dead = funnel["rejected"], funnel["dead_letter"]["by_error"]
     without = rejected.get(NoCaption.reason, 0)
     if without and without == funnel["rows_in"]:
@@ -116,7 +116,7 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | 
 
 
 def dead_letters_of(plan: Plan, quarantined: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
-    """Return the dead-letter table of unreadable files and quarantined units, None if there are none."""
+    """Return the dead-letter table of unreadable files and quarantined units. Return None if there are none."""
     dead_letters = [broken_unit(file, None) for file in plan.unreadable]
     paths = {unit.name: unit.span.path for unit in plan.units}
     for unit, record in sorted(quarantined.items()):

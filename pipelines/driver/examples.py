@@ -107,7 +107,7 @@ def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
 
 def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: Mapping[str, Any] | None) -> Example:
     """Return a row as the report shows it: the graph of its caption, the spotted text and the overlap. `record` is its
-    row of `RECORD`; None leaves out what was read in its image."""
+    row of `RECORD`, or None to leave out what was read in its image."""
     row = one_row.to_pylist()[0]
     decided = decisions.counts if decisions.asked[0] else None
     if decided is None:  # leave out annotations that only an earlier run may have made
@@ -141,9 +141,8 @@ def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: 
 
 
 def _with_reasons(row: Mapping[str, Any], second_opinion: bool) -> tuple[list[Any], ...]:
-    """Return the actions, attributes and relations of a row, each with the `reasons` for its score. The reasons are
-    recomputed. If that gives other scores than the stored ones, something else annotated the row, and the result has no
-    reasons."""
+    """Return the actions, attributes and relations of a row, each with the recomputed `reasons` for its score. Leave
+    out all reasons if the scores differ from the stored ones, since something else then annotated the row."""
     stored = tuple(row.get(name) or [] for name in ("actions", "attributes", "relations"))
     if not any(stored):
         return stored

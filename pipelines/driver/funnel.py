@@ -23,9 +23,9 @@ from open_diht.pipelines.store.storage import each
 def summarise(
     layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, own: Sequence[StageFilter] = ()
 ) -> FunnelRecord:
-    """Return the funnel of the decisions. The caller adds duplicates, an index export, quarantined units and seconds.
-    Rows of the plan's other units count as not decided, and so do rows after the break of a truncated unit if the plan
-    has counted them."""
+    """Return the funnel of the decisions, to which the caller adds duplicates, an index export, quarantined units and
+    seconds. Rows of the plan's other units count as not decided, and so do rows after the damage of a truncated unit if
+    the plan has counted them."""
     broken = [in_words(file) for file in plan.unreadable]
     waiting, undecided = _not_decided(layout, plan, units)
     unparsed, captions_in, by_reason, moves = 0, 0, Counter[str](), Counter[str]()
@@ -172,6 +172,6 @@ def _steps(
 
 
 def count_quarantined(funnel: FunnelRecord, quarantined: Mapping[str, FailedUnit]) -> None:
-    """Add the quarantined units to a funnel: those that were not decided, and those that were not exported."""
+    """Add the quarantined units to a funnel, each with the stage in which it failed."""
     funnel["dead_letter"]["units"] += len(quarantined)
     funnel["set_aside"] = {unit: record["stage"] for unit, record in sorted(quarantined.items())}

@@ -79,8 +79,7 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
 
 
 def types_that_differ(infos: Sequence[FileInfo]) -> str | None:
-    """Return a warning if manifests give a column different types, else None. It is printed before the run, because
-    the results will have these types too."""
+    """Return a warning if manifests give a column different types, which the results will have too."""
     differing = check_consistent(infos)
     if not differing:
         return None

@@ -36,8 +36,8 @@ class Results:
     """Filters of stages, which decided in addition to the preset."""
 
     def publish(self, units: Sequence[Unit], funnel: FunnelRecord, decided: dict[str, str], began: float) -> None:
-        """Write the results and print the funnel; only print it if nothing has changed since an earlier run. `began` is
-        the start of the run in seconds since 1970. `units`: the decided ones."""
+        """Write the results and print the funnel, or only print it if nothing has changed since an earlier run. `began`
+        is the start of the run in seconds since 1970; `units` are the decided ones."""
         settings, layout, plan, say = self.settings, self.work.layout, self.work.plan, self.work.say
         root, stages = layout.root, settings.stages
         path, report = root / "funnel.json", root / "report.html"

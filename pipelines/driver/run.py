@@ -53,13 +53,13 @@ class FilterOutcome:
     """The outcome of a run."""
 
     funnel: FunnelRecord | None
-    """Counts of the run, as in funnel.json; None for a shard that did not complete the output."""
+    """Counts of the run, as in funnel.json, or None for a shard that did not complete the output."""
     errors: tuple[str, ...] = ()
     """Error lines for the user, see `errors.errors_of`."""
 
     @property
     def status(self) -> int:
-        """Exit status: 0 without errors, else 1."""
+        """Exit status: 1 if there are errors, otherwise 0."""
         return 1 if self.errors else 0
 
 
@@ -69,7 +69,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     Args:
         settings: settings of the run.
         say: receives lines for the terminal; by default they are logged.
-        plan: the units to filter; None: all of the input.
+        plan: the units to filter, by default all of the input.
 
     Returns:
         Exit status, counts for each reason, and errors. The rows are in the output folder.
@@ -182,8 +182,8 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
 
 
 def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: str, began: float) -> FunnelRecord | None:
-    """Annotate, decide, check and export. A shard does its part first, and returns None unless it is the last one at
-    work and no unit is missing. `asked`: see `shard_name`."""
+    """Annotate, decide, check and export. A shard does its part first; it returns None if other shards are at work or a
+    unit is missing. `asked`: see `shard_name`."""
     names = [unit.name for unit in work.plan.units]
     sharing = Sharing(settings.shard, asked, lock, work.place, work.say) if settings.shard else None
     annotations = Annotations(settings, work)

@@ -43,13 +43,13 @@ class Engine:
     backend: Backend = field(default_factory=Direct)
     """The backend that runs the units."""
     sharing: Sharing | None = None
-    """Divides the units among shards; None: this invocation runs all units."""
+    """Divides the units among shards. Without it, this invocation runs all units."""
     quarantined: Failed = field(default_factory=dict)
     """Records of the units that failed in this run, by name; of an image unit, by the name of its caption unit."""
 
     def clear_up(self) -> None:
         """Delete the leftovers of stopped runs, see `remove_leftovers`. On Dask first wait for workers that still run
-        units of such a run: their files would be missed, and would overwrite those of this run."""
+        units of such a run, because they would overwrite files of this run."""
         self.backend.await_units(run_name(self.layout.work), self.say)
         remove_leftovers(self.layout)
 
@@ -64,15 +64,14 @@ class Engine:
         workers: int | None = None,
         fatal: bool = False,
     ) -> Failed:
-        """Run units of a stage. When this returns, each of them is committed or is in the result, the records of those
-        that failed, which are also added to `quarantined`. RunFailed and WorkerDied end the run; other errors are those
-        of `Backend.run`.
+        """Run units of a stage, and return the records of those that failed, which are also added to `quarantined`. All
+        others are then committed. RunFailed and WorkerDied end the run; other errors are those of `Backend.run`.
 
         Args:
             of: number of these units and of those already done, for a message.
-            total: number of rows (or other counts) in `todo`. It is estimated from the units begun if it is None, or
-                other shards run a part.
-            workers: see `Job.workers`; None: `self.workers`.
+            total: number of rows (or other counts) in `todo`. Without it, or if other shards run a part, the number is
+                estimated from the units begun.
+            workers: see `Job.workers`; by default `self.workers`.
             fatal: raise RunFailed if a unit fails.
         """
         failed: Failed = {}
@@ -116,8 +115,8 @@ class Engine:
     def _left_by(
         self, death: WorkerDied, stage: Stage, todo: Sequence[str], before: Mapping[str, FileStamp], tries: _Tries
     ) -> list[str]:
-        """Return the units left to run after a worker died. A unit whose mark was left by `TRIES` deaths has failed.
-        Raise WorkerDied after `TRIES` deaths in a row without a unit running or done."""
+        """Return the units left to run after a worker died. A unit has failed if `TRIES` deaths left its mark. Raise
+        WorkerDied after `TRIES` deaths in a row in which no unit was running or done."""
         marks = self.layout.progress(stage.name, "any").parent
         # The marks that are left are of the units that were running.
         under_way = {mark.name for mark in marks.glob("*")} & set(todo)
@@ -172,8 +171,8 @@ class Engine:
         )
 
     def give_up(self, failed: Failed, fatal: bool = False) -> None:
-        """Leave failed units out of all later stages; of a failed image unit, its caption unit. If `fatal`, raise
-        RunFailed."""
+        """Leave failed units (and caption units of failed image units) out of later stages, or raise RunFailed if
+        `fatal`."""
         if failed and fatal:
             name, record = next(iter(failed.items()))
             stage, last = record["stage"], record["tries"][-1]
@@ -184,7 +183,7 @@ class Engine:
         self.quarantined |= {unit_of(name): record for name, record in failed.items()}
 
     def alive(self, names: Iterable[str]) -> list[str]:
-        """Return the units that have not failed; of image units, those of such units."""
+        """Return the names whose caption unit has not failed."""
         return [name for name in names if unit_of(name) not in self.quarantined]
 
     # ---- commit records
@@ -200,8 +199,8 @@ class Engine:
         return sum(int(record[of]) for _, record in self.records(stage, names))
 
     def done(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        """Yield (name, commit record) like `records`, but verified: a record that is corrupt, or whose files are
-        missing or of another size, is deleted, so that its unit is not done."""
+        """Yield (name, commit record) like `records`, after a check. A record is deleted, so that its unit is not done,
+        if it is corrupt or its files are missing or of another size."""
         vouched, withdrawn = Vouched(self.layout), 0
         asked = list(names)
         found = each(lambda name: vouched.read(self.layout.commit(stage, name)), asked, self.layout.root)
@@ -216,13 +215,12 @@ class Engine:
             )
 
     def missing(self, stage: Stage, names: Sequence[str]) -> dict[str, CommitRecord | None]:
-        """Return the commit records of the units that are not done; None for a missing record."""
+        """Return the units that are not done, each with its commit record or None."""
         stage.prefetch(self.records, names)
         return {name: record for name, record in self.done(stage.name, names) if not stage.is_done(name, record)}
 
     def complete(self, stage: Stage, names: Sequence[str], **how: Any) -> Failed:
-        """Run the units of a stage that are not done, and return the records of those that failed. `how`: arguments of
-        `run`."""
+        """Run the units of a stage that are not done, by `run`, and return the records of those that failed."""
         return self.run(stage, list(self.missing(stage, names)), of=len(names), **how)
 
 

@@ -33,10 +33,10 @@ def run_units(
     todo: StorePath,
     hints: Mapping[str, str] | None = None,
 ) -> None:
-    """Call `do` with every unit name, and return when all calls have ended. After WorkerDied units may be undone. The
-    names are in a file that one worker reads and distributes: with a hundred thousand names in it, a job graph would
-    exceed the limits of services (Dataflow: 10 MB). The file is in the folder `todo`, which all workers see. The job
-    holds the names only for backends that distribute partitions, see `Backend.by_partition`."""
+    """Call `do` with every unit name, and return when all calls have ended. After WorkerDied, units may be undone. One
+    worker reads and distributes the names from a file in the folder `todo`, which all workers see: a job graph with a
+    hundred thousand names would exceed the limits of services (Dataflow: 10 MB). Only a job for a backend that
+    distributes partitions holds the names, see `Backend.by_partition`."""
     workers = max(1, min(workers, len(unit_names)))
     if backend.by_partition:
         build = partial(assemble_partitions, label=label, unit_names=unit_names, do=do, place=run_name(todo))
@@ -109,10 +109,9 @@ def _is_there(path: StorePath) -> bool:
 
 @contextlib.contextmanager
 def worker_log(path: Path) -> Iterator[None]:
-    """Redirect the standard error of this process, and of workers that it starts, into a file, so that Beam's messages
-    do not disturb the progress line. On an error other than `Staged` and `WorkerDied`, print the last 4,000 bytes
-    written meanwhile, which usually hold the worker's traceback. If standard error has no file descriptor, do
-    nothing."""
+    """Redirect the standard error of this process and of its workers into a file, so that Beam's messages do not
+    disturb the progress line. On an error other than `Staged` and `WorkerDied`, print the last 4,000 bytes written,
+    which usually hold the worker's traceback. Do nothing if standard error has no file descriptor."""
     try:
         terminal = os.dup(sys.stderr.fileno())
     except io.UnsupportedOperation:  # standard error has no file descriptor, as under some test runners

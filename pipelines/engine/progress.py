@@ -17,8 +17,7 @@ from open_diht.common.progress import EVERY_S, ProgressBar
 
 
 class Heartbeat:
-    """A file in which a running unit reports its rows done and expected. It is not flushed, and may be lost in a
-    crash."""
+    """A file in which a running unit reports its rows done and expected. Unflushed, it may be lost in a crash."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -64,7 +63,7 @@ class Count:
 
     done: int
     total: int | None = None
-    """Rows in all; None: not known yet."""
+    """Rows in all, or None while the number is unknown."""
     exact: bool = True
     """False if `total` is estimated from the units begun so far."""
 
@@ -106,8 +105,8 @@ class StageProgress:
 
 
 def _terminal() -> TextIO:
-    """Return a copy of standard error, so that the bar shows while the workers' output goes to a file; standard error
-    itself if it has no file descriptor."""
+    """Return a copy of standard error, so that the bar shows while the workers' output goes to a file. Return standard
+    error itself if it has no file descriptor."""
     try:
         return os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8")
     except io.UnsupportedOperation:  # it has no file descriptor, as under some test runners

@@ -1,8 +1,8 @@
 """Divide the units of a run among n invocations, SHARD=i/n.
 
-For annotations, shard i runs every n-th unit and no other. For the stages after that, the shards then at work divide
-the units: each runs its part of a stage, and waits for the other parts before the next stage. There the part of a shard
-that is absent or dies is divided among the others. Two shards that run the same unit write equal files.
+For annotations, shard i runs every n-th unit and no other. Later stages divide the units among the shards at work: each
+runs its part of a stage, and waits for the other parts before the next stage. If a shard is absent or dies, the others
+divide its part. Two shards that run the same unit write equal files.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Sharing:
     def parts(self, stage: Stage, todo: Sequence[str], failed: dict[str, FailedUnit]) -> Iterator[list[str]]:
         """Yield the units that this shard must run, part after part, until every unit is done or has failed. The caller
         adds the records of failed units of a part to `failed` before it requests the next part; this method adds those
-        that failed in other shards. Raise RunFailed if another shard did a unit from other rows or settings, and takes
-        it for done, see `_Looks`."""
+        that failed in other shards. Raise RunFailed if another shard takes a unit for done that it did from other rows
+        or settings, see `_Looks`."""
         looks, left = _Looks(stage), list(todo)
         while left:
             failed |= looks.failed(left)  # before this shard tries them: the others have left them out
@@ -89,8 +89,8 @@ class Sharing:
             left = looks.undone([unit for unit in left if unit not in failed])
 
     def _check_agreement(self, stage: Stage, others: Sequence[str]) -> None:
-        """Raise RunFailed if another shard takes `others` for done and this one does not: neither would do them. The
-        first shard at work waits for a while, so that one is left that completes the output."""
+        """Raise RunFailed if another shard takes `others` for done and this one does not, because neither would do
+        them. The first shard at work waits a while, so that one is left to complete the output."""
         self._apart = self._apart + 1 if others else 0
         if others and self._apart > (_PATIENT_LOOKS if self._i == min(self._present()) else 0):
             raise RunFailed(
@@ -135,8 +135,7 @@ class _Looks:
         self._others = set[str]()
 
     def failed(self, units: Sequence[str]) -> dict[str, FailedUnit]:
-        """Return the records of the units that failed in one of the shards now at work. Records of earlier runs have
-        other tokens."""
+        """Return the records of units that failed in a shard now at work. Earlier runs have other tokens."""
         stage, layout = self._stage, self._stage.layout
         now = stamps(layout.work / stage.name / "failed", ".json")
         new = [unit for unit in units if now.get(unit) not in (None, self._seen_failed.get(unit))]
@@ -159,8 +158,8 @@ class _Looks:
         return [unit for unit in units if unit not in done]
 
     def others(self, units: Sequence[str]) -> list[str]:
-        """Return the units that are done for another of the shards now at work and not for this one, as when units
-        failed in only one of them: the fingerprint of a step over all rows covers all units that have not failed."""
+        """Return the units that only other shards at work take for done. Units may have failed in only one shard, and
+        the fingerprint of a step over all rows covers all units that have not failed."""
         return [unit for unit in units if unit in self._others]
 
 

@@ -68,7 +68,7 @@ class Stage(ABC):
     """Name of the stage and of its folder in work/."""
     layout: Layout
     fingerprint: str | Mapping[str, str] | Fingerprints
-    """Hash of what the results depend on, see `current`: one for all units, or one per unit. Stored in the commit
+    """Hash of all that the results depend on, see `current`: one for all units, or one per unit. Stored in the commit
     record."""
     part_of: ClassVar[str] = ""
     """Name of the stage in STAGES if this is one of its passes; empty: `name`. Stored in the commit record."""
@@ -99,7 +99,7 @@ class Stage(ABC):
 
         Args:
             unit: name of the unit.
-            before: the commit record of a unit that is extended, see `adds`; else None.
+            before: the commit record of a unit that is extended, see `adds`, or None for a new one.
             heartbeat: receives the numbers of rows expected and done.
 
         Returns:
@@ -111,12 +111,12 @@ class Stage(ABC):
         return self.fingerprint if isinstance(self.fingerprint, str) else self.fingerprint[unit]
 
     def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
-        """Return the commit record if the unit's files are current, by default if it has the unit's fingerprint; else
-        None, and the unit is done from the beginning.
+        """Return the commit record if the unit's files are current, by default if it has the unit's fingerprint.
+        Otherwise return None; the unit is then done from the beginning.
 
         Args:
             unit: name of the unit.
-            record: its commit record, None if there is none.
+            record: its commit record, if it has one.
         """
         return record if record is not None and record["fingerprint"] == self.fingerprint_of(unit) else None
 
@@ -133,8 +133,7 @@ class Stage(ABC):
         """
 
     def do(self, unit: str) -> None:
-        """Process one unit and commit it, unless it has a current commit record by now and the stage extends none, see
-        `adds`."""
+        """Process and commit one unit, unless it has a current commit record and the stage extends none, see `adds`."""
         began, used, path = time.time(), cpu_seconds(self.helpers()), self.layout.commit(self.name, unit)
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         before = self.current(unit, read_json(path))
@@ -212,7 +211,7 @@ class DoUnit(beam.DoFn):
         mark.unlink(missing_ok=True)
 
     def _is_removed(self) -> bool:
-        """Return whether the output folder was removed while the worker ran; False if it had no plan."""
+        """Return whether the output folder lost its plan while the worker ran."""
         return self._had_plan and is_gone(self._stage.layout.plan)
 
     def teardown(self) -> None:

@@ -49,9 +49,9 @@ under any prefix. The second one marks the IPv4 address as globally unique."""
 
 def is_public(address: Address) -> bool:
     """Return whether an address belongs to the public internet. An address under the well-known NAT64 prefix is judged
-    by its embedded IPv4 address: in networks without IPv4, resolvers map public IPv4 addresses to such addresses. The
-    mapped, compatible, 6to4, Teredo and ISATAP forms and the local-use NAT64 prefix, which embed an IPv4 address too,
-    are never public."""
+    by its embedded IPv4 address, because resolvers of networks without IPv4 map public IPv4 addresses to it. Mapped,
+    compatible, 6to4, Teredo, ISATAP and local-use NAT64 addresses, which embed an IPv4 address too, are never
+    public."""
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
     if address in _NAT64:
@@ -70,8 +70,8 @@ class Allowed:
 
     @classmethod
     def parse(cls, text: str) -> Allowed:
-        """Parse address:port or network:port, such as 127.0.0.1:8000, 10.1.0.0/16:80 or [fd00::1]:80. Other text is a
-        ValueError; names are refused, since they may resolve to anything."""
+        """Parse address:port or network:port, such as 127.0.0.1:8000, 10.1.0.0/16:80 or [fd00::1]:80. Raise ValueError
+        for other text, also for names, which may resolve to anything."""
         host, _, port = text.strip().rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         try:

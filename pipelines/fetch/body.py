@@ -16,9 +16,9 @@ _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate
 
 def read_body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
     """Return the decompressed body, of at most `max_bytes` both as sent and after decompression. We request
-    uncompressed bytes, but some servers compress anyway. gzip and deflate are decompressed in steps, so that a
-    decompression bomb is stopped in time. Raise FetchError too_large, or bad_response for a body that is truncated,
-    empty, corrupt or in another encoding."""
+    uncompressed bytes, but some servers compress anyway. gzip and deflate are decompressed in steps, to stop a
+    decompression bomb in time. Raise FetchError too_large, or bad_response for a body that is truncated, empty, corrupt
+    or in another encoding."""
     promised = answer.length  # from Content-Length; None for chunked bodies and those that end with the connection
     if promised is not None and promised > max_bytes:
         raise FetchError(Reason.TOO_LARGE, f"{promised} bytes announced; at most {max_bytes} are accepted")
@@ -48,7 +48,7 @@ def _pieces(answer: http.client.HTTPResponse, promised: int | None, max_bytes: i
 
 
 def _unpacked(pieces: Iterator[bytes], encoding: str, max_bytes: int) -> bytes:
-    """Return the decompressed body. One of gzip may consist of several members."""
+    """Return the decompressed body. A gzip body may consist of several members."""
     unpack = zlib.decompressobj(_WINDOWS[encoding])
     out = bytearray()
     try:

@@ -85,7 +85,7 @@ class Fetcher:
                 self._sleep(wait)
 
     def _wait(self, error: FetchError, attempt: int) -> float | None:
-        """Return the seconds to wait before the next attempt, or None to give up."""
+        """Return the seconds to wait before the next attempt. Return None to give up."""
         settings = self._settings
         if not error.temporary or attempt > settings.retries:
             return None
@@ -144,7 +144,7 @@ def _redirected(location: str | None, target: Target) -> Target:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Parse Retry-After, seconds or a date. Return None if it is absent or invalid; never raise."""
+    """Parse Retry-After, seconds or a date. Return None if it is absent or invalid."""
     text = (retry_after or "").strip()
     if text.isascii() and text.isdecimal():
         return float(text)  # infinite if there are hundreds of digits
@@ -164,9 +164,8 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 
 def opts_out(headers: Iterable[tuple[str, str]], names: Iterable[str]) -> str | None:
     """Return the header that opts out, or None. `X-Robots-Tag: noai` addresses all robots, `X-Robots-Tag: diht: noai`
-    the robot of that name, here one of the lower-case `names`. A name applies to the directives that follow it in the
-    same header, also where a proxy has joined several headers with commas. `TDM-Reservation: 1` reserves text and data
-    mining and also counts as an opt-out."""
+    one of the lower-case `names`. A name applies to the directives after it in the same header, also if a proxy has
+    joined several headers with commas. `TDM-Reservation: 1` reserves text and data mining and also opts out."""
     ours = {"*", *names}
     for header, value in headers:
         if header.lower() == "tdm-reservation" and value.strip() == "1":

@@ -107,7 +107,7 @@ class Expected:
 
 
 def expected_of(row: Mapping[str, Any]) -> Expected | None:
-    """Return a row's hash: SHA-256 if present, else MD5, else None."""
+    """Return the hash that a row states: its SHA-256, or its MD5 if it has no SHA-256. Return None without any."""
     for kind in _KINDS:
         if digest := (row[kind] or "").strip().lower():
             return Expected(kind, digest)
@@ -121,6 +121,6 @@ def digests_of(body: bytes, rows: Iterable[Expected | None]) -> dict[str, str]:
 
 
 def is_nobodys(digests: Mapping[str, str], rows: Collection[Expected | None]) -> bool:
-    """Return whether a file contradicts the hash of every row that shares it; False without rows. A row without a hash
-    (None) accepts any file."""
+    """Return whether a file contradicts the hash of every row that shares it. A row without a hash (None) accepts any
+    file. Return False without rows."""
     return bool(rows) and all(row is not None and not row.holds(digests) for row in rows)

@@ -87,10 +87,8 @@ class DownloadSettings:
             Allowed.parse(text)
 
     def identity(self) -> dict[str, object]:
-        """Return the settings that stored images depend on. If one changes, all images are fetched again.
-
-        `limits` returns the settings that only decide which downloads fail.
-        """
+        """Return the settings that stored images depend on. If one changes, all images are fetched again. `limits`
+        returns the settings that only decide which downloads fail."""
         names = ("image_size", "quality", "respect_opt_out")
         return {name: value for name, value in dataclasses.asdict(self).items() if name in names}
 

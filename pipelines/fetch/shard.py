@@ -37,14 +37,14 @@ def fetch_shard(
     beat: Callable[[int], None] = lambda done: None,
 ) -> tuple[pa.Table, Path | None]:
     """Fetch the images of `rows`, a table of schema `REQUESTED`, into a tar `name`.tar in an empty local folder. Return
-    the records, a table of schema `FETCHED` sorted by ordinal, and the tar, None if no image was fetched.
+    the records, a table of schema `FETCHED` sorted by ordinal, and the tar. The tar is None if no image was fetched.
 
-    The tar has members jpg, txt (the caption) and json (with uid) for each image, in order of completion. A URL that
-    several rows share is fetched once and its image is stored once, under the caption of the first row; the records
-    assign it to all of them but those with another hash.
+    It has members jpg, txt (the caption) and json (with uid) for each image, in order of completion. A URL that several
+    rows share is fetched once, and its image stored once under the caption of the first row. The records assign it to
+    all of them, except rows with another hash.
 
-    Failed requests become records. RuntimeError is raised if img2dataset is not installed, did not report every row, or
-    failed in an unknown way, and any other exception of the fetcher is raised too.
+    Failed requests become records. Raise RuntimeError if img2dataset is not installed, did not report every row, or
+    failed in an unknown way; any other exception of the fetcher is raised too.
     """
     records: list[FetchedRow] = []
     shared: dict[str, list[RequestedRow]] = {}
@@ -143,8 +143,8 @@ def _record(row: RequestedRow, said: FetchedRow) -> FetchedRow:
 
 
 def _reason(status: str, text: str) -> tuple[Reason, str]:
-    """Return the reason and message in img2dataset's error text; our own errors begin with the reason. Raises
-    RuntimeError if the text names none and the image was not refused by the resizer."""
+    """Return the reason and message in img2dataset's error text, which for our own errors begins with the reason. Raise
+    RuntimeError if it has no known reason, unless the resizer refused the image."""
     head, colon, message = text.partition(": ")
     if colon and head in _CODES:
         return Reason(head), message

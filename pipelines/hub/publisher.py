@@ -1,10 +1,10 @@
 """Publish the results of a run to a data set repository on a hub.
 
-Files that are already there with the same bytes are not sent again, but funnel.json and run.json may be. What fits
-into one commit is sent in one, so no reader sees a partial result. Otherwise the first commit removes funnel.json
-and run.json and adds `PUBLISHING`, and the last one does the reverse: as with commit records of
-units, the files that mark success come last. Every commit names its parent, and the hub refuses it
-if another commit has come between, so two publishing runs cannot mix.
+Files that are already there with the same bytes are not sent again, except perhaps funnel.json and run.json. If all
+files fit into one commit, no reader sees a partial result. Otherwise the first commit removes funnel.json and run.json
+and adds `PUBLISHING`, and the last one does the reverse: as with commit records of units, the files that mark success
+come last. Every commit names its parent, and the hub refuses it if another commit has come between, so two publishing
+runs cannot mix.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class _There:
         return content
 
     def input_of(self) -> str | None:
-        """Return the fingerprint of the input of the published results, or a description if there is
-        data without a record, or the record is unreadable. Return None if the repository holds neither."""
+        """Return the fingerprint of the input of the published results. Return a description if there is data without a
+        record, or the record is unreadable. Return None for a repository without either."""
         record = next((name for name in (PUBLISHING, "run.json") if name in self.files), None)
         if record is None:
             return "unknown" if any(map(_is_data, self.files)) else None
@@ -106,8 +106,7 @@ class Publisher:
             self._look(plan, WrongUse)
 
     def _make_branch(self, api: HfApi) -> None:
-        """Create a missing branch. It starts at the repository's first commit: `MAIN` may hold
-        results of another input."""
+        """Create a missing branch at the first commit, because `MAIN` may hold results of another input."""
         branch, repository = self._branch, self.target.repository
         if branch == MAIN or branch in {
             one.name for one in api.list_repo_refs(repository, repo_type="dataset").branches

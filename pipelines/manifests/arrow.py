@@ -47,8 +47,8 @@ def is_bytes(type: pa.DataType) -> bool:
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """Return the table with view types, outside dictionaries, replaced by plain ones, which more of Arrow's functions
-    support. Views are another memory layout of the same values."""
+    """Replace view types outside of dictionaries by plain ones, which more of Arrow's functions support. Views are
+    another memory layout of the same values."""
     schema = pa.schema([field.with_type(_plain(field.type)) for field in table.schema])
     if schema.types == table.schema.types:
         return table

@@ -35,8 +35,8 @@ _HEX = re.compile(r"[0-9a-fA-F]{32}")
 
 def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator[Batch, None, None]:
     """Yield the rows of consecutive chunks in batches of `batch_rows` rows, fewer at the end or if rows are large. If
-    the chunks raise UnreadableFile, all rows before are yielded first. Which rows there are, good or bad, and their
-    order do not depend on `batch_rows`."""
+    the chunks raise UnreadableFile, all rows before are yielded first. The rows, good and bad, and their order do not
+    depend on `batch_rows`."""
     waiting: list[Batch] = []
     size = 0
     broken: UnreadableFile | None = None
@@ -106,14 +106,14 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
 
 
 def _stand_ins(table: pa.Table, roles: Roles, stand_ins: list[str | None] | None) -> list[str | None]:
-    """Return what identifies each image without its URL: a name, else a hash of its bytes, else None."""
+    """Return a name of each image that is not its URL, or a hash of its bytes, or None."""
     sources = [_texts(table, roles.image_path), stand_ins or [], _texts(table, roles.sha256), _texts(table, roles.md5)]
     given = [source for source in sources if source]
     return [next((source[row] for source in given if source[row]), None) for row in range(table.num_rows)]
 
 
 def _texts(table: pa.Table, name: str | None) -> list[str | None]:
-    """Return a column as texts, of a list the first; all None if `name` is None."""
+    """Return a column as texts, with the first text of a list. Return only None if `name` is None."""
     if name is None:
         return [None] * int(table.num_rows)
     column = table.column(name)
@@ -141,7 +141,7 @@ def _lists(table: pa.Table, names: Sequence[str]) -> list[list[str | None]]:
 
 
 def _distinct(texts: Sequence[str | None]) -> list[str]:
-    """Return the captions of a row that say something, each once."""
+    """Return the captions of a row that have text, each once."""
     found = dict.fromkeys(text for text in texts if text is not None)
     return [text for text in found if not _is_blank(text) and not _is_no_text(text)]
 
@@ -159,8 +159,7 @@ _Why = tuple[BadReason, str]
 
 
 def _long_rows(table: pa.Table, roles: Roles) -> dict[int, _Why]:
-    """Return the rows with an oversized text, list of captions or value of bytes other than an image. Parquet itself
-    has no such limit."""
+    """Return the rows with an oversized text, list of captions or bytes, except images. Parquet has no such limit."""
     found: dict[int, _Why] = {}
     texts = {roles.caption, *roles.captions, roles.url, roles.uid}
     for name in table.column_names:
@@ -289,13 +288,10 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
 
 
 def make_uid(*, url: str | None, caption: str | None, own: str | None = None, stand_in: str | None = None) -> str:
-    """Return the uid of a row, 32 lower-case hex digits (128 bits).
-
-    The manifest's own uid is used if it is 32 hex digits, so that subsets fit DataComp's. Another own id is hashed
-    together with URL and caption: ids such as row numbers repeat between files and would make unrelated rows equal.
-    Without an own id, the uid comes from the SHA-256 of URL, NUL, caption. If there is no URL, `stand_in` is what
-    identifies the image (path, tar member, hash of the image).
-    """
+    """Return the uid of a row, 32 lower-case hex digits (128 bits). The manifest's own uid is used if it is 32 hex
+    digits, so that subsets fit DataComp's. Another own id is hashed together with URL and caption: ids such as row
+    numbers repeat between files and would make unrelated rows equal. Without an own id, the uid comes from the SHA-256
+    of URL, NUL, caption. Without a URL, `stand_in` identifies the image (path, tar member, hash of the image)."""
     if own is not None and is_uid(own):
         return own.lower()
     parts = (url or stand_in or "", caption or "")
@@ -303,14 +299,14 @@ def make_uid(*, url: str | None, caption: str | None, own: str | None = None, st
 
 
 def make_pair(*, url: str | None, caption: str | None, stand_in: str | None = None) -> str | None:
-    """Return a key that equal pairs share, whatever their ids: the uid of the row without an own id. Return None if
-    neither URL nor stand-in names the image."""
+    """Return a key that equal pairs share whatever their ids: the uid of the same row without an own id. Return None if
+    neither URL nor stand-in identifies the image."""
     name = url or stand_in
     return _digest(name, caption or "") if name else None
 
 
 def is_uid(own: str) -> bool:
-    """Return whether a manifest's own id has the form of a uid, so that it is used as such, in lower case."""
+    """Return whether a manifest's own id has the form of a uid, and is used as such, in lower case."""
     return _HEX.fullmatch(own) is not None
 
 

@@ -46,8 +46,8 @@ _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError, ImportE
 
 
 def reading(path: str) -> AbstractContextManager[None]:
-    """Convert exceptions of libraries in the `with` block: to Unreachable in an outage (see `is_outage`), to
-    UnreadableFile for a file that is damaged, absent or cannot be opened. Others pass."""
+    """Convert exceptions of libraries in the `with` block: those of an outage (see `is_outage`) to Unreachable, those
+    of a damaged, absent or unreadable file to UnreadableFile. Other exceptions pass."""
     return translated(partial(_reading, path))
 
 
@@ -80,8 +80,8 @@ def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
 
 
 def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
-    """Open a file for reading and seeking. Raises what the file system raises: wrap it in `reading`. With `parts`, only
-    the requested bytes of a remote file are fetched, without read-ahead, and recent parts are cached."""
+    """Open a file for reading and seeking. Errors are those of the file system, so wrap it in `reading`. With `parts`,
+    only the requested bytes of a remote file are fetched, without read-ahead, and recent parts are cached."""
     if not is_remote(path):
         return open(local_path(path), "rb")
     fs, inside = file_system(path)
@@ -173,7 +173,7 @@ class _Unpacked:
 
 
 def read_part(path: str, start: int, stop: int) -> bytes:
-    """Return bytes [start, stop) of a file, fewer if it ends before. Raises what the file system raises."""
+    """Return bytes [start, stop) of a file, fewer if it ends before. Errors are those of the file system."""
     if is_remote(path):
         fs, inside = file_system(path)
         content: bytes = fs.cat_file(inside, start=start, end=stop)
@@ -216,8 +216,8 @@ def fingerprint(path: str, size: int) -> str:
 
 
 def stamp(path: str) -> Stamp | None:
-    """Return a value that changes when a file is written to; None if there is no file. Some stores report only the size
-    (see `telling`). Raises Unreachable if a store does not answer. Other errors are raised as they are."""
+    """Return a value that changes when a file is written to, or None without a file. Some stores report only the size
+    (see `telling`). Raise Unreachable if a store does not answer. Other errors pass unchanged."""
     with translated(partial(_unreachable, path)):
         try:
             if not is_remote(path):
@@ -233,12 +233,12 @@ def stamp(path: str) -> Stamp | None:
 
 
 def telling(known: Stamp | None) -> Stamp | None:
-    """Return the stamp, or None if it holds only the size, which another version of the file may share."""
+    """Return the stamp unless it holds only the size, which another version of the file may share."""
     return known if known is not None and any(part not in ("None", str(known[0])) for part in known[1]) else None
 
 
 def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
-    """Return the stamps of files, by path. Raises what `stamp` raises."""
+    """Return the stamps of files, by path. Raise as `stamp` does."""
     known = list(paths)
     found = many_at_once(stamp, known) if any(map(is_remote, known)) else map(stamp, known)
     return dict(zip(known, found, strict=True))
@@ -247,9 +247,9 @@ def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
 @contextmanager
 def unchanged(span: Span) -> Iterator[bool]:
     """Check that the file of a span does not change while the `with` block reads it. Yield whether the file still has
-    the stamp of `span.info`; False for a span without fingerprint, which is not checked. Raise FileChanged if the file
-    is gone or not the one that the span was cut from, or its size or times change meanwhile. It replaces an exception
-    of the block, which the change explains."""
+    the stamp of `span.info`. Raise FileChanged, also in place of an exception of the block, if the file is gone, is not
+    the one that the span was cut from, or changes meanwhile. A span without fingerprint is not checked and yields
+    False."""
     if not span.fingerprint:
         yield False
         return

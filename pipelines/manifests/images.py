@@ -103,7 +103,7 @@ def is_file_path(path: str | None) -> bool:
 
 
 def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
-    """Return the deepest folder that contains all these image paths; if one is a URL, the folder of the first."""
+    """Return the deepest folder of all these image paths. If one is a URL, return the folder of the first."""
     full = [full_path(path.removeprefix("file://"), folders) for path in paths]
     if any(map(is_remote, full)):
         return posixpath.dirname(full[0])
@@ -111,8 +111,8 @@ def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
 
 
 def full_path(path: str, folders: Sequence[str]) -> str:
-    """Return a relative path joined to its base folder, and any other path unchanged. The base is the first folder, but
-    for a path that leads out of it by ".." it is the last, the manifest's."""
+    """Join a relative path to its base folder, and return any other path unchanged. The base is the first folder. For a
+    path that leads out of it by ".." it is the last, the manifest's."""
     if is_remote(path) or path.startswith("/"):
         return path
     climbs = posixpath.normpath(path).split("/")[0] == ".."
@@ -120,10 +120,10 @@ def full_path(path: str, folders: Sequence[str]) -> str:
 
 
 def inside(path: str, folders: Sequence[str]) -> str | None:
-    """Return the full, normalized path of an image if it lies below one of `folders`, else None. A manifest is
-    untrusted input. ".." is resolved in the path's text before anything is opened, and the result is the path that is
-    opened. It must lie below a folder by its text or, for local files, by its real path. Symbolic links below a folder
-    are followed wherever they lead: they are the user's own, and hub caches consist of them."""
+    """Return the full, normalized path of an image, or None if it lies below none of `folders`. A manifest is untrusted
+    input: ".." is resolved in the path's text before anything is opened, and the result is the path that is opened. It
+    must lie below a folder by its text or, for local files, by its real path. Symbolic links below a folder are
+    followed wherever they lead: they are the user's own, and hub caches consist of them."""
     path = full_path(path.removeprefix("file://"), folders)
     return next((full for folder in folders if (full := _below(path, folder)) is not None), None)
 

@@ -27,8 +27,7 @@ _MAX_RANGE = 1_000_000  # more files than any set has; a slip in a number must n
 
 
 class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
-    """A local file system where unlistable folders and dangling links are errors. fsspec skips both, so that their rows
-    would be silently missing."""
+    """A local file system that raises for unlistable folders and dangling links, which fsspec skips silently."""
 
     def ls(self, path: str, detail: bool = False, **options: Any) -> list[Any]:
         try:
@@ -52,13 +51,14 @@ class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
 def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
     """Return the manifest files that match a pattern, sorted, each once; local ones as absolute paths.
 
-    A pattern is a file, a folder (its files with a known extension that match `dataset.default_glob`, or else all below
-    it; not hidden ones, `_*` and `*_stats.json`), a glob (*, ?, [], **), a numbered range as in
-    `part-{00000..00127}.parquet`, or several of these separated by commas, local or as fsspec URLs.
+    A pattern is a file, a folder, a glob (*, ?, [], **), a numbered range as in `part-{00000..00127}.parquet`, or
+    several of these separated by commas, local or as fsspec URLs. A folder stands for its files with a known extension
+    that match `dataset.default_glob`, or for all below it if none matches, without hidden files, `_*` and
+    `*_stats.json`.
 
-    Raise NoInput if an item matches nothing, is not a regular file or cannot be searched, or if rows would count twice
-    or are none: a Parquet file and a tar of one name, to which img2dataset writes the same rows, or a .json that
-    belongs to the image and the .txt of its name. Raise Unreachable if a store does not answer.
+    Raise NoInput if an item matches nothing, is not a regular file or cannot be searched. Also raise it if rows would
+    count twice (a Parquet file and a tar of one name, to which img2dataset writes the same rows) or are none (a .json
+    that belongs to the image and the .txt of its name). Raise Unreachable if a store does not answer.
     """
     if not pattern.strip():
         raise NoInput("the input pattern is empty; name a file, a folder or a glob")

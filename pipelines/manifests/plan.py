@@ -124,10 +124,8 @@ def make_plan(
     unless they are read differently, and a plan of the same input keeps its units. Files in `results`, by default
     `output`, are not input, because a folder of manifests may hold the results.
 
-    Raises:
-        ManifestError: the input cannot be used, or a store does not answer.
-        WrongUse: `output` cannot be used, see `check_output`.
-        PlanMismatch: the plan in `output` is unreadable, or its store does not answer.
+    Raise ManifestError if the input cannot be used or a store does not answer, WrongUse as `check_output` does, and
+    PlanMismatch if the plan in `output` is unreadable or its store does not answer.
     """
     check_images_root(dataset)
     kept = None if output is None else _kept(output)
@@ -260,7 +258,7 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
 
 
 def known_plan(path: StorePath) -> dict[str, Any] | None:
-    """Return the content of a plan file; None if it does not exist. Raise PlanMismatch if it is not a plan."""
+    """Return the content of a plan file, or None without one. Raise PlanMismatch if it is not a plan."""
     if not path.exists():
         return None
     found, why = None, ""
@@ -313,8 +311,7 @@ _ELSEWHERE = ("path", "rows", "bytes", "fingerprint")
 
 
 def _inspections_json(infos: Sequence[FileInfo]) -> dict[str, object]:
-    """Return the facts that a plan does not have in its `files`, as JSON values. What several files share is stored
-    once."""
+    """Return the facts that a plan does not have in its `files`, as JSON values, with shared facts stored once."""
     alike: dict[tuple[Any, ...], int] = {}
     shared: list[dict[str, object]] = []
     files: list[dict[str, object]] = []
@@ -345,7 +342,7 @@ def _inspections(content: Mapping[str, Any], files: Sequence[Mapping[str, Any]])
 
 def pinned(pattern: str, known: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """Replace the repository revisions in an input pattern by commits, and return the commits by address of the
-    repository. Those that are `known`, from an earlier start of the same run, stay valid, whatever the revision is now.
+    repository. Commits that are `known` from an earlier start of the same run stay valid, whatever the revision is now.
     Raise NoInput if a repository or revision is missing or not accessible, or an address is not that of a data set."""
     pins: dict[str, str] = {}
     items = [_pinned_item(item, known, pins) if item.startswith(SCHEME) else item for item in input_items(pattern)]

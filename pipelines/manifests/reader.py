@@ -66,11 +66,11 @@ def split(info: FileInfo, unit_rows: int) -> list[Span]:
     """Return the spans of a file, in order; they tile it without gap or overlap. A file known to be without rows has
     none. The result is a pure function of the file and `unit_rows`, since a rerun must find the same units.
 
-    Parquet: whole row groups while they fit into `unit_rows`; a larger row group is cut inside. Uncompressed TSV, JSON
-    lines and CSV without quotes: byte ranges of about `unit_rows` rows. An uncompressed tar: one span if it seems to
-    have at most `unit_rows` samples, else ranges of exactly `unit_rows` samples (the last may have fewer), found in one
-    pass over its headers. Compressed files and CSV with quotes: one span, since row boundaries cannot be located. Of
-    CSV files and large tars the content is read.
+    A Parquet file is cut into whole row groups while they fit into `unit_rows`; a larger row group is cut inside.
+    Uncompressed TSV, JSON lines and CSV without quotes are cut into byte ranges of about `unit_rows` rows. An
+    uncompressed tar that seems to have more than `unit_rows` samples is cut into ranges of that many (the last may have
+    fewer), found in one pass over its headers; a smaller tar is one span. So are compressed files and CSV with quotes,
+    in which row boundaries cannot be located. The content of CSV files and large tars is read.
     """
     if unit_rows < 1:
         raise ValueError(f"unit_rows is {unit_rows}; a unit has at least 1 row")
@@ -126,8 +126,8 @@ def read_images(
 ) -> Iterator[tuple[int, ImageOrMissing]]:
     """Yield the images of chosen rows, in order: (ordinal, bytes as stored, or why there are none). `ordinals` are
     indices of rows inside the span, strictly ascending; others are a ValueError. UnreadableFile and FileChanged are
-    raised as by `read`, but the wanted rows of a damaged row group of Parquet, from the damage on, yield a
-    `MissingImage` instead. If a store does not answer, Unreachable or the error of its client is raised."""
+    raised as by `read`. In a damaged row group of Parquet, however, the wanted rows from the damage on yield a
+    `MissingImage`. If a store does not answer, Unreachable or the error of its client is raised."""
     wanted = [int(ordinal) for ordinal in ordinals]
     if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
         raise ValueError("ordinals must be strictly ascending, from 0")
@@ -149,8 +149,8 @@ def read_images(
 
 
 def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
-    """Raise NoInput if the first rows of a manifest have image paths, and none lies in a folder that may be read. Of
-    the manifests, the first with a column of paths and none of image bytes is checked."""
+    """Raise NoInput if the first rows of a manifest have image paths, and none lies in a folder that may be read. Only
+    the first manifest with a column of paths and none of image bytes is checked."""
     info = next((info for info in infos if info.roles.image_path is not None and info.roles.image is None), None)
     if info is None:
         return

@@ -119,8 +119,8 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
 
 
 def _captions(names: Sequence[str], dataset: Dataset, path: str) -> tuple[str, ...]:
-    """Return the columns of the captions of a row with several: those that are named, else those of the aliases that
-    the file has. Empty if there are none."""
+    """Return the columns that hold several captions of a row: those that the data set names, or by default those of its
+    aliases that the file has. There are none for a data set with one caption per row."""
     if not dataset.several_captions:
         return ()
     if dataset.roles.captions:
@@ -190,7 +190,7 @@ class Difference:
     found: str
     """The column's type in this file."""
     role: str | None
-    """The role of the column in either file; None for none, and where the values of both types are compared alike."""
+    """The role of the column in either file. None without one, and if the values of both types are compared alike."""
     first: str
     """The first file that has the column, not as null, with which the others are compared."""
 
@@ -200,10 +200,10 @@ class Difference:
 
 
 def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
-    """Return the columns whose types differ from those in the first file that has them and in which they are not of the
-    family null, in the order of the files. Types of one family agree: int32 and int64, float and double, string and
-    large_string and dictionary; a column of the family null agrees with any. The order of columns and missing columns
-    do not matter. Differences with a `role` affect what is filtered."""
+    """Return the columns whose type is of another family than in the first file with them, in the order of the files.
+    Each of these is one family: int32 and int64; float and double; string, large_string and dictionary. Columns of the
+    family null, missing columns and the order of columns do not matter. Differences with a `role` affect what is
+    filtered."""
     found = []
     firsts: dict[str, tuple[FileInfo, Column]] = {}
     for info in infos:

@@ -42,16 +42,16 @@ class FileInfo:
     columns: tuple[Column, ...]
     """Columns in order. JSON lines: of the first 1,000 rows at most; tars: of about the first 100 samples."""
     roles: Roles
-    """The column of every role; None, or () for `captions`, for roles without one."""
+    """The column of every role. Roles without one have None, or () for `captions`."""
     rows: int | None
-    """Number of rows, good and bad; None if only reading the whole file would tell."""
+    """Number of rows, good and bad, or None if only reading the whole file would tell."""
     bytes: int
     """Size of the file in bytes."""
     fingerprint: str = ""
     """Size, and hash of the first and last 64 KiB. Set by `inspect`."""
     stamp: Stamp | None = field(default=None, compare=False)
     """Stamp of the file at inspection. While it and `read_as` stay the same, this information holds without another
-    inspection. None: it would hold only the size."""
+    inspection. None if the stamp would hold only the size."""
     read_as: str = field(default="", compare=False)
     """Fingerprint of everything else that this depends on: how the data set is read, and the code's versions."""
     row_groups: tuple[int, ...] = ()
@@ -66,13 +66,13 @@ class FileInfo:
 
     @property
     def estimated_rows(self) -> int:
-        """Return the rows, exact if known, else estimated from the size (usually too low if compressed)."""
+        """Return the number of rows. If unknown, estimate it from the size (usually too low if compressed)."""
         if self.rows is not None:
             return self.rows
         return round(max(self.bytes - self.data_start, 0) / self.row_bytes) if self.row_bytes else 0
 
     def column(self, name: str) -> Column:
-        """Return the column of that name. Raises KeyError if there is none."""
+        """Return the column of that name. Raise KeyError without one."""
         for column in self.columns:
             if column.name == name:
                 return column
@@ -98,7 +98,7 @@ class Span:
     fingerprint: str = ""
     """Fingerprint of the file that it was cut from. Reading fails if the file has another by then. "": not checked."""
     info: FileInfo | None = field(default=None, compare=False, repr=False)
-    """Result of `inspect` for the file; None: the file is inspected again when needed."""
+    """Result of `inspect` for the file. Without it, the file is inspected again when needed."""
 
 
 BadReason = Literal[
@@ -165,17 +165,17 @@ class Batch:
     table: pa.Table
     """The good rows with all original columns and types (see `arrow.plain`). Image bytes only if requested."""
     captions: list[str | None]
-    """Captions of the good rows as the file has them; None if null, blank, "nan", "none" or "null";
-    length n. If a row has several captions, the first; of `Roles.captions`, the first that is not one of these."""
+    """Captions of the good rows as the file has them, length n. Null, blank, "nan", "none" and "null" become None. Of a
+    row with several captions it is the first; of `Roles.captions`, the first that is not None."""
     urls: list[str | None]
-    """URLs of the good rows; None if null or blank, or if the file has none; length n."""
+    """URLs of the good rows, length n. They are None if null or blank, or if the file has none."""
     uids: list[str]
     """Uids of the good rows, 32 lower-case hex digits; length n (see `make_uid`)."""
     own_uids: list[bool]
     """Whether each uid is the manifest's own, which several rows may share; length n."""
     pairs: list[str | None]
-    """Keys that equal pairs share, 32 lower-case hex digits from the captions and the URL or what
-    else names the image; None if nothing names it; length n (see `make_pair`)."""
+    """Keys that equal pairs share, length n: 32 lower-case hex digits from the captions and the URL or another name of
+    the image, or None for an image without a name (see `make_pair`)."""
     bad: list[BadRow]
     """The bad rows, ascending by ordinal."""
     others: list[list[str]] = field(default_factory=list)
@@ -229,7 +229,7 @@ class InputFile(TypedDict):
 
 
 class Broken(TypedDict):
-    """Why a file could not be read, or not to its end, in the form stored in plans and commit records."""
+    """Why a file could not be read completely, in the form stored in plans and commit records."""
 
     path: str
     error: str

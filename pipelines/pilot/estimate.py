@@ -24,7 +24,7 @@ rows, and the partial last batch of a unit costs a little more per row."""
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its interval; the ends are None if the sample has too few units or no rows for them."""
+    """A value and its interval. The ends are None if the sample has too few units or no rows for them."""
 
     value: float
     low: float | None
@@ -37,8 +37,7 @@ class Estimate:
 
 
 def total(parts: Sequence[Estimate]) -> Estimate:
-    """Return the sum of estimates. Ends are added as if all errors had the same sign: too wide
-    rather than too narrow."""
+    """Return the sum of estimates. The ends are added as if all errors had the same sign, so it is rather too wide."""
     ends = ([part.low for part in parts], [part.high for part in parts])
     lows, highs = (None if None in end else sum(filter(None, end)) for end in ends)
     return Estimate(sum(part.value for part in parts), lows, highs)
@@ -95,7 +94,7 @@ def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: i
 
     A unit has a fixed cost (files, footers) and a cost per row; units of two sizes separate them. Without at least two
     units above the mean size and two others there is no interval. The fit is a line by weighted least squares. Its
-    variance comes from the residuals alone (HC2, MacKinnon and White 1985, because noise may grow with the unit).
+    variance comes from the residuals alone (HC2, MacKinnon and White 1985), because noise may grow with the unit.
     Student's quantile has one degree of freedom less than there are units of the rarer size. The interval is widened by
     `_BENT` of the total.
     """

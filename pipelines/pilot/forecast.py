@@ -62,7 +62,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class ForecastLine:
-    """A forecast quantity: its estimate, if there is one, and what it is based on."""
+    """A forecast quantity, its estimate if there is one, and its basis."""
 
     estimate: Estimate | None
     basis: Literal["measured", "unknown"] = "measured"
@@ -151,7 +151,7 @@ def forecast(sample: Sequence[Measured], whole: Whole) -> Forecast:
 
 
 def _sum(lines: Iterable[ForecastLine]) -> ForecastLine:
-    """Return the sum of the known lines, which is unknown if one of the lines is."""
+    """Return the sum of the lines. It is unknown if one of them is."""
     lines = list(lines)
     known = [line.estimate for line in lines if line.estimate is not None]
     summed = total(known) if known else None

@@ -24,8 +24,7 @@ from open_diht.pipelines.store.storage import StorePath, stamps
 
 
 def measure(layout: Layout, plan: Plan, preset: Preset, rows: int, *, score_on_gpu: bool = False) -> list[Measured]:
-    """Return the measurements of the units of a finished run; units that were not decided are omitted. `rows` is the
-    number of rows of the whole data set."""
+    """Return the measurements of the decided units of a finished run. The whole data set has `rows` rows."""
     seconds, waited, work = _work(layout, plan, _comparisons(layout, preset, rows), score_on_gpu)
     stages, sample = stage_of(preset), []
     for name in (unit.name for unit in plan.units):
@@ -66,7 +65,7 @@ def measure(layout: Layout, plan: Plan, preset: Preset, rows: int, *, score_on_g
 
 
 def _sizes_of_images(layout: Layout, plan: Plan, unit: str, read: CaptionRecord) -> pa.ChunkedArray:
-    """Return the size in bytes of each image of a unit that OCR was given, or if it was given none, was fetched."""
+    """Return the size in bytes of each image of a unit that OCR was given, or that was fetched if OCR got none."""
     image_units = plan.image_units(read)
     spotted = load_records(layout, unit, image_units)["bytes"].drop_null()
     if len(spotted):

@@ -45,8 +45,9 @@ class Sampling:
 
 
 def sampling(settings: RunSettings, count: int | None, share: float | None, seed: int) -> Sampling:
-    """Draw `count` units for a pilot; None: by `share`, else `UNITS`. `share` is a fraction of all units; where some
-    are made longer than others, of the rows. Raise WrongUse if the input has no readable rows or a number is wrong."""
+    """Draw the units of a pilot: `count`, or without it the fraction `share` of all units, or without both `UNITS`. If
+    some units are made longer than others, `share` is a fraction of the rows. Raise WrongUse if the input has no
+    readable rows or a number is wrong."""
     if count is not None and share is not None:
         raise WrongUse(f"{spelled_option('units')} and --share both set the size of the sample; give only one")
     if share is not None and not 0 < share <= 1:
@@ -85,7 +86,7 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
 
 
 def two_sizes(units: Sequence[Unit], count: int, dice: random.Random) -> list[Unit] | None:
-    """Draw units of two sizes, in plan order; None if `count` allows no 2 of each size, or the units do not suffice."""
+    """Draw units of two sizes, in plan order. Return None if `count` (2 of each) or the units do not suffice."""
     long = max(2, count // LONG_SHARE)
     if count < long + 2:
         return None

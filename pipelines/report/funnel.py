@@ -16,7 +16,7 @@ class DeadLetter(TypedDict):
     """Number of files and units that could not be read to their end, plus quarantined units."""
     by_error: dict[str, int]
     first: str | None
-    """First file that could not be read to its end, with the reason; None if there is none."""
+    """First file that could not be read completely, with the reason, or None."""
 
 
 class NotDecided(TypedDict):
@@ -83,7 +83,7 @@ class FunnelRecord(TypedDict):
     unparsed: int
     """Number of captions that a lean run did not parse."""
     moves: dict[str, float]
-    """Sums of what second opinions changed, see `Moves`; empty if no caption was annotated with one."""
+    """Sums of the changes by second opinions, see `Moves`. Empty if no caption was annotated with one."""
     histograms: dict[str, dict[str, int]]
     """Number of rows by value for complexity, actions and overlap, and by bin for each column, score or other
     number that has a condition."""

@@ -29,7 +29,7 @@ _CHARTS = (
     ("actions", "Actions", "How many actions of the caption were accepted."),
     ("overlap", "Overlap", "Length in characters of the longest match between the caption and the text in the image."),
 )
-"""Histograms of the funnel: name, title, and what is counted."""
+"""Histograms of the funnel: name, title, and the counted items."""
 
 _LEGEND: Graph = {
     "objects": [{"text": text, "start": -1, "end": -1} for text in ("dog", "ball", "spring")],
@@ -60,8 +60,7 @@ _LEGEND: Graph = {
 
 
 def render_report(funnel: FunnelRecord, examples: Mapping[str, Sequence[Example]], *, notes: Sequence[str] = ()) -> str:
-    """Return the report as one HTML file that loads nothing. Examples are by reason of rejection or by end (kept,
-    dead_letter)."""
+    """Return the report as one HTML file that loads nothing. Examples are by reason, or by end (kept, dead_letter)."""
     explanations = {step["reason"]: step.get("explanation", _UNKNOWN) for step in funnel["steps"]} | _ENDS
     totals = {"kept": funnel["kept"], "dead_letter": funnel["dead_letter"]["rows"], **funnel["rejected"]}
     reasons = reasons_of(funnel)

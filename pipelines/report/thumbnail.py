@@ -38,8 +38,8 @@ class Thumbnail:
 
 
 def shrink(data: bytes, masked: Sequence[ArrayLike] = (), size: tuple[int, int] = (1, 1)) -> Thumbnail:
-    """Return the thumbnail of a stored image, or raise ImageNotShown with the reason. Boxes of text to paint over,
-    `masked`, each have corners (k, 2) as (x, y) in an image of `size`."""
+    """Return the thumbnail of a stored image, or raise ImageNotShown with the reason. `masked` has boxes of text to
+    paint over, each with corners (k, 2) as (x, y) in an image of `size`."""
     try:
         # decode_image refuses decompression bombs and truncated files with a message for users.
         decoded = decode_image(data, _JPEG_LIMITS if data.startswith(_JPEG) else _LIMITS)

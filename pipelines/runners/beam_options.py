@@ -25,7 +25,7 @@ _OURS = {
     "streaming": "leave it out, because a run is a batch",
     "save_main_session": "leave it out, because stages are importable",
 }
-"""Beam options that are refused, each with what to do instead."""
+"""Beam options that are refused, each with its remedy."""
 _BELONGS = {
     "FlinkRunnerOptions": ("flink",),
     "PrismRunnerOptions": ("prism",),
@@ -46,7 +46,7 @@ class _Parser(beam_options._BeamArgumentParser):
 
 
 def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]:
-    """Return `arguments`, those left by `options.parse`, as flags for Beam, with underscores instead of hyphens in
+    """Return `arguments`, the rest that `options.parse` left, as flags for Beam, with underscores instead of hyphens in
     their names. Raise RunnerError if an option is unknown to Beam, has a wrong value or none, belongs to another
     runner, or is one of `_OURS`."""
     flags = tuple(underscored(argument) for argument in arguments)
@@ -74,7 +74,7 @@ def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]
 
 
 def option_values(flags: Sequence[str]) -> dict[str, object]:
-    """Return the value of every Beam option by its name: that of `flags`, or else Beam's default."""
+    """Return the value of every Beam option by its name, Beam's default if `flags` lack it."""
     return beam_options.PipelineOptions(list(flags)).get_all_options()
 
 

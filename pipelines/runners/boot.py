@@ -39,7 +39,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def given_folder() -> str | None:
-    """Return the driver's folder if it is on this machine, else None."""
+    """Return the driver's folder. Return None if it is not on this machine."""
     folder = os.environ.get(FOLDER_VARIABLE, "")
     return folder if os.path.isdir(folder) else None
 
@@ -162,8 +162,7 @@ def fetch(dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: li
 
 
 def install(packages: Sequence[Path], site: Path) -> None:
-    """Install packages into the folder `site`, without their dependencies and without network access. Raises
-    BootError."""
+    """Install packages into the folder `site`, without dependencies and network access. Raise BootError."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-index", "--no-build-isolation", "--no-compile", "--target", str(site), *map(str, packages)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
@@ -176,7 +175,7 @@ def install(packages: Sequence[Path], site: Path) -> None:
 
 
 def _supervise(environment: Mapping[str, str]) -> int:
-    """Run the worker and return its exit status: 0 if this process got SIGTERM or SIGINT, which it passes on;
+    """Run the worker and return its exit status. It is 0 if this process got SIGTERM or SIGINT, which it passes on, and
     negative if another signal ended the worker. On Linux the worker does not outlive this process."""
     cwd = environment.get(CWD_VARIABLE, "")
     parent = os.getpid()
@@ -201,8 +200,7 @@ def _supervise(environment: Mapping[str, str]) -> int:
 
 
 def die_with(parent: int) -> None:
-    """On Linux, ask the kernel to kill this process when its parent ends. A runner may end it with SIGKILL, which it
-    cannot forward."""
+    """On Linux, have the kernel kill this process when its parent ends, which cannot forward a SIGKILL."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the parent ended before the call

@@ -149,8 +149,8 @@ class Dask(PortableBackend):
                 yield client
 
     def address(self) -> str:
-        """Return the address of the scheduler: of the option, else of the variable, else that of `make dask-up`. Both
-        may name a scheduler file instead. Raises RunnerError if it is neither."""
+        """Return the address of the scheduler, or the name of a scheduler file: from the option, from the variable if
+        the option is not given, or by default that of `make dask-up`. Raise RunnerError if it is neither."""
         asked = self.workers.scheduler or os.environ.get(VARIABLE) or ADDRESS
         if os.path.isfile(asked):
             try:
@@ -187,8 +187,8 @@ def _why(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Dask's table of versions, since `_check_versions` checks those that matter, and its traces of failed
-    connections, since `_watch` reports a lost scheduler."""
+    """Silence Dask's table of versions, because `_check_versions` checks the relevant ones, and its traces of failed
+    connections, because `_watch` reports a lost scheduler."""
     log = logging.getLogger("distributed.client")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -235,8 +235,7 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
 
 
 def _let_end(client: distributed.Client) -> None:
-    """Wait until each worker has ended its current unit, and free its models; Dask assigns no more units of a failed
-    job."""
+    """Wait until each worker has ended its unit, and free its models. Dask assigns no more units of a failed job."""
     at_work = set(client.nthreads())
     while at_work:
         at_work &= {worker for worker, idle in _ask(client, let_go).items() if idle is False}
@@ -272,8 +271,8 @@ def _check_versions(client: distributed.Client) -> None:
 
 
 def _check_seen(client: distributed.Client, what: str, place: str) -> None:
-    """Raise RunnerError if a path is in the memory of this process, or is on a disk and a worker does not see it; of a
-    pattern, the first match."""
+    """Raise RunnerError if a path is in the memory of this process, or is on a disk and a worker does not see it. Of a
+    pattern, the first match is checked."""
     if not on_this_machine(place):
         return
     path = store_path(place.rpartition("::")[2])

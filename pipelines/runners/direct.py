@@ -115,8 +115,8 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
 @contextmanager
 def watched_workers() -> Iterator[None]:
     """Make the local runner watch the worker processes that it starts during the `with` block. Raise WorkerDied if one
-    died, when the others have finished their units, or if the process that starts workers ended, and on Linux they with
-    it."""
+    died, after the others have finished their units. Raise it also if the process that starts workers ended; on Linux
+    they end with it."""
     register = worker_handlers.WorkerHandler.register_environment
     register(python_urns.SUBPROCESS_SDK, bytes)(_WatchedWorkerHandler)
     _deaths.clear()

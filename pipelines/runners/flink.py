@@ -90,8 +90,8 @@ class Flink(portable.PortableBackend):
         return str(option_values(self.flags)["flink_master"]).strip() if named else MASTER
 
     def _cluster(self) -> dict[str, str | int] | None:
-        """Return slots, task managers and version from the cluster's REST service; None if the job server will run the
-        cluster itself. Raises RunnerError if no cluster answers."""
+        """Return slots, task managers and version from the cluster's REST service. Return None if the job server will
+        run the cluster itself. Raise RunnerError if no cluster answers."""
         master = self._master()
         if master in MAGIC_HOST_NAMES:
             return None
@@ -107,8 +107,9 @@ class Flink(portable.PortableBackend):
             ) from error
 
     def _version(self, cluster: dict[str, str | int] | None) -> str:
-        """Return the Flink version, as in 1.20, which the jar must match: of the option or the cluster, else `VERSION`.
-        Raises RunnerError if option and cluster differ, or Beam has no job server for the version."""
+        """Return the Flink version, as in 1.20, which the jar must match. It is that of the option or the cluster, or
+        by default `VERSION`. Raise RunnerError if option and cluster differ, or Beam has no job server for the
+        version."""
         named = str(option_values(self.flags)["flink_version"]) if given(self.flags, "flink_version") else None
         found = ".".join(str(cluster["flink-version"]).split(".")[:2]) if cluster else None
         if named and found and named != found:
@@ -120,8 +121,9 @@ class Flink(portable.PortableBackend):
         return version
 
     def _jar(self, version: str) -> Path | None:
-        """Return the job-server jar of the option or the variable; None: Beam takes it from its cache or downloads it.
-        The versions in the name of a jar must match, since Beam guarantees no compatibility. Raises RunnerError."""
+        """Return the job-server jar of the option or the variable. Return None without either: Beam then takes it from
+        its cache or downloads it. Raise RunnerError if the versions in a jar's name differ, since Beam guarantees no
+        compatibility."""
         named = option_values(self.flags)["flink_job_server_jar"] or os.environ.get(JAR_VARIABLE)
         if not named:
             return None

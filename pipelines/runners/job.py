@@ -71,14 +71,8 @@ class Backend(Protocol):
         return False
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:
-        """Check that jobs can run here.
-
-        Args:
-            places: (name such as OUTPUT or INPUT, path) of the data that jobs write and read; not of model weights.
-
-        Raises:
-            RunnerError: jobs cannot run here; nothing was started.
-        """
+        """Check that jobs can run here. `places` are the data that they write and read, but not model weights: (name
+        such as OUTPUT or INPUT, path). Raise RunnerError if they cannot; nothing was started."""
         return None
 
     def default_workers(self) -> int:
@@ -86,21 +80,17 @@ class Backend(Protocol):
         return 1
 
     def await_units(self, place: str, say: Callable[[str], None]) -> None:
-        """Wait until no worker is running a unit of a stopped run. By default there is no waiting.
-
-        Args:
-            place: name of the run's jobs, see `engine.jobs.run_name`.
-        """
+        """Wait until no worker is running a unit of a stopped run; by default, return at once. `place` is the name of
+        the run's jobs, see `engine.jobs.run_name`."""
         return None
 
     def run(self, job: Job) -> None:
-        """Run a job to its end. Raises JobFailed, WorkerDied, RunnerError or, on this machine, Beam's RuntimeError;
-        Staged if only staged."""
+        """Run a job to its end. Raise JobFailed, WorkerDied, RunnerError or, on this machine, Beam's RuntimeError.
+        Raise Staged if the job was only staged."""
 
 
 def cancel(result: PipelineResult) -> None:
-    """Cancel a failed or interrupted job. Errors are ignored, and a runner that does not answer is left after 10
-    seconds."""
+    """Cancel a failed or interrupted job. Ignore errors, and a runner that does not answer within 10 seconds."""
 
     def ask() -> None:
         with contextlib.suppress(Exception):  # the error of the job is the one to show

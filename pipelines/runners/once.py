@@ -15,7 +15,7 @@ _one_at_a_time = threading.Lock()
 _kept: tuple[str, beam.DoFn] | None = None
 """Id of a job, and its function, which is set up."""
 _place: str | None = None
-"""Name of the run whose element is being processed, see `is_at`; None: this process is idle."""
+"""Name of the run whose element is being processed, see `is_at`, or None for an idle process."""
 
 
 class OncePerProcess(beam.DoFn):
@@ -51,8 +51,7 @@ def is_at(place: str) -> bool:
 
 
 def let_go() -> bool:
-    """Tear down the function that this process keeps, with its models and helper processes. Return False, and keep it,
-    if the process is busy."""
+    """Tear down the function that this process keeps, with models and helpers. If busy, keep it and return False."""
     if not _one_at_a_time.acquire(blocking=False):
         return False
     try:

@@ -84,8 +84,7 @@ def environment_type(flags: Sequence[str]) -> str:
 
 
 def check_workers(workers: Workers, flags: Sequence[str]) -> None:
-    """Raise RunnerError if the environment type is unknown, or boot.py is to start workers with a Python that is not on
-    this machine."""
+    """Raise RunnerError for an unknown environment type, or a Python of boot.py that this machine lacks."""
     kind = environment_type(flags)
     if kind not in ("PROCESS", "LOOPBACK", "EXTERNAL", "DOCKER"):
         raise RunnerError(f"unknown environment type {kind!r}; choose PROCESS, LOOPBACK, EXTERNAL or DOCKER")
@@ -118,7 +117,7 @@ def run(
 
 
 def _submit(pipeline: beam.Pipeline, job: Job) -> PipelineResult:
-    """Submit a job and restore the handler of ^C, which Beam's job server replaces by one that hangs at a second ^C."""
+    """Submit a job. Restore the handler of ^C, because that of Beam's job server hangs at a second ^C."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         return pipeline.run()
@@ -131,8 +130,7 @@ def _submit(pipeline: beam.Pipeline, job: Job) -> PipelineResult:
 
 @contextlib.contextmanager
 def _own_python_first() -> Iterator[None]:
-    """Put this Python first on PATH during the `with` block, because Beam's LOOPBACK workers start the first `python`
-    there."""
+    """Put this Python first on PATH during the `with` block, because Beam's LOOPBACK workers start `python`."""
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
     try:
@@ -215,8 +213,7 @@ def code_files() -> dict[str, Path]:
 
 @cache
 def build_wheel() -> Path:
-    """Return a wheel of that code, built once per process, for workers that have its dependencies but not this
-    project."""
+    """Return a wheel of that code, built once per process, for workers that lack only this project."""
     folder = Path(tempfile.mkdtemp(prefix="diht-wheel-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     version = program_version()
@@ -232,8 +229,8 @@ def build_wheel() -> Path:
 
 @cache
 def code_digest() -> str:
-    """Return a hash of that code, 12 hex digits, computed on the first call: later changes on disk do not affect what
-    this process has imported."""
+    """Return a hash of that code, 12 hex digits. It is computed on the first call, because later changes on disk do not
+    affect what this process has imported."""
     digest = hashlib.sha256()
     for name, path in code_files().items():
         digest.update(f"{name}\0".encode() + path.read_bytes())

@@ -42,8 +42,8 @@ class Prism(portable.PortableBackend):
         portable.run(_Runner(), job, flags, self.workers, end_seconds=END_SECONDS)
 
     def _location(self) -> Path:
-        """Return the path of the binary: of the option, else of the variable, else as built by `make prism`. Raises
-        RunnerError if that is not an executable file."""
+        """Return the path of the binary: that of the option, that of the variable if the option is not given, or by
+        default that of `make prism`. Raise RunnerError if it is not an executable file."""
         named = option_values(self.flags)["prism_location"] or os.environ.get(VARIABLE)
         path = Path(str(named)) if named else BUILT
         if not path.is_file() or not os.access(path, os.X_OK):

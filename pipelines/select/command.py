@@ -54,7 +54,7 @@ class Candidates:
     """The n rows that may be chosen, in the order of their uids, which are all different."""
 
     groups: tuple[str, ...]
-    """`KEPT_ROWS`, and the reasons with a delay of which there are rows."""
+    """`KEPT_ROWS`, and the reasons with a delay that have rows."""
     uid: NDArray[Any]
     """(n,) of `_PAIR`."""
     group: NDArray[np.int64]
@@ -171,10 +171,8 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
 
 
 def _decided(layout: Layout) -> tuple[Plan, list[str], str]:
-    """Return the plan of a finished run, its decided units and its preset's name.
-
-    Raises `WrongUse` if the plan is missing or corrupt, or decisions are missing or mixed.
-    """
+    """Return the plan of a finished run, its decided units and its preset's name. Raises `WrongUse` if the plan is
+    missing or corrupt, or decisions are missing or mixed."""
     again = f"run the same `{spelled('filter')}` again to its end"
     try:
         plan = load_plan(layout.plan)
@@ -219,9 +217,9 @@ def _candidates(
     own_shards: bool,
 ) -> Candidates:
     """Read the rows that may be chosen: kept ones and those rejected for a reason in `delays`. Raise WrongUse if a
-    column is missing or holds no numbers, or there is no row to choose. `by`: columns to rank by; empty: the margins of
-    the decisions. `indexed`: only rows in the indexes of the input's tars can be read. `own_shards`: the training reads
-    shards of the output, which hold kept rows alone."""
+    column is missing or holds no numbers, or there is no row to choose. `by`: columns to rank by, by default the
+    margins of the decisions. `indexed`: choose only rows in the indexes of the input's tars. `own_shards`: the training
+    reads shards of the output, which hold kept rows alone."""
     groups, left_out = (KEPT_ROWS, *delays), Counter[str]()
     others: list[NDArray[Any]] = []  # uids by which a training would read rows that may not be chosen
     parts: list[tuple[NDArray[Any], ...]] = []
@@ -285,8 +283,8 @@ def _candidates(
 def _places(
     index: ShardIndex, places: NDArray[np.int64], captions: pa.Table, uids: pa.ChunkedArray
 ) -> NDArray[np.int64]:
-    """Return the row of a tar's index that holds each row, (n,); -1 where the tar has no sample with its caption.
-    `places`: (samples,) rows of the index of a unit's samples, by ordinal."""
+    """Return the row of a tar's index that holds each row, (n,), or -1 if no sample has its caption. `places`
+    (samples,) are the rows of the index of a unit's samples, by ordinal."""
     rows = captions.take(pc.index_in(uids, captions["uid"].combine_chunks()))
     found = places[np.asarray(rows["ordinal"], np.int64)]
     texts = [caption_hash(text.encode("utf-8", "replace")) for text in rows["caption"].to_pylist()]
@@ -296,7 +294,7 @@ def _places(
 
 
 def _part(path: StorePath, by: Sequence[str], kind: str) -> pa.Table | None:
-    """Return what ranks a unit's kept or rejected rows, and the reason of rejected ones; None if there is no file."""
+    """Return the values that rank a unit's kept or rejected rows, and any reasons. Return None without a file."""
     if not path.exists():
         return None
     there = pq.read_schema(io.BytesIO(read_bytes(path))).names
@@ -314,7 +312,7 @@ def _halves(uids: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
-    """Return the numbers of a column (n,), also those that a reader has moved to `EXTRA`; NaN where there is none."""
+    """Return the numbers of a column (n,), also those that a reader has moved to `EXTRA`, and NaN for missing ones."""
     column = table[name] if name in table.column_names else pa.nulls(len(table))
     try:
         values = pc.cast(column, pa.float64())
@@ -326,19 +324,15 @@ def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
 
 
 def _margin(table: pa.Table, group: NDArray[np.int64], groups: Sequence[str]) -> NDArray[np.float64]:
-    """Return how near each row is to being kept, or how far from being rejected, within its group (n,).
-
-    It is the overlap, where less is better, of rows that Text-spotting rejects, and the complexity of all others.
-    """
+    """Return how near each row is to being kept, or how far from being rejected, within its group (n,). The measure is
+    the overlap (less is better) for rows that Text-spotting rejects, and the complexity for all others."""
     by_text = group == (groups.index("text_spotting") if "text_spotting" in groups else -1)
     return np.where(by_text, -_floats(table, "overlap"), _floats(table, "complexity"))
 
 
 def _by_columns(rows: Candidates, weights: Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the group and the value of each row by columns: 0 for the best, as many as were kept, and 1 for others.
-
-    The value is the weighted sum of a row's ranks by each column; in a column, rows without a value are last.
-    """
+    """Return the group and the value of each row by columns. Group 0 has the best rows, as many as were kept. The value
+    is the weighted sum of a row's ranks by each column; in a column, rows without a value are last."""
     value = np.zeros(len(rows.uid))
     for column, weight in zip(rows.columns.T, weights, strict=True):
         _, rank = np.unique(np.nan_to_num(column, nan=-np.inf), return_inverse=True)
@@ -367,8 +361,8 @@ def _write_indexes(
 
 
 def _others(count: NDArray[np.int64], samples: float, by: bool) -> dict[str, NDArray[np.float64]]:
-    """Return the mean readings of each group (groups,) if all rows are read equally often, or the first group alone,
-    which with `by` is the best rows by the columns and not the kept ones."""
+    """Return the mean readings of each group (groups,) if all rows are read equally often, or only the first group.
+    With `by` that has the best rows by the columns, and not the kept ones."""
     found = {"all rows": np.full(len(count), samples / count.sum())}
     if count[0]:
         found["the rows first by the columns" if by else "the kept rows"] = np.array(

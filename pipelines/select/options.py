@@ -19,7 +19,7 @@ def parse(
 ) -> argparse.Namespace:
     """Parse the command line of `make select`, by default that of this process."""
     parser = Parser(prog, "Choose rows of a filter run, and how often a training of n samples reads each.")
-    parser.add_argument("--output", default="out/sample", help=f"what `{spelled('filter')}` wrote (default out/sample)")
+    parser.add_argument("--output", default="out/sample", help=f"output of `{spelled('filter')}` (default out/sample)")
     parser.add_argument("--samples", type=number(Positive), required=True, help="samples that the training will see")
     parser.add_argument("--cap", type=number(Above0), default=CAP, help=f"most readings of a row (default {CAP})")
     parser.add_argument(

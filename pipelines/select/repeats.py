@@ -23,8 +23,7 @@ ORIGIN = "fitted on one half of the study's pools with small models (docs/howto/
 
 
 def allotted(rows: ArrayLike, delays: ArrayLike, samples: float, cap: float) -> NDArray[np.float64]:
-    """Return the mean number of readings of each group's rows, (groups,), which add up to `samples`; delays are 0 or
-    more."""
+    """Return the mean readings of each group's rows, (groups,), which add up to `samples`. No delay is negative."""
     rows, delays = np.asarray(rows, np.float64), np.asarray(delays, np.float64)
 
     def readings(level: float) -> NDArray[np.float64]:

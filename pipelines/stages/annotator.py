@@ -43,7 +43,7 @@ class Annotator(Stage):
 
         Args:
             settings: the run's settings.
-            plan: the units and the manifest files; None before they are listed.
+            plan: the units and the manifest files, or None before they are listed.
             say: receives lines for the terminal.
 
         Raises:
@@ -116,7 +116,7 @@ class Annotator(Stage):
         Args:
             settings: the run's settings.
             work: the run's work.
-            sources: for each unit, what its annotations depend on.
+            sources: for each unit, the state that its annotations depend on.
         """
         return None
 

@@ -51,8 +51,8 @@ DEAD_LETTERS = pa.schema(
         ("raw", pa.binary()),
     ]
 )
-"""A row of the dead-letter table: where the row was (`ordinal` is its index in the unit; null for the
-failure of a file or unit), what was wrong, and a bad row of the manifest as far as it was read."""
+"""A row of the dead-letter table: its place (`ordinal` is its index in the unit, null for the failure of a file or
+unit), the error, and a bad row of the manifest as far as it was read."""
 
 
 class CaptionRecord(TypedDict):
@@ -74,7 +74,7 @@ class CaptionRecord(TypedDict):
     unparsed: int
     """Number of captions of good rows that a lean run did not parse."""
     moves: dict[str, float] | None
-    """Sums of what second opinions changed, see `Moves`; None: the run asks for none."""
+    """Sums of the changes by second opinions, see `Moves`, or None if the run asks for none."""
     columns: dict[str, object]
     """Conditions on manifest columns whose rejects were not parsed, in the form of a preset."""
     values: NotRequired[dict[str, str]]
@@ -263,7 +263,7 @@ class CaptionStage(Annotator):
         return table.append_column(OTHERS, nested(others, annotations))
 
     def _annotations(self, captions: Sequence[str], parse: NDArray[np.bool_]) -> pa.Table | None:
-        """Annotate captions, null where the mask `parse` (captions,) leaves them out; None without the stage."""
+        """Annotate captions, null where the mask `parse` (captions,) is false. Return None without the stage."""
         if self._annotator is None:
             return None
         asked = [caption for caption, is_asked in zip(captions, parse, strict=True) if is_asked]
@@ -275,8 +275,7 @@ class CaptionStage(Annotator):
 
 
 def annotations_fingerprint(settings: RunSettings) -> str:
-    """Return the fingerprint of model, code and weights of a run's caption annotations, or of nothing without the
-    stage."""
+    """Return the fingerprint of model, code and weights of caption annotations, or of nothing without the stage."""
     return fingerprint_of(
         provenance(settings.lean, settings.preset.captions.second_opinion) if CAPTIONS in settings.stages else {}
     )

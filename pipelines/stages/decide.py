@@ -92,7 +92,7 @@ class DecideStage(Stage):
     examples: int
     """Most examples for each reason that a unit offers to the report."""
     duplicate_files: tuple[DuplicateFiles, ...] = ()
-    """Files of the kinds of duplicates that the run compares. The stage uses those that reject."""
+    """Files of the kinds of duplicates that the run compares. The stage uses only kinds that reject."""
     own: tuple[StageFilter, ...] = ()
     """Filters of stage `score` and of the user's stages."""
     name: str = field(default="decide", init=False)
@@ -198,8 +198,7 @@ def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterabl
 
 
 def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa.Table:
-    """Return the dead letter of a unit, or of a file (unit None), that failed or was not read completely. It has no
-    ordinal and no row."""
+    """Return the dead letter, without ordinal and row, of a unit or file (unit None) that failed or is incomplete."""
     row = {"file": broken["path"], "unit": unit, "stage": stage}
     return pa.Table.from_pylist([{**row, "error": broken["error"], "message": broken["message"]}], DEAD_LETTERS)
 
@@ -207,11 +206,9 @@ def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa
 def decide(
     settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]], own: tuple[StageFilter, ...]
 ) -> tuple[dict[str, str], Findings]:
-    """Find duplicates and decide the outdated units. Return what each unit's decisions depend on, without failed units,
-    and the duplicates.
-
-    `sources`: what each unit's annotations depend on. `own`: filters of stage `score` and of the user's stages.
-    """
+    """Find duplicates and decide the outdated units. Return the inputs of each unit's decisions, without failed units,
+    and the duplicates. `sources`: the inputs of each unit's annotations. `own`: filters of stage `score` and of the
+    user's stages."""
     only_decides = not work.seconds  # nothing was annotated
     base = fingerprint_of(
         settings.preset.filters_fingerprint,

@@ -182,12 +182,11 @@ class DownloadStage(SegmentAnnotator):
             return wanted
         lifted = pc.is_in(records["status"], pa.array(self.lifted(known), pa.string()))
         new = wanted[~np.isin(wanted, np.asarray(records["ordinal"]))]
-        # This includes rows that the preset does not need: the record states one set of limits for
-        # the whole unit.
+        # This includes rows that the preset does not need: the record states one set of limits for the whole unit.
         return np.union1d(new, np.asarray(records.filter(lifted)["ordinal"]))
 
     def lifted(self, record: CommitRecord) -> Counter[str]:
-        """Return how many rows of a unit earlier settings refused that the current ones may not, by reason."""
+        """Count the rows of a unit, by reason, that earlier settings refused and the current ones may accept."""
         reasons = self.settings.may_lift(record.get("limits", {}))
         return Counter({reason: count for reason, count in record["statuses"].items() if reason in reasons})
 

@@ -112,12 +112,11 @@ class Network:
     images: Callable[[Any], Any]
     """Maps a batch of such tensors, (b, 3, h, w), to vectors (b, d)."""
     tokens: Callable[[Sequence[str]], Any] | None = None
-    """Converts texts to a tensor (b, l) of constant length l; None if the model has no texts, or
-    takes them unconverted."""
+    """Converts texts to a tensor (b, l) of constant length l. None if the model takes texts unconverted or has none."""
     texts: Callable[[Any], Any] | None = None
-    """Maps tokens, or texts if `tokens` is None, to vectors (b, d); None if the model has no texts."""
+    """Maps tokens, or texts if `tokens` is None, to vectors (b, d). None if the model has no texts."""
     temperature: float | None = None
-    """Divisor of cosines before a softmax; None if the model has no texts."""
+    """Divisor of cosines before a softmax. None if the model has no texts."""
 
 
 class Encoder:
@@ -127,17 +126,13 @@ class Encoder:
     """
 
     def __init__(self, encoder: LocalEncoder, device: str = "cpu", precision: str = "fp32", batch: int | None = None):
-        """Load the model.
+        """Load the model. On a machine with several GPUs, the device `cuda` is the one that `Claim` chooses.
 
-        Args:
-            device: torch's device name. With several GPUs, `cuda` means the one that `Claim` chooses.
-            precision: bf16 (torch's autocast; weights stay float32) or fp32.
-            batch: size that every batch of images or tokens is padded to. The fixed shape makes an embedding
-                independent of its neighbors, to the last bit. None: batches of up to `BATCH`, not padded.
-
-        Raises:
-            EncoderError: the model or its tokenizer does not load, such as from weights of another model, or the
-                device does not compute in that precision. A corrupt file of weights may raise other errors of torch.
+        `precision` is bf16 (torch's autocast; weights stay float32) or fp32. Every batch of images or tokens is padded
+        to `batch`, because only a fixed shape makes an embedding independent of its neighbors, to the last bit. Without
+        it, batches have up to `BATCH` items and are not padded. Raise EncoderError if the model or its tokenizer does
+        not load, or the device does not compute in that precision. A corrupt file of weights may raise other errors of
+        torch.
         """
         import torch
 
@@ -206,7 +201,7 @@ class Encoder:
         return results
 
     def texts(self, texts: Sequence[str]) -> list[Vector | None]:
-        """Return the embedding of each text; None if the model's output is zero or not finite."""
+        """Return the embedding of each text, or None for an output of the model that is zero or not finite."""
         network = self._network
         assert network.texts is not None
         parts = [np.zeros((0, self.dimension), np.float32)]
@@ -256,8 +251,7 @@ def _open_clip(model_name: str, weights: Path) -> Network:
 def _timm(model_name: str, weights: Path) -> Network:
     timm = importlib.import_module("timm")
     model = timm.create_model(model_name, pretrained=False, num_classes=0)
-    # Not strict, because the classifier is left out. A missing weight would stay random, so it is
-    # refused.
+    # Not strict, because the classifier is left out. A missing weight would stay random, so it is refused.
     missing = timm.models.load_checkpoint(model, str(weights), strict=False, weights_only=True).missing_keys
     if missing:
         raise ValueError(f"{weights} lacks {len(missing)} weights of {model_name}, such as {missing[0]}")

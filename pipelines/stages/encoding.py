@@ -30,7 +30,7 @@ _FAILURES = UnreadableImage | MissingImage
 
 
 def embedding_of(encoder: str, downloads: list[Any] | None) -> str:
-    """Return what the embeddings of an image unit depend on: the encoder, and `images.state_of` its downloads."""
+    """Return the state that the embeddings of an image unit depend on: encoder and downloads, see `images.state_of`."""
     return encoder if downloads is None else "-".join(map(str, [encoder, *downloads]))
 
 
@@ -68,12 +68,12 @@ class EncodingStage(SegmentStage):
 
     @abstractmethod
     def table(self, ordinals: list[int], found: list[list[Encoded]]) -> pa.Table:
-        """Return n rows of the stage's file. `found`: for each row the embeddings of what `prepare` returned, or why
-        there is none."""
+        """Return n rows of the stage's file. `found` has for each row a list like that of `prepare`, with embeddings in
+        place of tensors."""
 
     def prepare(self, ordinal: int, image: bytes) -> list[Any]:
-        """Return what to embed of a row: the tensor of its image, or why there is none. A stage may add others. Threads
-        may call it while the encoder processes other rows."""
+        """Return a list of the tensor of a row's image, or of the reason why there is none. A stage may add tensors to
+        it. Threads may call it while the encoder processes other rows."""
         return [self._encoder.prepare(image)]
 
     def fingerprint_of(self, unit: str) -> str:

@@ -68,8 +68,8 @@ class Export:
         self.work.complete(ExportStage(self.layout, self.settings.dataset, known), self.work.alive(decided))
 
     def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> IndexCounts:
-        """Write outdated exports. If the stage is not requested and there are exports that may be of other decisions,
-        remove them and the report. Return the counts of indexes if the input's tars stay, else {}."""
+        """Write outdated exports, and return the counts of indexes, {} for shards. If the stage is not requested,
+        remove exports that may be of other decisions, and the report."""
         work, layout, began = self.work, self.layout, time.time()
         fingerprint, vouched = fingerprint_of(decided), Vouched(layout)
         if "export" not in self.settings.stages:
@@ -146,8 +146,7 @@ class Export:
         remove_empty(folder / FOLDER, folder)
 
     def _remove_indexes(self, but: Collection[str] = ()) -> None:
-        """Remove the indexes of the plan's tars, except those of the tars in `but`. Other files in that folder belong
-        to the user."""
+        """Remove the indexes of the plan's tars that are not in `but`. Other files there belong to the user."""
         tars = {posixpath.basename(str(entry["path"])) for entry in self.work.plan.files} - {*but}
         ours = {kept_index(self.layout, tar).name for tar in tars}
         found = (path for path in self.layout.indexes.glob("*.npz") if path.name in ours)

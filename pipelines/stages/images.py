@@ -31,8 +31,8 @@ _MANY = 100
 
 
 def state_of(record: CommitRecord | None) -> list[Any] | None:
-    """Return a state that changes when further or other images of an image unit are downloaded: how images are stored,
-    the number of segments, and a digest of the results. None: the stage has not processed the unit."""
+    """Return a state that changes when images of an image unit are downloaded: how images are stored, the number of
+    segments, and a digest of the results. Return None if the stage has not processed the unit."""
     return [record["fingerprint"], record["segments"], record["found"]] if record else None
 
 
@@ -42,8 +42,8 @@ def images_at_hand(layout: Layout, with_manifests: bool) -> bool:
 
 
 def load_downloads(layout: Layout, image_unit: str) -> pa.Table | None:
-    """Return the last download record of each row of an image unit, a table of `FETCHED` by ordinal. None: stage
-    `download` has not processed the unit."""
+    """Return the last download record of each row of an image unit, a table of `FETCHED` by ordinal. Return None if
+    stage `download` has not processed the unit."""
     record = read_json(layout.commit(DOWNLOAD, image_unit))
     if record is None:
         return None

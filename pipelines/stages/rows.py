@@ -1,4 +1,4 @@
-"""Rows as the filters take them: identities, the values that conditions compare, and what was read in images.
+"""Rows as the filters take them: identities, the values that conditions compare, and the text read in images.
 
 Runs, Beam transforms and `open_diht.Cat` share these functions, which import no Beam.
 """
@@ -53,8 +53,8 @@ class Reading(TypedDict, total=False):
 
 
 Asked = tuple[int, bytes | MissingImage, tuple[int, int] | None]
-"""The ordinal of a row; its image file, or why there is none; the image's width and height before the
-download downscaled it, None if it was not downloaded."""
+"""The ordinal of a row; its image file, or why there is none; and the image's width and height before the download
+downscaled it, or None for an image that was not downloaded."""
 
 
 @cache  # the description is a file, and callers ask for each batch
@@ -82,9 +82,9 @@ def columns_of(
     columns: Sequence[str],
     path: str = "the manifest",
 ) -> dict[str, str]:
-    """Return the column of each condition: that of a role, else the one of that name (in another case, the only one).
-    Raise WrongUse if there is none. A condition on a language is left out if the manifest has no such column; the
-    language is then identified."""
+    """Return the column of each condition: that of a role, or that of the condition's name, also in another case if
+    only one matches. Raise WrongUse if there is none. A condition on a language is left out if the manifest has no such
+    column; the language is then identified."""
     found = {one.reason: _column(one.reason, roles, dataset, columns) for one in conditions}
     for name in [name for name, column in found.items() if column is None and name not in language.NAMES]:
         raise WrongUse(
@@ -103,9 +103,8 @@ def columns_in(table: pa.Table, dataset: Dataset, conditions: Sequence[ColumnCon
 def good_rows(
     table: pa.Table, dataset: Dataset, conditions: Sequence[ColumnCondition], path: str
 ) -> tuple[Batch, pa.Table]:
-    """Return the good rows of a table as read, and as a table of `ROW` and the values that conditions compare.
-    Arguments and errors are those of `columns_in`; ModuleNotFoundError if a language must be identified without
-    pycld2."""
+    """Return the good rows of a table as read, and as a table of `ROW` and the values that conditions compare. Take and
+    raise the same as `columns_in`, and ModuleNotFoundError if a language must be identified without pycld2."""
     batch = read_rows(table, dataset)
     rows = identities(batch)
     for name, values in values_of(batch, columns_in(table, dataset, conditions, path), conditions).items():
@@ -114,8 +113,8 @@ def good_rows(
 
 
 def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[ColumnCondition]) -> dict[str, pa.Array]:
-    """Return the values that conditions compare, by stored name. `places`: see `columns_of`; a language without a
-    column is identified from the captions."""
+    """Return the values that conditions compare, by stored name. `places` is the result of `columns_of`. A language
+    without a column is identified from the captions."""
     table = batch.table
     identified = [name for name in language.NAMES if name in {one.reason for one in conditions} - places.keys()]
     absent = pa.nulls(table.num_rows)  # for a column that the batch lacks
@@ -132,8 +131,8 @@ def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[Colu
 
 
 def with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Array:
-    """Return float64 values (n,) of a column with the numbers of `EXTRA` where they are null: of a column whose first
-    rows hold whole numbers, the reader has moved fractions there."""
+    """Return float64 values (n,) of a column, with the numbers of `EXTRA` for nulls: if a column's first rows hold
+    whole numbers, the reader has moved fractions there."""
     named = pc.match_substring(extra, json.dumps(column, ensure_ascii=False))
     rows = np.flatnonzero(np.asarray(pc.and_kleene(pc.is_null(values), pc.fill_null(named, False))))
     if not len(rows):
@@ -150,7 +149,7 @@ def with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Arra
 
 
 def role_of(name: str, dataset: Dataset) -> str:
-    """Return the role whose column a condition of this name compares, where there is such a role."""
+    """Return the role that a condition of this name is about, if a role has that name."""
     # In swapped sets, the column in the role `height` holds the widths.
     return {"width": "height", "height": "width"}.get(name, name) if dataset.swap_size else name
 

@@ -1,8 +1,8 @@
 """Stages over image units.
 
-An image unit is a range of the rows of a caption unit; those that pass the caption filters are processed.
-While models and settings stay the same, its results are kept. Rows that another preset lets pass in addition become a
-further segment; a preset that lets fewer pass finds everything it needs.
+An image unit is a range of the rows of a caption unit. Only its rows that pass the caption filters are processed. The
+results are kept while models and settings stay the same. If another preset lets more rows pass, these become a further
+segment. If it lets fewer pass, it finds all results that it needs.
 """
 
 from __future__ import annotations
@@ -42,11 +42,9 @@ _COUNTED_ROWS = 100_000
 
 
 def all_rows(preset: Preset, values: str) -> str:
-    """Return the name of the set of rows that are wanted if captions decide nothing; `values`: see `Survivors.values`.
-
-    It holds all rows with a caption of accepted length that pass the preset's conditions on columns and its registered
-    filters without annotations.
-    """
+    """Return the name of the set of rows that are wanted if captions decide nothing: all with a caption of accepted
+    length that pass the preset's conditions on columns and its registered filters without annotations. `values`: see
+    `Survivors.values`."""
     own = [one for one in preset.filters if isinstance(one, CaptionFilter) and not one.needs_annotations]
     conditions = "".join(f"-{fingerprint_of(one)}" for one in (*preset.columns, *own))
     return f"all-{preset.captions.max_chars}{conditions}{f'-{values}' if preset.columns else ''}"
@@ -87,7 +85,7 @@ class Survivors:
 
     @property
     def needed(self) -> set[str]:
-        """Names of sets of rows, any of which contains all rows that the preset needs."""
+        """Names of sets of rows, each of which contains all rows that the preset needs."""
         mine = {survivors(self.preset, self.annotations, self.values)} if self.captions_decide else set()
         some, own = self.preset.columns, self.preset.filters
         fewer = (replace(self.preset, columns=c, filters=f) for c in (some, ()) for f in (own, ()))
@@ -203,7 +201,7 @@ class SegmentStage(Stage):
             yield from ((ordinal, missing) for ordinal in ordinals[done:].tolist())
 
     def needed(self, unit: str) -> set[str]:
-        """Return names of sets of rows, any of which contains all rows that a finished unit must contain."""
+        """Return names of sets of rows, each of which contains all rows that a finished unit must contain."""
         return self.covered(unit)
 
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
@@ -221,12 +219,12 @@ class SegmentStage(Stage):
         return wanted[~np.isin(wanted, self.results(unit, known)["ordinal"])]
 
     def results(self, unit: str, known: CommitRecord | None, *columns: str) -> pa.Table:
-        """Return the ordinals and these columns of the rows that were processed; of a row that was processed again, the
-        last.
+        """Return the ordinals and these columns of the rows that were processed, the last result if a row was processed
+        again.
 
         Args:
             unit: name of the unit.
-            known: its commit record, None if no row was processed.
+            known: its commit record, or None before any row was processed.
             columns: columns of the stage's files.
         """
         count = known["segments"] if known is not None else 0
@@ -289,7 +287,7 @@ class SegmentAnnotator(SegmentStage, Annotator):
         return work.image_units(units)
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:
-        """Return the number of rows to process, or None if there may be many: counting these here would make one
+        """Return the number of rows to process. Return None if they may be many: counting them here would make one
         process read all annotations, so units count their own when they start."""
         if len(todo) * work.plan.image_rows > _COUNTED_ROWS:
             return None

@@ -101,8 +101,7 @@ class ExportStage(Stage):
         return record, files
 
     def _write(self, path: Path, unit: str, rows: list[Row], ordinals: NDArray[np.int64]) -> int:
-        """Write a tar and return its number of samples. Rows whose image is missing or cannot be opened safely are
-        skipped."""
+        """Write a tar and return its number of samples. Skip rows whose image is missing or cannot be opened safely."""
         samples, plan = 0, self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             images = images_of(self.layout, unit, plan.span(unit), plan.image_rows, self.dataset, ordinals)
@@ -134,8 +133,8 @@ def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
 
 def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
     """Return the content of each survivor's .json but `key` and `ordinal`, and the survivors' ordinals. It has the
-    columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. A manifest's `key` and
-    `ordinal` are renamed in favor of the sample's, and `_extra` in favor of what a reader adds."""
+    columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. Manifest columns named
+    `key`, `ordinal` or `_extra` are renamed, because samples and readers add these."""
     path = layout.part("kept", unit)
     if not path.exists():
         return pa.table({}), np.empty(0, np.int64)

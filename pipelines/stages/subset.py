@@ -26,8 +26,7 @@ _PAIR = np.dtype("<u8,<u8")
 
 
 def write_subset(layout: Layout, units: Iterable[Unit], duplicate_files: tuple[DuplicateFiles, ...]) -> int:
-    """Write subset.npy from the parts in kept/, without the uids that different rows share, which the files of kind
-    `UID` list."""
+    """Write subset.npy from the parts in kept/, without the shared uids that the files of kind `UID` list."""
     names = [unit.name for unit in units]
     files = [file_name(number) for one in duplicate_files if one.kind == UID for number in range(one.count)]
     with published(layout.root / "subset.npy") as target:

@@ -178,7 +178,7 @@ def read_index(path: StorePath) -> ShardIndex:
 
 
 def _beside(path: str) -> ShardIndex | None:
-    """Return the index next to a tar, if its stamp or size is that of the tar and it locates each sample, else None."""
+    """Return the index next to a tar if its stamp or size is the tar's and it locates each sample, otherwise None."""
     tar = store_path(path)
     place = tar.parent / str(place_beside(tar.name))
     try:

@@ -139,22 +139,19 @@ class SpotText(beam.PTransform[Any, Any]):
 class ApplyCat(beam.PTransform[Any, Any]):
     """A transform that decides: annotated batches become `kept`, `rejected` and `dead_letter`.
 
-    Each row is in exactly one output. `kept` has the rows' own columns and `uid`, `caption`,
-    `complexity`, `actions`, `objects`, `attributes`, `spotted`, `overlap`, like kept/ of a run.
-    `rejected` also has `stage` and `reason`, the first that applies. `dead_letter` has the rows that
-    cannot be decided because their image or text cannot be read, with their own columns and `stage`,
-    `error`, `message`. An own column with the name of an added one is renamed to original_<name>, in the first two also
-    `stage`, `reason`, `duplicate_of` and `duplicate_similarity`. A string column `caption` with the captions stays.
+    Each row is in exactly one output. `kept` has the rows' own columns and `uid`, `caption`, `complexity`, `actions`,
+    `objects`, `attributes`, `spotted`, `overlap`, like kept/ of a run. `rejected` also has `stage` and `reason`, the
+    first that applies. `dead_letter` has the rows that cannot be decided because their image or text cannot be read,
+    with their own columns and `stage`, `error`, `message`. An own column with the name of an added one is renamed to
+    original_<name>, in the first two also `stage`, `reason`, `duplicate_of` and `duplicate_similarity`. A string column
+    `caption` with the captions stays.
 
     Args:
-        preset: the filters and thresholds. Your own filters that it has sections for must be
-            registered. If it has `second_opinion`, so must `AnnotateCaptions`.
+        preset: the filters and thresholds. Your own filters that it has sections for must be registered. If it has
+            `second_opinion`, so must `AnnotateCaptions`.
         caption: the column with the captions.
-        stages: stages whose annotations decide, `captions` and `spotting`; filters of other stages are
-            skipped. Use `["captions"]` if there are no images.
-        **roles: columns that identify rows, if they have other names than a run looks for
-            (`DATASET=custom`), as in `uid="id"`, `url="link"`; likewise columns of other roles that conditions of
-            the preset compare, as in `similarity="clip"`.
+        stages: stages whose annotations decide, `captions` and `spotting`; filters of other stages are skipped. Use
+            `["captions"]` if there are no images.
 
     Raises:
         BadPreset: the preset cannot be loaded.
@@ -291,10 +288,8 @@ class _Decide(beam.DoFn):
 
 
 def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool) -> tuple[Batch, pa.Table]:
-    """Return the good rows of a batch as read, and as a table for the cascade.
-
-    The table has identity, caption, the values that the preset's conditions compare and, if `annotated`, annotations.
-    """
+    """Return the good rows of a batch as read, and as a table for the cascade. The table has identity, caption, the
+    values that the preset's conditions compare and, if `annotated`, annotations."""
     _need(table, str(dataset.roles.caption), "name the column with the captions: caption=...")
     batch, rows = good_rows(table, dataset, preset.columns, "the manifest")
     if not annotated:
@@ -321,7 +316,7 @@ def _own(table: pa.Table) -> pa.Table:
 
 
 def _dead_letters(rows: pa.Table, lost: list[tuple[int, str, str, str]]) -> pa.Table:
-    """Return dead-letter rows; `lost`: index of the row, stage, error and message of each."""
+    """Return dead-letter rows. `lost` has the index of the row, stage, error and message of each."""
     lost = sorted(lost)
     columns = making_way(rows.take(pa.array([place for place, *_ in lost], pa.int64())), ("stage", "error", "message"))
     for index, name in enumerate(("stage", "error", "message"), 1):

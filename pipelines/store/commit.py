@@ -50,10 +50,10 @@ def published(path: StorePath) -> Iterator[Path]:
 
 
 def _upload(file: Path, path: UPath) -> None:
-    """Upload a file. Raise LeaseLost if it belongs to an output folder that another run has taken. A paused upload may
-    end, and the client may try again, after another run has taken the folder and replaced the object. So an upload to
-    S3 has the condition that the object is still the same as before the check. Files of 100 MB and more, which the
-    client sends in parts, and stores without conditional puts have the check alone."""
+    """Upload a file. Raise LeaseLost if another run has taken its output folder. A paused upload may end, or be tried
+    again by the client, after that run has replaced the object. So an upload to S3 has the condition that the object is
+    still the same as before the check. Files of 100 MB and more, which the client sends in parts, and stores without
+    conditional puts have the check alone."""
     bucket = path.path.partition("/")[0]
     for tries in range(1, _UPLOADS + 1):
         conditional = path.protocol in ("s3", "s3a") and bucket not in _unconditional
@@ -127,8 +127,8 @@ def publish_table(path: StorePath, table: pa.Table) -> None:
 
 class TableFile:
     """A Parquet file that is written table by table and published when it is closed without error. Its schema is
-    `schema` or else that of the first table. If `schema` is None and no table was written, closing it without error
-    publishes no file and deletes an existing one."""
+    `schema` or, by default, that of the first table. If both are missing when it closes, no file is published and an
+    existing one is deleted."""
 
     def __init__(self, path: StorePath, schema: pa.Schema | None = None):
         self._path, self._schema = path, schema
@@ -172,8 +172,7 @@ class CorruptRecord(RunFailed):
 
 
 def read_json(path: StorePath) -> Any:
-    """Return the content of a JSON file; None if it does not exist. Raise CorruptRecord if it is truncated, empty or
-    not JSON."""
+    """Return the content of a JSON file, or None without a file. Raise CorruptRecord if it is empty or not JSON."""
     try:
         return json.loads(read_bytes(path).decode("utf-8", "surrogatepass"))
     except FileNotFoundError:
@@ -192,7 +191,7 @@ def remove(path: StorePath) -> None:
 
 
 def remove_empty(*folders: StorePath) -> None:
-    """Delete those of these folders that are empty, in this order. An object store has no empty folders."""
+    """Delete the empty ones of these folders, in this order. An object store has no empty folders."""
     for folder in folders:
         if is_local(folder):
             with suppress(OSError):  # it does not exist, holds files, or may not be removed
@@ -201,8 +200,8 @@ def remove_empty(*folders: StorePath) -> None:
 
 @contextmanager
 def if_room() -> Iterator[None]:
-    """Ignore errors of a full disk in the `with` block. A worker does without the marks of what it is running: Beam
-    would wrap their errors, and the unit's own files fail with a better one."""
+    """Ignore errors of a full disk in the `with` block, for a worker's marks of what it is running: Beam would wrap
+    their errors, and the unit's own files fail with a better one."""
     try:
         yield
     except OSError as error:
@@ -211,8 +210,7 @@ def if_room() -> Iterator[None]:
 
 
 def retract(record: StorePath) -> None:
-    """Delete a commit record before the files it vouches for are replaced: a kill in between must leave an undone unit,
-    not an old record with new files."""
+    """Delete a commit record before its files are replaced, so that a kill in between leaves an undone unit."""
     check_fence(record)
     if record.exists():
         record.unlink()

@@ -52,9 +52,8 @@ def is_ours(name: str) -> bool:
 
 
 def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterable[str]) -> list[Push]:
-    """Return the commits, in order, that make a repository hold `files` and no other published files but a card; [] if
-    it does. `changed` are the names of `files` that are missing in the repository or differ, `there` all names in
-    it."""
+    """Return the commits, in order, after which a repository holds `files` and no other published files but a card; []
+    if it does already. `changed` are the names of `files` that are missing there or differ, `there` all names in it."""
     changed, there = set(changed), set(there)
     stale = tuple(sorted(name for name in there if is_ours(name) and name not in files and name != CARD))
     if not changed and not stale:

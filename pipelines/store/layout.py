@@ -33,7 +33,7 @@ class Layout:
 
     @property
     def scratch(self) -> Path:
-        """Local folder of the progress files and logs: `work`, or if that is in a store, a folder of this machine."""
+        """Local folder of the progress files and logs: `work`, or a folder of this machine if that is in a store."""
         work = self.work
         if is_local(work):
             return work
@@ -88,8 +88,7 @@ class Layout:
         return self.root / kind / f"part-{unit}.parquet"
 
     def index(self, unit: str) -> StorePath:
-        """Return the path of the index of all samples of an input tar, given the first unit of that
-        tar that has not failed."""
+        """Return the path of the index of all samples of a tar, named by the tar's first unit that has not failed."""
         return self.work / "index" / "data" / f"{unit}.npz"
 
     @property

@@ -50,7 +50,7 @@ class FileLock:
         self.fence = Fence()
 
     def take(self, shared: bool) -> bool:
-        """Acquire the lock, or change its mode. Return False if another process prevents it; then nothing is held."""
+        """Acquire the lock, or change its mode. Return False if another process prevents it; no lock is held then."""
         for _ in range(_TRIES if shared else 1):
             alone = self._flock(fcntl.LOCK_EX)
             if alone:
@@ -137,8 +137,8 @@ def output_lock(
 
 
 def _others_work(lock: FileLock, settings: str) -> bool:
-    """Return whether shards with other settings are at work. A file that another shard is testing at this moment looks
-    like one of a shard at work, and so does that of a shard which is about to be refused."""
+    """Return whether shards with other settings are at work. The file of a shard that is about to be refused, or that
+    another shard is testing at this moment, also looks like that of one at work."""
     for _ in range(_TRIES):
         if {settings_of(name) for name in lock.at_work()} == {settings}:
             return False
@@ -158,7 +158,7 @@ _fences: dict[str, Fence] = {}
 
 
 def set_fence(root: StorePath, fence: Fence | None) -> None:
-    """Set the fence of an output folder for this process; None: there is no lock, as for programs that only read."""
+    """Set the fence of an output folder for this process, or None without a lock, as for programs that only read."""
     if fence is None:
         _fences.pop(str(root), None)
     else:

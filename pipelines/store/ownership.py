@@ -20,8 +20,7 @@ _SHARD = re.compile(r"\d+-of-\d+-[0-9a-f]+")
 
 
 def check_output(layout: Layout) -> None:
-    """Raise WrongUse if OUTPUT is not a usable folder, holds foreign files where a run writes, or has lost its plan.
-    Nothing is written."""
+    """Raise WrongUse, before any write, if OUTPUT is not usable, holds foreign files or has lost its plan."""
     _check_shape(layout)
     if layout.plan.exists():
         return
@@ -41,8 +40,8 @@ def check_output(layout: Layout) -> None:
 
 
 def _check_shape(layout: Layout) -> None:
-    """Refuse an OUTPUT that `check_folder` refuses, or with a file where results need a folder, or the reverse. In an
-    object store all of these are allowed."""
+    """Refuse an OUTPUT that `check_folder` refuses, or that has a file where results need a folder, or the reverse. An
+    object store allows all of these."""
     root = layout.root
     if not is_local(root):
         return
@@ -55,8 +54,7 @@ def _check_shape(layout: Layout) -> None:
 
 
 def foreign_entry(layout: Layout, stages: Iterable[str] = ()) -> str | None:
-    """Return the name of an entry of `work/` that no run writes before its plan, or None. `stages` are names of stages
-    that run without a plan."""
+    """Return the name of an entry of `work/` that no run writes before its plan. `stages` run without a plan."""
     work, ours = layout.work, {"lock", "shards", "leases", *stages}
     for name in _names(work):
         if not (name in ours or is_temporary(name)):

@@ -1,4 +1,4 @@
-"""Commit records: without its record, or a file that the record vouches for, a unit is not done."""
+"""Commit records. A unit is done only if its record exists, with all files that the record vouches for."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class CommitRecord(TypedDict, total=False):
 def publish_record(
     layout: Layout, path: StorePath, record: Mapping[str, Any], files: Iterable[StorePath], planned: bool = True
 ) -> None:
-    """Write a commit record that vouches for files by their sizes, as far as they exist, and for those in its entry
-    `files`, of an earlier record. Raise RunFailed if the folder has lost its plan, so that it was removed meanwhile.
-    Without `planned` it needs none."""
+    """Write a commit record that vouches for the sizes of files that exist, and for those in its entry `files`, of an
+    earlier record. Raise RunFailed if the folder has lost its plan, because it was removed meanwhile. Without `planned`
+    it needs none."""
     if planned and not layout.plan.exists():
         raise RunFailed(removed(layout))
     given = list(files)
@@ -84,7 +84,7 @@ class Vouched:
         self._listed: dict[str, dict[str, int]] = {}
 
     def read(self, path: StorePath) -> CommitRecord | None:
-        """Return the record in a file: {} if it is corrupt, None if there is no file or it holds null."""
+        """Return the record in a file, {} if it is corrupt. Return None without a file, or if it holds null."""
         try:
             found: CommitRecord | None = read_json(path)
         except CorruptRecord:
@@ -104,7 +104,7 @@ class Vouched:
         return True
 
     def current(self, path: StorePath) -> CommitRecord:
-        """Return the record in a file if all its files exist, else {}."""
+        """Return the record in a file if it and all its files are intact, otherwise {}."""
         record = self.read(path)
         return record if record and self.holds(record) else {}
 
@@ -134,8 +134,7 @@ class Fingerprints:
 
     @classmethod
     def published(cls, layout: Layout, stage: str, units: Mapping[str, str]) -> Fingerprints:
-        """Write the fingerprints of a stage. The stage is constructed with the result, so the file exists before it
-        starts."""
+        """Write the fingerprints of a stage. It is constructed with the result, so the file exists before it starts."""
         path = layout.fingerprints(stage)
         publish_json(path, dict(units))
         return cls(path)

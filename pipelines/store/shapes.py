@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def read_record(path: StorePath, kind: type[T]) -> T | None:
-    """Return the record in a JSON file; None if the file does not exist or holds null. Raise WrongUse if it is not
+    """Return the record in a JSON file. Return None without a file, or if it holds null. Raise WrongUse if it is not
     JSON, or its content has another type."""
     try:
         found = read_json(path)

@@ -63,7 +63,7 @@ def is_local(path: StorePath) -> TypeIs[Path]:
 
 
 def is_gone(path: StorePath) -> bool:
-    """Return whether a file certainly does not exist; False if a store does not answer."""
+    """Return whether a file certainly does not exist, so False if a store does not answer."""
     try:
         return not path.exists()
     except Exception:  # every store has errors of its own
@@ -73,8 +73,7 @@ def is_gone(path: StorePath) -> bool:
 
 
 def store_errors(path: StorePath, error: type[Exception], then: str) -> AbstractContextManager[None]:
-    """Turn errors of an object store in the `with` block into one line of an `error`. If `path` is on a disk,
-    errors pass unchanged."""
+    """Turn errors of an object store in the `with` block into one line of an `error`, and leave those of a disk."""
 
     def translation(found: Exception) -> Exception | None:
         if is_local(path) or not is_of_store(found):
@@ -116,8 +115,8 @@ def row_groups(
     path: StorePath, columns: list[str] | None = None, between: tuple[str, int, int] | None = None
 ) -> Iterator[pa.Table]:
     """Yield an empty table with the schema of the columns, then the row groups of a Parquet file one by one. `columns`
-    may be paths such as `column.list.element.field`; those that the file lacks are left out. `between`, a column and a
-    range [first, stop), skips groups whose statistics exclude values of that column in the range."""
+    may be paths such as `column.list.element.field`; missing ones are left out. `between`, a column and a range [first,
+    stop), skips groups whose statistics exclude values of that column in the range."""
     with open_parts(path) as source:
         file = pq.ParquetFile(source)
         empty = file.schema_arrow.empty_table()
@@ -155,7 +154,7 @@ def read_range(path: StorePath, start: int, stop: int) -> bytes:
 
 
 def row_count(path: StorePath) -> int:
-    """Return the number of rows in the footer of a Parquet file; 0 if the file does not exist."""
+    """Return the number of rows in the footer of a Parquet file, 0 without a file."""
     try:
         with open_parts(path) as file:
             return int(pq.ParquetFile(file).metadata.num_rows)
@@ -180,14 +179,14 @@ def stamps(folder: StorePath, ending: str) -> dict[str, FileStamp]:
 
 
 def sizes(folder: StorePath) -> dict[str, int]:
-    """Return the size in bytes of each file in a folder by its name, on a disk without hidden ones."""
+    """Return the size in bytes of each file in a folder by its name. On a disk, hidden files are left out."""
     if is_local(folder):
         return {name: status.st_size for name, status in _on_disk(folder) if status and S_ISREG(status.st_mode)}
     return {name: int(info["size"] or 0) for name, info in _in_store(folder) if info["type"] == "file"}
 
 
 def size_of(path: StorePath) -> int | None:
-    """Return the size of a file in bytes, None if it does not exist."""
+    """Return the size of a file in bytes, or None without a file."""
     try:
         return int(path.stat().st_size if is_local(path) else path.fs.info(path.path)["size"])
     except (FileNotFoundError, NotADirectoryError):
@@ -195,8 +194,7 @@ def size_of(path: StorePath) -> int | None:
 
 
 def _on_disk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Yield the name and status of each visible entry; the status is None if the entry has just been removed or is a
-    broken link."""
+    """Yield the name and status of each visible entry, with the status None for a removed entry or a broken link."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

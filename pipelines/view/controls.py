@@ -106,7 +106,7 @@ def _of_section(name: str, section: Any) -> Iterator[Control]:
 
 
 def _shape(hint: Any, value: Any) -> dict[str, Any] | None:
-    """Return kind and range of the control for a field; None if it has none."""
+    """Return kind and range of the control for a field. Return None for a field without control."""
     inner = get_args(hint)
     if hint is bool:
         return {"kind": "switch"}

@@ -22,8 +22,8 @@ from open_diht.pipelines.view.query import Place
 
 
 def ordinal_of(output: Output, place: Place) -> int | None:
-    """Return the ordinal of the row at a place in its unit; None if the row has none or is gone, a run decides its unit
-    again, or files are missing."""
+    """Return the ordinal of the row at a place in its unit. Return None if the row has none or is gone, a run decides
+    its unit again, or files are missing."""
     if place.unit == UNREADABLE:
         return None
     try:
@@ -34,7 +34,7 @@ def ordinal_of(output: Output, place: Place) -> int | None:
 
 
 def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
-    """Return the place of a row; None if there is no such row, a run is deciding it again, or files are missing."""
+    """Return the place of a row, or None if the row is missing, is being decided again, or its files are missing."""
     decided = unit in output.listing().decided
     for end in KINDS if decided else (UNDECIDED,):
         try:
@@ -47,8 +47,8 @@ def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
 
 
 def evidence_of(output: Output, place: Place) -> Example | None:
-    """Return the row at a place with its evidence, as in the report but without scores; None if nothing is stored, as
-    for unreadable rows, or `ordinal_of` is None."""
+    """Return the row at a place with its evidence, as in the report but without scores. Return None if nothing is
+    stored, as for unreadable rows, or if `ordinal_of` returns None."""
     ordinal = ordinal_of(output, place)
     if ordinal is None:
         return None

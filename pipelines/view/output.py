@@ -87,9 +87,9 @@ class Output:
     """An output folder, opened for reading."""
 
     def __init__(self, root: StorePath, preset: str | None = None):
-        """Open an output, to be shown with a preset instead of the run's; while the run has recorded none, the default
-        is `paper`. Raise BadPreset if there is no such preset, and WrongUse if there is no output, a record of its run
-        is corrupt, or the preset cannot be read or needs columns that are not stored."""
+        """Open an output, to be shown with a preset instead of the run's. Until the run has recorded one, the default
+        is `paper`. Raise BadPreset if there is no such preset. Raise WrongUse if there is no output, a record of its
+        run is corrupt, or the preset cannot be read or needs columns that are not stored."""
         self.layout = Layout(root)
         self.plan = _plan(self.layout)
         self._named = preset
@@ -135,8 +135,8 @@ class Output:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages that decide: the run's; while it has recorded none, those of captions, download and spotting that
-        have committed results."""
+        """The stages that decide: the run's, or until it has recorded them, those of captions, download and spotting
+        that have committed results."""
         if self._record is not None:
             return tuple(self._record["stages"])
         first = next(iter(stamps(self.layout.commits("captions"), ".json")), None)
@@ -180,11 +180,11 @@ class Output:
         return self._listed[1]
 
     def captions_record(self, unit: str) -> CaptionRecord | None:
-        """Return the commit record of stage `captions` for a unit; None if there is none."""
+        """Return the commit record of stage `captions` for a unit, or None."""
         return read_record(self.layout.commit("captions", unit), CaptionRecord)
 
     def decide_record(self, unit: str) -> DecideRecord | None:
-        """Return the commit record of stage `decide` for a unit; None if it is not decided or being decided again."""
+        """Return the commit record of stage `decide` for a unit, or None while the unit is undecided."""
         return read_record(self.layout.commit("decide", unit), DecideRecord)
 
     def part(self, end: str, unit: str) -> StorePath:
@@ -193,7 +193,7 @@ class Output:
 
     def ordinals(self, unit: str, end: str) -> NDArray[np.int64]:
         """Return the ordinals (n,) in the unit of the rows in its file of one of `ENDS`, which kept/ and rejected/ do
-        not store; -1 for a dead-letter row of the whole unit. Raise FileNotFoundError if files are missing, as while a
+        not store. A dead-letter row of the whole unit has -1. Raise FileNotFoundError if files are missing, as while a
         run decides the unit again."""
         if end == UNDECIDED:
             return _ordinals(self.part(end, unit))
@@ -211,8 +211,7 @@ class Output:
         return found
 
     def reasons(self, unit: str, ordinals: NDArray[np.int64]) -> Reasons:
-        """Return the reason (n,) why a run rejected each row of a decided unit; `KEPT` for all other rows. Raise
-        FileNotFoundError as `ordinals` does."""
+        """Return the reason (n,) why a run rejected each row of a decided unit, or `KEPT`. Raise as `ordinals` does."""
         try:
             reasons = read_table(self.part("rejected", unit), ["reason"])["reason"].to_pylist()
         except FileNotFoundError:

@@ -47,7 +47,7 @@ _CHANGED = 6
 """Maximum number of rows shown that other thresholds would newly keep, and of rows they would no longer keep: enough to
 see a kind of caption, and few enough to stay on one screen with the controls."""
 _SCORES = (CLIP_SCORE, MASKED_SCORE, TEXT_AREA, NEG_CLIP_LOSS)
-"""Columns with what stage `score` measured."""
+"""Columns with the values that stage `score` measured."""
 _UNITS_COUNTED = 2_000
 """Maximum number of commit records that are summed for an output whose run has not ended, so that the page loads within
 seconds from a store too."""
@@ -57,7 +57,7 @@ class Workbench:
     """An output, and what the server keeps of it between requests."""
 
     def __init__(self, output: Output, sample_rows: int):
-        """Keep the output, of which the page of thresholds may hold `sample_rows` rows in memory."""
+        """Keep the output. Its page of thresholds may hold `sample_rows` rows in memory."""
         self.output = output
         self._rows = sample_rows
         self._lock = threading.Lock()
@@ -156,7 +156,7 @@ def _ends(output: Output) -> list[tuple[str, str]]:
 
 
 def _caption(hit: Hit, query: Query) -> str:
-    """Return the caption of a row as HTML, with the first match of the search text marked; "" if there is none."""
+    """Return the caption of a row as HTML, with the first match of the search text marked, or "" without a caption."""
     caption = hit.row.get("caption") or ""
     match = re.search(re.escape(query.caption), caption, re.IGNORECASE) if query.caption else None
     return marked(caption, [TextSpan(*match.span(), "hit")] if match else [], 300) if caption else ""
@@ -211,7 +211,7 @@ def thresholds(bench: Workbench, given: Mapping[str, str]) -> Shown:
 
 
 def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Show what thresholds would keep that are `given` by the keys of their controls, over the sample of a `seed`."""
+    """Show what the thresholds `given`, by the keys of their controls, would keep of the sample of a `seed`."""
     output, text = bench.output, given.get("seed", "0")
     if not text.isdecimal() or len(text) > 9:
         raise BadAddress(f"seed {text[:40]!r} is not a whole number of at most nine digits")
@@ -272,7 +272,7 @@ def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, ob
 
 
 def _command(output: Output) -> str:
-    """Return the command that filters with the preset of the page; "" if the run's command is unknown."""
+    """Return the command that filters with the preset of the page, or "" if the run's command is unknown."""
     said = list(output.command)
     if "--preset" in said:
         index = said.index("--preset")

@@ -47,7 +47,7 @@ _LONGEST = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """A range from `low` to `high`, both included; None means no bound."""
+    """A range from `low` to `high`, both included. None means no bound."""
 
     low: float | None = None
     high: float | None = None
@@ -177,7 +177,7 @@ class QueryResult:
     looked_at: int
     """Number of rows examined."""
     after: Place | None
-    """Place where the search continues, perhaps after the last row; None: all rows were examined."""
+    """Place where the search continues, perhaps after the last row, or None if all rows were examined."""
     seconds: float
 
 
@@ -233,7 +233,7 @@ def numeric_columns(output: Output) -> list[str]:
 
 
 def random_place(output: Output) -> Place | None:
-    """Return the first place of a random unit, which may have no row there; None if there are no units."""
+    """Return the first place of a random unit, which may have no row there. Return None without units."""
     listing = output.listing()
     units = [*listing.decided, *listing.undecided]
     if not units:
@@ -243,7 +243,7 @@ def random_place(output: Output) -> Place | None:
 
 
 def row_at(output: Output, place: Place) -> Row | None:
-    """Return all columns of the row at a place; None if the row does not exist (any more)."""
+    """Return all columns of the row at a place. Return None if the row does not exist (any more)."""
     try:
         with open_parts(output.part(place.end, place.unit)) as source:
             rows = _rows(pq.ParquetFile(source), np.array([place.row]), None)
@@ -293,7 +293,7 @@ def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[tuple
 
 
 def _passed_over(output: Output, query: Query, unit: str, end: str) -> int:
-    """Return how many rows of a unit have an end if its commit record shows none with the query's reason; else 0."""
+    """Return how many rows of an end need no search, since the unit's record has none with the query's reason."""
     # The record does not count the dead letter of the unit itself, so those files are always read.
     known = query.reason and end in ("kept", "rejected")
     record = output.decide_record(unit) if known else None

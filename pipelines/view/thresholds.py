@@ -60,7 +60,7 @@ class Piece:
     unit: str
     rows: pa.Table
     records: pa.Table | None
-    """Records of their images, with `UNREAD` for missing ones; None if images decide nothing."""
+    """Records of their images, with `UNREAD` for missing ones, or None if images decide nothing."""
     unexamined: Bools
     """Mask of the rows that a stage after the captions has not examined although it decides: of the image of some, no
     run has read the text; for others the run has computed no score, or a stage of the user has seen nothing."""
@@ -77,7 +77,7 @@ class Sample:
 
     pieces: tuple[Piece, ...]
     all_rows: int
-    """Rows of the annotated units, including those that could not be read; of units without a count, the plan's
+    """Rows of the annotated units, including those that could not be read. Units without a count have the plan's
     estimate."""
     whole: bool
     """Whether the sample holds all rows of these units that could be read, but for units without their files."""
@@ -90,8 +90,8 @@ class Sample:
 
 
 def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECONDS) -> Sample:
-    """Return the readable rows of the annotated units: all if the units have at most `rows`, else a sample of at most
-    `rows`, of which no more pieces are read after `seconds`."""
+    """Return the readable rows of the annotated units if these have at most `rows`. Otherwise return a sample of at
+    most `rows`, and begin no piece after `seconds`."""
     listing = output.listing()
     units = [unit for unit in (*listing.decided, *listing.undecided) if unit in output.plan]
     sizes = list(each(partial(_size, output), units, output.layout.root))
@@ -237,8 +237,8 @@ def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
 
 
 def pairs_are_known(output: Output, sample: Sample) -> bool:
-    """Return whether duplicate pairs can be found in a sample: it holds all rows, and either all of them
-    have a URL or the run reads images."""
+    """Return whether duplicate pairs can be found in a sample. It must hold all rows, and either all of them have a URL
+    or the run reads images."""
     urls = all(np.asarray(piece.rows["has_url"]).all() for piece in sample.pieces)
     return sample.whole and (urls or "spotting" in output.stages)
 

@@ -90,10 +90,8 @@ def words(group: str) -> frozenset[str]:
 
 @cache
 def describing_words() -> dict[str, str]:
-    """Return lower-case words that describe a nearby object, with their group.
-
-    They are those of `attributes.tsv`, and shapes, wearers, counts, qualities and more from `describing.tsv`.
-    """
+    """Return lower-case words that describe a nearby object, with their group: those of `attributes.tsv`, and shapes,
+    wearers, counts, qualities and more from `describing.tsv`."""
     tables = (_lines("describing.tsv"), _lines("attributes.tsv"))
     return {word: group for table in tables for group, listed in table for word in listed.split()}
 
@@ -106,11 +104,9 @@ def verb_forms() -> frozenset[str]:
 
 @lru_cache(maxsize=20_000)
 def verb_lemma(form: str) -> str | None:
-    """Return the rated verb that the lower-case `form` is an inflection of, else None.
-
-    An irregular form is of its own verb ("found" of find). If a regular form has several, a verb that
-    was rated by reading is preferred ("singing" is a form of sing, not of singe).
-    """
+    """Return the rated verb of which the lower-case `form` is an inflection. Return None without one. An irregular form
+    is of its own verb ("found" of find). If a regular form has several, a verb that was rated by reading is preferred
+    ("singing" is a form of sing, not of singe)."""
     if form in _irregular():
         return _irregular()[form]
     rated = list(filter(_verbs().__contains__, _may_inflect(form)))
@@ -130,12 +126,12 @@ def _may_inflect(form: str) -> Iterator[str]:
 
 
 def verb_rating(lemma: str) -> VerbRating | None:
-    """Return the rating of a verb lemma, None if it is not rated."""
+    """Return the rating of a verb lemma, or None if it has none."""
     return _verbs().get(lemma)
 
 
 def noun_rating(word: str) -> NounRating | None:
-    """Return the rating of a lower-case noun, singular or in a plural of `_PLURALS`, None if it is not rated."""
+    """Return the rating of a lower-case noun, singular or in a plural of `_PLURALS`, or None if it has none."""
     nouns = _nouns()
     if rating := nouns.get(word):
         return rating

@@ -2,9 +2,8 @@
 
 The encoder is most of the cost of a parse. Its first half, hashed embeddings mixed by a maxout layer, calls operations
 of thinc and depends only on the token, so `ChunkTokenizer` caches the result of `embed` for each distinct token. The
-second half, four convolutions over windows of three tokens, runs here as NumPy matrix products: they are faster than
-those that spaCy calls on the same core, and there are a third fewer. Weights and results are spaCy's, up to the
-rounding of the sums.
+second half, four convolutions over windows of three tokens, runs here as NumPy matrix products. They are faster on the
+same core than spaCy's, and a third fewer. Weights and results are spaCy's, up to the rounding of the sums.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ class _MaxoutNorm:
         self.shift: Floats = nodes["layernorm"].get_param("b")
 
     def __call__(self, products: Floats) -> Floats:
-        """Return maxout and layer norm of `products` = rows @ weights + bias, float32 (n, pieces *
-        width), as (n, width)."""
+        """Return maxout and layer norm of `products` = rows @ weights + bias: (n, pieces * width) -> (n, width)."""
         best = np.maximum(products[:, : self.width], products[:, self.width : 2 * self.width])
         for piece in range(2, self.pieces):
             np.maximum(best, products[:, piece * self.width : (piece + 1) * self.width], out=best)
@@ -93,12 +91,9 @@ class _Convolution:
 
 
 class TokenEncoder:
-    """`Tok2Vec.predict` at inference, on arrays and not on documents, with the weights of a loaded pipe. On the
-    documents of `probe` the result is compared with spaCy's own.
-
-    Raises:
-        UnsupportedModel: the pipe has another architecture, or its values are not reproduced.
-    """
+    """`Tok2Vec.predict` at inference, on arrays and not on documents, with the weights of a loaded pipe. Raises
+    UnsupportedModel if the pipe has another architecture, or spaCy's own result for the documents of `probe`
+    differs."""
 
     def __init__(self, tok2vec: Tok2Vec, probe: Sequence[Doc]):
         self._extract, tables, mixer, convolutions = _take_apart(tok2vec.model)

@@ -88,11 +88,9 @@ class _Generation:
 class ChunkTokenizer:
     """Turns texts into tokens with context-free vectors, by the tokenizer of a pipeline.
 
-    From then on the pipeline's vocabulary computes only those attributes of a new word that `encoder` embeds, and
-    IS_SPACE; the others cost as much as splitting the text.
-
-    Raises:
-        UnsupportedModel: the tokenizer is not spaCy's, or an embedded attribute does not follow from the chunk alone.
+    From then on the pipeline's vocabulary computes only IS_SPACE and those attributes of a new word that `encoder`
+    embeds; the others cost as much as splitting the text. Raises UnsupportedModel if the tokenizer is not spaCy's, or
+    if an embedded attribute does not follow from the chunk alone.
     """
 
     def __init__(self, nlp: Language, encoder: TokenEncoder, chunks: int = CHUNKS):
@@ -175,8 +173,8 @@ class ChunkTokenizer:
             self._add_chunk(chunk, [row])
 
     def _learn_others(self, chunks: Sequence[str]) -> None:
-        """Split chunks with spaCy's tokenizer, all in one text, each on its own line so that they
-        do not affect each other."""
+        """Split chunks with spaCy's tokenizer in one text, each on its own line so that they do not affect each
+        other."""
         if not chunks:
             return
         bare = [chunk.removesuffix(_END) for chunk in chunks]
@@ -207,8 +205,7 @@ class ChunkTokenizer:
             return self._rows_of_tokens(doc, text, np.arange(len(doc)), doc.to_array([SPACY]).reshape(-1).astype(bool))
 
     def _rows_of_tokens(self, doc: Doc, text: str, places: Ints, spaced: NDArray[np.bool_]) -> list[int]:
-        """Return the rows of the tokens of `doc` at `places`; `spaced` is the mask of all tokens
-        that a space follows."""
+        """Return the rows of the tokens of `doc` at `places`. `spaced` is the mask of all tokens before a space."""
         if not len(places):
             return []
         values = doc.to_array([ORTH, NORM, IDX, LENGTH])[places]
@@ -227,15 +224,13 @@ class ChunkTokenizer:
         return [young.rows[key] for key in keys]
 
     def _may_cross(self, chunks: Sequence[str]) -> bool:
-        """Return whether tokens on both sides of a space may form a special case; spaCy searches
-        for those in whole texts."""
+        """Return whether tokens around a space may form a special case, for which spaCy searches in whole texts."""
         known, words = self._young.chunks, self._young.words
         return any((words[known[one][-1]], words[known[two][0]]) in self._crossing for one, two in pairwise(chunks))
 
 
 def _has_english_affixes(nlp: Language) -> bool:
-    """Return whether the tokenizer has the affixes of spaCy's English one, which splits words of ASCII
-    letters only in special cases."""
+    """Return whether the tokenizer has spaCy's English affixes, which split ASCII words only in special cases."""
     asked, known = nlp.tokenizer, English.Defaults
     affixes = asked.prefix_search, asked.suffix_search, asked.infix_finditer
     return [getattr(getattr(affix, "__self__", None), "pattern", None) for affix in affixes] == [
@@ -246,7 +241,7 @@ def _has_english_affixes(nlp: Language) -> bool:
 
 
 def _split(text: str) -> list[str] | None:
-    """Return the chunks of a text; None if it has other whitespace than single spaces between chunks."""
+    """Return the chunks of a text. Return None if it has other whitespace than single spaces between chunks."""
     chunks = text.split()
     if " ".join(chunks) != text:
         return None
@@ -263,11 +258,8 @@ def _within(steps: Ints, lengths: Ints) -> Ints:
 
 
 def _pairs_of_special_cases(tokenizer: Tokenizer) -> frozenset[tuple[str, str]]:
-    """Return the neighboring tokens of the special cases that spaCy searches for in the tokens of a
-    text, such as ":" and ")".
-
-    A special case that was found may itself be part of a longer one, so its replacements are paired too.
-    """
+    """Return the neighboring tokens of the special cases that spaCy searches for in the tokens of a text, such as ":"
+    and ")". A special case that was found may itself be part of a longer one, so its replacements are paired too."""
     bare = Tokenizer(  # the same tokenizer without special cases
         tokenizer.vocab,
         prefix_search=tokenizer.prefix_search,

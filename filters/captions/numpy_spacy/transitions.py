@@ -33,11 +33,8 @@ _NONE = 0  # index for no token; tokens of a group count from 1
 
 
 class ArcEagerParser:
-    """Predicts heads and transitions from token vectors, with the weights of a loaded pipe.
-
-    Raises:
-        UnsupportedModel: the pipe has another architecture or other transitions.
-    """
+    """Predicts heads and transitions from token vectors, with the weights of a loaded pipe. Raises UnsupportedModel if
+    the pipe has another architecture or other transitions."""
 
     def __init__(self, parser: DependencyParser):
         linear, lower, upper = _layers(parser)
@@ -95,8 +92,7 @@ class ArcEagerParser:
         return states.heads[1:], states.moves[1:]
 
     def _parts(self, vectors: Floats) -> Floats:
-        """Return the contribution of each token to the hidden layer as each of the features: row
-        `_FEATURES * token + feature`."""
+        """Return what each token adds to the hidden layer as each feature, in row `_FEATURES * token + feature`."""
         rows = vectors @ self._linear
         rows += self._linear_bias
         parts = np.empty((len(rows) + 1, self._lower.shape[1]), np.float32)

@@ -47,8 +47,8 @@ class Arc:
 def find_arc(
     contour: Contour, probabilities: Floats, scale: tuple[float, float], settings: SpotterSettings
 ) -> Arc | None:
-    """Return the arc of text in an outline; None if there is none, or if it is straight enough for `text_box`. `scale`
-    is in pixels of the image per pixel of the map (height, width), across and down."""
+    """Return the arc of text in an outline. Return None without one, or if it is straight enough for `text_box`.
+    `scale` is in pixels of the image per pixel of the map (height, width), across and down."""
     if cv2.contourArea(contour) < _LEAST_AREA:
         return None
     rectangle, _ = corners_of(contour)
@@ -79,8 +79,7 @@ def unroll(pixels: Pixels, arc: Arc) -> Pixels:
 
 
 def box_of(arc: Arc, size: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """Return the upright rectangle around an arc: corners, int32 (4, 2), clipped to the image of `size` (width,
-    height)."""
+    """Return the upright rectangle around an arc, int32 (4, 2), clipped to the image of `size` (width, height)."""
     angles = np.linspace(arc.start, arc.stop, 32)
     rims = np.array([arc.radius - arc.thickness / 2, arc.radius + arc.thickness / 2])
     across = arc.center[0] + np.outer(rims, np.cos(angles))
@@ -91,7 +90,7 @@ def box_of(arc: Arc, size: tuple[int, int]) -> npt.NDArray[np.int32]:
 
 
 def _fit(points: npt.NDArray[np.float64], scale: tuple[float, float], unclip_ratio: float) -> Arc | None:
-    """Return the band of text around core pixels (points, 2), x and y in the image; None if they do not follow a
+    """Return the band of text around core pixels (points, 2), x and y in the image. Return None if they do not follow a
     circle, or their band is too thin, too short, too long, too sharply bent or nearly closed."""
     x, y = points.T
     system = np.stack((x, y, np.ones_like(x)), axis=1)

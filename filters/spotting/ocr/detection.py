@@ -44,8 +44,7 @@ def detector_input(pixels: Pixels, limit_side: int) -> Floats:
 
 
 def resized_input(pixels: Pixels, height: int, width: int) -> Floats:
-    """Return the network's input of a height and width that are multiples of `STRIDE`: float32 (1, 3, height, width),
-    normalized."""
+    """Return the normalized input, float32 (1, 3, height, width), of a height and width in multiples of `STRIDE`."""
     resized = pixels if pixels.shape[:2] == (height, width) else cv2.resize(pixels, (width, height))
     planes = np.empty((1, 3, height, width), np.float32)
     for channel, samples in enumerate(cv2.split(resized)):
@@ -63,8 +62,8 @@ def common_shapes(limit_side: int) -> set[tuple[int, ...]]:
 
 
 def find_contours(probabilities: Floats, threshold: float) -> list[Contour]:
-    """Return at most 3,000 outlines of patches of text pixels, whose probability is above `threshold`, and of holes in
-    them, each int32 (points, 1, 2)."""
+    """Return at most 3,000 outlines of patches of pixels with a probability above `threshold`, and of holes in them,
+    each int32 (points, 1, 2)."""
     mask = (probabilities > threshold).view(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     return list(contours[:_MOST_CONTOURS])  # type: ignore[arg-type]
@@ -82,8 +81,7 @@ def score_inside(probabilities: Floats, polygon: npt.NDArray[Any]) -> float:
 
 
 def corners_of(points: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], float]:
-    """Return the smallest rectangle around points: its corners (4, 2), clockwise from the top left,
-    and its shorter side."""
+    """Return the corners (4, 2) of the smallest rectangle around points, from top left, and its shorter side."""
     rectangle = cv2.minAreaRect(points)
     by_x = sorted(cv2.boxPoints(rectangle), key=lambda point: point[0])
     left, right = (sorted(pair, key=lambda point: point[1]) for pair in (by_x[:2], by_x[2:]))
@@ -91,8 +89,7 @@ def corners_of(points: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], float
 
 
 def text_box(contour: Contour, probabilities: Floats, settings: SpotterSettings) -> npt.NDArray[np.float32] | None:
-    """Return the box of a straight line as corners (4, 2) in pixels of the map; None if it is too small or too
-    unlikely."""
+    """Return the box of a straight line as corners (4, 2) in pixels of the map, or None if too small or unlikely."""
     if min(cv2.minAreaRect(contour)[1]) < _LEAST_CORE:  # most are specks
         return None
     core, _ = corners_of(contour)

@@ -63,12 +63,9 @@ def _factor_gates(graph: Graph) -> bool:
 
 
 def _enlarge_last(graph: Graph) -> bool:
-    """Move the last layers before the enlargement of the map.
-
-    Two transposed convolutions of 2 x 2 pixels do not overlap. So each of the 4 x 4 pixels that
-    come from a place depends on that place alone: the layers become two of 1 x 1 pixels, with a
-    channel for each of the pixels, and a rearrangement.
-    """
+    """Move the last layers before the enlargement of the map. Two transposed convolutions of 2 x 2 pixels do not
+    overlap. So each of the 4 x 4 pixels that come from a place depends on that place alone: the layers become two of 1
+    x 1 pixels, with a channel for each of the pixels, and a rearrangement."""
     head: list[Any] = []
     name = graph.output
     while len(head) < len(_HEAD) and (node := graph.maker(name)) is not None:
@@ -159,8 +156,7 @@ def _kinds(graph: Graph, last: str, convolution: Any, weights: Sequence[_Array],
 
 
 def _interleave(graph: Graph, kinds: Sequence[str], rearrangement: Any) -> None:
-    """Insert nodes that interleave the kinds of output in one map, of twice the size that the
-    rearrangement gave each kind."""
+    """Insert nodes that interleave the kinds of output in one map, twice as large as each rearranged kind."""
     size, channels = attributes_of(rearrangement)["blocksize"], _channels(graph, kinds[0])
     # A channel is a row and a column in a kind's block. The joined channels are ordered by kind; order them by the rows
     # and columns of the larger block.
@@ -184,13 +180,13 @@ def _pixel_layers(graph: Graph, node: Any) -> list[Any]:
 
 
 def _summed(weights: _Array, odd: int, axis: int) -> _Array:
-    """Reduce three rows (or columns) of weights to two: those that see the same pixel are added."""
+    """Reduce three rows (or columns) of weights to two by adding those that see the same pixel."""
     first, middle, last = np.split(weights, 3, axis)
     return np.concatenate([first + middle, last] if odd else [first, middle + last], axis)
 
 
 def _half_scale(graph: Graph, node: Any) -> _Array | None:
-    """Return half the scales of a node that only repeats pixels by an even factor and has one reader, else None."""
+    """Return half the scales of a node that only repeats pixels by an even factor for one reader, or None."""
     if node is None or node.op_type != "Resize" or graph.only_user(node.output[0]) is None:
         return None
     if not _has(node, _REPEATING):
@@ -202,7 +198,7 @@ def _half_scale(graph: Graph, node: Any) -> _Array | None:
 
 
 def _halve(graph: Graph, node: Any) -> str:
-    """Make a node enlarge half as much, or remove it if that is not at all, and return the name of the result."""
+    """Make a node enlarge half as much and return the name of its result, or remove it if it would not enlarge."""
     scales = _half_scale(graph, node)
     if scales is None or scales[2] == 1:
         graph.remove(node)
@@ -212,8 +208,7 @@ def _halve(graph: Graph, node: Any) -> str:
 
 
 def _split_concatenations(graph: Graph) -> bool:
-    """Write a convolution of two joined maps as the sum of one over each: convolution is linear,
-    and no map is copied."""
+    """Write a convolution of two joined maps as the sum of one over each, which is the same and copies no map."""
     found = False
     for joined in [node for node in graph.nodes if node.op_type == "Concat"]:
         weights = _weights_over(graph, joined)
@@ -234,8 +229,8 @@ def _split_concatenations(graph: Graph) -> bool:
 
 
 def _weights_over(graph: Graph, joined: Any) -> list[_Array] | None:
-    """Return the weights for each of the joined maps of the convolution that alone reads them; None
-    if there is none, or if it is not known which weights are whose."""
+    """Split the weights of the convolution that is the only reader of joined maps, one part per map. Return None if
+    there is no such convolution, or if it is unknown which weights belong to which map."""
     convolution = graph.only_user(joined.output[0])
     if convolution is None or convolution.op_type != "Conv" or attributes_of(joined).get("axis") != 1:
         return None
@@ -247,8 +242,7 @@ def _weights_over(graph: Graph, joined: Any) -> list[_Array] | None:
 
 
 def _channels(graph: Graph, name: str) -> int:
-    """Return the channels of a map that comes from a convolution, possibly through layers that keep
-    them; 0 for other maps."""
+    """Return the channels of a map from a convolution, also through layers that keep them. Return 0 for other maps."""
     node = graph.maker(name)
     while node is not None and node.op_type in _SAME_CHANNELS:
         node = graph.maker(node.input[0])

@@ -70,8 +70,7 @@ class Engine:
         self._second = _Recogniser(second, settings) if second else None
 
     def find(self, image: DecodedImage) -> list[Line]:
-        """Return the lines of text in an image, from top to bottom, and then columns of letters,
-        with everything that `read` needs."""
+        """Return the lines of text in an image, from top to bottom, then columns of letters, for `read`."""
         settings, pixels = self.settings, image.pixels
         found, probabilities = self._look(pixels, detector_input(pixels, settings.limit_side))
         region = faint_region(probabilities, pixels.shape, [box for box, _ in found], settings)
@@ -134,13 +133,11 @@ class Engine:
         ]
 
     def _may_be_a_word(self, column: Line, readings: Sequence[Reading]) -> bool:
-        """Return whether to read the letters of a column; False if its only part has a good reading
-        as a turned line."""
+        """Return whether to read the letters of a column: it has several parts, or a bad reading as a turned line."""
         return len(column.parts) > 1 or readings[column.parts[0]][1] < self.settings.turn_below
 
     def _surer(self, word: Reading, parts: Sequence[Reading]) -> Reading:
-        """Return the more certain reading of a column: its letters together, or, if two or more of them
-        count, its parts one by one."""
+        """Return the surer reading of a column: its letters together, or its parts if two or more of them count."""
         read = [(text.strip(), score) for text, score in parts if self._counts(text, score)]
         if len(read) < 2:
             return word

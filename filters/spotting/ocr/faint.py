@@ -55,7 +55,7 @@ def faint_region(
     probabilities: Floats, shape: tuple[int, ...], boxes: Sequence[Quad], settings: SpotterSettings
 ) -> Region | None:
     """Return the part of an image of `shape` (height, width) that has thin lines, or at least ten faint pixels outside
-    of the boxes of all lines; None if no part does, or if it can hardly be enlarged."""
+    of the boxes of all lines. Return None if no part does, or if it can hardly be enlarged."""
     size = probabilities.shape[1::-1]
     scale = np.array(shape[1::-1]) / size
     on_map = [np.rint(box / scale).astype(np.int32) for box in boxes]
@@ -82,8 +82,7 @@ def faint_region(
 
 
 def merge(first: Sequence[Found], closer: Sequence[Found]) -> list[Found]:
-    """Return the lines of two looks at an image. The closer look counts for a line found twice,
-    unless it has only a piece of it."""
+    """Return the lines of two looks. The closer look counts for a line found twice unless it has only a piece of it."""
     kept = [line for line in first if not any(_within(line, other) and not _piece(other, line) for other in closer)]
     return kept + [line for line in closer if not any(_within(line, other) for other in kept)]
 

@@ -23,11 +23,9 @@ straightening is slow. Boxes of hundreds of pixels are seldom text."""
 
 
 def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
-    """Return the part of an image inside a box, and whether it was turned because it is tall.
-
-    A large box that leans is reduced. A tall part is turned by a quarter counter-clockwise, which suits text that reads
-    downwards. The part may be empty.
-    """
+    """Return the part of an image inside a box, and whether it was turned because it is tall. A large box that leans is
+    reduced. A tall part is turned by a quarter counter-clockwise, which suits text that reads downwards. The part may
+    be empty."""
     corners, _ = corners_of(box)
     left_top, right_top, right_bottom, left_bottom = corners
     width = int(max(np.linalg.norm(left_top - right_top), np.linalg.norm(right_bottom - left_bottom)))

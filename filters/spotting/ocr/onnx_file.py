@@ -93,17 +93,16 @@ class Graph:
         return output.name  # type: ignore[no-any-return]
 
     def maker(self, name: str) -> Any:
-        """Return the node that computes a tensor; None for inputs and constants."""
+        """Return the node that computes a tensor. Return None for inputs and constants."""
         return next((node for node in self.nodes if name in node.output), None)
 
     def only_user(self, name: str) -> Any:
-        """Return the only node that reads a tensor; None if there are several or none, or if it is
-        the model's output."""
+        """Return the node that reads a tensor. Return None if several or none do, or if it is the model's output."""
         users = [node for node in self.nodes if name in node.input]
         return users[0] if len(users) == 1 and name != self.output else None
 
     def constant(self, name: str) -> npt.NDArray[np.float32] | None:
-        """Return a float32 constant with raw data; None if the name is not that of one."""
+        """Return the float32 constant with raw data of that name. Return None without one."""
         tensor = next((tensor for tensor in self._graph.initializer if tensor.name == name), None)
         if tensor is None or tensor.data_type != _FLOAT or not tensor.raw_data:
             return None
@@ -119,7 +118,7 @@ class Graph:
     def insert(
         self, before: Any, operator: str, inputs: Sequence[str], output: str, **attributes: int | bytes | Sequence[int]
     ) -> str:
-        """Insert a new node before another, or append it (None), and return the name of its output."""
+        """Insert a new node before another, or append it if that is None, and return the name of its output."""
         node = _messages()["Node"](op_type=operator, input=inputs, output=[output])
         for name, value in attributes.items():
             field, kind = _FIELDS.get(type(value), ("ints", _INTS))
@@ -132,8 +131,7 @@ class Graph:
             self.nodes.remove(node)
 
     def to_bytes(self) -> bytes:
-        """Return the file without constants that no node reads, and without shapes of computed
-        tensors: engines infer those again."""
+        """Return the file without unread constants and without the shapes of computed tensors, which engines infer."""
         del self._graph.value[:]
         for output in self._graph.output:
             output.type.tensor_type.ClearField("shape")

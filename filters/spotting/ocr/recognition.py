@@ -57,8 +57,7 @@ def padded_width(width: int) -> int:
 
 def decode(probabilities: Floats, alphabet: Sequence[str]) -> Reading:
     """Decode the most likely class of each step of probabilities (steps, classes), without repetitions and blanks
-    (Graves et al., Connectionist Temporal Classification, ICML 2006). Class 0 is the blank, the others are the
-    alphabet."""
+    (Graves et al., Connectionist Temporal Classification, ICML 2006). Class 0 is the blank, the others the alphabet."""
     classes = probabilities.argmax(axis=1)
     said = classes != 0
     said[1:] &= classes[1:] != classes[:-1]  # CTC merges repetitions that no blank separates

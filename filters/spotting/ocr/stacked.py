@@ -76,8 +76,8 @@ def find_columns(boxes: Sequence[Quad]) -> list[Column]:
 
 
 def lay_out(pixels: Pixels, column: Column) -> Pixels | None:
-    """Return the letters of a column as a line, uint8 (height, width, 3); None if they are too few or too many for a
-    word. Letters are separated by rows with few edges."""
+    """Return the letters of a column as a line, uint8 (height, width, 3). Return None if they are too few or too many
+    for a word. Letters are separated by rows with few edges."""
     strip = pixels[column.top : column.bottom, column.left : column.right]
     grey = cv2.cvtColor(strip, cv2.COLOR_BGR2GRAY)
     edges = np.abs(cv2.Sobel(grey, cv2.CV_32F, 1, 0))
@@ -119,8 +119,7 @@ def _joined(parts: Sequence[Column]) -> Column:
 
 
 def _above_otsu(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return which rows have ink: more edges than four fifths of the threshold of Otsu (1979), as
-    outlined letters need."""
+    """Return the rows with more edges than 0.8 of the threshold of Otsu (1979), low enough for outlined letters."""
     levels = cv2.normalize(rows, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)  # type: ignore[call-overload]
     threshold, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_OTSU)
     return (levels > 0.8 * threshold).ravel()  # type: ignore[no-any-return]

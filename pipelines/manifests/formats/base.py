@@ -1,6 +1,6 @@
 """The interface of a manifest format, and the registry of formats.
 
-To add a format, register a class: extend `LineFormat` if it consists of lines, else `Format`.
+To add a format, register a class that extends `Format`, or `LineFormat` for a format that consists of lines.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def format_names() -> tuple[str, ...]:
 
 
 def format_named(name: str) -> Format:
-    """Return the format of that name. Raises BadSchema if there is none."""
+    """Return the format of that name. Raise BadSchema without one."""
     if name not in _registered:
         names = format_names()
         raise BadSchema(
@@ -210,7 +210,7 @@ def versions() -> tuple[tuple[str, int], ...]:
 
 
 def format_of_name(path: str) -> Format | None:
-    """Return the format that a file name's extension identifies, or None."""
+    """Return the format that a file name's extension identifies. Return None without one."""
     name = path.lower()
     for ending in _COMPRESSED_ENDINGS:
         name = name.removesuffix(ending)
@@ -218,12 +218,9 @@ def format_of_name(path: str) -> Format | None:
 
 
 def detect(path: str, dataset: Dataset) -> tuple[Format, Compression]:
-    """Return the format and compression of a file. `dataset.format` decides unless it is auto.
-
-    Raise UnreadableFile if the file cannot be opened, or its first bytes contradict the name or format (a web page,
-    UTF-16, another kind of file), and BadSchema if neither the data set, nor the name, nor the first bytes tell a known
-    format.
-    """
+    """Return the format and compression of a file. `dataset.format` decides unless it is auto. Raise UnreadableFile if
+    the file cannot be opened, or its first bytes contradict the name or format (a web page, UTF-16, another kind of
+    file). Raise BadSchema if neither data set, name nor first bytes tell a known format."""
     with reading(path):
         head = read_part(path, 0, _MAGIC_BYTES)
     compression: Compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
@@ -259,7 +256,7 @@ def check_plain(path: str, head: bytes, name: str) -> None:
 
 
 def hint(head: bytes) -> str:
-    """Return what a file with this beginning may be, as the end of a message; "" if unknown."""
+    """Return the kind of file that may begin like this, as the end of a message. Return "" if it is unknown."""
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return " (a web page: a download that failed?)"
@@ -296,17 +293,8 @@ class Fault:
 def gather(
     rows: Iterator[Good | Fault], columns: Sequence[Column], *, captions: bool = False, stand_ins: bool = False
 ) -> Iterator[Chunk]:
-    """Yield the rows of a span, numbered from 0, in chunks that are bounded in rows and bytes.
-
-    Args:
-        rows: the rows of the span, in order.
-        columns: the columns of `Good.cells`.
-        captions: whether to use `Good.caption` and `Good.several`.
-        stand_ins: whether to use `Good.stand_in`.
-
-    Raises:
-        UnreadableFile: `rows` raised it. The rows before are yielded first.
-    """
+    """Yield the rows of a span, numbered from 0, in chunks bounded in rows and bytes. `columns` are those of
+    `Good.cells`; the flags say which other fields of `Good` to use. Rows before an UnreadableFile are yielded first."""
     ordinal, broken = 0, None
     while broken is None:
         good: list[Good] = []
@@ -347,7 +335,7 @@ def gather(
 
 
 def until_broken(items: Iterator[_T]) -> Iterator[_T]:
-    """Yield the items before an UnreadableFile. Raise it only if there are none; reading meets it again."""
+    """Yield the items before an UnreadableFile. Raise it only if there are none, since reading meets it again."""
     seen = False
     try:
         for item in items:

@@ -129,9 +129,9 @@ class Csv(_Delimited):
     endings = (".csv",)
 
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:
-        """Yield the records of consecutive lines, skipping empty lines. After a misplaced or unclosed quote that the
-        csv module detects (or a CR outside quotes), the line where the record began is bad and reading continues with
-        the next line, so that the rest of the file is not lost."""
+        """Yield the records of consecutive lines, skipping empty lines. If the csv module detects a misplaced or
+        unclosed quote (or a CR outside quotes), the line where the record began is bad. Reading continues with the next
+        line, so that the rest of the file is not lost."""
         # The csv module's limit is global, 128 KiB by default. No check here relies on a lower one.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
         source = _Source(lines)
@@ -193,7 +193,7 @@ def _oversized(line: Line) -> Fault | None:
 
 
 def _checked(raw: bytes) -> Fault | None:
-    """Return the fault in the bytes of a record, or None."""
+    """Return the fault in the bytes of a record. Return None for a good record."""
     if b"\0" in raw:
         message = f"byte {raw.index(0)} of the row is NUL; a damaged disk or UTF-16 leaves such bytes"
         return Fault("nul_byte", message, raw)
@@ -250,7 +250,7 @@ def _url_column(dataset: Dataset) -> str | None:
 
 
 def _problems(path: str, compression: Compression, dataset: Dataset, format: _Delimited) -> list[str]:
-    """Return all that the beginning of a table has to be repaired for, each found as if those before were repaired."""
+    """Return all problems at the beginning of a table, each found as if those before were repaired."""
     with reading(path), open_stream(path, compression) as stream:
         raw = stream.read(_PROBLEM_BYTES)
     found = []

@@ -72,8 +72,8 @@ class JsonLines(LineFormat):
 def json_row(
     item: Mapping[str, Any], columns: Sequence[Column], roles: Roles, raw: bytes, stand_in: str | None = None
 ) -> Good | Fault:
-    """Return an object as a row of `columns`, the last of which is `_extra`; a fault if a caption, URL or path is not
-    text, or captions are too many. `raw` are the row's bytes, for the fault and the size."""
+    """Return an object as a row of `columns`, the last of which is `_extra`. Return a fault if a caption, URL or path
+    is not text, or captions are too many. `raw` are the row's bytes, for the fault and the size."""
     try:
         several = [as_text(text) for name in roles.captions for text in _listed(item.get(name))]
         one = roles.caption if not roles.captions else None
@@ -174,7 +174,7 @@ def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
 
 
 def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
-    """Return the cells of an object in `columns`, the last of which is `_extra`."""
+    """Return the cells of an object in `columns`, which end with `_extra`."""
     rest = dict(item)
     row: list[Any] = []
     for column in columns[:-1]:
@@ -188,8 +188,8 @@ def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
 
 
 def as_text(value: Any, *, lists: bool = False) -> str | None:
-    """Return a JSON value that should be text; None for null and NaN. With `lists`, a list counts as its first item.
-    Raises BadJson if it is not text."""
+    """Return a JSON value that should be text, with None for null and NaN. With `lists`, a list counts as its first
+    item. Raise BadJson for other values."""
     if lists and isinstance(value, list):
         value = value[0] if value else None
     if value is None or value != value:  # only NaN differs from itself

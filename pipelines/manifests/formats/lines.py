@@ -1,4 +1,4 @@
-"""Formats that consist of lines, and a reader of lines whose memory is bounded however long a line is."""
+"""Formats that consist of lines, and a reader of lines of any length in bounded memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Line:
 
 def lines(stream: IO[bytes], *, start: int = 0, stop: int | None = None) -> Iterator[Line]:
     """Yield the lines that begin in [start, stop). Lines end with a line feed, which the last may lack. The stream is
-    positioned at `start`. If that is inside a line, the rest of it is yielded as a line."""
+    positioned at `start`. If that is inside a line, the rest of this line is yielded first."""
     offset, kept, size = start, b"", 0
     if stop is not None and offset >= stop:
         return
@@ -173,8 +173,8 @@ class LineFormat(Format):
 
 
 def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
-    """Yield the lines of a text file that begin in a span, without the header; of a compressed file, all. Lines before
-    damage are yielded before UnreadableFile is raised."""
+    """Yield the lines of a text file that begin in a span, without the header. A compressed file has one span. Lines
+    before damage are yielded before UnreadableFile is raised."""
     with reading(info.path):
         stream = open_stream(info.path, info.compression)
     with stream:
@@ -195,8 +195,7 @@ def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
 
 
 def head_lines(path: str, compression: Compression) -> list[Line]:
-    """Return the first lines of a file from the first that is not empty on: at most _HEAD_ROWS, of about the first
-    _HEAD_BYTES."""
+    """Return the first lines of a file from one that is not empty on, limited to _HEAD_ROWS and about _HEAD_BYTES."""
     with reading(path):
         stream = open_stream(path, compression)
     head: list[Line] = []
@@ -210,10 +209,10 @@ def head_lines(path: str, compression: Compression) -> list[Line]:
 
 
 def empty(path: str) -> UnreadableFile:
-    """Return the error for a file in whose first lines is neither a row nor a header."""
+    """Return the error for a file whose first lines hold neither a row nor a header."""
     return UnreadableFile(path, "EmptyFile", "the file has no line, or only empty ones at its beginning")
 
 
 def mean(sizes: Sequence[int]) -> float:
-    """Return the mean, 0 for no sizes."""
+    """Return the mean, or 0 for no sizes."""
     return sum(sizes) / len(sizes) if sizes else 0.0

@@ -164,13 +164,10 @@ def open_parquet(path: str) -> Iterator[OpenParquet]:
 def parquet_tables(
     opened: OpenParquet, info: FileInfo, start: int, stop: int, columns: Sequence[str], chunk_rows: int
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Yield rows `start` to `stop` of a file, as the index of the first row in the file and a table.
-
-    A table has plain types (see arrow.py) and comes from one row group. It is complete from `chunk_rows` rows on (it
-    has fewer than twice as many), or from _CHUNK_BYTES on. In a damaged row group, only the rows from the step on that
-    unpacks the damage are lost. UnreadableFile, for a row group that is damaged or needs too much memory, is raised
-    after all readable rows.
-    """
+    """Yield rows `start` to `stop` of a file, as the index of the first row in the file and a table. A table has plain
+    types (see arrow.py) and comes from one row group. It is complete from `chunk_rows` rows on (it has fewer than twice
+    as many), or from _CHUNK_BYTES on. A damaged row group loses only the rows from the unpacking step with the damage
+    on. UnreadableFile, for a row group that is damaged or needs too much memory, is raised after all readable rows."""
     broken: UnreadableFile | None = None
     first = 0
     for group, count in enumerate(info.row_groups):
@@ -268,7 +265,7 @@ def _paths(images: pa.ChunkedArray) -> list[str | None]:
 
 
 def _image_path(file: pq.ParquetFile, image: str | None) -> str | None:
-    """Return pyarrow's name of an image struct's path, which identifies images and is cheap to read, or None."""
+    """Return pyarrow's name for the path in an image struct, which identifies the image and is cheap to read."""
     if image is None:
         return None
     type = file.schema_arrow.field(image).type
@@ -276,7 +273,7 @@ def _image_path(file: pq.ParquetFile, image: str | None) -> str | None:
 
 
 def _runs(wanted: list[int], info: FileInfo, span: Span) -> Iterator[tuple[int, list[int]]]:
-    """Yield, per row group with wanted rows, its first ordinal and those rows. Other groups stay unread."""
+    """Yield the first ordinal and the wanted rows of each row group that has any. Other groups stay unread."""
     first = 0
     for count in info.row_groups:
         low, high = max(first - span.start, 0), min(first + count, span.stop) - span.start

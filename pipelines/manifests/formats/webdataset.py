@@ -166,9 +166,9 @@ def samples(
     size: int,
     limit_of: Callable[[int, str], int],
 ) -> Generator[Sample, None, None]:
-    """Yield the samples that begin in [start, stop) of a tar; `start` must be 0 if it is compressed. `size` is that of
-    the file in bytes. `limit_of` maps a sample's index (from 0) and an extension to how many bytes of that member to
-    read; 0 skips it. Before UnreadableFile is raised for damage, samples that another one follows are yielded."""
+    """Yield the samples that begin in [start, stop) of a tar of `size` bytes; `start` must be 0 if it is compressed.
+    `limit_of` maps a sample's index (from 0) and an extension to the number of bytes of that member to read; 0 skips
+    it. Before UnreadableFile is raised for damage, all samples before it but the last are yielded."""
     with reading(path):
         stream = open_stream(path, compression)
     with stream:
@@ -197,8 +197,8 @@ def samples(
 
 
 def _check_order(path: str, found: Iterable[Sample]) -> None:
-    """Raise BadSchema if the members of a sample are not next to each other, as in a tar of a folder in no order: each
-    would count as a sample of its own."""
+    """Raise BadSchema if the members of a sample are not next to each other, as in a tar of an unsorted folder, because
+    each would count as a sample of its own."""
     seen: dict[str, set[str]] = {}
     for sample in found:
         known = seen.setdefault(sample.key, set())
@@ -216,7 +216,7 @@ def _text_limit(_: int, extension: str) -> int:
 
 
 def _columns_of(head: list[Sample]) -> tuple[Column, ...]:
-    """Return the columns of samples: the key, those of the .json, `txt` for the .txt, and `_extra`."""
+    """Return the columns of samples: the key, the columns of the .json, `txt` for the .txt, and `_extra`."""
     objects = []
     for sample in head:
         try:

@@ -35,21 +35,19 @@ def faiss() -> ModuleType:
 
 
 def cluster_count(rows: int, asked: int) -> int:
-    """Return the number of clusters, at most `rows`, but at least 1. Asked for 0, it is one per `PER_CLUSTER` rows, at
-    most `MOST_CLUSTERS`."""
+    """Return the number of clusters, from 1 to `rows`. For 0 it is one per `PER_CLUSTER` rows up to `MOST_CLUSTERS`."""
     return max(1, min(asked or min(-(-rows // PER_CLUSTER), MOST_CLUSTERS), rows))
 
 
 def unit_length(vectors: NDArray[np.floating]) -> Vectors:
-    """Return vectors (n, d) as float32 of length 1, shorter if they are below 1e-12. A zero vector stays zero, so it
-    resembles nothing."""
+    """Return vectors (n, d) as float32 of length 1, shorter if below 1e-12. A zero vector resembles nothing."""
     wide = np.asarray(vectors, np.float32)
     return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.float32(1e-12))
 
 
 def train(sample: Vectors, clusters: int, seed: int) -> Vectors:
-    """Return centroids (clusters, d) of unit length, by spherical k-means of a sample (n, d) of unit length; one that
-    is a mean of zero stays zero. The same sample and seed give the same centroids on the same machine."""
+    """Return centroids (clusters, d) of unit length, by spherical k-means of a sample (n, d) of unit length. A centroid
+    that is a mean of zero stays zero. The same sample and seed give the same centroids on the same machine."""
     if len(sample) < clusters:
         raise ValueError(f"{len(sample)} rows do not make {clusters} clusters; take a larger sample or fewer clusters")
     if clusters == 1:

@@ -1,12 +1,11 @@
 """Search for duplicates in order: pairs, then images, then similar images, each among the rows that are left.
 
-A row may turn out to be unreadable only when it is written out (the image pages of a Parquet file are
-damaged, its captions are intact, and spotting was not requested). Such rows take part in the search and
-end up in the dead-letter table.
+A row may turn out to be unreadable only when it is written out, if the image pages of a Parquet file are damaged, its
+captions are intact, and spotting was not requested. Such rows take part in the search and end up in the dead-letter
+table.
 
-Exact duplicates are searched for even if they are not rejected (of images, among those that stage
-`spotting` read), and so are uids that several different rows share. Duplicates of a kind are rejected
-if stage `dedup` is requested and the preset says so.
+Exact duplicates are counted even if they are not rejected: pairs, images that stage `spotting` has read, and uids that
+several different rows share. Duplicates of a kind are rejected if stage `dedup` is requested and the preset says so.
 """
 
 from __future__ import annotations
@@ -62,15 +61,14 @@ class Deduplication:
 
     @staticmethod
     def check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-        """Check before the run that semantic deduplication has what it needs, faiss and the encoder; see
-        `Annotator.check`."""
+        """Check before the run that semantic deduplication has faiss and the encoder; see `Annotator.check`."""
         if plan is None and "dedup" in settings.stages and settings.preset.dedup.semantic:
             faiss()
             find_encoder(settings.preset.dedup.encoder)
 
     def find(self, survivors: dict[str, str]) -> Findings:
-        """Find the duplicates of each kind that applies. `survivors`: for each unit, in the order of the plan, what its
-        survivors depend on. Raise RunFailed if a unit fails that the others need, such as a range or a group."""
+        """Find the duplicates of each kind that applies. `survivors` is the state behind each unit's survivors, in the
+        order of the plan. Raise RunFailed if a unit fails that the others need, such as a range or a group."""
         names, pairs = self._work.alive(survivors), self.asked and self.rule.pairs
         own, without_url = (self._work.total("captions", names, of) for of in ("own_uids", "without_url"))
         self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._images and without_url > 0)

@@ -39,8 +39,8 @@ def duplicates(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATC
 
 
 def shared(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -> Iterator[pa.Table]:
-    """Yield the rows that are another pair than the first row with their uid, in the form of `duplicates`. The keys of
-    `slices` are uids, and the cited values are equal for equal pairs."""
+    """Yield the rows whose pair differs from that of the first row with their uid, in the form of `duplicates`. The
+    keys of `slices` are uids, and the cited values are equal for equal pairs."""
     for later, first in _repeated(slices, batch):
         differ = (later["cited_high"] != first["cited_high"]) | (later["cited_low"] != first["cited_low"])
         if differ.any():

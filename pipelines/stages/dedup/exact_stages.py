@@ -107,8 +107,8 @@ class Pairs:
         self.pairs += rows["pair"].to_pylist()
 
     def keys(self, unit: str, digests: Mapping[int, bytes]) -> Halves:
-        """Return keys that equal pairs share. A row without URL is identified by the bytes of its image if read, else
-        by what names the image. If it has neither, it equals no other row."""
+        """Return keys that equal pairs share. A row without URL is identified by the bytes of its image if they were
+        read, and otherwise by the image's stand-in. A row without all of these equals no other row."""
         pairs = list(self.pairs)
         for ordinal, (place, caption) in self.bare.items():
             if ordinal in digests:
@@ -125,7 +125,7 @@ def _read_keys(layout: Layout, kind: str, unit: str, first: int, stop: int) -> N
 
 @dataclass
 class KeyStage(Stage):
-    """A `Stage` that writes a unit's keys: of its survivors' pairs or image bytes, or of all its rows' uids."""
+    """A `Stage` that writes a unit's keys: pairs or image bytes of its survivors, or uids of all its rows."""
 
     layout: Layout
     dataset: Dataset
@@ -195,7 +195,7 @@ class KeyStage(Stage):
         return self._plan.image_units(read)
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
-        """Return the SHA-256 of these rows' images as far as known or read now; {} without `read_missing` and stage
+        """Return the SHA-256 of these rows' images that are known or read now; {} without `read_missing` and stage
         `spotting`. Images that this run's stage `spotting` has read are not read again. Records of earlier runs may be
         of other files, as below another --images-root."""
         digests: dict[int, bytes] = {}

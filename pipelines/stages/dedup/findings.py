@@ -1,4 +1,4 @@
-"""The duplicates that were found, read by the units whose rows they are."""
+"""Read the duplicates that were found, by the unit of their rows."""
 
 from __future__ import annotations
 
@@ -53,8 +53,7 @@ def duplicates_stage(kind: str) -> str:
 
 
 def write_entries(path: StorePath, tables: Iterable[pa.Table]) -> int:
-    """Write tables of `ENTRIES`, sorted by unit, in small row groups, so that a unit reads little but its own. Return
-    the number of entries."""
+    """Write tables of `ENTRIES`, sorted by unit, in small row groups for reading by unit. Return their number."""
     with TableFile(path, ENTRIES) as out:
         for table in tables:
             for first in range(0, table.num_rows, _GROUP_ROWS):

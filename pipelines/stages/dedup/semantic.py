@@ -1,11 +1,13 @@
 """Find semantic duplicates within a cluster, after SemDeDup (Abbas et al. 2023).
 
-They are images whose embeddings have a cosine above 1 - eps. Rows are taken in order; one that resembles an earlier row
-is a duplicate of it. The order thus decides which row of a group stays: `first` by unit and index in the unit; `far`
-(SemDeDup's default) the least typical first, by cosine to the centroid; `near` the most typical first.
+They are images whose embeddings have a cosine above 1 - eps. Rows are taken in order, and a row that resembles an
+earlier one is a duplicate of it. So the order decides which row of a group stays: `first` is by unit and index in the
+unit, `far` (SemDeDup's default) from the least typical row, by cosine to the centroid, and `near` from the most
+typical.
 
-`against` says which earlier rows are compared: only those that stay (`kept`: every duplicate is within eps of a kept
-row), or all (`all`, as in SemDeDup: it may remove more, since a chain of similar rows collapses into its first).
+`against` says which earlier rows are compared. With `kept` they are the rows that stay, so every duplicate is within
+eps of a kept row. With `all`, as in SemDeDup, more may be removed, since a chain of similar rows collapses into its
+first.
 """
 
 from __future__ import annotations
@@ -55,8 +57,7 @@ def member_parts(clusters_of: NDArray[np.int64], clusters: int, groups: int) -> 
 
 
 def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
-    """Return the order in which to take the rows of a cluster, by their cosines (n,) to its centroid; ties keep their
-    order."""
+    """Return the order in which to take a cluster's rows, by their cosines (n,) to its centroid, stable for ties."""
     if keep == "first":
         return np.arange(len(cosines))
     return np.argsort(cosines if keep == "far" else -cosines, kind="stable")
@@ -65,10 +66,10 @@ def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
 def near_copies(
     vectors: NDArray[np.floating], order: NDArray[np.int64], eps: float, against: Against
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find which rows of (n, d) embeddings are near copies of which, taking the rows in `order`. Return for each row
-    the row that stays in its place, -1 if it stays itself; and the cosine to the row that made it a duplicate (with
-    `all`, not always the one that stays), 0 if it stays. The embeddings may be a memory map: rows are read in tiles,
-    and memory is a few tiles and blocks, and 20 bytes per row."""
+    """Find which rows of (n, d) embeddings are near copies, taking the rows in `order`. Return for each row the row
+    that stays in its place, or -1 if it stays itself; and the cosine to the row that made it a duplicate (with `all`,
+    not always the one that stays), or 0. The embeddings may be a memory map: rows are read in tiles, and memory is a
+    few tiles and blocks, and 20 bytes per row."""
     bound = np.float32(1.0 - eps)
     stays_for = np.full(len(vectors), -1, np.int64)
     cosines = np.zeros(len(vectors), np.float32)

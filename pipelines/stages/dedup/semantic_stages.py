@@ -73,7 +73,7 @@ class _OfEmbeddings(_SemanticStage):
     stored: Stored
 
     def _embedded(self, unit: str) -> Embedded | None:
-        """Return the embeddings of a unit's competitors with status `OK`; None if no row of the unit has it."""
+        """Return the embeddings of a unit's competitors with status `OK`. Return None if no row of the unit has it."""
         rows, good = self._competitors(unit), self._stored(unit, self.stored.column)
         if not good:
             return None
@@ -92,8 +92,8 @@ class _OfEmbeddings(_SemanticStage):
         return len(np.intersect1d(np.concatenate(good), self._competitors(unit).ordinals))
 
     def _stored(self, unit: str, *columns: str) -> list[pa.Table]:
-        """Return the ordinals and these columns of a unit's embedded images with status `OK`, also of rows that do not
-        compete, and of rows that were embedded several times; no table is empty."""
+        """Return the ordinals and these columns of a unit's embedded images with status `OK`, in tables that are not
+        empty. They include rows that do not compete, and rows that were embedded several times, repeatedly."""
         tables = []
         for image_unit in self._plan.image_units(read_json(self.layout.commit("captions", unit))):
             name = image_unit_name(unit, image_unit)

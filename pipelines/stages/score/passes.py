@@ -122,8 +122,8 @@ SCHEMA = pa.schema([("ordinal", pa.int64()), (NEG_CLIP_LOSS, pa.float32())])
 
 @dataclass
 class BatchStage(Stage):
-    """A `Stage` of one unit: it takes the first of all rows in the random order as batches, one per row group. It reads
-    the embeddings of the units that contain them once. Memory holds those of the batches."""
+    """A `Stage` of one unit, which takes the first of all rows in the random order as batches, one per row group. It
+    reads the embeddings of each unit with such rows once, and holds only those of the batches in memory."""
 
     layout: Layout
     rule: NegativesRule
@@ -223,7 +223,7 @@ class NegativeStage(Stage):
 
 
 def _places(batch: pa.Table, unit: int, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the index in a batch of each row of a unit, -1 if it is not in it."""
+    """Return the index in a batch of each row of a unit, or -1."""
     mine = np.flatnonzero(np.asarray(batch["unit"]) == unit)
     found = np.full(len(ordinals), -1, np.int64)
     found[np.searchsorted(ordinals, np.asarray(batch["ordinal"])[mine])] = mine

@@ -117,7 +117,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     masked: bool
     """True if images are also scored without their text."""
     asked: str
-    """Fingerprint of what decides which rows are scored, except for what was read in their images."""
+    """Fingerprint of the state that decides which rows are scored, except for the text read in their images."""
     model: str
     fingerprint: str
     """Fingerprint of the model, its weights, the precision and --images-root."""
@@ -224,7 +224,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return fingerprint_of(self.asked, self._reading(unit))
 
     def _reading(self, unit: str) -> list[Any]:
-        """Return what the text that was read in a unit's images depends on; [] if that decides nothing."""
+        """Return the state that the text read in a unit's images depends on. Return [] if that text decides nothing."""
         known = self.__dict__.get("_spotting", {})
         record = known[unit] if unit in known else read_json(self.layout.commit("spotting", unit))
         return [record["fingerprint"], record["downloads"]] if record and "spotting" in self.before else []
@@ -339,7 +339,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return ScoreFilter(tuple(conditions), bool(asked), stage.masked, corrected, about_all)
 
     def _come_to_rule(self, work: Work, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
-        """Find the rows that reach the rules. Return for each unit what they depend on."""
+        """Find the rows that reach the rules. Return the state that they depend on, for each unit."""
         negatives = self.preset.score.negatives
         seed = 0 if negatives is None else negatives.seed
         asked = fingerprint_of(DECIDE_VERSION, VERSION, self.preset.filters_fingerprint, self.before, seed)
@@ -349,7 +349,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return {unit: known[unit] for unit in work.alive(known)}
 
     def _negatives(self, work: Work, rows: dict[str, str]) -> dict[str, str]:
-        """Compute the corrected scores. Return for each unit what they depend on."""
+        """Compute the corrected scores. Return the state that they depend on, for each unit."""
         layout, rule = work.layout, self.preset.score.negatives
         assert rule is not None
         alive = work.alive(rows)
@@ -377,14 +377,14 @@ def similarities(images: pa.Array, texts: pa.Array) -> NDArray[np.float32]:
 
 
 def _workers(work: Work, device: str) -> int:
-    """Return how many units run at a time: with runner direct at most one per GPU, else as many as in other stages."""
+    """Return how many units run at a time: as many as in other stages, but with runner direct at most one per GPU."""
     gpus = gpus_of(device) if work.backend.name == "direct" else []
     return min(work.workers, len(gpus)) if gpus else work.workers
 
 
 def settled_precision(layout: Layout, identity: Mapping[str, str], asked: str, device: str) -> str:
-    """Return the precision, and store it in OUTPUT: as requested, else as OUTPUT has it for this model, else the
-    device's best. With `AUTO`, shards on machines of different kinds thus agree."""
+    """Return the precision, and store it in OUTPUT. `AUTO` takes the precision that OUTPUT has for this model, so that
+    shards on machines of different kinds agree, or by default the device's best."""
     path = layout.work / SCORE / "model.json"
     ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else best_precision(device)}
     # With `auto`, the first of several shards decides for all.

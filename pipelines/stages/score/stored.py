@@ -32,9 +32,9 @@ IMAGES, TEXTS, MASKED = "image_embedding", "text_embedding", "masked_text"
 def stored_scores(
     layout: Layout, plan: Plan, unit: str, columns: Sequence[str], ordinals: NDArray[np.int64] | None = None
 ) -> pa.Table:
-    """Return the stored rows of a caption unit, by ordinal; of a row that was scored again, the last. If nothing is
-    stored, the table has no rows and only the column `ordinal`. Columns include `ordinal`; rows are those with these
-    ordinals (n,), None: all."""
+    """Return the stored rows of a caption unit, by ordinal, the last if a row was scored again. If nothing is stored,
+    the table has no rows and only the column `ordinal`. `columns` include `ordinal`; `ordinals` (n,) chooses rows, None
+    all."""
     paths = segments_of(layout, SCORE, unit, plan.image_units(read_json(layout.commit("captions", unit))))
     groups = (group for path in paths for group in row_groups(path, list(columns)))
     parts = [group if ordinals is None else group.filter(among(group, ordinals)) for group in groups]
@@ -84,7 +84,7 @@ class ScoreFilter:
         return reasons
 
     def _known(self, layout: Layout, unit: str) -> pa.Table:
-        """Return the scores of a unit by ordinal, null if there is none; those of the last unit are cached."""
+        """Return the scores of a unit by ordinal, null for missing ones. The scores of the last unit are cached."""
         if unit not in self._last:
             self._last.clear()
             self._last[unit] = self._read(layout, unit)
