@@ -20,7 +20,8 @@ Factor = Annotated[float, Range(at_least=0, at_most=1e6)]
 
 
 def _yes_or_no(value: Any) -> str:
-    """Return a word that YAML 1.1 reads as true or false, below a value that open_clip takes as it is; "" for none."""
+    """Return the word that YAML 1.1 read as true or false, below a value that open_clip takes as it is. Return "" if
+    there is none."""
     if isinstance(value, dict):
         return next(filter(None, map(_yes_or_no, value.values())), "")
     return value if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off") else ""

@@ -124,7 +124,7 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
 
 @dataclass
 class StopRequest:
-    """A stop request that may come: the number of its signal, None before."""
+    """A stop request that may come. `signal` is None before it comes."""
 
     signal: int | None = None
 
@@ -253,7 +253,7 @@ class _Run:
         return self._finish()
 
     def _epoch(self, epoch: int, start: int) -> bool:
-        """Take steps to the end of the epoch or the run, and return whether a stop request ended them."""
+        """Take steps to the end of the epoch or the run. Return whether a stop request ended them earlier."""
         self.parts.student.train()
         loader = self.parts.loader
         batches = loader.epoch(epoch, start)
@@ -311,7 +311,7 @@ class _Run:
         self.log.write("step", self.step, self._samples(), {**plain_values, **speed, **counts})
 
     def _check_and_record(self) -> None:
-        """Check the model of this step, and record that in the checkpoint of this step, if there is one."""
+        """Check the model of this step, and record the result in its checkpoint, if there is one."""
         self.measured = self._check()
         if self.config.check.tasks:
             self._evaluate()
@@ -410,7 +410,7 @@ class _Run:
         )
 
     def _exported(self) -> Path | None:
-        """Return the folder of the exported model, or None if WORKDIR is a URL."""
+        """Return the folder of the exported model. Return None if WORKDIR is a URL."""
         return self.workdir.folder / EXPORT if self.workdir.store is None else None
 
     def close(self) -> None:

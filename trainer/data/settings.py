@@ -116,12 +116,12 @@ class DataSettings:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """The path of each source, or that of a loader of one's own."""
+        """The path of each source, or the path of `loader`."""
         return (self.path,) if self.loader else tuple(source.path for source in self.sources)
 
     @property
     def chosen_by(self) -> str:
-        """The setting and the file that choose samples, for messages; empty if all are read."""
+        """The setting and the file that choose samples, for messages. It is empty if all samples are read."""
         return next((f"data.{name} {path}" for name in ("subset", "selection") if (path := getattr(self, name))), "")
 
     @property

@@ -19,7 +19,7 @@ from open_diht.trainer.losses.loss import Loss, Statistics
 from open_diht.trainer.losses.rows import hn_nce_rows
 
 EAGER_BYTES = 256 * 2**20
-"""Largest matrix of logits, in bytes, for which `implementation: auto` takes eager, which holds several of them."""
+"""Largest matrix of logits, in bytes, for which `implementation: auto` takes eager. Eager holds several of them."""
 
 
 def fitting_scale(beta: float) -> float:
@@ -34,7 +34,7 @@ def fitting_scale(beta: float) -> float:
 
 @cache
 def without_kernels(device: torch.device) -> str:
-    """Return a reason why Triton's kernels cannot run on a GPU, or an empty string if none is found."""
+    """Return the reason why Triton's kernels cannot run on a GPU, or ""."""
     if find_spec("triton") is None:
         return "the package is not installed"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
