@@ -134,7 +134,7 @@ class _Row:
     place: str
 
     def category(self, options: Mapping[str, Any]) -> str:
-        """Return the option's pattern filled in, else the file's name without suffix."""
+        """Return the option's pattern filled in, or without the option the file's name without suffix."""
         return self.fill(options["category"]) if "category" in options else self.stem
 
     def fill(self, pattern: str) -> str:
@@ -181,7 +181,7 @@ class _Listed:
         self._files: dict[str, int] = {}
 
     def index(self, name: str, box: tuple[int, ...] = (), row: str = "") -> int:
-        """Return the index of an image, or of the part `box` of it that a row names."""
+        """Return the index of an image that a row names, or of its part `box`."""
         if (name, box) not in self._found:
             self._rows.append(row)
         return self._found.setdefault((name, box), len(self._found))
@@ -191,7 +191,7 @@ class _Listed:
         return self._files.setdefault(name, len(self._files))
 
     def opened(self, memo: Memo) -> FileImages | Crops:
-        """Return all images. Raises `DataMissing` where none exists, `DataBroken` where one is missing."""
+        """Return all images. Raises `DataMissing` if none exists, `DataBroken` if only some are missing."""
         names = list(dict.fromkeys(name for name, _ in self._found))
         lacking = [name for name in names if not (self._folder / name).is_file()]
         if len(lacking) == len(names):
@@ -207,7 +207,7 @@ class _Listed:
 
 
 class Crops:
-    """Parts of images, given by an image's index and a box, and the row that names each, for messages."""
+    """Parts of images. Each has an image's index, a box, and for messages the row that names it."""
 
     def __init__(self, images: FileImages, parts: Sequence[tuple[int, Box]], rows: Sequence[str]):
         self._images, self._parts, self._rows = images, list(parts), list(rows)

@@ -1,4 +1,4 @@
-"""Sets published as files and archives: download what a task's `fetch` entry lists to where its sources expect it."""
+"""Download the files and archives in a task's `fetch` entry to where its sources expect them."""
 
 from __future__ import annotations
 
