@@ -24,11 +24,11 @@ from open_diht.common.installation import remedy
 
 FOLDER = "local-dir"
 LITE0 = "efficientnet-lite0"
-"""EfficientNet-Lite0, whose ImageNet-1k weights an installed package brings, see `lite0_weights`."""
+"""EfficientNet-Lite0, with ImageNet-1k weights from an installed package, see `lite0_weights`."""
 
 
 class EncoderError(WrongUse):
-    """An encoder that cannot be used as named."""
+    """An encoder cannot be used as named."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class EncoderName:
 
     text: str
     library: str
-    """timm, torchvision, open_clip or local-dir; "" for a built-in encoder."""
+    """timm, torchvision, open_clip or local-dir. It is "" for a built-in encoder."""
     model: str
-    """The model's name; "" for a folder, which describes its own model."""
+    """The model's name. It is "" for a folder, which describes its own model."""
     weights: str
-    """File or folder; "" if the name contains none."""
+    """File or folder, or "" if the name contains none."""
 
 
 def parse_encoder_name(
@@ -92,8 +92,8 @@ def lite0_weights(encoder: str, extra: str) -> Path:
 
 @contextmanager
 def loading(refused: Callable[[str], Exception]) -> Iterator[None]:
-    """Turn the errors of torch and of the model libraries for a file of weights that is damaged, or another kind of
-    file, into the exception that `refused` makes of the reason, which fits on one line."""
+    """Turn the errors of torch and of the model libraries for a damaged or wrong file of weights into the exception
+    `refused(reason)`. The reason fits on one line."""
     from safetensors import SafetensorError
 
     try:
@@ -117,10 +117,8 @@ def loading(refused: Callable[[str], Exception]) -> Iterator[None]:
 
 @contextmanager
 def no_hub() -> Iterator[None]:
-    """Forbid the hub client all requests in the `with` block, because a model's configuration may name a tokenizer.
-
-    Use it only while a model loads: other parts of the process may use a hub.
-    """
+    """Forbid the hub client all requests in the `with` block, because a model's configuration may name a tokenizer. Use
+    it only while a model loads: other parts of the process may use a hub."""
     try:
         from huggingface_hub import constants
     except ImportError:
@@ -136,13 +134,10 @@ def no_hub() -> Iterator[None]:
 
 @contextmanager
 def no_code() -> Iterator[None]:
-    """Refuse, in the `with` block, text models and tokenizers that need Python code of their own, with ValueError.
-
-    The `open_clip_config.json` of a folder names a text model and a tokenizer of transformers, and may have them loaded
-    from Python files next to it; but a folder of weights is data. Without this block, transformers asks on the terminal
-    whether to run the code. Tokenizers also need `trust_remote_code=False`, since a configuration may hold arguments
-    for them.
-    """
+    """Refuse, in the `with` block, text models and tokenizers that need Python code of their own, with ValueError. A
+    folder of weights is data, but its `open_clip_config.json` may name such code in files next to it, and transformers
+    would then ask on the terminal whether to run it. Tokenizers also need `trust_remote_code=False`, since a
+    configuration may hold arguments for them."""
     try:
         from transformers import dynamic_module_utils as dynamic
     except ImportError:  # without transformers nothing loads such code

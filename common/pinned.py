@@ -14,8 +14,8 @@ MINILM_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 
 def is_pinned(path: Path, sha256: str) -> bool:
-    """Return whether a file or folder has a known digest of `digest_of`. A process reads a file once until its size or
-    time changes."""
+    """Return whether a file or folder has a known digest of `digest_of`. A file is read once per process until its size
+    or time changes."""
     return digest_of(path) == sha256
 
 
