@@ -42,12 +42,7 @@ Side = Callable[[Sequence[str], Sequence[str]], object]
 
 
 def annotated(captions: Sequence[str], parses: Sequence[Parse]) -> pa.Table:
-    """Return annotations from given parses.
-
-    Args:
-        captions: the original captions.
-        parses: the parses of the normalized captions.
-    """
+    """Return annotations of `captions` from the parses of their normalized forms."""
     return table_of(captions, [parse.text for parse in parses], list(map(build_graph, parses)), load_verifier())
 
 
@@ -87,8 +82,8 @@ def measure(captions: Sequence[str]) -> dict[str, dict[str, list[float]]]:
 
 
 def rows(seconds: dict[str, dict[str, list[float]]]) -> Iterator[list[str]]:
-    """Yield the rate of each side, and its ratios to plain `nlp.pipe` as medians over blocks; of `warm` also the lowest
-    and the highest."""
+    """Yield the rate of each side and its ratios to plain `nlp.pipe` as medians over blocks, for `warm` also with the
+    lowest and highest."""
     for name, warm in seconds["warm"].items():
         cells = (f"{ratios(seconds[phase][BASE], seconds[phase][name])[1]:.2f}" for phase in PHASES)
         low, _, high = ratios(seconds["warm"][BASE], warm)

@@ -17,7 +17,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 CAPTION = "Countdown to launch"
-"""Beginning of the caption of the pair, whose photograph (SpaceX) is in the public domain."""
+"""Beginning of the caption of the pair. Its photograph (SpaceX) is in the public domain."""
 KEEP = """beginning => {
   const card = [...document.querySelectorAll("article.card")].find(one => one.innerText.includes(beginning));
   const reason = card.closest("section[id]");
@@ -31,16 +31,11 @@ KEEP = """beginning => {
   document.querySelector("section").parentElement.prepend(shown);
   for (const one of [...shown.parentElement.children]) if (one !== shown) one.remove();
 }"""
-"""Leaves only the pair and the funnel of the report."""
+"""CSS that leaves only the pair and the funnel of the report."""
 
 
 def main(output: str, picture: str) -> None:
-    """Write the picture.
-
-    Args:
-        output: a finished output of `make filter` on the sample.
-        picture: the PNG to write.
-    """
+    """Write the picture to the PNG `picture`. `output` is a finished output of `make filter` on the sample."""
     found = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium"))), None)
     with sync_playwright() as started:
         # Chromium refuses to run as root with its sandbox.
