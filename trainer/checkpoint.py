@@ -73,8 +73,7 @@ def step_of(name: str) -> int | None:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Only the first rank saves; every rank may load. `uploads` is needed to write behind a
-    URL."""
+    """The checkpoints of one run. Only the first rank saves; all may load. Writing behind a URL needs `uploads`."""
 
     def __init__(
         self,
@@ -103,8 +102,8 @@ class Checkpoints:
     def save(self, checkpoint: Checkpoint) -> None:
         """Publish a checkpoint, and remove those that the settings do not keep. A store behind a URL receives it in the
         background: on return its files are on this machine's disk, and the checkpoint before it is in the store. Raises
-        `CheckpointError` if this checkpoint or the one before it could not be written, or the error of another upload.
-        The newest checkpoint in the store is then still there."""
+        `CheckpointError` if this checkpoint or the one before it could not be written (the newest one in the store
+        stays), or the error of another upload."""
         about = replace(checkpoint, model={}, training={})
         if self._uploads is None:
             self._publish(about, lambda: self._staged(checkpoint))
@@ -143,8 +142,7 @@ class Checkpoints:
         self._prune()
 
     def _publish(self, about: Checkpoint, stage: Callable[[], Path]) -> None:
-        """Put a checkpoint into the store. If that fails, remove checkpoints that the settings do not keep and try
-        again."""
+        """Put a checkpoint into the store. After a failure remove checkpoints that need not be kept, and try again."""
         for again in (False, True):  # the second try follows after room was made
             try:
                 staged = stage()

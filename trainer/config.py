@@ -20,8 +20,7 @@ Factor = Annotated[float, Range(at_least=0, at_most=1e6)]
 
 
 def _yes_or_no(value: Any) -> str:
-    """Return the word that YAML 1.1 read as true or false, below a value that open_clip takes as it is. Return "" if
-    there is none."""
+    """Return a word that YAML 1.1 reads as true or false, below a value that open_clip takes as it is, or ""."""
     if isinstance(value, dict):
         return next(filter(None, map(_yes_or_no, value.values())), "")
     return value if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off") else ""
@@ -91,9 +90,8 @@ class ConceptSettings:
     """Concept distillation: linear heads on the image encoder learn a teacher's stored predictions."""
 
     path: str = "auto"
-    """Output folder of `make concepts`. Separate several folders by commas, one per data source. auto:
-    `concepts` in the folder of each data source, if all of them hold targets; none for `data.loader`.
-    Empty: no distillation."""
+    """Output folder of `make concepts`. Separate several folders by commas, one per data source. auto: `concepts` in
+    the folder of each data source, if all of them hold targets; none for `data.loader`. Empty: no distillation."""
     objects: Factor = 1.0
     """Factor of the loss on objects. 0: no such head. (unverified)"""
     attributes: Factor = 1.0

@@ -27,8 +27,7 @@ class HeadSettings:
     weight_decay: NotNegative = 0.05
     """Weight decay of AdamW."""
     repeat_threshold: NotNegative = 1e-3
-    """Threshold t of the repeat factor: concepts in a smaller fraction of the samples are up-sampled. 0 up-samples
-    none."""
+    """Threshold t of the repeat factor: concepts in a smaller fraction of the samples are up-sampled. 0: none are."""
     holdout: Annotated[float, Range(above=0, below=1)] = 0.1
     """Fraction of the samples that is held out: about half selects the epoch, half is for reported metrics. See
     `samples.MOST_MEASURED`."""

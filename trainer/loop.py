@@ -131,13 +131,11 @@ class StopRequest:
 
 @contextmanager
 def stop_requests(first: bool = True) -> Iterator[StopRequest]:
-    """Turn SIGTERM and SIGINT in the `with` block into a stop request, so that the loop finishes its step and saves.
-
-    A Ctrl-C after that stops at once. A second SIGTERM changes nothing, because `scancel` signals every process and
+    """Turn SIGTERM and SIGINT in the `with` block into a stop request, so that the loop finishes its step and saves. A
+    Ctrl-C after that stops at once. A second SIGTERM changes nothing, because `scancel` signals every process and
     torchrun then forwards the signal to ranks that already have it. The first rank acknowledges the first signal on
     stderr, because the step may take long to end. Outside the main thread Python cannot handle signals, so there is
-    never a request.
-    """
+    never a request."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

@@ -43,8 +43,8 @@ class Need:
     """Bytes kept from the forward to the backward pass, for each pair of a part."""
 
     def parts(self, pairs: int, free: int) -> int:
-        """Return the smallest number of parts in which the pairs fit into `free` bytes. Raises `WrongUse` if there is
-        none."""
+        """Return the smallest number of parts in which the pairs fit into `free` bytes. Raises `WrongUse` without
+        one."""
         at_once = min(pairs, int(USED * free - self.fixed) // max(self.per_pair, 1))
         if at_once < 1:
             raise WrongUse(
@@ -124,8 +124,7 @@ def _kept(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) 
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free bytes that this rank may use: of its GPU, or its part of the machine's or control group's
-    memory."""
+    """Return the free bytes that this rank may use: of its GPU, or its part of the machine's or control group's."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # unused cache is free

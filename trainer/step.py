@@ -74,8 +74,7 @@ def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
 
 
 class WeightAverage:
-    """A moving average of a student's weights in float32, which each finite step updates: a <- decay a + (1 - decay)
-    w."""
+    """A moving average of a student's weights in float32. Each finite step does a <- decay a + (1 - decay) w."""
 
     def __init__(self, student: Student, decay: float):
         self.decay = decay

@@ -65,8 +65,8 @@ class LocalStore:
         (self.folder / path).unlink(missing_ok=True)
 
     def names(self, last: str) -> list[str]:
-        """Return the names of all folders. Each is complete, unless its name is temporary, because it was renamed at
-        the end."""
+        """Return the names of all folders. Each is complete, because it was renamed at the end, unless it is
+        temporary."""
         return sorted(path.name for path in self.folder.glob("*") if path.is_dir())
 
     def stage(self, name: str) -> Path:
@@ -232,8 +232,7 @@ class FsspecStore:
 
     @contextmanager
     def _asking(self, path: str) -> Iterator[str]:
-        """Yield the file system's name of a path. Turn errors in the block, except FileNotFoundError, into
-        `StoreError`."""
+        """Yield the file system's name of a path. Turn errors in the block into `StoreError`, but FileNotFoundError."""
 
         def translation(error: Exception) -> StoreError | None:
             missing = isinstance(error, FileNotFoundError)

@@ -42,8 +42,7 @@ def register(name: str, tower: type[nn.Module]) -> None:
 
 
 def is_own(settings: Mapping[str, Any]) -> bool:
-    """Return whether a vision_cfg or text_cfg names a tower of this registry or an import path, rather than
-    open_clip's."""
+    """Return whether a vision_cfg or text_cfg names a registered tower or an import path, rather than open_clip's."""
     return "tower" in settings
 
 

@@ -39,8 +39,7 @@ name that CUDA reports, and the first match counts. Precisions are `run.precisio
 
 
 def peak_flops(device: torch.device, precision: str, told: float | None = None) -> float | None:
-    """Return the peak FLOP/s of a device at bf16, fp16, tf32 or fp32. `told` is `log.peak_tflops`. Return None if
-    unknown."""
+    """Return a device's peak FLOP/s at bf16, fp16, tf32 or fp32, if known. `told` is `log.peak_tflops`."""
     if told is not None:
         return told * _T
     return peak_of(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
@@ -69,8 +68,7 @@ def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> 
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak bytes of this process on its GPU (torch's allocator), or on a CPU its resident memory without
-    workers."""
+    """Return this process's peak bytes: of torch's allocator on a GPU, or on a CPU resident, without workers."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # it is in KiB

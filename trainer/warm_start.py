@@ -137,7 +137,7 @@ def _fit_errors(path: Path) -> Iterator[None]:
 
 
 def _check_text_width(state: State, model: DualEncoder, path: Path) -> None:
-    """Raise `BadWeights` if position embeddings of a text tower differ in more than their number, as open_clip cannot
+    """Raise `BadWeights` if a text tower's position embeddings differ in more than their number: open_clip cannot
     resize them."""
     found = state.get("positional_embedding", state.get("text.positional_embedding"))
     mine = getattr(getattr(model, "text", model), "positional_embedding", None)

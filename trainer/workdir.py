@@ -71,8 +71,7 @@ class Workdir:
                 (self.folder / name).write_bytes(self.store.read(name))
 
     def grown(self, now: bool = False) -> None:
-        """Upload log and curves to a URL: at once if `now`, otherwise only if the last upload has ended and is seconds
-        ago."""
+        """Upload log and curves to a URL: always if `now`, otherwise if no upload runs and the last is seconds ago."""
         due = now or (self.uploads.idle and self._clock() - self._uploaded_at >= _EVERY_S)
         if self.store is not None and due:
             self._uploaded_at = self._clock()
@@ -107,8 +106,7 @@ class Workdir:
 
 
 def spool(url: str, cache_folder: str | None, reader: str = "") -> Path:
-    """Return the folder on this machine's disk for files on their way to or from a URL, one folder per `reader` of
-    it."""
+    """Return this machine's folder for files on their way to or from a URL, one folder per `reader` of it."""
     name = hashlib.sha256(f"{url} {reader}".rstrip().encode()).hexdigest()[:16]
     return Path(cache_folder or default_cache()) / "workdirs" / f"{name}-{socket.gethostname()}"
 

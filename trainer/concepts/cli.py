@@ -130,8 +130,7 @@ def _keep(folder: Store, fingerprint: str, made_from: dict[str, Any], heads: dic
 
 
 def table(heads: dict[str, Head]) -> list[str]:
-    """Return a table of the heads' metrics on test samples, each followed by that of guessing by frequency in
-    brackets."""
+    """Return a table of the heads' metrics on test samples, with the metric of guessing by frequency in brackets."""
     lines = [
         f"{'head':<11} {'concepts':>8} {'trained':>11} {'chosen by':>9} {'tested':>7}  {'loss':>13}  {'top-1':>34}  "
         f"{'recall@10':>15}  {'per concept':>15}   (in brackets: guessing by frequency)"

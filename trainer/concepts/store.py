@@ -106,8 +106,7 @@ class ConceptStore:
         return int(self.about["width"])
 
     def load(self, entry: dict[str, Any]) -> ShardConcepts:
-        """Load the shard of an entry of `shards`. Raises `BadConcepts` if its files are missing, damaged or
-        disagree."""
+        """Load the shard of an entry of `shards`. Raises `BadConcepts` if files are missing, damaged or disagree."""
         unit = entry["unit"]
         try:
             with np.load(io.BytesIO(self._data("features", f"{unit}.npz"))) as status:

@@ -55,8 +55,7 @@ class ShardTargets:
             ) from error
 
     def head(self, name: str, rows: Ids) -> tuple[Ids, Probabilities]:
-        """Return ids int64 and probabilities float32 of one head, both (len(rows), k). Rows sum to 1, or to 0 without
-        targets."""
+        """Return int64 ids and float32 probabilities of a head, (len(rows), k). Rows sum to 1, or 0 without targets."""
         probabilities = self.probabilities[name][rows].astype(np.float32)
         total = probabilities.sum(axis=1, keepdims=True)
         return self.ids[name][rows].astype(np.int64), probabilities / np.where(total > 0, total, 1)

@@ -49,8 +49,7 @@ class Loader(ABC):
     sources: tuple[OpenSource, ...] = ()
     """The shards of each source; empty if nothing is read from shards."""
     held_out: int = 0
-    """Number of samples in the other part of the split. For a loader of training samples these are the held-out
-    ones."""
+    """Number of samples in the other part of the split, such as the held-out ones for a loader of training samples."""
     streams: int | None = None
     """Number of ranges of each source that a shuffle reads in parallel. None means that there are no shards."""
 

@@ -101,8 +101,7 @@ def _room(n: int, like: Tensor) -> Tensor:
 
 
 def drawn_caption(content: bytes, field: str, seed: int) -> tuple[str, int] | None:
-    """Draw one of the captions of an image, and return it with its hash. Return None if the JSON has no list with a
-    text."""
+    """Draw one of an image's captions and return it with its hash. Return None if the JSON has no list with a text."""
     try:
         found = json.loads(content)[field]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -188,7 +187,7 @@ class Reader:
         self.state: Callable[[str], None] = lambda text: None
 
     def batch(self, epoch: int, number: int) -> tuple[Batch, list[Bad]]:
-        """Return this rank's part of a batch, and the bad samples met while making it. Raises the errors of
+        """Return this rank's part of a batch, and the bad samples met on the way. Raises the errors of
         `Loader.epoch`."""
         bad: list[Bad] = []
         sources, shards, rows, positions = (each.tolist() for each in self._slice(epoch, number))

@@ -55,8 +55,7 @@ class Shard:
     rounds: tuple[int, ...] = ()
     """The part of `samples` in each round of a pass of a selection. It is empty for a single round."""
     left_out: bool = False
-    """True if `data.skip` leaves the shard out of a run that began with it. Other samples then take its place in the
-    order."""
+    """True if `data.skip` leaves the shard out of a run that began with it. Other samples then take its place."""
 
 
 class ShardFacts(NamedTuple):
@@ -159,8 +158,7 @@ def open_source(
 
 
 def _naming(skip: Sequence[str], urls: Sequence[str], begun: Sequence[ShardFacts]) -> frozenset[str]:
-    """Return the entries of `data.skip` that name shards of a source, including shards that have gone since the run
-    began."""
+    """Return the entries of `data.skip` that name shards of a source, also if they have gone since the run began."""
     places, gone = {_place(url) for url in urls}, {fact.name for fact in begun}
     names, folders = {name_of(url) for url in urls} | gone, {place.rpartition("/")[0] for place in places}
     return frozenset(
@@ -222,8 +220,7 @@ def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int
 
 
 def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
-    """Estimate the shards of all sources that the windows read at a time touch. `share` is a fraction of the
-    streams."""
+    """Estimate how many shards of all sources are read at a time. `share` is a fraction of the streams."""
     total, streams = 0, streams if window else 1
     for source in sources:
         sizes = [shard.samples for shard in source.shards if shard.samples]

@@ -29,8 +29,7 @@ class FoundShards(NamedTuple):
     urls: list[str]
     """Paths or URLs of the tars in order, including missing ones."""
     entries: dict[str, dict[str, Any]]
-    """File name of a tar to its entry in the manifest. It is empty without a manifest, for a pattern and for a single
-    tar."""
+    """File name of a tar to its entry in the manifest, if there is one. A pattern or a single tar has none."""
     indexes: str = ""
     """Folder with the indexes that state what to read of the tars. If it is empty, all samples are read and missing
     indexes are made."""
@@ -130,8 +129,7 @@ def _remote(path: str) -> FoundShards:
 
 
 def reached(url: str) -> AbstractContextManager[None]:
-    """Turn errors of a store in the `with` block into `BadSource`, and errors of an unusable address into
-    `WrongUse`."""
+    """Turn errors of a store in the `with` block into `BadSource`, and of an unusable address into `WrongUse`."""
 
     def translation(error: Exception) -> Exception | None:
         if isinstance(error, DataError):

@@ -73,8 +73,7 @@ class _Options(NamedTuple):
 
 
 def tile_rows(b: int, n: int, elements: int | None = None) -> int:
-    """Return the number of rows of a tile, which is at least 1. A tile of several rows has at most `elements`
-    similarities."""
+    """Return the number of rows of a tile: as many as have at most `elements` similarities, but at least 1."""
     return max(1, min(b, (elements or TILE_ELEMENTS) // max(n, 1)))
 
 

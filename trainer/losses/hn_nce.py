@@ -23,12 +23,10 @@ EAGER_BYTES = 256 * 2**20
 
 
 def fitting_scale(beta: float) -> float:
-    """Return the initial factor of the cosine that suited the short runs of the study best.
-
-    Negatives weigh e^(beta s), where s is the cosine times the learned scale, so beta sharpens a scale that is already
-    too sharp. The study tried initial scales with four values of beta and two lengths; the best on held-out pairs was
-    this one, within the resolution of its grid (docs/which-beta.md).
-    """
+    """Return the initial factor of the cosine that suited the short runs of the study best. Negatives weigh e^(beta s),
+    where s is the cosine times the learned scale, so beta sharpens a scale that is already too sharp. The study tried
+    initial scales with four values of beta and two lengths; the best on held-out pairs was this one, within the
+    resolution of its grid (docs/which-beta.md)."""
     return 10 / (1 + 2 * beta)
 
 
