@@ -252,8 +252,7 @@ def _untested(task: str, row_a: Mapping[str, Any] | None, row_b: Mapping[str, An
 
 
 def _average(pairs: Sequence[tuple[str, Estimate, Estimate]]) -> ComparedAverage | None:
-    """Return the average over the compared tasks, without tasks that A or B lacks. Return None if fewer than two are
-    left."""
+    """Return the average over the tasks that A and B share. Return None if there are fewer than two."""
     if len(pairs) < 2:
         return None
     paired = average_difference(pairs)

@@ -93,11 +93,8 @@ def macro_f1(predicted: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None
 def _over_classes(
     of_class: Floats, moved: Floats, class_of: NDArray[np.intp], sizes: NDArray[np.intp], clusters: ArrayLike | None
 ) -> Estimate:
-    """Return the mean over classes, stratified by class size: 1, 2 to 3, 4 to 7, 8 to 15 ... items.
-
-    The items of a stratum have about the same weight, so the stratum tells how uncertain a class
-    without a variance of its own is.
-    """
+    """Return the mean over classes, stratified by class size: 1, 2 to 3, 4 to 7, 8 to 15 ... items. The items of a
+    stratum have about the same weight, so the stratum tells how uncertain a class without a variance of its own is."""
     images = np.arange(len(moved)) if clusters is None else np.asarray(clusters)
     # frexp's exponent is the bit length of the size, so a stratum spans a factor of two.
     stratum = np.frexp(sizes)[1]
@@ -118,11 +115,9 @@ def _over_classes(
 def _within_classes(
     value: float, moved: Floats, class_of: NDArray[np.intp], sizes: NDArray[np.intp], images: NDArray[Any]
 ) -> Estimate:
-    """Return the mean over the classes of a stratum.
-
-    `moved` (n,) is how much each item moved it. Deviations are taken within a class; classes of one item are compared
-    with each other. The variances of the classes are pooled, so their degrees of freedom add up.
-    """
+    """Return the mean over the classes of a stratum. `moved` (n,) is how much each item moved it. Deviations are taken
+    within a class; classes of one item are compared with each other. The variances of the classes are pooled, so their
+    degrees of freedom add up."""
     alone = sizes == 1
     # All classes of one item form one extra stratum, with the number len(sizes).
     stratum_of = np.where(alone[class_of], len(sizes), class_of)

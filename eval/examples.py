@@ -34,8 +34,8 @@ class FoundTexts:
     texts: Sequence[tuple[str, float, bool]]
     """(caption, cosine, whether it is the image's), nearest first."""
     rank: int
-    """Rank, from 1, of its first right caption. For caption selection it is 1 plus the wrong captions ahead of its last
-    right one."""
+    """Rank, from 1, of its first right caption, or in caption selection 1 plus the wrong ones ahead of its last right
+    one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

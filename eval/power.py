@@ -52,8 +52,7 @@ def _called(n: int, disagree: float) -> tuple[NDArray[Any], NDArray[Any], NDArra
 
 
 def detectable(n: int, disagree: float) -> float:
-    """Return the smallest difference of two proportions that is found in 80 % of cases, or `disagree` if there is
-    none."""
+    """Return the smallest difference of proportions that is found in 80 % of cases, or `disagree` if none is."""
     # Bisect: the power grows with the difference.
     low, high = 0.0, disagree
     while high - low > 1e-5:

@@ -63,8 +63,7 @@ class Items:
     predicted: np.ndarray
     """(n,) the model's output: a class index, a rank, a candidate's index, or whether a pair is right."""
     label: np.ndarray
-    """(n,) the right output in the same terms, or -1 if several may be right. For caption selection it is the
-    category."""
+    """(n,) the right output in the same terms, -1 if several may be right, or the category of caption selection."""
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Further arrays, such as the scores behind an AUC."""
 
@@ -185,8 +184,7 @@ def numbers(paired: Paired) -> dict[str, Any]:
 
 
 def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Return the reason why two numbers cannot be compared: other rules, task versions or data. Return "" if they
-    can."""
+    """Return why two numbers cannot be compared (other rules, task versions or data), or "" if they can."""
     rules_a, rules_b = rules_of(a), rules_of(b)
     if rules_a != rules_b:
         older = "A" if rules_a < rules_b else "B"
@@ -215,8 +213,7 @@ IGNORED = (
 
 
 def note_of(few: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Return the note of a comparison: `few` (the reason why there is no test), differences of the protocols, and
-    cautions."""
+    """Return the note of a comparison: `few` (why there is no test), differences of the protocols, and cautions."""
     differing = sorted(key for key in {*a, *b} if key not in IGNORED and a.get(key) != b.get(key))
     differ = f"the protocols differ in {', '.join(differing)}" if differing else ""
     return "; ".join(note for note in (few, differ, cautions(a)) if note)

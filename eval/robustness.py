@@ -26,8 +26,7 @@ class Robustness:
     value: float
     """Accuracy minus the expected one, between -1 and 1."""
     low: float | None
-    """Lower end of the 95 % interval over images of both sets, with the curve taken as known. None without
-    intervals."""
+    """Lower end of the 95 % interval over images of both sets, if they have one. The curve is taken as known."""
     high: float | None
     expected: float
     spread: float

@@ -385,17 +385,13 @@ def _within(value: float, reach: float, df: float, changed: bool) -> Paired:
 
 def _recovered(reaches: Floats, alike: Floats) -> float:
     """Return the distance from a sum to its end, by the method of variance estimates recovery (Zou and Donner 2008).
-
-    The distances (k,) of its terms are squared and added with their correlations (k, k).
-    """
+    The distances (k,) of its terms are squared and added with their correlations (k, k)."""
     return math.sqrt(max(float(reaches @ alike @ reaches), 0.0))
 
 
 def _correlations(names: Sequence[Hashable], units: Sequence[NDArray[Any]], parts: Sequence[Floats]) -> Floats:
-    """Return (k, k) correlations of numbers about the sets of images `names`.
-
-    They are 0 without a common image, and 1 with common images if one number has no variance.
-    """
+    """Return (k, k) correlations of numbers about the sets of images `names`. They are 0 without a common image, and 1
+    with common images if one number has no variance."""
     matrix = np.eye(len(names))
     spread = [float(np.sum(part**2)) for part in parts]
     for a, b in itertools.combinations(range(len(names)), 2):

@@ -70,13 +70,9 @@ class TextList(NamedTuple):
 
 
 def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
-    """Read the data of a task from its first available source and check it against the task's entry.
-
-    Raises:
-        DataMissing: No source is available; the message says how to get the data.
-        DataBroken: A source is available but invalid.
-        WrongUse: The options of a source do not fit its layout.
-    """
+    """Read the data of a task from its first available source and check it against the task's entry. Raises DataMissing
+    if no source is available, with how to get the data, DataBroken if one is invalid, and WrongUse if the options of a
+    source do not fit its layout."""
     try:
         data = _first(task, task.sources, needs, root, memo)
     except (DataMissing, DataBroken) as error:
@@ -188,8 +184,7 @@ def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
 
 
 def class_names(task: Task, data: DataSet) -> TextList:
-    """Return the class names of a task in order of label. Raises `DataBroken` if there are none or a wrong number of
-    them."""
+    """Return the class names of a task in order of label. Raises `DataBroken` if their number is wrong or 0."""
     listed = _listed("class_names", task.class_names, data.class_names, data)
     if not listed.texts:
         raise DataBroken(_lacking(task, data) or _no_lists(data.place, ["class_names"]))
@@ -211,8 +206,7 @@ def templates(task: Task, data: DataSet) -> TextList:
 
 
 def _lacking(task: Task, data: DataSet | None) -> str:
-    """Return the lists that the prompts of a classification need and lack, and how to give them. `data` is None if
-    unread."""
+    """Return which lists the prompts of a classification lack, and how to give them. `data` is None if unread."""
     if task.kind != "classification":
         return ""
     lacking: list[Texts] = []

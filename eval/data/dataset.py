@@ -22,8 +22,7 @@ _FORMATS = (*FORMATS, "PPM")  # older sets use PPM; the format is simple enough 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about an image with its answers. Raises ValueError if answers or candidates are missing, or a text is
-    not a string."""
+    """A question about an image. Raises ValueError if it lacks answers or candidates, or a text is not a string."""
 
     key: str
     """Unique name, as in the annotations below. `image` and `images` are indices of images."""
@@ -129,8 +128,7 @@ class DataSet:
     groups: tuple[str, ...] | None = None
     """Next to labels: the group of each image, such as a region of the world."""
     bursts: np.ndarray | None = None
-    """(n,) int64, next to labels. Images of one series share a number and are one observation. With None every image is
-    its own."""
+    """(n,) int64, next to labels. Images with equal numbers, a series, are one observation. None means no series."""
     class_names: tuple[str, ...] | None = None
     """The data's own class names in order of label."""
     templates: tuple[str, ...] | None = None
@@ -140,8 +138,7 @@ class DataSet:
 
     @property
     def items(self) -> int:
-        """Number of choices, pairs or associations, or of images if there are none. `items` and `sample` of a task
-        count these."""
+        """Number of choices, pairs or associations, or of images without them, as in `items` and `sample` of a task."""
         annotated = (self.choices, self.pairs, self.associations)
         return next((len(one) for one in annotated if one is not None), len(self))
 

@@ -125,8 +125,7 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
 
 
 def check_images(root: Path, names: Collection[str], place: str) -> None:
-    """Raise `DataMissing` if no image exists, because none was downloaded, and `DataBroken` if only some are
-    missing."""
+    """Raise `DataMissing` if no image exists (none was downloaded), and `DataBroken` if only some are missing."""
     lacking = [name for name in names if not (root / name).is_file()]
     if len(lacking) == len(names):
         raise DataMissing(f"the images of {place} are not in {root}")
@@ -135,8 +134,7 @@ def check_images(root: Path, names: Collection[str], place: str) -> None:
 
 
 def _text(value: Any) -> str:
-    """Return a column's value as text. It is empty for JSON's null, and for a column that a short row of a .tsv or .csv
-    lacks."""
+    """Return a column's value as text. It is empty for JSON's null, and beyond the end of a short row."""
     return "" if value is None else str(value)
 
 

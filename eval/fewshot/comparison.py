@@ -109,8 +109,7 @@ _Shots = Mapping[int, Sequence[Sequence[str]]]
 
 
 def _record(path: Path) -> tuple[str, _Shots] | None:
-    """Return the metric and the shots of a record. Return None if there is no record. Raises `DataBroken` if it is
-    corrupt."""
+    """Return the metric and the shots of a record, or None without one. Raises `DataBroken` if it is corrupt."""
     record = read_written(path)
     if record is None:
         return None

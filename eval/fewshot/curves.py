@@ -46,8 +46,7 @@ class FewShotSettings:
     metric: str = "top1"
     """top1 or mean_per_class."""
     standard_errors: float = 0.0
-    """Number of standard errors of held-out cross-entropy by which a more cautious choice may be worse
-    than the best."""
+    """Standard errors of held-out cross-entropy by which a more cautious choice may be worse than the best."""
     floor: bool = True
     """Make the radius or penalty for several shots at least as free as for one shot."""
     device: str = "cpu"

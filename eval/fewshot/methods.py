@@ -89,8 +89,8 @@ USES = {"text-or-zero": ("probe", "random-init")}
 
 
 def fitted_together(methods: Sequence[str]) -> list[tuple[str, ...]]:
-    """Divide the methods into parts to be fitted independently, each method with those it reuses, the largest part
-    first."""
+    """Divide the methods into independent parts, largest first. Methods that reuse each other's fits are in one
+    part."""
     # Maps the users and the used methods to the user, which names their part.
     joined = {one: name for name, others in USES.items() if name in methods for one in (*others, name)}
     parts: dict[str, list[str]] = {}

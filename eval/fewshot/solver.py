@@ -134,12 +134,10 @@ def solve(
     loss: SoftmaxLoss, term: Term, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
 ) -> Solution:
     """Minimize loss + term, from the offsets `start` (C, d + 1) or 0, until the term's gap is at most `tolerance`.
-
     After `max_steps` the last offsets are returned, even if the gap is larger. The curvature bound can be a hundred
     times the curvature near the answer. The step is therefore longer than the bound's inverse wherever the descent
     inequality still holds, and falls back to it otherwise. Momentum restarts where it points uphill (O'Donoghue and
-    Candes 2015).
-    """
+    Candes 2015)."""
     bound = loss.curvature()
     curvature = bound * _FIRST_GUESS
     zero = loss.base.new_zeros(loss.shape)

@@ -39,12 +39,8 @@ def lowest_best(logits: torch.Tensor) -> torch.Tensor:
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean over occurring classes of the fraction of hits among a class's items (balanced accuracy).
-
-    Args:
-        hits: (n,) 1 for right, 0 for wrong.
-        labels: (n,) class indices.
-    """
+    """Return the mean over occurring classes of the fraction of hits (n,), 0 or 1, among a class's items (balanced
+    accuracy)."""
     counts = np.bincount(labels)
     sums = np.bincount(labels, weights=hits)
     present = counts > 0

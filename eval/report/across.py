@@ -55,8 +55,7 @@ class Across:
 
 
 def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
-    """Average every kind with at least two measured tasks, with intervals by `folder`/items. Raises the errors of
-    `across`."""
+    """Average every kind with two or more measured tasks, with intervals by `folder`/items. Raises as `across`."""
     rows = []
     for kind in dict.fromkeys(task.kind for task in tasks):
         of_kind = [task for task in tasks if task.kind == kind]
@@ -107,8 +106,7 @@ def _own_averages(path: Path) -> dict[str, tuple[str | tuple[str, ...], ...]]:
 def _of_suite(
     suite: str, average_of: Sequence[str | Sequence[str]], tasks: Sequence[TaskRows], folder: Path
 ) -> Across | None:
-    """Return the suite's average. Return None if it has none, the run lacks one of its tasks, or no part was
-    measured."""
+    """Return the suite's average. Return None if it has none, a task is not in the run, or no part was measured."""
     by_name = {task.task: task for task in tasks}
     parts = [(one,) if isinstance(one, str) else tuple(one) for one in average_of]
     if not parts or any(name not in by_name for part in parts for name in part):

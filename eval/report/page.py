@@ -101,8 +101,7 @@ def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, st
 
 
 def draw_curves(table: FewShotTable) -> str:
-    """Return a chart of the mean over seeds against shots, with a line per method and bars of one standard
-    deviation."""
+    """Return a chart of the mean over seeds by shots, with a line per method and bars of one standard deviation."""
     series = [
         Series(method, [_point(k, row) for k in table.shots if (row := table.of(method, k)) is not None])
         for method in table.methods
