@@ -184,8 +184,7 @@ def parsed_by(module: str, *arguments: Any, **named: Any) -> argparse.Namespace:
 
 
 def refuse_empty(options: argparse.Namespace, *names: str) -> None:
-    """Raise `WrongUse` if one of these options, named without dashes, is given and empty, as "" means the current
-    folder."""
+    """Raise `WrongUse` if one of these options (without dashes) is empty, because "" means the current folder."""
     for name in names:
         if getattr(options, name) == "":
             raise WrongUse(f"--{name} is empty, perhaps from an unset variable; give it a value, or leave it out")

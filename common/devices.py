@@ -20,8 +20,7 @@ _BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether an x86 processor multiplies bfloat16 natively. Return False for others, and without the file
-    (macOS)."""
+    """Return whether this is an x86 processor that multiplies bfloat16 natively. Without the file return False."""
     if not cpuinfo.is_file():
         return False
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()

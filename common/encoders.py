@@ -47,8 +47,7 @@ class EncoderName:
 def parse_encoder_name(
     text: str, *, libraries: Collection[str], names: Sequence[str], what: str = "encoder"
 ) -> EncoderName:
-    """Parse an encoder name. Raise EncoderError if it is unknown or incomplete, or gives a built-in encoder an
-    argument."""
+    """Parse an encoder name. Raise EncoderError if it is unknown, incomplete, or a built-in one with an argument."""
     if text in names:
         return EncoderName(text, "", text, "")
     library, _, rest = text.partition(":")
@@ -159,16 +158,10 @@ def no_code() -> Iterator[None]:
 
 
 def create_open_clip(name: str, pretrained: str | None = None, **settings: Any) -> tuple[Any, Any, Any]:
-    """Return a model of open_clip, its evaluation preprocessing and its tokenizer. Run no code, and ask no hub.
-
-    Args:
-        name: an architecture, or `local-dir:<folder>`.
-        pretrained: path of the weights of an architecture; None: a folder's own, or random ones.
-
-    Raises:
-        ValueError: a text model or tokenizer needs code.
-        Exception: errors of the libraries, see `loading`.
-    """
+    """Return a model of open_clip, its evaluation preprocessing and its tokenizer. Run no code, and ask no hub. `name`
+    is an architecture, or `local-dir:<folder>`. `pretrained` is the path of an architecture's weights; without it they
+    are a folder's own, or random. Raises ValueError if a text model or tokenizer needs code, and errors of the
+    libraries, see `loading`."""
     import open_clip
 
     with no_hub(), no_code():

@@ -32,8 +32,7 @@ def is_temporary(name: str) -> bool:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what killed runs left directly in `folder`, and also what other processes are writing there. Files of
-    other programs stay."""
+    """Delete this program's temporary files directly in `folder`, including those that other processes write now."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if not is_temporary(path.name):
             continue
@@ -108,8 +107,7 @@ def publish_bytes(path: Path, content: bytes) -> None:
 
 
 def publish_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, complete or not at all. Raise ValueError for NaN or infinity, which not every program
-    reads."""
+    """Write a value as JSON, complete or not at all. Raise ValueError for NaN or infinity, which JSON lacks."""
     text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     # Lone surrogates, which file names can hold, become escapes that JSON knows.
     publish_bytes(path, text.encode("utf-8", "backslashreplace"))

@@ -18,9 +18,8 @@ from typing import Final
 MAX_PARTS: Final = 100_000
 """Maximum number of walked segments, chunks or blocks of a file. libpng writes chunks of 8 KiB, so this is 800 MB."""
 MAX_SCANS: Final = 100
-"""Maximum number of scans in a JPEG. A baseline JPEG has 1 to 4, a progressive one 10 by libjpeg's
-color script and a few more by MozJPEG's search; hand-made scripts for jpegtran have a few dozen.
-libjpeg itself has no limit."""
+"""Maximum number of scans in a JPEG. A baseline JPEG has 1 to 4, a progressive one 10 by libjpeg's color script and a
+few more by MozJPEG's search; hand-made scripts for jpegtran have a few dozen. libjpeg itself has no limit."""
 MAX_SCANNED: Final = 2_000_000_000
 """Maximum scans x pixels, as each scan of a JPEG may visit all pixels: 20 scans of an image of 100 million pixels."""
 
@@ -57,8 +56,8 @@ class ImageParts:
     data: bytes
     """The bytes for the decoder."""
     size: tuple[int, int] | None
-    """Width and height by the file's own headers. None means that opening allocates nothing, so the decoder may report
-    them."""
+    """Width and height in the file's headers, or None if the decoder may report them, since opening allocates
+    nothing."""
     orientation: int = 1
     """EXIF orientation, 1 to 8."""
     scans: int = 1

@@ -100,12 +100,8 @@ class OpenedImage:
 
 
 def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORMATS) -> OpenedImage:
-    """Open an image file of an accepted format; PPM may be added if the bytes are the user's own.
-
-    Raises:
-        BadImage: the bytes are not an accepted image. No other exception is raised except
-            MemoryError, which is not caught because it says nothing about the bytes.
-    """
+    """Open an image file of an accepted format. PPM may be added if the bytes are the user's own. Raises BadImage if
+    the bytes are not an accepted image, and no other exception but MemoryError, which says nothing about the bytes."""
     if not data:
         raise BadImage(BadImageReason.EMPTY, "0 bytes; the file is empty")
     if len(data) > limits.max_bytes:
@@ -174,8 +170,8 @@ def decoding(what: str) -> Iterator[None]:
 
 
 def _kind_of_damage(error: Exception) -> BadImageReason:
-    """Return the reason for an error. Pillow raises OSError for truncated and for corrupt data, with different
-    messages."""
+    """Return the reason for an error. Pillow's OSError for truncated and for corrupt data differs only in the
+    message."""
     text = str(error).lower()
     ended = isinstance(error, EOFError) or any(
         word in text for word in ("truncated", "not enough", "unexpected end", "premature")

@@ -185,8 +185,8 @@ class Lease:
         return [other for other in many_at_once(partial(self._other, now=now), paths) if other]
 
     def _other(self, path: str, now: datetime | None) -> _Other | None:
-        """Read another run's lease. Return None if it is gone. `now` is the store's time of this run's renewal, or
-        None."""
+        """Read another run's lease, or return None if it is gone. `now` is the store's time of this run's renewal, if
+        known."""
         try:
             lease: dict[str, Any] = json.loads(self._fs.cat_file(path))
         except FileNotFoundError:
@@ -198,8 +198,7 @@ class Lease:
         return _Other(path, lease, (now - written).total_seconds() + _clock() - self._renewed)
 
     def _written(self, path: str) -> datetime | None:
-        """Return the time by the store's clock when an object was written. Return None if it is not reported or the
-        object is gone."""
+        """Return the store's time when an object was written. Return None if it is unknown or the object is gone."""
         try:
             found: datetime = self._fs.modified(path)
         except (NotImplementedError, FileNotFoundError):

@@ -34,8 +34,7 @@ class ProgressBar(tqdm):
         out: TextIO | None = None,
         disable: bool = False,
     ):
-        """Create a bar over `work`, or one that `update` or `move` moves, without showing it yet. `out` replaces
-        standard error."""
+        """Create a bar over `work`, or for `update` or `move`, without showing it. `out` replaces standard error."""
         self.exact = True
         out = out or sys.stderr
         terminal = out.isatty()

@@ -34,7 +34,7 @@ class Ranks:
         return self.rank == 0
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Return (world * b, ...), the tensors (b, ...) of all ranks in rank order. With several ranks it has no
+        """Return (world * b, ...), the tensors (b, ...) of all ranks in order. With several ranks it has no
         gradient."""
         return tensor if self.world == 1 else _all_gather(tensor.detach(), self.world)
 

@@ -1,10 +1,9 @@
-"""Index of a shard, which is a webdataset tar. It is usually stored next to the shard in `.index/`; with
-it any sample can be read without reading those before it.
+"""Index of a shard, which is a webdataset tar. It is usually stored next to the shard in `.index/`; with it any sample
+can be read without reading those before it.
 
-Building an index reads the shard from end to end. It records offsets and sizes of images, captions
-and JSON, hashes of images and captions, uids, and the tar's SHA-256. It also detects defects of a
-shard before it is used. Stage `export` writes an index with each shard. Training builds missing ones,
-except those of `--export index` and of `make select`.
+Building an index reads the shard from end to end. It records offsets and sizes of images, captions and JSON, hashes of
+images and captions, uids, and the tar's SHA-256. It also detects defects of a shard before it is used. Stage `export`
+writes an index with each shard. Training builds missing ones, except those of `--export index` and of `make select`.
 """
 
 from __future__ import annotations
@@ -217,8 +216,7 @@ class _Hashed:
 
 
 def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
-    """Index a tar in one pass over its bytes, with the stamp of `stamp_of`. Defects of the tar are counted in `bad` and
-    raise no error."""
+    """Index a tar in one pass, with the stamp of `stamp_of`. Count its defects in `bad`, without raising an error."""
     hashed = _Hashed(stream)
     rows: list[tuple[int, ...]] = []
     keys: list[str] = []

@@ -35,8 +35,7 @@ def local_path(path: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """Return a local path as an absolute one, because workers may run in another folder. Return an address
-    unchanged."""
+    """Return an absolute local path, because workers may run in another folder. Return an address unchanged."""
     return path if is_remote(path) else os.path.abspath(local_path(path))
 
 

@@ -27,8 +27,8 @@ class Member:
     name: str
     """Path in the tar. Bytes that are not UTF-8 become surrogate escapes."""
     offset: int
-    """Offset in the uncompressed stream of the first header, extended ones included, or of zeros before that, in tars
-    joined with cat."""
+    """Uncompressed offset of the first header, extended ones included, or of zeros before it in tars joined with
+    cat."""
     content: int
     """Offset of its content in the uncompressed stream."""
     size: int
@@ -163,8 +163,7 @@ class TarStream:
 
 
 def _pax_records(content: bytes) -> dict[str, str]:
-    """Return the records "length key=value" of a pax header, up to the first malformed one. As in the other headers, a
-    value ends at a NUL."""
+    """Return the records "length key=value" of a pax header, up to the first malformed one. A value ends at a NUL."""
     records: dict[str, str] = {}
     while content:
         length, _, _ = content.partition(b" ")

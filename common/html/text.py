@@ -25,8 +25,7 @@ class TextSpan:
 
 
 def is_hidden(char: str) -> bool:
-    """Return whether a character is invisible but affects the page: a control or bidi character, a lone surrogate, or
-    one of `_UNSEEN`."""
+    """Return whether an invisible character affects the page: control, bidi, a lone surrogate, or of `_UNSEEN`."""
     return char in _BIDI or char in _UNSEEN or unicodedata.category(char) in ("Cc", "Cs")
 
 
@@ -91,8 +90,7 @@ def anchor(name: str) -> str:
 
 
 def text_width(text: str, size: float) -> float:
-    """Estimate the width of a text in a sans-serif font of a size, both in pixels, since no font can be measured
-    here."""
+    """Estimate the width of a text in a sans-serif font of a size, both in pixels. No font is available to measure."""
     return size * sum(_advance(char) for char in text)
 
 
