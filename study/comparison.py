@@ -117,8 +117,7 @@ def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compa
 
 
 def corrected(found: Sequence[Compared]) -> list[Compared]:
-    """Return the comparisons with p values corrected for their number (Holm 1979), and with the differences that this
-    leaves detectable."""
+    """Return the comparisons with p values corrected for their number (Holm 1979) and the detectable differences."""
 
     def detectable(one: Compared) -> float:
         return one.measure.change(one.measure.better * (one.paired.detectable_among(len(found)) or 0.0))
@@ -135,8 +134,7 @@ def _estimate(rows: Rows, row: Row, items: str, measure: Measure) -> Estimate:
 
 
 def _images(stored: Mapping[str, NDArray[Any]], items: str) -> NDArray[np.int64] | None:
-    """Return the image of every caption, in order, each with the same number of captions. Return None if the items are
-    not captions."""
+    """Return the image of every caption: images are in order, with equally many each. Return None for other items."""
     name, _, direction = items.rpartition("/")
     if direction != "t2i":
         return None

@@ -32,8 +32,7 @@ from study.verdicts import Decided, drawn_verdicts, laion_captions, write_drawn
 from study.web import SHARDS, VERDICTS, pairs_of, shards_of
 
 DRAWN, SEED = 6000, 0
-"""Maximum number of images that show their caption (also at most half of the training pairs), and the seed that draws
-them."""
+"""Maximum number of images that show their caption (at most half of the training pairs), and the seed of the draw."""
 
 
 class SetMissing(WrongUse):
@@ -45,8 +44,7 @@ class Web:
     """n image-text pairs of the web."""
 
     images: NDArray[Any]
-    """(n, d) float32 features, standardized by the mean and deviation of the training pairs, or (n, 3, s, s) uint8
-    pixels."""
+    """(n, d) float32 features, standardized by the training pairs, or (n, 3, s, s) uint8 pixels."""
     captions: NDArray[np.str_]
     verdict: NDArray[np.str_]
     """`kept`, or the first reason why CAT rejects the pair, such as `action`, `complexity` or `text_spotting`."""
@@ -177,7 +175,7 @@ class Data:
         return standardised(features, *self._scaling)
 
     def laion(self) -> list[Decided]:
-        """Return alt texts of LAION with C's and A's decisions, in a fixed order. Raises `SetMissing` or
+        """Return LAION's alt texts with C's and A's decisions, in a fixed order. Raises `SetMissing` or
         `FilterFailed`."""
         return self._laion
 

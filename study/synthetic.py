@@ -51,8 +51,7 @@ def write_synthetic(folder: Path) -> None:
 
 
 def _write_web(folder: Path, generator: np.random.Generator) -> None:
-    """Write web pairs with known decisions, in the form of the filter's outputs. Half of the captions have no
-    action."""
+    """Write web pairs with known decisions, in the form of the filter's outputs. Half the captions have no action."""
     tar = folder / SHARDS / "00000.tar"
     _write(tar, _pairs(generator))
     found = [(key, members["txt"].decode()) for key, members in samples(tar)]

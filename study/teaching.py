@@ -50,8 +50,7 @@ class Named:
 
 
 def named(captions: Sequence[Sequence[str]]) -> Named:
-    """Return the concepts of each photograph's captions combined. A compound object counts as its longest name in the
-    vocabulary."""
+    """Return each photograph's concepts over all captions. A compound counts as its longest name in the vocabulary."""
     flat = [text for each in captions for text in each]
     decided = decide_captions(CaptionAnnotator().annotate(flat), load_preset("paper").captions)
     names, at = concept_names(), np.repeat(np.arange(len(captions)), [len(each) for each in captions])
@@ -116,8 +115,7 @@ def imagenet_head() -> dict[str, Head]:
 def write_targets(
     folder: Path, name: str, heads: Mapping[str, Head], features: NDArray[np.float32], pairs: Pairs
 ) -> None:
-    """Write the predictions for photographs in the form of `concepts.path`. Pairs get the predictions of their
-    photograph."""
+    """Write the predictions for photographs in the form of `concepts.path`. Pairs get those of their photograph."""
     kept = {head: top_k(classifier, features.astype(np.float16), K) for head, classifier in heads.items()}
     targets = ShardTargets(
         shard=name,

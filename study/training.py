@@ -105,8 +105,8 @@ class Trained:
         return normalize(features, dim=-1).cpu()
 
     def retrieval(self, tests: Mapping[str, Pairs]) -> tuple[dict[str, float], dict[str, NDArray[np.int64]]]:
-        """Return metrics and 1-based ranks of test sets, by `NAME/t2i` and `NAME/i2t`. All wrong results of equal score
-        count as ahead."""
+        """Return metrics and 1-based ranks of test sets, by `NAME/t2i` and `NAME/i2t`. In a tie wrong results are
+        ahead."""
         metrics: dict[str, float] = {}
         ranks: dict[str, NDArray[np.int64]] = {}
         for name, pairs in tests.items():
@@ -166,8 +166,7 @@ def trained(
 
 
 def _settings(config: Path, given: Mapping[str, Any], words: Sequence[str]) -> Config:
-    """Return the configuration with overrides. A small text tower gets `words` as its vocabulary; others have
-    tokens."""
+    """Return the configuration with overrides. A small text tower gets the vocabulary `words`; others have tokens."""
     settings = load_config(str(config), base=given)
     if not is_own((settings.model.architecture or {})["text_cfg"]):
         return settings

@@ -142,8 +142,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 
 
 def chosen(choice: Choice, arm: str, seed: int, share: float) -> NDArray[np.int64]:
-    """Return the rows of a pool that an arm learns from. Arms of equal size learn from at most the fraction `share` of
-    it."""
+    """Return the rows of a pool that an arm learns from: for arms of equal size, at most the fraction `share`."""
     everything, scores = len(choice.origin), choice.scores[seed % len(choice.scores)]
     if arm == "all":
         return np.arange(everything)

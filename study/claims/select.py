@@ -46,10 +46,8 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train on the arm's pairs, each as often as it says, and rank the test pairs.
-
-    Return metrics, ranks by test set and direction, and notes.
-    """
+    """Train on the arm's pairs, each as often as it says, and rank the test pairs. Return metrics, ranks by test set
+    and direction, and notes."""
     on, tuning = track_of(ABOUT, arm.track), arm.settings.get("stage") == TUNING
     pairs, verdict, words = _half(arm.pool, data, on.side, 0 if tuning else 1)
     repeats = chosen(verdict, arm.arm, arm.budget, arm.seed)
