@@ -184,8 +184,7 @@ IMAGES = 1000
 
 
 def memory(counts: Sequence[int]) -> None:
-    """Print the growth of the peak memory by retrieval in both directions, including features, each side in its own
-    process."""
+    """Print the growth of the peak memory by retrieval in both directions and by features, each side in a process."""
     sides = ("ours", "clip-benchmark")
 
     def cells(count: int) -> list[str]:
@@ -197,8 +196,7 @@ def memory(counts: Sequence[int]) -> None:
 
 
 def vectors(start: int, stop: int) -> torch.Tensor:
-    """Return (stop - start, WIDTH) unit vectors that depend only on their index, so that they need no memory in
-    advance."""
+    """Return (stop - start, WIDTH) unit vectors that depend only on their index, so none are kept in memory."""
     index = torch.arange(start, stop, dtype=torch.float64)[:, None]
     wave = torch.arange(1, WIDTH + 1, dtype=torch.float64)
     return torch.nn.functional.normalize(torch.sin(index * wave.sqrt()).float(), dim=1)

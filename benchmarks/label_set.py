@@ -41,8 +41,7 @@ class Labelled:
     verbs: frozenset[str]
     """Verb words of the stated actions."""
     part: str
-    """train, development (thresholds are chosen there) or test. Rows of LAION are divided by a hash of the row
-    number."""
+    """train, development (thresholds are chosen there) or test. A hash of the row number divides LAION's rows."""
     medium: Readings = ()
     """Verb words of each reading under the medium guideline."""
     lenient: Readings = ()
@@ -71,8 +70,7 @@ class Truth:
 
     @staticmethod
     def of(readings: Sequence[Sequence[bool]]) -> Truth:
-        """Build labels from two readings per caption. A caption counts if its readings are equal. One without readings
-        is False and counts."""
+        """Build labels from two readings per caption. Equal readings count. A caption without any is False."""
         first, second = np.array([reading or (False, False) for reading in readings], bool).T
         return Truth(first, first == second)  # captions on which the readings differ are not counted
 
@@ -81,7 +79,7 @@ class Truth:
 
 
 def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Truth]]:
-    """Return the labels of actions and of complexity, by guideline. `laion400m_sample.tsv` holds one strict label per
+    """Return the labels of actions and complexity, by guideline. `laion400m_sample.tsv` has one strict label per
     row."""
     actions = {
         "strict": Truth.of([(e.action, e.action) for e in labelled]),

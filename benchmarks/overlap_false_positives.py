@@ -43,8 +43,7 @@ def as_lines(caption: str, rng: random.Random, most: int) -> list[SpottedText]:
 
 
 def piece_of(caption: str, rng: random.Random) -> str | None:
-    """Return one to five neighboring words with at least LEAST_PIECE letters and digits, ASCII only. Return None if ten
-    draws find none."""
+    """Return one to five neighboring ASCII words of LEAST_PIECE characters or more in all, or None after ten draws."""
     words = caption.split()
     for _ in range(10):
         start, count = rng.randrange(len(words)), rng.randint(1, 5)

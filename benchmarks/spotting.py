@@ -1,24 +1,22 @@
-"""Images per core-second of our text spotter against PaddleOCR and faster-paddle with their
-defaults, and their decisions.
+"""Images per core-second of our text spotter against PaddleOCR and faster-paddle with their defaults, and their
+decisions.
 
     python -m benchmarks.spotting [--images DIR] [--count 40] [--repeats 3] [--sides ...]
 
-All sides read the same files, with one thread in each process. PaddleOCR's defaults are full
-resolution (`min`, 64) and recognition in batches of 6; it gets the small models (the largest
-available) or the tiny ones, and ONNX Runtime. Its orientation and unwarping models are off: no package
-has their weights, and the defaults would be slower with them. `PaddleOCR, our sizes` is its pipeline
-with our sizes and thresholds, but it has no second look or reading and reduces images less while
-decoding. Our spotter was built on that pipeline before version 2 of its processing.
+All sides read the same files, with one thread in each process. PaddleOCR's defaults are full resolution (`min`, 64) and
+recognition in batches of 6; it gets the small models (the largest available) or the tiny ones, and ONNX Runtime. Its
+orientation and unwarping models are off: no package has their weights, and the defaults would be slower with them.
+`PaddleOCR, our sizes` is its pipeline with our sizes and thresholds, but it has no second look or reading and reduces
+images less while decoding. Our spotter was built on that pipeline before version 2 of its processing.
 
-Each run is a separate process and the sides take turns; the tables have median times, and ratios are
-those of runs of the same round: to PaddleOCR's defaults, and to its pipeline with our sizes. CPU time
-counts the decoding of the files and the reading, in all processes and threads of a side; the loading of
-the models and a first pass over some or all images are excluded. Images with text are those in which
-the reference reads a line of three letters or more with a score of 0.8 or more; the mix has as many
-with as without. A second table has the same images at 1,000 to 1,600 pixels. A decision is whether the
-image's caption overlaps its text. Captions come from `manifest.tsv` next to the folder (columns
-image_path, caption); an image without one is compared with what the reference reads in it. A third
-table has the images reduced to 256 pixels.
+Each run is a separate process and the sides take turns; the tables have median times, and ratios are those of runs of
+the same round: to PaddleOCR's defaults, and to its pipeline with our sizes. CPU time counts the decoding of the files
+and the reading, in all processes and threads of a side; the loading of the models and a first pass over some or all
+images are excluded. Images with text are those in which the reference reads a line of three letters or more with a
+score of 0.8 or more; the mix has as many with as without. A second table has the same images at 1,000 to 1,600 pixels.
+A decision is whether the image's caption overlaps its text. Captions come from `manifest.tsv` next to the folder
+(columns image_path, caption); an image without one is compared with what the reference reads in it. A third table has
+the images reduced to 256 pixels.
 """
 
 from __future__ import annotations
@@ -63,8 +61,7 @@ class Side:
     peak: Callable[[], float] = memory_mib
     """Return the peak resident memory of all of its processes, in MiB."""
     warm: int | None = 8
-    """Number of images that it reads before it is measured. None stands for all, if shapes are compiled when they first
-    occur."""
+    """Number of images read before the measurement. None reads all, if shapes are compiled when they first occur."""
 
 
 @contextmanager
