@@ -195,7 +195,7 @@ def _check_holdout(config: Config, loader: Loader) -> None:
         return
     without = [source.path for source in loader.sources if not source.others]
     if not loader.held_out:
-        without = without or [config.data.path]  # a loader of one's own has no sources
+        without = without or [config.data.path]  # `data.loader` has no sources
     if without:
         raise WrongUse(
             f"data.split.holdout {split.holdout:g} holds out no pair of {without[0]}: raise it, or set it, or "

@@ -156,8 +156,8 @@ class ScheduleSettings:
     peak until the cooldown. A run at a constant rate can take any length and be cooled down from
     any of its checkpoints (`branch`). (recipe: cosine)"""
     cooldown: Share = 0.0
-    """Fraction of the run's samples, at its end, over which the learning rate falls linearly. Only
-    with shape constant."""
+    """Fraction of the run's samples, at its end, over which the learning rate falls linearly. It needs shape
+    constant."""
     final_learning_rate: Share = 0.0
     """Learning rate at the end of the cosine or cooldown, as a fraction of the peak. (convention)"""
 
@@ -211,7 +211,7 @@ class RuntimeSettings:
     seed: Annotated[int, Range(at_least=0, at_most=2**63 - 1)] = 0
     """Seed of the initial weights, the order of the data, augmentation, dropout and drawn captions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device to train on. auto: CUDA if there is a GPU, else the CPU."""
+    """Device to train on. auto: CUDA if there is a GPU, otherwise the CPU."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Autocast precision of the encoders. Loss, heads and weights are always float32. bf16 and fp16
     are slow on most CPUs. (ours)"""

@@ -64,17 +64,18 @@ class TrainingOutcome:
     finished: bool
     """True if all samples were seen. If not, the run was asked to stop, and the same call resumes it."""
     signal: int | None
-    """The number of the first stop signal that this process received; None if it received none."""
+    """The number of the first stop signal that this process received, if any."""
     checks: dict[str, Share]
     """Measures of the last check; empty if the run was stopped or nothing is measured."""
     export: Path | None
-    """The folder of the exported model; None if the run was stopped, or if WORKDIR is a URL (see `export` there)."""
+    """The folder of the exported model. None if the run was stopped, or if WORKDIR is a URL (see `export` there)."""
 
 
 def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log.info) -> TrainingOutcome:
-    """Train a model, from the newest good checkpoint in `workdir`, else from `branch.path` or the beginning.
+    """Train a model, or resume its training in `workdir`.
 
-    Under torchrun all processes call this with the same arguments and a `workdir` that all of them can access.
+    A run resumes from its newest good checkpoint. A new one starts at `branch.path` or at the beginning. Under torchrun
+    all processes call this with the same arguments and a `workdir` that all of them can access.
 
     Args:
         config: the configuration of the run.

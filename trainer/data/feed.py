@@ -105,7 +105,7 @@ class Batches(Dataset[tuple[Any, Any]]):
             os._exit(0)  # at once, without exit handlers
 
     def states(self) -> str:
-        """Return a line about what the workers are doing."""
+        """Return a line about the workers' current work."""
         now = time.time()
         lines = []
         for worker, (text, since) in enumerate(zip(self._board.numpy(), self._since.tolist(), strict=True)):

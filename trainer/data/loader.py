@@ -271,7 +271,7 @@ class Prefetch:
         self._batches = batches
         self._reader = reader.clone() if reader.reads_remote else None
         self._moved = threading.Condition()
-        self._now: int | None = None  # the last batch returned; None: stop
+        self._now: int | None = None  # the last batch returned, or None to stop
         self._thread: threading.Thread | None = None
 
     def at(self, epoch: int, number: int) -> None:

@@ -73,10 +73,10 @@ class HnNce(Loss):
     """Do not use pairs with equal captions or equal images as negatives of each other. Otherwise
     they tend to be the hardest ones. (ours)"""
     implementation: Literal["auto", "eager", "tiles", "triton"] = "auto"
-    """Implementation, which changes the result only by rounding. eager: the whole matrix of similarities
-    at once. tiles: a few rows at a time, in memory O(n d). triton: tiles by GPU kernels that read each
-    tile once. auto: triton on a GPU that it supports, if the package and a C compiler are installed;
-    otherwise eager if the matrix takes at most 256 MiB and `chunk` is not set, else tiles."""
+    """Implementation, which changes the result only by rounding. eager: the whole matrix of similarities at once.
+    tiles: a few rows at a time, in memory O(n d). triton: tiles by GPU kernels that read each tile once. auto: triton
+    on a GPU that it supports, if the package and a C compiler are installed. Otherwise auto is eager if the matrix
+    takes at most 256 MiB and `chunk` is not set, and tiles if not."""
     chunk: Positive | None = None
     """Rows of a tile. None: tiles of at most 32 MiB, or 128 MiB with triton, or of one row."""
 
