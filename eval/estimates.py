@@ -27,7 +27,7 @@ def mean(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
 
     Args:
         values: (n,) in [0, 1].
-        clusters: (n,) the image of each item; None: every item has its own.
+        clusters: (n,) the image of each item. By default every item has its own.
 
     Raises:
         ValueError: There are no values, some are not finite, or the shapes differ.
@@ -57,7 +57,7 @@ def mean_per_class(hits: ArrayLike, labels: ArrayLike, clusters: ArrayLike | Non
     Args:
         hits: (n,) 1 for right, 0 for wrong, or in between.
         labels: (n,) class of each item; classes that do not occur do not count.
-        clusters: (n,) the image of each item; None: every item has its own.
+        clusters: (n,) the image of each item. By default every item has its own.
     """
     right = np.asarray(hits, dtype=np.float64)
     _, class_of, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
@@ -74,7 +74,7 @@ def macro_f1(predicted: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None
     Args:
         predicted: (n,) predicted class of each item.
         labels: (n,) true class of each item.
-        clusters: (n,) the image of each item; None: every item has its own.
+        clusters: (n,) the image of each item. By default every item has its own.
     """
     said, of = np.asarray(predicted), np.asarray(labels)
     classes, class_of, sizes = np.unique(of, return_inverse=True, return_counts=True)
@@ -144,7 +144,7 @@ def worst_group(hits: ArrayLike, groups: ArrayLike, clusters: ArrayLike | None =
     Args:
         hits: (n,) in [0, 1].
         groups: (n,) the group of each item.
-        clusters: (n,) the image of each item; None: every item has its own. An image in several
+        clusters: (n,) the image of each item. By default every item has its own. An image in several
             groups counts in each.
 
     Raises:

@@ -64,8 +64,7 @@ def sha256_texts(texts: Iterable[str]) -> str:
 
 
 def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:
-    """Return the object in `path`. Return None if the file is absent or lacks one of the keys, for files that are then
-    written again."""
+    """Return the object in `path`, or None if it is absent or lacks a key, for files that are then written again."""
     try:
         found = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError):
