@@ -159,8 +159,8 @@ def no_code() -> Iterator[None]:
 
 def create_open_clip(name: str, pretrained: str | None = None, **settings: Any) -> tuple[Any, Any, Any]:
     """Return a model of open_clip, its evaluation preprocessing and its tokenizer. Run no code, and ask no hub. `name`
-    is an architecture, or `local-dir:<folder>`. `pretrained` is the path of an architecture's weights; without it they
-    are a folder's own, or random. Raises ValueError if a text model or tokenizer needs code, and errors of the
+    is an architecture, or `local-dir:<folder>`. `pretrained` is the path of an architecture's weights. Without it they
+    are random, or those in the folder. Raises ValueError if a text model or tokenizer needs code, and errors of the
     libraries, see `loading`."""
     import open_clip
 

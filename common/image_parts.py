@@ -56,8 +56,7 @@ class ImageParts:
     data: bytes
     """The bytes for the decoder."""
     size: tuple[int, int] | None
-    """Width and height in the file's headers, or None if the decoder may report them, since opening allocates
-    nothing."""
+    """Width and height in the file's headers. None leaves them to the decoder, which allocates nothing on opening."""
     orientation: int = 1
     """EXIF orientation, 1 to 8."""
     scans: int = 1

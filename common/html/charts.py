@@ -86,8 +86,8 @@ def bin_counts(counts: dict[int, int]) -> list[tuple[str, int]]:
 
 
 def histogram(title: str, text: str, columns: Sequence[tuple[str, int]], marks: Sequence[int] = ()) -> str:
-    """Return a figure of columns, from the label and count of each, with the counts where there is room. Without
-    columns it reads "Not measured"."""
+    """Return a figure of columns, from the label and count of each. Counts are shown if there is room. Without columns
+    it reads "Not measured"."""
     head = f'<figure class="histogram"><h3>{show(title)}</h3><p class="quiet">{attribute(text)}</p>'
     if not columns:
         return f"{head}<p>Not measured.</p></figure>"
