@@ -80,7 +80,8 @@ SMALL: dict[str, Any] = {
 
 
 def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[float, int]:
-    """Return the median seconds of a call, and its peak of memory above the memory before it, in bytes (0 on a CPU)."""
+    """Return the median seconds of a call, and the bytes by which its peak memory exceeds the memory before (0 on a
+    CPU)."""
     on_gpu = device == "cuda"
 
     def clock() -> float:
