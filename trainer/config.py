@@ -156,8 +156,7 @@ class ScheduleSettings:
     peak until the cooldown. A run at a constant rate can take any length and be cooled down from
     any of its checkpoints (`branch`). (recipe: cosine)"""
     cooldown: Share = 0.0
-    """Fraction of the run's samples, at its end, over which the learning rate falls linearly. It needs shape
-    constant."""
+    """Fraction of the run's samples, at its end, over which the learning rate falls linearly. Shape cosine has none."""
     final_learning_rate: Share = 0.0
     """Learning rate at the end of the cosine or cooldown, as a fraction of the peak. (convention)"""
 

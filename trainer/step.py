@@ -41,9 +41,8 @@ def seed_for(seed: int, purpose: Purpose, *position: int) -> int:
 
 
 def build_optimizer(student: Student, settings: OptimizerSettings, concepts: ConceptSettings) -> torch.optim.AdamW:
-    """Build AdamW, in torch's fused form, for the trained parameters. Parameters of two or more dimensions are decayed;
-    vectors and scalars (biases, norms, temperature) are not. Concept heads have their own learning rate and weight
-    decay."""
+    """Build AdamW, in torch's fused form, for the trained parameters. Vectors and scalars (biases, norms, temperature)
+    do not decay. Concept heads have their own learning rate and weight decay."""
     heads = {id(parameter) for parameter in student.heads.parameters()}
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     groups = []

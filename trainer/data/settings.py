@@ -63,9 +63,9 @@ class DataSettings:
     streams: Positive | None = None
     """Number of equal ranges of the permuted data that are read in parallel, so that a batch mixes samples of about
     this many ranges. If it is a multiple of the number of ranks, each rank reads mostly its own shards. The order of
-    samples depends on this number, not on the number of ranks. None: the number of shards of the largest source,
-    rounded down to a power of two, at most 64, and for remote shards at most as many as fit in the cache. Without a
-    shuffle it is 1. A resumed run keeps its number."""
+    samples depends on this number, not on the number of ranks. None: the number of shards of the source with most
+    shards, rounded down to a power of two, at most 64, and for remote shards at most as many as fit in the cache.
+    Without a shuffle it is 1. A resumed run keeps its number."""
     skip: tuple[str, ...] = ()
     """File names or paths of shards to leave out. A resumed run that began with them takes only file names;
     samples of the following shards take their places in the order, so that all other samples keep theirs."""

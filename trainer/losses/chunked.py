@@ -31,8 +31,7 @@ from open_diht.trainer.losses.rows import (
 )
 
 TILE_ELEMENTS = 8 * 2**20
-"""Default size of a tile in elements: 32 MiB of float32. Smaller ones need less memory, and more and smaller
-matrix products."""
+"""Default size of a tile in elements: 32 MiB of float32. Smaller tiles need less memory but more products."""
 
 
 class Tile(NamedTuple):
