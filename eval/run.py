@@ -44,9 +44,9 @@ class Run:
 def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
     """Evaluate all tasks of a suite.
 
-    The first rank writes items/, few_shot/, tasks/ and results.json into the output. It rewrites results.json
-    as soon as a task has its main numbers, before its probes, so a stopped run leaves the main
-    numbers that it had measured. May be called from a training run, on all its ranks.
+    The first rank writes items/, few_shot/, tasks/ and results.json into the output. It rewrites results.json as soon
+    as a task has its main numbers, before its probes, so a stopped run leaves the main numbers that it had measured. A
+    training run may call this, on all its ranks.
 
     Args:
         suite: The tasks.

@@ -46,8 +46,8 @@ class Estimate:
 
     value: float
     parts: Floats = field(repr=False)
-    """(n,) about how far each image moved the number off its expectation. The sum is 0, the sum of
-    squares the variance."""
+    """(n,) about how far each image moved the number off its expectation. They sum to 0, their squares to the
+    variance."""
     units: NDArray[Any] = field(repr=False)
     """(n,) distinct images, or groups of images; equal values in another estimate of one set are the same ones."""
     df: float
@@ -454,8 +454,8 @@ def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
 def disagreement_interval(hits_a: ArrayLike, hits_b: ArrayLike) -> Interval:
     """Return the interval of the difference of two proportions on the same independent items.
 
-    Agresti and Min's (2005): half an item is added to each of the four outcomes, so that it holds
-    where few items differ.
+    It is Agresti and Min's (2005): half an item is added to each of the four outcomes, so that it holds if few items
+    differ.
 
     Args:
         hits_a: (n,) 0 or 1 for A.

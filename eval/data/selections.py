@@ -63,8 +63,8 @@ def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: 
 
 def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
     """Read pairs of images of `folder` with a caption each. Options: `files` and `category` as in `read_selection`;
-    `images` and `captions`, two patterns each for the first and the second image and caption, or one each where two
-    successive rows are a pair."""
+    `images` and `captions`, two patterns each, for the first and the second image and caption. With one pattern each,
+    two successive rows are a pair."""
     _check(options, place, needed={"files", "images", "captions"}, known={"category"})
     patterns, said = list(options["images"]), list(options["captions"])
     if len(patterns) != len(said) or len(patterns) not in (1, 2):

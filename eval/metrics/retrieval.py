@@ -69,8 +69,8 @@ def text_to_image_ranks(
 
 def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, first: torch.Tensor) -> torch.Tensor:
     """Return (b,) how many of the scores (b, n) are ahead of `own` (b,): the higher ones, and the equal ones of an
-    index below `first` (b,). If `right` (b,) is given, all equal scores are ahead except the `right` ones of the
-    query."""
+    index below `first` (b,). If `right` (b,) is given, all equal scores are ahead but the query's own, of which there
+    are that many."""
     ahead = torch.empty(len(scores), dtype=torch.int64)
     index = torch.arange(scores.shape[1], dtype=torch.int32)
     # Compare in parts, because intermediate results are larger than the scores.
