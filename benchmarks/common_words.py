@@ -21,8 +21,8 @@ from open_diht.filters.spotting.overlap import LEAST_CHANCE
 
 
 def count_chances(captions: Iterable[str]) -> dict[str, float]:
-    """Return folded word -> fraction of the captions with it, from `LEAST_CHANCE` on. Raises ValueError without
-    captions."""
+    """Return folded words with the fraction of captions that have them, if it is at least `LEAST_CHANCE`. Raises
+    ValueError without captions."""
     rows = 0
     counts: Counter[str] = Counter()
     for caption in captions:
