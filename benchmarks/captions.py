@@ -1,17 +1,16 @@
-"""Captions per core-second: our caption stage against `nlp.pipe` and against one `nlp(text)` per
-row, with equal annotations.
+"""Captions per core-second: our caption stage against `nlp.pipe` and against one `nlp(text)` per row, with equal
+annotations.
 
     python -m benchmarks.captions [--captions FOLDER] [--rows N] [--prove]
 
-The captions are real LAION captions, each processed once in `cold` or `warm`, as in a run. All sides
-work on the same blocks of captions in turn (one `nlp(text)` per row on the first twentieth of each), on
-one thread; models are loaded before the clock starts, which counts CPU time. `cold` are
-the first 2,000 captions after the start, `warm` the ones after them, `seen` all of them a second
-time (which no run does). `plain nlp.pipe` is what a careful user of spaCy writes for these filters:
-tagger, parser and attribute ruler (for `pos_`), no entities, no lemmas, batches of 256; one
-`nlp(text)` per row is how peers do it. The stage is timed as a whole: normalize, parse, graph,
-verifier, Arrow table. `--prove` compares the annotations of 10,000 LAION and 5,000 CC3M captions,
-row by row, with those made from spaCy's own parses.
+The captions are real LAION captions, each processed once in `cold` or `warm`, as in a run. All sides work on the same
+blocks of captions in turn (one `nlp(text)` per row on the first twentieth of each), on one thread; models are loaded
+before the clock starts, which counts CPU time. `cold` are the first 2,000 captions after the start, `warm` the ones
+after them, `seen` all of them a second time (which no run does). `plain nlp.pipe` is what a careful user of spaCy
+writes for these filters: tagger, parser and attribute ruler (for `pos_`), no entities, no lemmas, batches of 256; one
+`nlp(text)` per row is how peers do it. The stage is timed as a whole: normalize, parse, graph, verifier, Arrow table.
+`--prove` compares the annotations of 10,000 LAION and 5,000 CC3M captions, row by row, with those made from spaCy's own
+parses.
 """
 
 from __future__ import annotations
@@ -42,12 +41,7 @@ Side = Callable[[Sequence[str], Sequence[str]], object]
 
 
 def annotated(captions: Sequence[str], parses: Sequence[Parse]) -> pa.Table:
-    """Return annotations from given parses.
-
-    Args:
-        captions: the original captions.
-        parses: the parses of the normalized captions.
-    """
+    """Return annotations of `captions` from the parses of their normalized forms."""
     return table_of(captions, [parse.text for parse in parses], list(map(build_graph, parses)), load_verifier())
 
 
@@ -87,8 +81,7 @@ def measure(captions: Sequence[str]) -> dict[str, dict[str, list[float]]]:
 
 
 def rows(seconds: dict[str, dict[str, list[float]]]) -> Iterator[list[str]]:
-    """Yield the rate of each side, and its ratios to plain `nlp.pipe` as medians over blocks; of `warm` also the lowest
-    and the highest."""
+    """Yield each side's rate and median ratios to plain `nlp.pipe`, for `warm` also the lowest and highest."""
     for name, warm in seconds["warm"].items():
         cells = (f"{ratios(seconds[phase][BASE], seconds[phase][name])[1]:.2f}" for phase in PHASES)
         low, _, high = ratios(seconds["warm"][BASE], warm)

@@ -21,12 +21,8 @@ from open_diht.filters.spotting.overlap import LEAST_CHANCE
 
 
 def count_chances(captions: Iterable[str]) -> dict[str, float]:
-    """Return folded word -> fraction of the captions with it, for the words whose fraction is
-    `LEAST_CHANCE` or more.
-
-    Raises:
-        ValueError: there are no captions.
-    """
+    """Return folded words with the fraction of captions that have them, if it is at least `LEAST_CHANCE`. Raises
+    ValueError without captions."""
     rows = 0
     counts: Counter[str] = Counter()
     for caption in captions:
@@ -38,7 +34,7 @@ def count_chances(captions: Iterable[str]) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the table from named caption files: a word's chance is its largest fraction among the files."""
+    """Write the table from named caption files. A word's chance is its largest fraction among the files."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.common_words", description="Count common caption words."
     )

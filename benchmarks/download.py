@@ -51,7 +51,7 @@ def bodies() -> list[bytes]:
 
 
 async def serve() -> None:
-    """Answer requests from memory until standard input is closed; print the port first."""
+    """Print the port, and answer requests from memory until standard input is closed."""
     answers = [
         f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
         for body in bodies()
@@ -74,10 +74,8 @@ async def serve() -> None:
 
 
 def download(side: str, urls: list[str], folder: Path, threads: int, place: str) -> dict[str, Any]:
-    """Run one unit of one side; its seconds exclude the loading of the tools.
-
-    Ours may read from `place`, a host and port, although it is local.
-    """
+    """Run one unit of one side. Its seconds exclude the loading of the tools. Ours may read from `place`, a host and
+    port, although it is local."""
     from open_diht.pipelines.fetch import DownloadSettings, Fetcher
     from open_diht.pipelines.fetch.records import REQUESTED
     from open_diht.pipelines.fetch.shard import fetch_shard
@@ -102,7 +100,7 @@ def download(side: str, urls: list[str], folder: Path, threads: int, place: str)
 
 
 def plain(table: pa.Table, folder: Path, threads: int) -> int:
-    """Download with img2dataset's own classes: one retry, opt-out headers obeyed; return how many are stored."""
+    """Download with img2dataset's own classes, one retry and opt-out headers obeyed, and return how many are stored."""
     from img2dataset.downloader import Downloader
     from img2dataset.resizer import Resizer
     from img2dataset.writer import WebDatasetSampleWriter

@@ -58,7 +58,7 @@ TOLD = dataclasses.replace(
 
 
 def main() -> int:
-    """Print the tables; return 1 if the two sides disagree on a number."""
+    """Print the tables. Return 1 if the two sides disagree on a number."""
     parser = parser_of("benchmarks.evaluation", __doc__)
     parser.add_argument("--model", default="ViT-S-32-alt", help="architecture of open_clip, random weights")
     parser.add_argument("--images", type=int, default=128)
@@ -93,7 +93,7 @@ def write_set(folder: Path, samples: Iterable[Sample], lists: Mapping[str, Seque
 
 
 def speed(options: argparse.Namespace) -> bool:
-    """Print the table of rates; return whether both sides found the same numbers."""
+    """Print the table of rates. Return whether both sides found the same numbers."""
     from clip_benchmark.datasets.builder import build_wds_dataset
     from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
@@ -160,8 +160,8 @@ def speed(options: argparse.Namespace) -> bool:
 
 
 def shots(count: int) -> Iterator[tuple[str, bytes]]:
-    """Yield photographs of the sample, at most 320 pixels on the longer edge; if there are too few, yield
-    them again, every second time mirrored."""
+    """Yield photographs of the sample, at most 320 pixels on the longer edge. If there are too few, yield them again,
+    every second time mirrored."""
     paths = sorted(path for path in SAMPLE.glob("*.jpg") if path.stem.isdecimal())
     for index in range(count):
         with Image.open(paths[index % len(paths)]) as found:
@@ -184,8 +184,7 @@ IMAGES = 1000
 
 
 def memory(counts: Sequence[int]) -> None:
-    """Print the growth of the peak memory by retrieval in both directions, including features, each side
-    in its own process."""
+    """Print the growth of the peak memory by retrieval in both directions and by features, each side in a process."""
     sides = ("ours", "clip-benchmark")
 
     def cells(count: int) -> list[str]:
@@ -197,17 +196,15 @@ def memory(counts: Sequence[int]) -> None:
 
 
 def vectors(start: int, stop: int) -> torch.Tensor:
-    """Return (stop - start, WIDTH) unit vectors that depend only on their index, so they need no memory beforehand."""
+    """Return (stop - start, WIDTH) unit vectors that depend only on their index, so none are kept in memory."""
     index = torch.arange(start, stop, dtype=torch.float64)[:, None]
     wave = torch.arange(1, WIDTH + 1, dtype=torch.float64)
     return torch.nn.functional.normalize(torch.sin(index * wave.sqrt()).float(), dim=1)
 
 
 def peak_of(side: str, count: int) -> float:
-    """Return the MiB by which the peak of this process grows while `side` encodes and ranks `count` captions.
-
-    The captions themselves, a multiple of IMAGES, are in memory before.
-    """
+    """Return the MiB by which the peak of this process grows while `side` encodes and ranks `count` captions. The
+    captions themselves, a multiple of IMAGES, are in memory before."""
     per_image = count // IMAGES
     if side == "ours":
         captions = tuple(
@@ -286,7 +283,7 @@ class _Waves:
 
 
 def settled_mib() -> float:
-    """Start counting the peak of this process; return its present memory."""
+    """Start counting the peak of this process, and return its present memory."""
     start_peak()
     return memory_mib("VmRSS")
 

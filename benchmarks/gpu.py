@@ -50,14 +50,14 @@ def device() -> str:
 
 
 def here(name: str, tiny: bool) -> Row:
-    """Run one part in this process; return its rows and seconds."""
+    """Run one part in this process, and return its rows and seconds."""
     began = time.perf_counter()
     rows = gpu_parts.PARTS[name](gpu_parts.sizes(tiny))
     return {"part": name, "seconds": round(time.perf_counter() - began, 1), "rows": rows, "error": ""}
 
 
 def apart(name: str) -> Row:
-    """Run one part in its own process; return its rows and seconds, and the error if it failed."""
+    """Run one part in its own process. Return its rows and seconds, and the error if it failed."""
     began = time.perf_counter()
     with tempfile.NamedTemporaryFile("r", suffix=".json") as found:
         command = [sys.executable, "-m", "benchmarks.gpu", "--part", name, "--output", found.name]
@@ -92,7 +92,7 @@ def _cell(value: Any) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 1 if a part in its own process failed."""
+    """Run the command line. Return 1 if a part in its own process failed."""
     parser = parser_of("benchmarks.gpu", __doc__)
     parser.add_argument("--parts", nargs="+", choices=list(gpu_parts.PARTS), default=list(gpu_parts.PARTS))
     parser.add_argument("--output", type=Path, help="file for the results as JSON")

@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large models, batches and data are."""
+    """The sizes of models, batches and data."""
 
     tiny: bool
     device: str
@@ -80,7 +80,8 @@ SMALL: dict[str, Any] = {
 
 
 def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[float, int]:
-    """Return the median seconds of a call, and its peak of memory above the memory before it, in bytes (0 on a CPU)."""
+    """Return the median seconds of a call, and the bytes by which its peak memory exceeds the memory before (0 on a
+    CPU)."""
     on_gpu = device == "cuda"
 
     def clock() -> float:
@@ -105,7 +106,7 @@ def freed() -> None:
 
 
 def precisions(size: Sizes) -> list[Row]:
-    """Train on one batch in each precision; count the syncs that a step waits for."""
+    """Train on one batch in each precision, and count the syncs that a step waits for."""
     rows = []
     for precision in ("fp32", "bf16", "fp16"):
         given: dict[str, Any] = {"model": {"architecture": SMALL}, "optimizer": {"learning_rate": 2e-3}}
@@ -359,7 +360,7 @@ def resume(size: Sizes) -> list[Row]:
 
 
 def nccl(size: Sizes) -> list[Row]:
-    """Run a barrier, the gather with its gradient, and steps with DDP on one rank, if there is CUDA."""
+    """Run a barrier, the gather with its gradient, and steps with DDP on one rank. Report it if there is no CUDA."""
     if size.device == "cpu":
         return [{"nccl": "needs CUDA"}]
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533", "RANK": "0", "WORLD_SIZE": "1"}

@@ -27,7 +27,7 @@ CC3M = Path("cc3m_validation/Validation_GCC-1.1.0-Validation.tsv")
 
 Bools = NDArray[np.bool_]
 Readings = tuple[frozenset[str], ...]
-"""Verb words of the stated actions, one set per reading; empty if there is no reading."""
+"""Verb words of the stated actions, one set per reading. It is empty without a reading."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Labelled:
     verbs: frozenset[str]
     """Verb words of the stated actions."""
     part: str
-    """train, development (thresholds are chosen there) or test; of LAION's rows by a hash of the row number."""
+    """train, development (thresholds are chosen there) or test. A hash of the row number divides LAION's rows."""
     medium: Readings = ()
     """Verb words of each reading under the medium guideline."""
     lenient: Readings = ()
@@ -70,8 +70,7 @@ class Truth:
 
     @staticmethod
     def of(readings: Sequence[Sequence[bool]]) -> Truth:
-        """Build labels from two readings per caption; a caption without readings is False and counts, like
-        captions with equal readings."""
+        """Build labels from two readings per caption. Equal readings count. A caption without any is False."""
         first, second = np.array([reading or (False, False) for reading in readings], bool).T
         return Truth(first, first == second)  # captions on which the readings differ are not counted
 
@@ -80,8 +79,8 @@ class Truth:
 
 
 def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Truth]]:
-    """Return the labels of actions and of complexity, by guideline. `laion400m_sample.tsv` holds one
-    strict label per row."""
+    """Return the labels of actions and complexity, by guideline. `laion400m_sample.tsv` has one strict label per
+    row."""
     actions = {
         "strict": Truth.of([(e.action, e.action) for e in labelled]),
         "medium": Truth.of([tuple(map(bool, e.medium)) for e in labelled]),
@@ -96,9 +95,7 @@ def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Tr
 
 def samples_folder(argument: str | None = None) -> Path:
     """Return the folder of the caption samples: the argument, $DIHT_SAMPLES, or `shared/samples` next to the checkout.
-
-    If files are missing, exit with a message that names them.
-    """
+    If files are missing, exit with a message that names them."""
     folder = Path(argument or os.environ.get("DIHT_SAMPLES") or HERE.parent.parent / "shared" / "samples")
     missing = [str(part) for part in (LAION, CC3M) if not (folder / part).is_file()]
     if missing:
@@ -183,7 +180,7 @@ def double_readings(laion: Sequence[Labelled]) -> dict[str, list[tuple[bool, ...
 
 
 def cc3m_labels(folder: Path) -> list[Labelled]:
-    """Return the labelled CC3M captions: extra training material for actions; `complex` is not labelled there."""
+    """Return the labelled CC3M captions, as extra training material for actions. `complex` is not labelled there."""
     return _labelled("cc3m_validation.tsv", cc3m_captions(folder))
 
 

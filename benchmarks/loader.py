@@ -4,7 +4,7 @@
                                 [--data DIR]
 
 Without --data, shards of photographs (scikit-image's, cropped at random, `--side` pixels on the longer side, JPEG) are
-written to a temporary folder; with it, the shards of that folder are read. Both sides get the same crop, tokenizer,
+written to a temporary folder. With --data, the shards of that folder are read. Both sides get the same crop, tokenizer,
 batch size and number of worker processes; rates count the samples that a side returns. Each side runs one warm-up
 epoch, which starts workers and fills caches, then the sides take turns. Ours has three rows: float32 images by
 open_clip's transform; bytes, which the training normalizes on its device; and bytes with `decode_side`, which decodes

@@ -27,11 +27,9 @@ def in_turn(
     clock: Callable[[], float] = time.perf_counter,
     warm: bool = False,
 ) -> dict[str, list[float]]:
-    """Run the sides in turn, so that other work on the machine slows all; return the seconds of each run, by side.
-
+    """Run the sides in turn, so that other work on the machine slows all, and return the seconds of each run, by side.
     `time.process_time` as the clock excludes other processes. With `warm`, each side runs once before, outside the
-    clock.
-    """
+    clock."""
     for side in sides.values() if warm else ():
         side()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -51,7 +49,7 @@ def ratios(values: Sequence[float], anchor: Sequence[float]) -> list[float]:
 
 
 def apart(*words: object, given: str = "", **environment: str) -> str:
-    """Run `python` in a separate process whose numeric libraries use one thread; return its output."""
+    """Run `python` in a separate process whose numeric libraries use one thread, and return its output."""
     done = subprocess.run(
         [sys.executable, *map(str, words)],
         input=given,
@@ -69,10 +67,8 @@ def start_peak() -> None:
 
 
 def memory_mib(field: str = "VmHWM", process: int | str = "self") -> float:
-    """Return the peak (VmHWM) or present (VmRSS) memory of a process in MiB (Linux).
-
-    It does not use `getrusage`, because a child's peak there begins with that of its parent.
-    """
+    """Return the peak (VmHWM) or present (VmRSS) memory of a process in MiB (Linux). A child's peak by `getrusage`
+    would begin with its parent's."""
     lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{field}:"))) / 1024
 

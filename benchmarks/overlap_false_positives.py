@@ -43,9 +43,7 @@ def as_lines(caption: str, rng: random.Random, most: int) -> list[SpottedText]:
 
 
 def piece_of(caption: str, rng: random.Random) -> str | None:
-    """Return one to five neighboring words with at least LEAST_PIECE letters and digits, ASCII
-    only; None if ten draws find none.
-    """
+    """Return one to five neighboring ASCII words of LEAST_PIECE characters or more in all, or None after ten draws."""
     words = caption.split()
     for _ in range(10):
         start, count = rng.randrange(len(words)), rng.randint(1, 5)
@@ -75,7 +73,7 @@ ERRORS: dict[str, Callable[[str, random.Random], str]] = {
 
 
 def false_positives(samples: dict[str, list[str]], rng: random.Random) -> None:
-    """Print table 1; the text comes from the first sample."""
+    """Print table 1. The text comes from the first sample."""
     texts = next(iter(samples.values()))
     rows = []
     for name, captions in samples.items():

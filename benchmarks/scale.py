@@ -72,14 +72,14 @@ def write_manifest(path: Path, captions: list[str], rows: int) -> None:
 
 
 def units_of(manifest: Path, output: Path, unit_rows: int) -> list[str]:
-    """Plan the manifest into an output folder; return the names of the units."""
+    """Plan the manifest into an output folder, and return the names of the units."""
     plan = make_plan(str(manifest), load_dataset("custom"), 1, unit_rows)
     keep_plan(Layout(output).plan, plan)
     return [unit.name for unit in plan.units]
 
 
 def in_processes(code: str, output: Path, units: list[str], processes: int) -> list[str]:
-    """Run a program on parts of the units in parallel processes; return the output of each."""
+    """Run a program on parts of the units in parallel processes, and return the output of each."""
     with ThreadPoolExecutor(processes) as pool:
         return list(pool.map(lambda part: apart("-c", code, output, *units[part::processes]), range(processes)))
 
@@ -92,7 +92,7 @@ def run_beam(output: Path, units: list[str], workers: int, backend: Backend | No
 
 @contextlib.contextmanager
 def dask_cluster() -> Iterator[str]:
-    """Start a scheduler with two workers on this machine; yield its address."""
+    """Start a scheduler with two workers on this machine, and yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:

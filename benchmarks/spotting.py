@@ -1,24 +1,22 @@
-"""Images per core-second of our text spotter against PaddleOCR and faster-paddle with their
-defaults, and their decisions.
+"""Images per core-second of our text spotter against PaddleOCR and faster-paddle with their defaults, and their
+decisions.
 
     python -m benchmarks.spotting [--images DIR] [--count 40] [--repeats 3] [--sides ...]
 
-All sides read the same files, with one thread in each process. PaddleOCR's defaults are full
-resolution (`min`, 64) and recognition in batches of 6; it gets the small models (the largest
-available) or the tiny ones, and ONNX Runtime. Its orientation and unwarping models are off: no package
-has their weights, and the defaults would be slower with them. `PaddleOCR, our sizes` is its pipeline
-with our sizes and thresholds, but it has no second look or reading and reduces images less while
-decoding. Our spotter was built on that pipeline before version 2 of its processing.
+All sides read the same files, with one thread in each process. PaddleOCR's defaults are full resolution (`min`, 64) and
+recognition in batches of 6; it gets the small models (the largest available) or the tiny ones, and ONNX Runtime. Its
+orientation and unwarping models are off: no package has their weights, and the defaults would be slower with them.
+`PaddleOCR, our sizes` is its pipeline with our sizes and thresholds, but it has no second look or reading and reduces
+images less while decoding. Our spotter was built on that pipeline before version 2 of its processing.
 
-Each run is a separate process and the sides take turns; the tables have median times, and ratios are
-those of runs of the same round: to PaddleOCR's defaults, and to its pipeline with our sizes. CPU time
-counts the decoding of the files and the reading, in all processes and threads of a side; the loading of
-the models and a first pass over some or all images are excluded. Images with text are those in which
-the reference reads a line of three letters or more with a score of 0.8 or more; the mix has as many
-with as without. A second table has the same images at 1,000 to 1,600 pixels. A decision is whether the
-image's caption overlaps its text. Captions come from `manifest.tsv` next to the folder (columns
-image_path, caption); an image without one is compared with what the reference reads in it. A third
-table has the images reduced to 256 pixels.
+Each run is a separate process and the sides take turns; the tables have median times, and ratios are those of runs of
+the same round: to PaddleOCR's defaults, and to its pipeline with our sizes. CPU time counts the decoding of the files
+and the reading, in all processes and threads of a side; the loading of the models and a first pass over some or all
+images are excluded. Images with text are those in which the reference reads a line of three letters or more with a
+score of 0.8 or more; the mix has as many with as without. A second table has the same images at 1,000 to 1,600 pixels.
+A decision is whether the image's caption overlaps its text. Captions come from `manifest.tsv` next to the folder
+(columns image_path, caption); an image without one is compared with what the reference reads in it. A third table has
+the images reduced to 256 pixels.
 """
 
 from __future__ import annotations
@@ -63,8 +61,7 @@ class Side:
     peak: Callable[[], float] = memory_mib
     """Return the peak resident memory of all of its processes, in MiB."""
     warm: int | None = 8
-    """Number of images that it reads before it is measured; None: all, if shapes are compiled when
-    they first occur."""
+    """Number of images read before the measurement. None reads all, if shapes are compiled when they first occur."""
 
 
 @contextmanager
@@ -166,12 +163,7 @@ REFERENCE, SETTINGS = "PaddleOCR defaults, small", "PaddleOCR, our sizes"
 
 
 def measure(name: str, groups: dict[str, list[str]]) -> dict[str, Any]:
-    """Run one side over each group of files.
-
-    Args:
-        name: a name in `SIDES`.
-        groups: group -> paths.
-    """
+    """Run one side of `SIDES` over each group of files. `groups` maps names to paths."""
     cost, strings = {}, {}
     with SIDES[name]() as side:
         for group, names in groups.items():
@@ -184,12 +176,7 @@ def measure(name: str, groups: dict[str, list[str]]) -> dict[str, Any]:
 
 
 def run_side(name: str, groups: dict[str, list[Path]]) -> dict[str, Any]:
-    """Run `measure` in its own process.
-
-    Args:
-        name: a name in `SIDES`.
-        groups: group -> paths.
-    """
+    """Run `measure` in its own process."""
     said = apart(
         "-m",
         "benchmarks.spotting",
@@ -211,7 +198,7 @@ def readable(folder: Path) -> list[Path]:
 
 
 def captions_of(files: Sequence[Path]) -> dict[str, list[str]]:
-    """Return file stem -> its captions, by the manifest next to the folder; empty if there is none."""
+    """Return file stem -> its captions, by the manifest next to the folder, or {} without one."""
     manifest = files[0].parent.parent / "manifest.tsv"
     captions: dict[str, list[str]] = {}
     if manifest.is_file():
@@ -222,14 +209,8 @@ def captions_of(files: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def decisions(files: Sequence[Path], strings: Strings, reference: Strings, rule: OverlapRule) -> list[bool]:
-    """Return whether each (image, caption) would be dropped.
-
-    Args:
-        files: the images.
-        strings: the strings that were read in them.
-        reference: the strings that the reference read; they replace a missing caption.
-        rule: the overlap rule.
-    """
+    """Return whether each (image, caption) would be dropped. `strings` were read in the images; those of the
+    `reference` replace a missing caption."""
     captions = captions_of(files)
     dropped = []
     for file, found, known in zip(files, strings, reference, strict=True):
@@ -241,12 +222,7 @@ def decisions(files: Sequence[Path], strings: Strings, reference: Strings, rule:
 
 
 def report(groups: dict[str, list[Path]], runs: dict[str, list[dict[str, Any]]]) -> None:
-    """Print the table of some groups of the runs.
-
-    Args:
-        groups: group -> files.
-        runs: side -> its runs.
-    """
+    """Print the table of some groups of the runs. `groups` maps names to files, `runs` a side to its runs."""
     files = [file for some in groups.values() for file in some]
     reference = joined(runs[REFERENCE][0]["strings"], groups)
     mixed = {name: [mix_ms(run, groups) for run in side] for name, side in runs.items()}
@@ -278,12 +254,7 @@ def report(groups: dict[str, list[Path]], runs: dict[str, list[dict[str, Any]]])
 
 
 def mix_ms(run: dict[str, Any], groups: dict[str, list[Path]]) -> float:
-    """Return the milliseconds per image if all groups are equally frequent.
-
-    Args:
-        run: one run of a side.
-        groups: group -> files.
-    """
+    """Return the milliseconds per image of one run of a side, if all groups are equally frequent."""
     return statistics.mean(1e3 * run["cpu_s"][group] / len(some) for group, some in groups.items())
 
 
@@ -292,12 +263,7 @@ def joined(strings: dict[str, Strings], groups: dict[str, list[Path]]) -> String
 
 
 def split(files: Sequence[Path], side: str = REFERENCE) -> dict[str, list[Path]]:
-    """Return the files without and with text, as one side reads it.
-
-    Args:
-        files: the images.
-        side: a name in `SIDES`.
-    """
+    """Return the files without and with text, as one side reads it."""
     (strings,) = run_side(side, {"all": list(files)})["strings"].values()
     groups: dict[str, list[Path]] = {"without text": [], "with text": []}
     for file, lines in zip(files, strings, strict=True):
@@ -307,23 +273,13 @@ def split(files: Sequence[Path], side: str = REFERENCE) -> dict[str, list[Path]]
 
 
 def drawn(files: list[Path], count: int) -> list[Path]:
-    """Return a random sample of the files, the same one each time.
-
-    Args:
-        files: the files.
-        count: most files to return.
-    """
+    """Return a random sample of at most `count` files, the same one each time."""
     return sorted(random.Random(7).sample(files, min(count, len(files))))
 
 
 def resized(files: Sequence[Path], folder: Path, sides: tuple[int, int]) -> list[Path]:
-    """Write the images at another size, as `<stem>.jpg`; return the paths.
-
-    Args:
-        files: the images.
-        folder: where to write.
-        sides: smallest and greatest longest side, in pixels.
-    """
+    """Write the images at another size, as `<stem>.jpg`, and return the paths. `sides` are the smallest and greatest
+    longest side, in pixels."""
     rng = random.Random(5)
     written = []
     for file in files:

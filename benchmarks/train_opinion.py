@@ -59,7 +59,7 @@ DRAWN = 0.5
 """Probability that an epoch draws a row without a verb candidate."""
 SEED = 0
 CALIBRATED = 2_000
-"""The ranges of int8 are set by the activations of as many to twice as many captions, or of all if they are fewer."""
+"""The activations of as many to twice as many captions, or of all if they are fewer, set the ranges of int8."""
 BITS7 = 63
 """Int8 weights of linear layers have seven bits, so no processor without VNNI saturates: 2 * 255 * 63 < 2 ** 15."""
 WIDTH = 384
@@ -79,14 +79,14 @@ class Example:
     stated: float
     """Fraction of readings that find an action."""
     complex: float | None
-    """Fraction of readings that call the caption complex; None without labels."""
+    """Fraction of readings that call the caption complex. None without labels."""
     weight: float
 
 
 def examples_of(
     labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph], pieces: WordPieces, laion: bool
 ) -> list[Example]:
-    """Return one example per caption; LAION's have full weight and labels of complexity."""
+    """Return one example per caption. LAION's captions have full weight and labels of complexity."""
     found = []
     for entry, graph in zip(labelled, graphs, strict=True):
         encoded = encode(graph.parse.words, pieces)
@@ -116,11 +116,8 @@ class Layer(nn.Module):
         self.norm, self.norm2 = nn.LayerNorm(WIDTH, eps=1e-12), nn.LayerNorm(WIDTH, eps=1e-12)
 
     def forward(self, x: Tensor, mask: Tensor, seen: dict[str, Tensor] | None, name: str) -> Tensor:
-        """Return the layer's output for x (captions, pieces, width).
-
-        The mask (captions, pieces) is False for padding. A dict `seen` is filled with the inputs of the linear layers,
-        by name.
-        """
+        """Return the layer's output for x (captions, pieces, width). The mask (captions, pieces) is False for padding.
+        A dict `seen` is filled with the inputs of the linear layers, by name."""
         b, n, _ = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
         odds = (q @ k.transpose(2, 3)) / math.sqrt(WIDTH // HEADS) + torch.where(mask, 0.0, -1e4)[:, None, None, :]
@@ -165,10 +162,8 @@ class Net(nn.Module):
             head.bias.data = torch.tensor(odds)
 
     def forward(self, ids: Tensor, kinds: Tensor, seen: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Return the logits of the pieces (captions, pieces), and (captions, 2) of action and complexity.
-
-        `ids` are 0 for padding; for `seen` see `Layer.forward`.
-        """
+        """Return the logits of the pieces (captions, pieces), and (captions, 2) of action and complexity. `ids` are 0
+        for padding; for `seen` see `Layer.forward`."""
         mask = ids != 0
         x = self.norm(self.table(ids) + self.places[: ids.shape[1]] + self.kinds[kinds])
         x = F.dropout(x, 0.1, self.training)
@@ -285,11 +280,8 @@ def minilm_folder() -> Path:
 
 
 def model_of(net: Net, calibration: Sequence[Encoded], vocabulary: Sequence[str]) -> bytes:
-    """Return the content of the int8 model for ONNX Runtime.
-
-    The layers' linear maps have one scale per column and one fixed range of their inputs, so that a caption's
-    scores do not depend on the captions next to it.
-    """
+    """Return the content of the int8 model for ONNX Runtime. The layers' linear maps have one scale per column and one
+    fixed range of their inputs, so that a caption's scores do not depend on the captions next to it."""
     ranges = _ranges(net, calibration)
     graph = Graph()
     table = net.table.weight.detach().numpy()
@@ -328,8 +320,8 @@ def model_of(net: Net, calibration: Sequence[Encoded], vocabulary: Sequence[str]
 
 
 def _ranges(net: Net, calibration: Sequence[Encoded]) -> dict[str, tuple[float, float]]:
-    """Return the range of the input of each linear layer: the medians over batches of its ends, each
-    without the most extreme ten-thousandth."""
+    """Return the range of the input of each linear layer: the medians over batches of its ends, each without the most
+    extreme ten-thousandth."""
     lows: dict[str, list[float]] = {}
     highs: dict[str, list[float]] = {}
     chosen = calibration[:: max(1, len(calibration) // CALIBRATED)]

@@ -38,7 +38,7 @@ ANCHOR = "open_clip, ClipLoss"
 
 
 def pairs(model: str, batch: int, concepts: int, device: str, side: int | None = None) -> Batch:
-    """Return random pairs, images as bytes of the model's side or another, with targets of ten concepts."""
+    """Return random pairs with targets of ten concepts. Images are bytes of the model's side or another."""
     size = side or open_clip.get_model_config(model)["vision_cfg"]["image_size"]
     texts = torch.randint(1, 49000, (batch, 77))
     texts[:, -1] = 49407  # the end-of-text token, whose place open_clip pools at
@@ -55,7 +55,7 @@ def pairs(model: str, batch: int, concepts: int, device: str, side: int | None =
 
 
 def stepper_of(name: str, batch: int, concepts: int, device: str, precision: str, **changes: Any) -> Stepper:
-    """Return a stepper of the trainer, without heads for 0 concepts; `changes` are sections of its configuration."""
+    """Return a stepper of the trainer, without heads for 0 concepts. `changes` are sections of its configuration."""
     base = {
         "data": {"sources": [{"path": "not read"}]},
         "model": {"name": name},
@@ -74,7 +74,7 @@ def stepper_of(name: str, batch: int, concepts: int, device: str, precision: str
 
 
 def ours(name: str, batch: Batch, concepts: int, device: str, precision: str, **changes: Any) -> Step:
-    """Return a step of the trainer, which also normalizes the images; arguments as in `stepper_of`."""
+    """Return a step of the trainer, which also normalizes the images. For the arguments see `stepper_of`."""
     stepper = stepper_of(name, len(batch), concepts, device, precision, **changes)
     number = 0
 

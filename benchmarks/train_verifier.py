@@ -169,7 +169,7 @@ def _fit(
 
 
 def rows_seen(labelled: Mapping[str, Sequence[Labelled]]) -> dict[str, Any]:
-    """Return what the weights say about the rows they saw, by file of the labels."""
+    """Return the record of the rows that the weights saw, by file of the labels."""
     return {
         name: {
             "rows": len(rows),

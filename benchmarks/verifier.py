@@ -1,13 +1,13 @@
-"""How well our presets and simpler rules find stated actions and complex captions, on the test part of the labels.
+"""Measure how well our presets and simpler rules find stated actions and complex captions, on the test part of the
+labels.
 
     python -m benchmarks.verifier [--captions FOLDER]
     python -m benchmarks.verifier --part development --weights FOLDER   # of `train_verifier --train-part`
     python -m benchmarks.verifier --folds                               # choose the threshold of details
 
 No weights have seen the test part, a uniform sample of the 10,000 rows (labels/GUIDE.md). Each annotation is counted by
-itself; rows whose two readings of that annotation differ are left out there. `--folds` scores the complexity of
-captions of shops, and of others, in the other parts by five-fold cross-validation of the verifier, where no host is in
-two folds.
+itself, without rows whose two readings of it differ. `--folds` scores the complexity of captions of shops, and of
+others, in the other parts by five-fold cross-validation of the verifier, where no host is in two folds.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def annotated(
 
 
 def highest(table: pa.Table, columns: Sequence[str]) -> Floats:
-    """Return the highest score among the candidates of each caption, 0 for none."""
+    """Return the highest score among the candidates of each caption, or 0 for none."""
     rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
     return np.array([max([one["score"] for part in row for one in part], default=0.0) for row in rows])
 

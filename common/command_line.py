@@ -37,8 +37,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        """Raise `WrongUse`. For an unknown option the message suggests the nearest one, if any is close;
-        for a missing value, which may start with -, `--option=-1`."""
+        """Raise `WrongUse`. For an unknown option the message suggests the nearest one, if any is close. For a missing
+        value, which may start with -, it suggests `--option=-1`."""
         hint = ""
         if unknown := message.partition("unrecognized arguments: ")[2].split():
             known = [name for action in self._actions for name in action.option_strings]
@@ -82,7 +82,7 @@ def number(hint: Any) -> Callable[[str], Any]:
 def add_fields(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: type[Any], *names: str, prefix: str = ""
 ) -> None:
-    """Add an option --<prefix><name> for each field of a dataclass, or those of `names`: with the field's type and
+    """Add an option --<prefix><name> for each field of a dataclass, or only for `names`. It has the field's type and
     default, and the first sentence of its docstring as help."""
     hints, said = get_type_hints(kind, include_extras=True), field_docstrings(kind)
     for field in dataclasses.fields(kind):
@@ -112,8 +112,8 @@ def exit_status(
     stopped: str | None = "stopped; run the same command to resume",
 ) -> int:
     """Run `do` and return its exit status. Errors of `wrong_use` (like `WrongUse`, status 2) and `failed` (status 1)
-    become at most one line on stderr; others pass through. `stopped` is printed after Ctrl-C or, in a command of
-    `run_command`, another signal, with status 128 + its number; None lets KeyboardInterrupt pass through."""
+    become at most one line on stderr; others pass through. Ctrl-C, or another signal in a command of `run_command`,
+    prints `stopped` and returns 128 + its number. With None KeyboardInterrupt passes through."""
     mistakes: tuple[type[Exception], ...] = (WrongUse, *wrong_use)
     try:
         return do()
@@ -135,8 +135,8 @@ def command(
     ended: Callable[..., int] = exit_status,
     **ends: Any,
 ) -> Callable[..., int]:
-    """Return the `main` of a command: it takes `parse`'s arguments, by default the process's, or as keyword `options`
-    what `parse` made of them, and returns the exit status by `ended(..., **ends)`."""
+    """Return the `main` of a command, which returns the exit status by `ended(..., **ends)`. It takes `parse`'s
+    arguments, by default the process's, or the result of `parse` as keyword `options`."""
 
     def main(*arguments: Any, options: argparse.Namespace | None = None, **defaults: str) -> int:
         return ended(lambda: do(options or parse(*arguments, **defaults)), **ends)
@@ -145,11 +145,9 @@ def command(
 
 
 def _unprinted(message: str) -> bool:
-    """Return whether a message still has to be printed, and mark it as printed.
-
-    With --max-restarts, torchrun restarts failed ranks whatever their exit status. Without the mark each local rank
-    would print the same message at each attempt. Outside of torchrun the answer is always True.
-    """
+    """Return whether a message still has to be printed, and mark it as printed. With --max-restarts, torchrun restarts
+    failed ranks whatever their exit status. Without the mark each local rank would print the same message at each
+    attempt. Outside of torchrun the answer is always True."""
     # The file of this rank is RUN/attempt_N/RANK/error.json, unless the user has set the variable to another path.
     folders = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).absolute().parents
     if "TORCHELASTIC_RUN_ID" not in os.environ or len(folders) < 3 or not folders[1].name.startswith("attempt_"):
@@ -172,8 +170,8 @@ def complain(error: Exception | str, status: int = FAILED) -> int:
 
 
 def parsed_by(module: str, *arguments: Any, **named: Any) -> argparse.Namespace:
-    """Return what `parse` of a module makes of a command line. End the process if it prints the help or raises
-    `WrongUse`, whose message is printed."""
+    """Parse a command line with a module's `parse`. End the process if that prints the help, or raises `WrongUse`,
+    whose message is printed."""
     found: list[argparse.Namespace] = []
 
     def parse() -> int:
@@ -186,8 +184,7 @@ def parsed_by(module: str, *arguments: Any, **named: Any) -> argparse.Namespace:
 
 
 def refuse_empty(options: argparse.Namespace, *names: str) -> None:
-    """Raise `WrongUse` if one of these options, named without dashes, is given and empty: "" would mean the current
-    folder."""
+    """Raise `WrongUse` if one of these options (without dashes) is empty, because "" means the current folder."""
     for name in names:
         if getattr(options, name) == "":
             raise WrongUse(f"--{name} is empty, perhaps from an unset variable; give it a value, or leave it out")
@@ -195,7 +192,7 @@ def refuse_empty(options: argparse.Namespace, *names: str) -> None:
 
 def check_folder(called: str, folder: Path) -> None:
     """Raise `WrongUse` for a local folder that results must not be written into (the root of the file system, the home
-    folder), or whose name the file system does not accept. `called` is its name in messages, such as OUTPUT."""
+    folder), or with a name that the file system does not accept. `called` is its name in messages, such as OUTPUT."""
     try:
         str(folder).encode()  # raises for names that are not UTF-8
     except UnicodeEncodeError as error:
@@ -213,11 +210,8 @@ def check_folder(called: str, folder: Path) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line and flush it, so that pipes receive it at once.
-
-    If the reader has closed the pipe, as with `| head`, exit with the status of SIGPIPE; after
-    other write errors, with 1.
-    """
+    """Print a line and flush it, so that pipes receive it at once. If the reader has closed the pipe, as with `| head`,
+    exit with the status of SIGPIPE. After other write errors exit with 1."""
     try:
         print(line, flush=True)
     except OSError as error:

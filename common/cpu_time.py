@@ -12,7 +12,7 @@ from pathlib import Path
 
 def cpu_seconds(helpers: Iterable[int] = ()) -> float:
     """Return the CPU seconds of this process, all its threads, its ended children and `helpers`, the ids of child
-    processes that still run. Without /proc a helper counts only when it has ended."""
+    processes that still run. Without /proc a helper counts only after it has ended."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + ended.ru_utime + ended.ru_stime + sum(map(_of_process, helpers))
 

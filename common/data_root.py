@@ -15,7 +15,7 @@ REFERENCE_TEXTS = "minilm"
 
 
 def data_root(folder: Path | str | None = None) -> Path:
-    """Return the folder of evaluation data: `folder`, else $DIHT_BENCH_DATA, else `diht/bench` in the user's cache. The
-    cache is $XDG_CACHE_HOME, or `~/.cache`. An empty variable counts as unset."""
+    """Return `folder`, or without it the folder of evaluation data: $DIHT_BENCH_DATA, or `diht/bench` in
+    $XDG_CACHE_HOME or `~/.cache`. An empty variable counts as unset."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(folder or os.environ.get(VARIABLE) or Path(cache) / "diht" / "bench").expanduser()

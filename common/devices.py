@@ -20,7 +20,7 @@ _BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether an x86 processor multiplies bfloat16 natively; False for others, and without the file (macOS)."""
+    """Return whether this is an x86 processor that multiplies bfloat16 natively. Without the file return False."""
     if not cpuinfo.is_file():
         return False
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -29,7 +29,7 @@ def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def device_here() -> str:
-    """Return cuda if torch sees a GPU, else cpu."""
+    """Return "cuda" if torch sees a GPU, otherwise "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,7 +37,7 @@ def device_here() -> str:
 
 def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> None:
     """Raise WrongUse if torch knows no such device, this machine lacks it, or it does not compute in a precision of
-    `PRECISIONS`. `prefix` is that of the options that named them, see `add_device_options`."""
+    `PRECISIONS`. `prefix` is that of the options in the message, see `add_device_options`."""
     import torch
 
     option = f"--{prefix}device"
@@ -57,7 +57,7 @@ def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> Non
 def add_device_options(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup, model: str, *, prefix: str = "", batch: str
 ) -> None:
-    """Add the options --<prefix>device, --<prefix>precision and that for the batch size of a model."""
+    """Add the options --<prefix>device, --<prefix>precision and the one for the batch size of a model."""
     parser.add_argument(
         batch, type=number(Positive), metavar="N", help=f"images in a batch of the {model} (default 32; 256 on a GPU)"
     )
@@ -86,7 +86,7 @@ def gpus_of(device: str) -> list[str]:
 
 
 def computes_bf16(device: str) -> bool:
-    """Return whether a device multiplies bfloat16 in hardware; False for devices other than CUDA GPUs and CPUs."""
+    """Return whether a device, a CUDA GPU or CPU, multiplies bfloat16 in hardware. Return False for other devices."""
     import torch
 
     if device.startswith("cuda"):
@@ -100,10 +100,10 @@ def best_precision(device: str) -> str:
 
 
 class Claim:
-    """A claim of this process on one device, until the claim is closed or the process ends. Claims by processes of this
-    user are spread over the devices: each takes the first free turn. A claim is a locked file, named by the UUID of the
-    GPU: jobs that see different GPUs may number them alike. The `folder` of the lock files is by default one per user
-    in the temporary folder."""
+    """A claim of this process on one device, until it is closed or the process ends. Each claim takes the first free
+    turn, so that processes of this user are spread over the devices. A claim is a locked file in `folder`, by default a
+    folder per user in the temporary one. It is named by the UUID of the GPU, because jobs that see different GPUs may
+    number them alike."""
 
     def __init__(self, devices: Sequence[str], folder: Path | None = None):
         folder = folder or Path(tempfile.gettempdir()) / f"diht-gpus-{os.getuid()}"

@@ -24,11 +24,11 @@ from open_diht.common.installation import remedy
 
 FOLDER = "local-dir"
 LITE0 = "efficientnet-lite0"
-"""EfficientNet-Lite0, whose ImageNet-1k weights an installed package brings, see `lite0_weights`."""
+"""EfficientNet-Lite0, with ImageNet-1k weights from an installed package, see `lite0_weights`."""
 
 
 class EncoderError(WrongUse):
-    """An encoder that cannot be used as named."""
+    """An encoder cannot be used as named."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,17 @@ class EncoderName:
 
     text: str
     library: str
-    """timm, torchvision, open_clip or local-dir; "" for a built-in encoder."""
+    """timm, torchvision, open_clip or local-dir. It is "" for a built-in encoder."""
     model: str
-    """The model's name; "" for a folder, which describes its own model."""
+    """The model's name. It is "" for a folder, which describes its own model."""
     weights: str
-    """File or folder; "" if the name contains none."""
+    """File or folder, or "" if the name contains none."""
 
 
 def parse_encoder_name(
     text: str, *, libraries: Collection[str], names: Sequence[str], what: str = "encoder"
 ) -> EncoderName:
-    """Parse an encoder name. Raise EncoderError if it is unknown or incomplete, or gives a built-in encoder an
-    argument."""
+    """Parse an encoder name. Raise EncoderError if it is unknown, incomplete, or a built-in one with an argument."""
     if text in names:
         return EncoderName(text, "", text, "")
     library, _, rest = text.partition(":")
@@ -92,8 +91,8 @@ def lite0_weights(encoder: str, extra: str) -> Path:
 
 @contextmanager
 def loading(refused: Callable[[str], Exception]) -> Iterator[None]:
-    """Turn the errors of torch and of the model libraries for a file of weights that is damaged, or another kind of
-    file, into the exception that `refused` makes of the reason, which fits on one line."""
+    """Turn the errors of torch and of the model libraries for a damaged or wrong file of weights into the exception
+    `refused(reason)`. The reason fits on one line."""
     from safetensors import SafetensorError
 
     try:
@@ -117,10 +116,8 @@ def loading(refused: Callable[[str], Exception]) -> Iterator[None]:
 
 @contextmanager
 def no_hub() -> Iterator[None]:
-    """Forbid the hub client all requests in the `with` block, because a model's configuration may name a tokenizer.
-
-    Use it only while a model loads: other parts of the process may use a hub.
-    """
+    """Forbid the hub client all requests in the `with` block, because a model's configuration may name a tokenizer. Use
+    it only while a model loads: other parts of the process may use a hub."""
     try:
         from huggingface_hub import constants
     except ImportError:
@@ -136,13 +133,10 @@ def no_hub() -> Iterator[None]:
 
 @contextmanager
 def no_code() -> Iterator[None]:
-    """Refuse, in the `with` block, text models and tokenizers that need Python code of their own, with ValueError.
-
-    The `open_clip_config.json` of a folder names a text model and a tokenizer of transformers, and may have them loaded
-    from Python files next to it; but a folder of weights is data. Without this block, transformers asks on the terminal
-    whether to run the code. Tokenizers also need `trust_remote_code=False`, since a configuration may hold arguments
-    for them.
-    """
+    """Refuse, in the `with` block, text models and tokenizers that need Python code of their own, with ValueError. A
+    folder of weights is data, but its `open_clip_config.json` may name such code in files next to it, and transformers
+    would then ask on the terminal whether to run it. Tokenizers also need `trust_remote_code=False`, since a
+    configuration may hold arguments for them."""
     try:
         from transformers import dynamic_module_utils as dynamic
     except ImportError:  # without transformers nothing loads such code
@@ -164,16 +158,10 @@ def no_code() -> Iterator[None]:
 
 
 def create_open_clip(name: str, pretrained: str | None = None, **settings: Any) -> tuple[Any, Any, Any]:
-    """Return a model of open_clip, its evaluation preprocessing and its tokenizer. Run no code, and ask no hub.
-
-    Args:
-        name: an architecture, or `local-dir:<folder>`.
-        pretrained: path of the weights of an architecture; None: a folder's own, or random ones.
-
-    Raises:
-        ValueError: a text model or tokenizer needs code.
-        Exception: errors of the libraries, see `loading`.
-    """
+    """Return a model of open_clip, its evaluation preprocessing and its tokenizer. Run no code, and ask no hub. `name`
+    is an architecture, or `local-dir:<folder>`. `pretrained` is the path of an architecture's weights. Without it they
+    are random, or those in the folder. Raises ValueError if a text model or tokenizer needs code, and errors of the
+    libraries, see `loading`."""
     import open_clip
 
     with no_hub(), no_code():

@@ -61,13 +61,9 @@ Total = Annotated[int, Range(at_least=1, at_most=10**15)]
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: Any) -> T:
-    """Build a dataclass from plain values and the fields that the program sets, `given`, which a file may not. `where`
-    is the prefix of keys in messages, such as "loss.".
-
-    Raises:
-        BadValue: a key is unknown or missing, or a value has the wrong type, is out of range, or is refused by the
-            dataclass.
-    """
+    """Build a dataclass from plain values and from `given`, fields that the program sets and a file may not. `where` is
+    the prefix of keys in messages, such as "loss.". Raises BadValue if a key is unknown or missing, or a value has the
+    wrong type, is out of range, or is refused by the dataclass."""
     hints = {name: hint for name, hint in _hints(kind).items() if name not in given}
     for key in values:
         if key not in hints:
@@ -94,7 +90,7 @@ def check_fields(instance: Any) -> None:
 
 def converted(hint: Any, value: Any, where: str) -> Any:
     """Return the value as the type `hint` requires: integers as floats, lists as tuples, mappings or None as
-    dataclasses, keys of mappings as texts. Nothing else is converted. Raise BadValue as `build` does."""
+    dataclasses, keys of mappings as texts. Nothing else is converted. Raise the BadValue of `build`."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -125,8 +121,8 @@ def converted(hint: Any, value: Any, where: str) -> Any:
 
 
 def one_of(known: Iterable[Any], value: Any, where: str) -> Any:
-    """Return `value` if it is one of the known values, for example the keys of a registry. Else raise BadValue, whose
-    message suggests the nearest, if any is close."""
+    """Return `value` if it is one of the known values, such as the keys of a registry. Raise BadValue if it is not,
+    with the nearest one in the message, if any is close."""
     if value not in (choices := list(known)):
         names = [str(choice) for choice in choices]
         raise BadValue(f"{where} is {shown(value)}{nearest(str(value), names)}; choose {', '.join(names)}")
@@ -139,7 +135,7 @@ def shown(value: Any) -> str:
 
 
 def field_docstrings(kind: type[Any]) -> dict[str, str]:
-    """Return the string below each field in a dataclass's own body, by field name; inherited fields are not in it."""
+    """Return the strings below the fields in a dataclass's own body, by field name, without inherited fields."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(tree, ast.ClassDef)
     said: dict[str, str] = {}

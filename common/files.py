@@ -22,7 +22,7 @@ _FRESH = re.compile(rf"{re.escape(TEMPORARY)}.+-[0-9a-z_]{{8}}", re.DOTALL)
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return a new temporary path in the folder of `path`. Its ending differs, so that listings by ending skip it."""
+    """Return a new temporary path in the folder of `path`, with another ending, so that listings by ending skip it."""
     return path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
 
 
@@ -32,8 +32,7 @@ def is_temporary(name: str) -> bool:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what killed runs left directly in `folder`, not below it. Files of other programs stay. It deletes what
-    another process is writing there, too."""
+    """Delete this program's temporary files directly in `folder`, including those that other processes write now."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if not is_temporary(path.name):
             continue
@@ -54,8 +53,8 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to. On leaving, the file is flushed to disk and atomically
-    renamed to `path`. On an error before that `path` stays as it was."""
+    """Yield a temporary path to write to. On leaving, the file is flushed to disk and atomically renamed to `path`.
+    After an error `path` stays as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
@@ -70,7 +69,7 @@ def published(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the file's name to an OSError that has none, such as that of a full disk, while it is written."""
+    """Add the file's name to an OSError in the block that has none, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -81,8 +80,8 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def published_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder; on leaving, it is flushed to disk and renamed to `path`. An existing folder is
-    replaced by two renames; a kill between them leaves neither the old nor the new one at `path`."""
+    """Yield an empty temporary folder. On leaving, it is flushed to disk and renamed to `path`. An existing folder is
+    replaced by two renames: a kill between them leaves neither the old nor the new one at `path`."""
     temporary = temporary_beside(path)
     temporary.mkdir(parents=True)
     try:
@@ -108,15 +107,14 @@ def publish_bytes(path: Path, content: bytes) -> None:
 
 
 def publish_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, complete or not at all. Raise ValueError for NaN or infinity, which other programs could
-    not read."""
+    """Write a value as JSON, complete or not at all. Raise ValueError for NaN or infinity, which JSON lacks."""
     text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     # Lone surrogates, which file names can hold, become escapes that JSON knows.
     publish_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, or None if there is no such file. Raise ValueError if it is not JSON."""
+    """Return the content of a JSON file. Return None if there is no such file. Raise ValueError if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -36,7 +36,7 @@ class HubAddress:
     repository: str
     """owner/name"""
     revision: str | None = None
-    """Branch, tag or commit; None means `MAIN`."""
+    """Branch, tag or commit. None means `MAIN`."""
     path: str = ""
     """File, folder or glob in the repository."""
 
@@ -66,8 +66,8 @@ def is_pinned(address: str) -> bool:
 
 
 def client() -> HfApi:
-    """Return a client of the hub in HF_ENDPOINT, or of the public hub. It uses the token in HF_TOKEN, in
-    HUGGING_FACE_HUB_TOKEN or of an earlier login. Its progress bars are shown on terminals only, unless
+    """Return a client of the hub in HF_ENDPOINT, or of the public hub. Its token is that of HF_TOKEN,
+    HUGGING_FACE_HUB_TOKEN or an earlier login. Progress bars are shown on terminals only, unless
     HF_HUB_DISABLE_PROGRESS_BARS is set."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -78,8 +78,8 @@ def client() -> HfApi:
 
 
 def explained(address: HubAddress, error: type[Exception], then: str = "") -> AbstractContextManager[None]:
-    """Turn exceptions in the `with` block, which requests to a hub raise, into `error` with a one-line message. Errors
-    of that class, and OSErrors that are not of the hub client, pass through."""
+    """Turn exceptions of requests to a hub in the `with` block into `error` with a one-line message. Errors of that
+    class, and OSErrors that are not of the hub client, pass through."""
     try:
         from huggingface_hub import constants, errors
     except ImportError as missing:
@@ -117,6 +117,6 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> Ab
 
 
 def _in_one_line(error: Exception) -> str:
-    """Return an error's message without periods and colons at its end, or "no message". The hub's answers begin with
-    the number of the request on a line of its own."""
+    """Return an error's message without periods and colons at its end, or "no message". The hub's answers begin with a
+    line for the number of the request."""
     return " ".join(str(error).split())[:400].rstrip(".:") or "no message"

@@ -17,6 +17,5 @@ their cost cannot be bounded before decoding:
 - EPS and other formats for which Pillow starts programs, or that have no signature.
 """
 EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
-"""File name endings of images, in lower case without dot, by priority: if a sample has several, filters
-and trainer take the first. The list is longer than `FORMATS`, so that images that are not accepted are found and
-reported."""
+"""File name endings of images, in lower case without dot, by priority: if a sample has several, filters and trainer
+take the first. The list is longer than `FORMATS`, so that images that are not accepted are found and reported."""

@@ -18,9 +18,8 @@ from typing import Final
 MAX_PARTS: Final = 100_000
 """Maximum number of walked segments, chunks or blocks of a file. libpng writes chunks of 8 KiB, so this is 800 MB."""
 MAX_SCANS: Final = 100
-"""Maximum number of scans in a JPEG. A baseline JPEG has 1 to 4, a progressive one 10 by libjpeg's
-color script and a few more by MozJPEG's search; hand-made scripts for jpegtran have a few dozen.
-libjpeg itself has no limit."""
+"""Maximum number of scans in a JPEG. A baseline JPEG has 1 to 4, a progressive one 10 by libjpeg's color script and a
+few more by MozJPEG's search; hand-made scripts for jpegtran have a few dozen. libjpeg itself has no limit."""
 MAX_SCANNED: Final = 2_000_000_000
 """Maximum scans x pixels, as each scan of a JPEG may visit all pixels: 20 scans of an image of 100 million pixels."""
 
@@ -38,8 +37,8 @@ class BadImageReason(StrEnum):
 
 
 class BadImage(ValueError):
-    """An error for bytes that cannot be used as an image; the message describes what was found. `reason` is a
-    `BadImageReason`, or a member of another enum with further reasons."""
+    """Bytes cannot be used as an image. The message describes the finding, and `reason` is a `BadImageReason` or a
+    member of another enum with further reasons."""
 
     def __init__(self, reason: StrEnum, message: str) -> None:
         super().__init__(reason, message)
@@ -52,17 +51,16 @@ class BadImage(ValueError):
 
 @dataclass(frozen=True)
 class ImageParts:
-    """A file for the decoder, with what its headers say."""
+    """A file for the decoder, with the values of its headers."""
 
     data: bytes
     """The bytes for the decoder."""
     size: tuple[int, int] | None
-    """Width and height by the file's own headers; None if opening allocates nothing, so that the
-    decoder may report them."""
+    """Width and height in the file's headers. None leaves them to the decoder, which allocates nothing on opening."""
     orientation: int = 1
     """EXIF orientation, 1 to 8."""
     scans: int = 1
-    """Number of scans of a JPEG, each of which may visit all pixels; 1 for other formats."""
+    """Number of scans of a JPEG, each of which may visit all pixels. Other formats have 1."""
 
 
 class _Count:
@@ -93,7 +91,7 @@ _OF_PIXELS: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}
 
 
 def jpeg_parts(data: bytes) -> ImageParts:
-    """Return a JPEG without most metadata before its scans and without what follows its first image."""
+    """Return a JPEG without most metadata before its scans and without bytes after its first image."""
     kept, count = [b"\xff\xd8"], _Count()
     size, orientation, offset = None, 1, 2
     while marker := _MARKER.search(data, offset):
@@ -173,7 +171,7 @@ _CONTROL = 0xF9
 
 
 def gif_parts(data: bytes) -> ImageParts:
-    """Return a GIF: its header, and all from its first frame on; of the blocks between, only the graphic control."""
+    """Return a GIF: its header, the graphic control before its first frame, and everything from that frame on."""
     try:
         return _gif_parts(data, _Count())
     except (IndexError, struct.error) as error:
@@ -240,8 +238,7 @@ def webp_parts(data: bytes) -> ImageParts:
 
 
 def bmp_parts(data: bytes) -> ImageParts:
-    """Return a BMP unchanged. Run-length coding is refused: it is rare, and Pillow decodes it byte
-    by byte in Python."""
+    """Return a BMP unchanged. Refuse run-length coding: it is rare, and Pillow decodes it byte by byte in Python."""
     if len(data) < 26:
         raise _ended("a BMP")
     if int.from_bytes(data[14:18], "little") >= 40 and int.from_bytes(data[30:34], "little") in (1, 2):
@@ -255,7 +252,7 @@ _ORIENTATION, _NUMBERS = 0x0112, {3: "H", 4: "I"}
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 if it is missing or invalid, since bad metadata must not lose an image."""
+    """Return the EXIF orientation, 1 to 8. It is 1 if missing or invalid, since bad metadata must not lose an image."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return 1

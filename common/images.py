@@ -62,7 +62,7 @@ class ImageLimits:
     max_bytes: int = 64 * 2**20
     """Longest accepted file, in bytes."""
     max_pixels: int = 100_000_000
-    """Largest accepted width x height in the header, checked before decoding; 100 million are 300 MB of RGB bytes."""
+    """Largest accepted width x height in the header, checked before decoding. 100 million are 300 MB of RGB bytes."""
     max_side: int = 30_000
     """Longest accepted side in the header, in pixels."""
 
@@ -77,16 +77,16 @@ class OpenedImage:
     """An image whose header is read and within the limits. Its pixels are not decoded yet."""
 
     image: Image.Image
-    """The image as opened by Pillow; of an animation, the first frame."""
+    """The image as opened by Pillow, or the first frame of an animation."""
     orientation: int
     """EXIF orientation, 1 to 8."""
     data: bytes
-    """The bytes it is decoded from, see `ImageParts`."""
+    """The bytes that are decoded, see `ImageParts`."""
 
     def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:
-        """Decode the pixels, in the mode of the file. A JPEG is decoded at a half, a quarter or an eighth as long as
-        its sides stay `at_least` (width, height), which saves most of the time. Raise BadImage if the pixel data is
-        truncated or contradicts the format."""
+        """Decode the pixels, in the mode of the file. A JPEG is decoded at a half, a quarter or an eighth if its sides
+        stay `at_least` (width, height), which saves most of the time. Raise BadImage if the pixel data is truncated or
+        contradicts the format."""
         with decoding(f"{self.image.format} of {self.image.width} x {self.image.height}"):
             if at_least is not None and self.image.format == "JPEG":
                 self.image.draft(None, at_least)
@@ -100,12 +100,8 @@ class OpenedImage:
 
 
 def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORMATS) -> OpenedImage:
-    """Open an image file of an accepted format; PPM may be added if the bytes are the user's own.
-
-    Raises:
-        BadImage: the bytes are not an accepted image. No other exception is raised except
-            MemoryError, which is not caught because it says nothing about the bytes.
-    """
+    """Open an image file of an accepted format. PPM may be added if the bytes are the user's own. Raises BadImage if
+    the bytes are not an accepted image, and no other exception but MemoryError, which says nothing about the bytes."""
     if not data:
         raise BadImage(BadImageReason.EMPTY, "0 bytes; the file is empty")
     if len(data) > limits.max_bytes:
@@ -174,8 +170,8 @@ def decoding(what: str) -> Iterator[None]:
 
 
 def _kind_of_damage(error: Exception) -> BadImageReason:
-    """Return the reason for an error. Pillow raises OSError for truncated and corrupt data; only
-    the message differs."""
+    """Return the reason for an error. Pillow's OSError for truncated and for corrupt data differs only in the
+    message."""
     text = str(error).lower()
     ended = isinstance(error, EOFError) or any(
         word in text for word in ("truncated", "not enough", "unexpected end", "premature")

@@ -1,7 +1,7 @@
 """Find the version of this installation, and the command that adds packages to it.
 
-The command is uv if it made the installation or pip is missing, else pip. Without uv it is pip, which Python brings
-along for environments that were made without.
+The command is uv if uv made the installation or pip is missing, otherwise pip. Without uv it is pip, which Python
+brings along for environments that were made without.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME = "open-diht"
 
 
 def program_version() -> str:
-    """Return the installed version of this program; "0" in a checkout that is not installed."""
+    """Return the installed version of this program, or "0" in a checkout that is not installed."""
     try:
         return version(NAME)
     except PackageNotFoundError:
@@ -30,7 +30,7 @@ def program_version() -> str:
 
 
 def remedy(*extras: str) -> str:
-    """Return the command that installs these extras; without any, the command that installs the base package."""
+    """Return the command that installs these extras, or the base package without any."""
     return install_command(*_requirement(f"[{','.join(extras)}]" if extras else ""))
 
 
@@ -45,7 +45,7 @@ def install_command(*requirements: str) -> str:
 
 
 def uv_command() -> list[str] | None:
-    """Return the command that starts uv: the program on PATH, else the module; None if neither is installed."""
+    """Return the command that starts uv: the program on PATH, or the module. Return None if neither is installed."""
     if found := shutil.which("uv"):
         return [found]
     return [sys.executable, "-m", "uv"] if find_spec("uv") else None
@@ -68,7 +68,7 @@ def _requirement(extras: str) -> list[str]:
 
 
 def _direct_url() -> dict[str, Any] | None:
-    """Return the origin of the installation, in the form of direct_url.json; None if it came from an index."""
+    """Return the origin of the installation, in the form of direct_url.json. Return None if it came from an index."""
     for found in distributions(name=NAME):  # a checkout's egg-info may come before pip's metadata
         if text := found.read_text("direct_url.json"):
             record: dict[str, Any] = json.loads(text)

@@ -34,18 +34,18 @@ RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
 """Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds: several
 renewals may fail before it ends, and the lease of a killed run blocks others for less than a minute."""
 SLOW_S = 4.0
-"""A longer renewal is reported, because other work that waits for the store prints nothing, perhaps for minutes."""
+"""A longer renewal is reported, because other work that waits for the store may print nothing for minutes."""
 _KEPT_S = 3600.0
-"""A run that acquires a lease deletes those not renewed for longer. A machine may have slept for some time."""
+"""A run that acquires a lease deletes leases not renewed for longer. A machine may have slept for some time."""
 _PAUSES_S = (2.0, 4.0, 8.0)
 """Seconds to back off, times 0.5 to 1.5, after the first, the second and all later tries to acquire a lease
-exclusively: at random, since two runs that ask at the same moment would else back off together for ever."""
+exclusively. The factor is random, since two runs that ask at the same moment could otherwise back off together for
+ever."""
 _TOKEN = ".token"
 
 
 def _clock() -> float:
-    """Return seconds that, unlike those of `time.monotonic`, also pass while the machine sleeps, where the system has
-    such a clock (Linux)."""
+    """Return seconds of a clock that also counts while the machine sleeps, if the system has one (Linux)."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
@@ -59,7 +59,7 @@ class Fence:
 
     token: int = 0
     fs: Any = None
-    """The file system of the lease; None: a lock of the operating system, which cannot be lost."""
+    """The file system of the lease. None stands for a lock of the operating system, which cannot be lost."""
     folder: str = ""
     """The folder of leases."""
     of: str = ""
@@ -107,10 +107,10 @@ class _Other:
 
 
 class Lease:
-    """A lease on a folder of leases, which holds nothing else. If two runs that exclude each other ask at the same
-    moment, both may back off. Other runs see the name `shard` in `at_work`. Shards share the folder if their names end
-    alike after the last hyphen. `say` receives a message when a renewal takes longer than SLOW_S, and when `take_alone`
-    has to wait."""
+    """A lease on a folder of leases, which holds nothing else. Two runs that exclude each other and ask at the same
+    moment may both back off. Other runs see the name `shard` in `at_work`. Shards share the folder if their names end
+    alike after the last hyphen. `say` receives a message when a renewal takes longer than SLOW_S, or `take_alone` has
+    to wait."""
 
     def __init__(self, fs: Any, folder: str, of: str, shard: str = "", say: Callable[[str], None] = lambda line: None):
         self._fs, self._folder, self._of, self._shard, self._say = fs, folder.rstrip("/"), of, shard, say
@@ -125,8 +125,8 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def take(self, shared: bool) -> bool:
-        """Acquire the lease, or change its mode; `shared` allows other holders, if their leases are shared too. Return
-        False, and hold none, if the lease of another run forbids it."""
+        """Acquire the lease, or change its mode. `shared` allows other holders with shared leases. Return False, and
+        hold none, if the lease of another run forbids it."""
         self.release()
         self._shared, self._taken, self.fence.token = shared, time.time(), 0
         # Before writing: a run that creates a token later sees this lease.
@@ -148,8 +148,8 @@ class Lease:
         return True
 
     def take_alone(self) -> bool:
-        """Acquire the lease exclusively. Wait for the lease of a killed run to expire, which takes up to a minute.
-        Return False, and hold none, if another run renews a lease that forbids this one, so that it is alive."""
+        """Acquire the lease exclusively. Wait up to a minute for the lease of a killed run to expire. Return False, and
+        hold none, if another run, which is alive, renews a lease that forbids this one."""
         known, pauses = dict[tuple[str, float], float](), chain(_PAUSES_S, repeat(_PAUSES_S[-1]))
         while not self.take(shared=False):
             if not known:
@@ -173,7 +173,7 @@ class Lease:
             self._remove(self._path)
 
     def at_work(self) -> set[str]:
-        """Return the names of the shards that hold a lease, and that of this one, held or not."""
+        """Return the names of the shards that hold a lease, and the name of this one, held or not."""
         valid = (other.lease for other in self._found() if other.counts)
         return {str(lease["shard"]) for lease in valid if lease.get("shard")} | {self._shard} - {""}
 
@@ -185,7 +185,8 @@ class Lease:
         return [other for other in many_at_once(partial(self._other, now=now), paths) if other]
 
     def _other(self, path: str, now: datetime | None) -> _Other | None:
-        """Read another run's lease; None if it is gone. `now` is the store's time of this run's renewal, or None."""
+        """Read another run's lease, or return None if it is gone. `now` is the store's time of this run's renewal, if
+        known."""
         try:
             lease: dict[str, Any] = json.loads(self._fs.cat_file(path))
         except FileNotFoundError:
@@ -197,7 +198,7 @@ class Lease:
         return _Other(path, lease, (now - written).total_seconds() + _clock() - self._renewed)
 
     def _written(self, path: str) -> datetime | None:
-        """Return when an object was written, by the store's clock; None if that is not reported or it is gone."""
+        """Return the store's time when an object was written. Return None if it is unknown or the object is gone."""
         try:
             found: datetime = self._fs.modified(path)
         except (NotImplementedError, FileNotFoundError):
@@ -205,7 +206,7 @@ class Lease:
         return found
 
     def _shares(self, other: Mapping[str, Any]) -> bool:
-        """Return whether both leases are shared, and of shards with equal settings."""
+        """Return whether both leases are shared and of shards with equal settings."""
         alike = settings_of(str(other.get("shard", ""))) == settings_of(self._shard)
         return bool(self._shared and other.get("shared") and alike)
 
@@ -230,7 +231,7 @@ class Lease:
             return newest
 
     def _content(self, token: int) -> dict[str, Any]:
-        """Return who created a token, or {} if it is gone."""
+        """Return the creator of a token, or {} if the token is gone."""
         try:
             return dict(json.loads(self._fs.cat_file(self._path_of(token))))
         except FileNotFoundError:
@@ -271,5 +272,5 @@ class Lease:
 
 
 def settings_of(shard: str) -> str:
-    """Return what the names of shards that may share a folder have in common: a hash of their settings."""
+    """Return the part that the names of shards in one folder share: a hash of their settings."""
     return shard.rpartition("-")[2]

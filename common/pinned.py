@@ -14,8 +14,7 @@ MINILM_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 
 def is_pinned(path: Path, sha256: str) -> bool:
-    """Return whether a file or folder has a known digest of `digest_of`. A process reads a file once until its size or
-    time changes."""
+    """Return whether a file or folder has a known digest of `digest_of`, read again only if size or time changed."""
     return digest_of(path) == sha256
 
 
@@ -38,7 +37,6 @@ def digest_of(path: Path) -> str:
 
 @cache
 def _digest(path: Path, size: int, mtime_ns: int) -> str:
-    """Return the SHA-256 of a file. `size` and `mtime_ns` are part of the cache key, so changed
-    files are read again."""
+    """Return the SHA-256 of a file. `size` and `mtime_ns` are in the cache's key, so a changed file is read again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

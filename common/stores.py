@@ -1,5 +1,5 @@
-"""Paths on a disk and addresses that fsspec knows, many requests at once, and the errors of stores and hubs. Those of
-their clients have no common base class, so match by package."""
+"""Paths on a disk and addresses that fsspec knows, many requests at once, and the errors of stores and hubs. The errors
+of their clients have no common base class, so match by package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "adlfs", "a
 
 
 def is_remote(path: str) -> bool:
-    """Return whether a path is an address for fsspec, other than of local files."""
+    """Return whether a path is an address for fsspec, except one of local files."""
     return "://" in path and not path.startswith(("file://", "local://"))
 
 
@@ -35,7 +35,7 @@ def local_path(path: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """Return a local path as an absolute one, because workers may run in another folder; an address unchanged."""
+    """Return an absolute local path, because workers may run in another folder. Return an address unchanged."""
     return path if is_remote(path) else os.path.abspath(local_path(path))
 
 
@@ -54,7 +54,7 @@ def many_at_once(do: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
 
 
 def stamp_of(info: Mapping[str, object]) -> tuple[str, ...]:
-    """Return a stamp of an object, which changes when the object is replaced if the store's metadata shows that."""
+    """Return a stamp of an object. It changes when the object is replaced, if the store's metadata shows that."""
     # Each kind of store reports only some of these.
     changing = ("ETag", "etag", "generation", "LastModified", "mtime", "created", "size")
     of_git = (str(info["blob_id"]),) if "blob_id" in info else ()
@@ -62,15 +62,15 @@ def stamp_of(info: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def is_of_client(error: BaseException) -> bool:
-    """Return whether an error is of an object store's client, such as no credentials, no such host, no answer. False
-    for most of Python's own errors that clients raise, such as FileNotFoundError."""
+    """Return whether an error is of an object store's client, such as no credentials, no such host, no answer. Most of
+    Python's own errors that clients raise, such as FileNotFoundError, are not."""
     if isinstance(error, ValueError) and str(error).startswith("Invalid endpoint"):
         return True  # botocore's, of an AWS_ENDPOINT_URL without http://
     return any(kind.__module__.partition(".")[0] in _CLIENTS for kind in type(error).__mro__)
 
 
 def is_of_store(error: BaseException) -> bool:
-    """Return whether an error may be that of a store, given that it is not that of a disk."""
+    """Return whether an error that is not a disk's may be a store's."""
     return isinstance(error, OSError) or is_of_client(error)
 
 
@@ -99,7 +99,7 @@ def _may_pass(error: Exception) -> bool:
 
 @contextmanager
 def translated(translation: Callable[[Exception], Exception | None]) -> Iterator[None]:
-    """Replace each exception in the `with` block by its translation. If that is None, the exception passes."""
+    """Replace each exception in the `with` block by its translation. An exception without one passes."""
     try:
         yield
     except Exception as error:  # errors of fsspec's clients have no common base class
@@ -119,7 +119,7 @@ def lacks_conditions(error: OSError) -> bool:
 
 
 def create(fs: Any, path: str, content: bytes) -> None:
-    """Create an object. Raise FileExistsError if it exists. In a store without conditional puts, two processes that
+    """Create an object. Raise FileExistsError if it exists. Without conditional puts in the store, two processes that
     create it at the same moment may both succeed."""
     try:
         fs.pipe_file(path, content, mode="create")

@@ -25,18 +25,18 @@ class Member:
     """A regular file in a tar."""
 
     name: str
-    """Path in the tar; bytes that are not UTF-8 become surrogate escapes."""
+    """Path in the tar. Bytes that are not UTF-8 become surrogate escapes."""
     offset: int
-    """Offset in the uncompressed stream from which it is found: of its first header, extended ones included, or of
-    zeros before that, in tars joined with cat."""
+    """Uncompressed offset of the first header, extended ones included, or of zeros before it in tars joined with
+    cat."""
     content: int
     """Offset of its content in the uncompressed stream."""
     size: int
     """Size of its content in bytes."""
 
     def sample(self) -> tuple[str, str] | None:
-        """Return the sample's key and the lower-case extension, split at the first dot of the file name. A file name
-        without an extension, or with a dot in front, belongs to no sample: return None."""
+        """Return the sample's key and the lower-case extension, split at the first dot of the file name. Return None
+        for a file name without an extension or with a dot in front, which belongs to no sample."""
         parts = _SAMPLE.fullmatch(self.name)
         return (parts[1], parts[2].lower()) if parts else None
 
@@ -46,8 +46,8 @@ class BrokenTar(OSError):
 
 
 class TarStream:
-    """An iterator over the regular files of a tar. `size` is the length of a seekable stream; None for a stream that is
-    only read, such as a compressed one."""
+    """An iterator over the regular files of a tar. `size` is the length of a seekable stream. It is None for a stream
+    that is only read, such as a compressed one."""
 
     def __init__(self, stream: IO[bytes], *, start: int = 0, size: int | None = None) -> None:
         self._stream = stream
@@ -163,8 +163,7 @@ class TarStream:
 
 
 def _pax_records(content: bytes) -> dict[str, str]:
-    """Return the records "length key=value" of a pax header, up to the first malformed one. As in the other headers, a
-    value ends at a NUL."""
+    """Return the records "length key=value" of a pax header, up to the first malformed one. A value ends at a NUL."""
     records: dict[str, str] = {}
     while content:
         length, _, _ = content.partition(b" ")

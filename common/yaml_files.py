@@ -18,13 +18,12 @@ _REMEDY = "write `key: value`, indent with spaces, and quote texts that contain 
 
 
 class BadYaml(ValueError):
-    """A file or text cannot be read as YAML; the one-line message names place and remedy."""
+    """A file or text cannot be read as YAML. The one-line message names place and remedy."""
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe YAML loader that refuses duplicate keys, where the plain loader keeps the last. Like
-    YAML 1.2, it reads 5e-4 as a number and no (the language Norwegian) as a text, where the plain loader
-    reads a text and false."""
+    """A safe YAML loader that refuses duplicate keys, where the plain loader keeps the last. Like YAML 1.2, it reads
+    5e-4 as a number and no (the language Norwegian) as a text, where the plain loader reads a text and false."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # A composed node holds the keys as written. Later it also holds keys merged by `<<`, which are no duplicates.
@@ -100,8 +99,8 @@ class Shelf:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file. Raise `BadYaml` if it is a URL, cannot be opened, is not UTF-8, or
-    for the reasons of `parse_yaml`."""
+    """Return the content of a YAML file. Raise the `BadYaml` of `parse_yaml`, or one for a file that is a URL, cannot
+    be opened or is not UTF-8."""
     if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", str(path)):  # Path turns two slashes into one
         raise BadYaml(
             f"{address[1]}://{str(path)[address.end() :]} is a URL, and settings are read from local files; download "

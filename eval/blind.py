@@ -21,9 +21,9 @@ Score = Callable[[Choice, str], float]
 
 
 def blind_accuracy(choices: Sequence[Choice]) -> dict[str, float]:
-    """Return the accuracy of each text-only rule; a tie counts half. `shorter` and `longer` count words and punctuation
-    marks; `likelier` compares the mean log-probability of each after the one before it, by the right captions of other
-    photographs."""
+    """Return the accuracy of each text-only rule, where a tie counts half. `shorter` and `longer` count words and
+    punctuation marks. `likelier` compares the mean log-probability of each word after the one before it, by the right
+    captions of other photographs."""
     likelihood = _Bigrams(choices)
     rules: dict[str, Score] = {
         "shorter": lambda _, caption: -len(words(caption)),

@@ -198,7 +198,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _how_to_get(absent: Sequence[Task], tasks: int) -> str:
-    """Return the line that names the command for fetchable data, and the other tasks as those to get by hand."""
+    """Return a line with the command for the tasks whose data it can fetch, and the names of the other tasks."""
     # Nothing fetches what comes with the repository.
     fetchable = [task.name for task in absent if task.fetch.get("from", "repository") != "repository"]
     fetched, by_hand = ",".join(fetchable), ", ".join(task.name for task in absent if task.name not in fetchable)
@@ -208,7 +208,7 @@ def _how_to_get(absent: Sequence[Task], tasks: int) -> str:
 
 
 def _can_be_folder(path: Path, what: str) -> None:
-    """Raise `WrongUse` where a file is in the way of the folder `path`."""
+    """Raise `WrongUse` if a file is in the way of the folder `path`."""
     there = next((one for one in (path, *path.parents) if one.exists()), None)
     if there is not None and not there.is_dir():
         raise WrongUse(f"{what} {path} cannot be a folder, because {there} is a file")

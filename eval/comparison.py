@@ -50,7 +50,7 @@ NOT_SEED_NOISE = (
 OF_LABELS = ("top", "mean_per_class", "mean_per_category", "macro_f1", "worst_group", "roc_auc")
 """Beginnings of the names of metrics that depend on labels."""
 SAME = 1e-6
-"""A number and that of its items differ by no more, whatever the order of the sums."""
+"""Largest difference between a number and that of its items, which are summed in different orders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class TaskComparison(Compared):
     """The comparison of B with A on one task."""
 
     test: str = ""
-    """`mcnemar` or `paired t`; empty if the task was not compared."""
+    """`mcnemar` or `paired t`. It is empty if the task was not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class ComparedAverage:
     b: float
     difference: float
     low: float | None
-    """Lower end of the interval; None, like `high` and `p`, where there are too few items."""
+    """Lower end of the interval. `low`, `high` and `p` are None if there are too few items."""
     high: float | None
     p: float | None
     detectable: float | None
@@ -141,11 +141,11 @@ def _corrected(comparisons: Sequence[_Compared]) -> tuple[_Compared, ...]:
 
 
 class _OtherItems(Exception):
-    """Raised where the items of the two runs cannot be paired."""
+    """The items of the two runs cannot be paired."""
 
 
 def rows_of(folder: Path) -> list[Mapping[str, Any]]:
-    """Return the rows of results.json. Raises `WrongUse` where there is none, `DataBroken` where it is corrupt."""
+    """Return the rows of results.json. Raises `WrongUse` if there is none, `DataBroken` if it is corrupt."""
     rows = read_written(folder / "results.json") if folder.is_dir() else None
     if rows is None:
         raise WrongUse(f"{folder} has no results.json; name the OUTPUT folder of a `{spelled('bench')}`")
@@ -158,7 +158,7 @@ def rows_of(folder: Path) -> list[Mapping[str, Any]]:
 
 
 def main_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return the first row of every task that is not few-shot, which holds its main number."""
+    """Return the first row of every task except its few-shot rows. It holds the main number."""
     return {task: found[0] for task, found in by_task(rows, few_shot=False).items()}
 
 
@@ -230,7 +230,7 @@ def _compare_task(
 
 
 def _tested(metric: str, a: Items, b: Items, of_a: Estimate, of_b: Estimate) -> Paired:
-    """Test means of hits of 0 or 1, each of its own image, by McNemar, all else by the paired t test."""
+    """Test two means of 0 or 1, one item per image, by McNemar, and other means by the paired t test."""
     paired = difference(of_a, of_b)
     if is_mean(metric) and binary(a.hits, b.hits) and len(np.unique(a.clusters)) == len(a.keys):
         # Keep the difference and its standard error; replace the interval and the p value, which both hold
@@ -252,7 +252,7 @@ def _untested(task: str, row_a: Mapping[str, Any] | None, row_b: Mapping[str, An
 
 
 def _average(pairs: Sequence[tuple[str, Estimate, Estimate]]) -> ComparedAverage | None:
-    """Return the average over the compared tasks; None below two. A task missing in A or B is not among them."""
+    """Return the average over the tasks that A and B share. Return None if there are fewer than two."""
     if len(pairs) < 2:
         return None
     paired = average_difference(pairs)

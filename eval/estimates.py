@@ -27,7 +27,7 @@ def mean(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
 
     Args:
         values: (n,) in [0, 1].
-        clusters: (n,) the image of each item; None: every item has its own.
+        clusters: (n,) the image of each item. By default every item has its own.
 
     Raises:
         ValueError: There are no values, some are not finite, or the shapes differ.
@@ -57,7 +57,7 @@ def mean_per_class(hits: ArrayLike, labels: ArrayLike, clusters: ArrayLike | Non
     Args:
         hits: (n,) 1 for right, 0 for wrong, or in between.
         labels: (n,) class of each item; classes that do not occur do not count.
-        clusters: (n,) the image of each item; None: every item has its own.
+        clusters: (n,) the image of each item. By default every item has its own.
     """
     right = np.asarray(hits, dtype=np.float64)
     _, class_of, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
@@ -74,7 +74,7 @@ def macro_f1(predicted: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None
     Args:
         predicted: (n,) predicted class of each item.
         labels: (n,) true class of each item.
-        clusters: (n,) the image of each item; None: every item has its own.
+        clusters: (n,) the image of each item. By default every item has its own.
     """
     said, of = np.asarray(predicted), np.asarray(labels)
     classes, class_of, sizes = np.unique(of, return_inverse=True, return_counts=True)
@@ -93,11 +93,8 @@ def macro_f1(predicted: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None
 def _over_classes(
     of_class: Floats, moved: Floats, class_of: NDArray[np.intp], sizes: NDArray[np.intp], clusters: ArrayLike | None
 ) -> Estimate:
-    """Return the mean over classes, stratified by class size: 1, 2 to 3, 4 to 7, 8 to 15 ... items.
-
-    The items of a stratum have about the same weight, so the stratum tells how uncertain a class
-    without a variance of its own is.
-    """
+    """Return the mean over classes, stratified by class size: 1, 2 to 3, 4 to 7, 8 to 15 ... items. The items of a
+    stratum have about the same weight, so the stratum tells how uncertain a class without a variance of its own is."""
     images = np.arange(len(moved)) if clusters is None else np.asarray(clusters)
     # frexp's exponent is the bit length of the size, so a stratum spans a factor of two.
     stratum = np.frexp(sizes)[1]
@@ -118,11 +115,9 @@ def _over_classes(
 def _within_classes(
     value: float, moved: Floats, class_of: NDArray[np.intp], sizes: NDArray[np.intp], images: NDArray[Any]
 ) -> Estimate:
-    """Return the mean over the classes of a stratum.
-
-    `moved` (n,) is how much each item moved it. Deviations are taken within a class; classes of one item are compared
-    with each other. The variances of the classes are pooled, so their degrees of freedom add up.
-    """
+    """Return the mean over the classes of a stratum. `moved` (n,) is how much each item moved it. Deviations are taken
+    within a class; classes of one item are compared with each other. The variances of the classes are pooled, so their
+    degrees of freedom add up."""
     alone = sizes == 1
     # All classes of one item form one extra stratum, with the number len(sizes).
     stratum_of = np.where(alone[class_of], len(sizes), class_of)
@@ -149,7 +144,7 @@ def worst_group(hits: ArrayLike, groups: ArrayLike, clusters: ArrayLike | None =
     Args:
         hits: (n,) in [0, 1].
         groups: (n,) the group of each item.
-        clusters: (n,) the image of each item; None: every item has its own. An image in several
+        clusters: (n,) the image of each item. By default every item has its own. An image in several
             groups counts in each.
 
     Raises:

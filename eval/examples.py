@@ -34,8 +34,8 @@ class FoundTexts:
     texts: Sequence[tuple[str, float, bool]]
     """(caption, cosine, whether it is the image's), nearest first."""
     rank: int
-    """Rank, from 1, of its first right caption; for caption selection 1 plus the wrong captions ahead
-    of its last right one."""
+    """Rank, from 1, of its first right caption, or in caption selection 1 plus the wrong ones ahead of its last right
+    one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +46,14 @@ class FoundImages:
     images: Sequence[tuple[Image.Image, float, bool]]
     """(image, cosine, whether it is the caption's), nearest first."""
     rank: int
-    """Rank of its image, from 1; with several, of the last one."""
+    """Rank of its image, from 1, or of the last one if there are several."""
     right: int = 1
     """Number of images that belong to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """A question with the chosen answer and the most frequent ones that people gave."""
+    """A question with the chosen answer and people's most frequent answers."""
 
     image: Image.Image
     key: str
@@ -79,7 +79,7 @@ Example = Confusion | FoundTexts | FoundImages | Answered | ComparedPair
 
 
 def chosen(hits: NDArray[np.float64]) -> list[int]:
-    """Return up to MOST indices: two thirds misses and one third hits where there are enough, spread over the items."""
+    """Return up to MOST indices, spread over the items: two thirds misses and one third hits if there are enough."""
     wrong, right = np.flatnonzero(hits < 0.5), np.flatnonzero(hits >= 0.5)
     # Hits fill up where there are too few misses.
     few_right = min(len(right), max(MOST // 3, MOST - len(wrong)))

@@ -44,11 +44,11 @@ class Features:
     count: int
     width: int
     keys: Sequence[str]
-    """Names of the rows; for texts, the texts."""
+    """Names of the rows. For texts these are the texts."""
     truncated: int
     """Number of texts that the model truncates."""
     places: np.ndarray | None = None
-    """(n,) row on disk of each, if some share a row; None: in order."""
+    """(n,) row on disk of each, if some share a row. With None the rows are in order."""
 
     @functools.cached_property
     def _files(self) -> list[Batch]:
@@ -106,7 +106,7 @@ class FeatureCache:
         self._progress = progress
 
     def images(self, images: Images, what: str = "images") -> Features:
-        """Return the features of all images. Raises `DataBroken` for an unreadable one; finished batches are kept."""
+        """Return the features of all images. Raises `DataBroken` if one is unreadable; finished batches are kept."""
 
         def encode(batches: Sequence[range]) -> Iterator[np.ndarray]:
             for content in _preprocessed(images, self.model, batches, self._workers):
@@ -116,8 +116,8 @@ class FeatureCache:
         return self._filled(key, what, images.keys, self._batch, encode)
 
     def texts(self, texts: Sequence[str], what: str = "texts") -> Features:
-        """Return the features of texts, in their order. Equal texts are encoded once. In two batches they could differ
-        by rounding, and two classes of the same name would not be tied."""
+        """Return the features of texts, in their order. Equal texts are encoded once: in two batches they could differ
+        by rounding, and two classes of one name would not be tied."""
         place: dict[str, int] = {}
         places = [place.setdefault(text, len(place)) for text in texts]
         unique = list(place)
@@ -172,7 +172,7 @@ class FeatureCache:
 
 
 def _write(folder: Path, rows: range, features: np.ndarray) -> None:
-    """Write a batch. Raises `ModelError` for features that are not finite or not as many as rows."""
+    """Write a batch. Raises `ModelError` if features are not finite or not as many as rows."""
     if features.shape[:1] != (len(rows),) or not np.isfinite(features).all():
         raise ModelError(
             f"{folder}, rows {rows.start} to {rows.stop}: features are not {len(rows)} rows of finite numbers"

@@ -28,7 +28,7 @@ POWER = 0.8
 
 
 def power(n: int, disagree: float, difference: float) -> float:
-    """Return how often the exact McNemar test on n items finds a difference, at most `disagree` (p < 0.05)."""
+    """Return how often the exact McNemar test on n items finds (p < 0.05) a difference, which is at most `disagree`."""
     changed, few, chance = _called(n, disagree)
     # The fraction of changed items that the better model wins.
     won = (disagree + difference) / (2 * disagree)
@@ -40,7 +40,7 @@ def power(n: int, disagree: float, difference: float) -> float:
 @lru_cache(maxsize=1)
 def _called(n: int, disagree: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return the numbers of changed items, the critical losses of each, and its probability. The critical number is the
-    most losses (or wins) with p < 0.05; -1 or NaN: p is never so small."""
+    most losses (or wins) with p < 0.05, or -1 or NaN if p is never so small."""
     # Six standard deviations around the mean; the remaining probability is negligible.
     spread = 6 * np.sqrt(n * disagree * (1 - disagree)) + 1
     changed = np.arange(max(0, int(n * disagree - spread)), min(n, int(n * disagree + spread)) + 1)
@@ -52,7 +52,7 @@ def _called(n: int, disagree: float) -> tuple[NDArray[Any], NDArray[Any], NDArra
 
 
 def detectable(n: int, disagree: float) -> float:
-    """Return the smallest difference of two proportions that is found in 80 % of cases, or `disagree` if none is."""
+    """Return the smallest difference of proportions that is found in 80 % of cases, or `disagree` if none is."""
     # Bisect: the power grows with the difference.
     low, high = 0.0, disagree
     while high - low > 1e-5:

@@ -2,11 +2,11 @@
 
 Few-shot encodes only the training images that are drawn as shots. The linear probe is softmax regression with an L2
 penalty on all training features. Radford et al. (ICML 2021, appendix A.3) use scikit-learn's L-BFGS with at most 1000
-steps. The penalty is between 1e-6 and 1e6: first seven values two decades apart, then the interval around the best one
-is halved down to eight steps a decade, by accuracy on held-out training images. The final fit uses all training images.
-Two things differ here: features are the L2-normalized embeddings that are compared with text, where CLIP takes them
-before the projection; and every fifth training image of a class is held out, by a hash of its key, even where a set has
-a validation split.
+steps. The penalty is between 1e-6 and 1e6, chosen by accuracy on held-out training images. The search tries seven
+values two decades apart, and then halves the interval around the best one down to eight steps a decade. The final fit
+uses all training images. Two things differ from CLIP: features are the L2-normalized embeddings that are compared with
+text, not the input of the projection, and every fifth training image of a class is held out, by a hash of its key, even
+if a set has a validation split.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from open_diht.common.ranks import Ranks
 from open_diht.eval import protocol
 from open_diht.eval.data import DataSet, Images, class_names, open_support, shared_images, templates
 from open_diht.eval.errors import DataBroken, DataMissing
-from open_diht.eval.fewshot import Encoded, FewShotSettings, ShotsMissing, draw_shots, run
+from open_diht.eval.fewshot import Encoded, FewShotSettings, draw_shots, run
 from open_diht.eval.fewshot.curves import estimate
 from open_diht.eval.results import Result, broken_data, measured, missing
 from open_diht.eval.session import Session
@@ -52,9 +52,8 @@ Labels = NDArray[np.int64]
 
 
 def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots) -> list[Result]:
-    """Return the few-shot rows of a task, and write shots and predictions to few_shot/ of the output. Without a
-    training split, or with several labels per image, there are no rows. A split that is missing, broken or without
-    images of a class gives a row that states it."""
+    """Return the few-shot rows of a task, and write shots and predictions to few_shot/ of the output. See
+    `training_split` for the rows of a task without a usable training split."""
     cache, group = session.cache, session.cache.group
     support, absent = training_split(task, data, session, "few-shot")
     if support is None:
@@ -63,13 +62,8 @@ def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots)
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
     keys, labels = list(support.images.keys), support.labels
-    try:
-        # Shots are nested, so the largest number contains the others.
-        drawn = [draw_shots(keys, labels, len(names), max(shots.counts), seed) for seed in shots.seeds]
-    except ShotsMissing as error:
-        lacking = [names[number] for number in error.classes]
-        few = f"{len(lacking)} of {len(names)} classes have no image in {support.place}: {', '.join(lacking[:5])}"
-        return [missing(task.name, "few_shot", "few-shot", f"training split: {few}")]
+    # Shots are nested, so the largest number contains the others.
+    drawn = [draw_shots(keys, labels, len(names), max(shots.counts), seed) for seed in shots.seeds]
     # Shots are the first in an order by seed and key, so drawing from these few images gives the same shots.
     chosen = sorted({int(index) for one in drawn for index in one.indices(max(shots.counts))})
     pool = support.take(chosen)
@@ -110,24 +104,29 @@ def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots)
 
 
 def training_split(task: Task, data: DataSet, session: Session, metric: str) -> tuple[DataSet | None, list[Result]]:
-    """Return the training split for a probe of a task, or the rows that explain its absence. A missing or broken split
-    affects only the probe, since zero-shot needs none. A task without a training split, or with several labels per
-    image, has no row."""
+    """Return the training split for a probe of a task, or the rows that explain its absence. A split that is missing,
+    broken or without images of a class has a row; only the probe fails, since zero-shot needs no split. A task without
+    a training split, or with several labels per image, has no row."""
     if not task.support or data.labels is None or data.labels.ndim != 1:
         return None, []
     try:
-        return open_support(task, data, session.root, session.memo), []
+        support = open_support(task, data, session.root, session.memo)
+        names, labels = class_names(task, data).texts, set(np.asarray(support.labels).tolist())
+        if lacking := [name for number, name in enumerate(names) if number not in labels]:
+            few = f"{len(lacking)} of {len(names)} classes have no image in {support.place}"
+            raise DataMissing(f"{few}: {', '.join(lacking[:5])}")
     except DataMissing as error:
         return None, [missing(task.name, "few_shot", metric, f"training split: {error}")]
     except DataBroken as error:
         return None, [broken_data(task.name, "few_shot", metric, error)]
+    return support, []
 
 
 def support_record(
     task: Task, support: DataSet, drawn: Images, data: DataSet, what: str
 ) -> tuple[dict[str, Any], list[str] | None]:
     """Return the protocol record of a training split, and the keys of images that are also test images. The record has
-    a warning where there are such images; the keys are None where this is unknown."""
+    a warning about such images. The keys are None if this is unknown."""
     overlap = shared_images(drawn, data.images)
     record: dict[str, Any] = {
         "place": support.place,
@@ -151,25 +150,20 @@ class LinearProbe:
     classifier: LogisticRegression
     penalty: float
     tried: dict[float, float]
-    """Held-out accuracy of every penalty that was tried; 0 for the only one, 1, where no image is held out."""
+    """Held-out accuracy of every penalty that was tried. If no image is held out, only 1 is tried and has 0."""
     held_out: int
     converged: bool
 
 
 def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[Result]:
-    """Return the row of the full linear probe of a task, in a list; all ranks call this and divide the search. Without
-    a training split, or with several labels per image, there is no row. A split that is missing, broken or without
-    images of a class gives a row that states it."""
+    """Return the row of the full linear probe of a task, in a list. All ranks call this and divide the search. See
+    `training_split` for the rows of a task without a usable training split."""
     cache, group = session.cache, session.cache.group
     support, absent = training_split(task, data, session, "linear probe")
     if support is None:
         return absent
     assert support.labels is not None and data.labels is not None  # guaranteed by `training_split`
     names = class_names(task, data)
-    lacking = len(names.texts) - len(np.unique(support.labels))
-    if lacking:
-        few = f"{lacking} of {len(names.texts)} classes have no image in {support.place}"
-        return [missing(task.name, "few_shot", "linear probe", f"training split: {few}")]
     features, test = cache.images(support.images, f"{task.name} training"), cache.images(data.images, task.name)
     keys = list(support.images.keys)
     probe = fit_linear_probe(features.all(), support.labels, keys, group)
@@ -220,8 +214,8 @@ def fit_linear_probe(features: Floats, labels: Labels, keys: Sequence[str], grou
 
 
 def search(accuracy: Callable[[int], float], group: Ranks) -> dict[int, float]:
-    """Search the penalty and return the accuracy of every step that was tried. COARSE comes first, then both neighbors
-    of the best step at half the distance, down to one step."""
+    """Search the penalty and return the accuracy of every step that was tried: first COARSE, then both neighbors of the
+    best step at half the distance, down to one step."""
     tried: dict[int, float] = {}
     wanted, distance = list(COARSE), COARSE.step
     while wanted:
@@ -235,13 +229,13 @@ def search(accuracy: Callable[[int], float], group: Ranks) -> dict[int, float]:
 
 
 def best(tried: dict[int, float]) -> int:
-    """Return the step of the highest accuracy; among equal ones that of the largest penalty."""
+    """Return the step of the highest accuracy. In a tie take the largest penalty."""
     return max(tried, key=lambda step: (tried[step], step))
 
 
 def held_out(keys: Sequence[str], labels: Labels) -> NDArray[np.bool_]:
-    """Return the mask (n,) of held-out samples. Samples of a class are ordered by a hash of their keys; every
-    HELD_OUT-th is held out from the second on, so a class of one sample keeps it."""
+    """Return the mask (n,) of held-out samples: of each class, ordered by a hash of the keys, every HELD_OUT-th from
+    the second on. So a class of one sample keeps it."""
     # The hash makes the choice independent of the order of the samples.
     digests = [hashlib.sha256(f"held out/{key}".encode(errors="surrogatepass")).digest() for key in keys]
     ranked = np.array(sorted(range(len(keys)), key=digests.__getitem__))
@@ -258,7 +252,7 @@ def _penalty(step: int) -> float:
 
 
 def _fit(features: Floats, labels: Labels, penalty: float) -> tuple[LogisticRegression, bool]:
-    """Minimize the summed cross-entropy plus penalty / 2 ||W||^2; also return whether it took less than MAX_STEPS."""
+    """Minimize the summed cross-entropy plus penalty / 2 ||W||^2. Also return whether it took less than MAX_STEPS."""
     from sklearn.exceptions import ConvergenceWarning  # the import takes seconds and few evaluations need it
     from sklearn.linear_model import LogisticRegression
 

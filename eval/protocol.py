@@ -69,8 +69,8 @@ def texts_record(texts: Sequence[str], source: str) -> dict[str, Any]:
 def by_template(
     task: Task, data: DataSet, model: Model, measure: Callable[[str, str, dict[str, Any]], tuple[list[Result], Items]]
 ) -> TaskOutcome:
-    """Measure a task with each of its caption templates; the first one gives the task's own numbers. `measure` gets a
-    template, the suffix of its metrics' names, and the start of their record."""
+    """Measure a task with each of its caption templates, of which the first gives the task's own numbers. `measure`
+    gets a template, the suffix of its metrics' names, and the start of their record."""
     results: list[Result] = []
     items: Items | None = None
     for template in task.caption_templates:

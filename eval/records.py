@@ -21,7 +21,7 @@ from open_diht.eval.errors import DataBroken
 
 SHORT, PIECE = 64, 4096
 """Lists of up to SHORT items are dumped item by item, because an item may be a long list. Longer lists are dumped in
-pieces of PIECE items: few calls, and some hundred kilobytes of JSON at once where the items are captions."""
+pieces of PIECE items, which takes few calls, and for captions some hundred kilobytes of JSON at once."""
 LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "pillow")
 
 
@@ -64,8 +64,7 @@ def sha256_texts(texts: Iterable[str]) -> str:
 
 
 def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:
-    """Return the object in `path` if it has all these keys; None if the file is absent or has other content. For files
-    that are written again when they are lacking."""
+    """Return the object in `path`, or None if it is absent or lacks a key, for files that are then written again."""
     try:
         found = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -74,8 +73,8 @@ def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:
 
 
 def read_written(path: Path) -> Any:
-    """Return the content of `path`, None if it does not exist. Raises `DataBroken` for invalid JSON. For files that
-    only another run can write again."""
+    """Return the content of `path`. Return None if it does not exist. Raises `DataBroken` for invalid JSON, for files
+    that only another run can write again."""
     try:
         return read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -91,7 +90,7 @@ class Memo:
         self._folder = folder
 
     def of(self, path: Path, what: str, compute: Callable[[Path], Any]) -> Any:
-        """Return `compute(path)`, from the record where the file's size and modification time are unchanged."""
+        """Return `compute(path)`, from the record if the file's size and modification time are unchanged."""
         status = path.stat()
         stamp = [str(path.resolve()), status.st_size, status.st_mtime_ns, what]
         # Named without size and time, so that a changed file replaces its record.
@@ -135,7 +134,7 @@ def library_versions() -> Mapping[str, str]:
 
 @functools.cache
 def software() -> Mapping[str, Any]:
-    """Return library versions, the machine, and the commit, which is None where git names none."""
+    """Return library versions, the machine, and the commit. The commit is None if git names none."""
     return {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",

@@ -34,9 +34,9 @@ class Result:
     metric: str
     """The metric; fractions are between 0 and 1."""
     value: float | None
-    """The number; None where there is none (then `missing` in `protocol` gives the reason)."""
+    """The number. If it is None, `missing` in `protocol` gives the reason."""
     low: float | None
-    """Lower end of the 95 % interval; None where there is no number, or too few items or draws."""
+    """Lower end of the 95 % interval. None if there is no number, or too few items or draws."""
     high: float | None
     n: int
     protocol: Mapping[str, Any] = field(default_factory=dict)
@@ -52,18 +52,18 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Items:
-    """Outcome per item of a task's main metric, for paired tests between models and examples in the report."""
+    """Outcomes of a task's main metric by item, for paired tests between models and examples in the report."""
 
     keys: np.ndarray
     """(n,) names, equal for every model on the same data."""
     hits: np.ndarray
     """(n,) float64: 1 right, 0 wrong, or in between (VQA, association)."""
     clusters: np.ndarray
-    """(n,) int64, the independent observation that each item belongs to, usually its image."""
+    """(n,) int64, the independent observation of each item, usually its image."""
     predicted: np.ndarray
     """(n,) the model's output: a class index, a rank, a candidate's index, or whether a pair is right."""
     label: np.ndarray
-    """(n,) the right output in the same terms; -1 where several may be right; for caption selection the category."""
+    """(n,) the right output in the same terms, -1 if several may be right, or the category of caption selection."""
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Further arrays, such as the scores behind an AUC."""
 
@@ -134,24 +134,24 @@ def is_broken(result: Result) -> bool:
 
 
 def cautions(record: Mapping[str, Any]) -> str:
-    """Return the cautions and warnings to show next to the number of a protocol record; empty if there are none."""
+    """Return the cautions and warnings of a protocol record, to show next to its number."""
     parts = ((record.get("data", {}), ("caution", "warning")), (record.get("support", {}), ("warning",)))
     return "; ".join(part[name] for part, names in parts for name in names if name in part)
 
 
 def images_of(task: str, record: Mapping[str, Any]) -> str:
-    """Return an identifier of the images behind a number; tasks with equal identifiers share their images. It is the
-    task's name where the record has no hash."""
+    """Return an identifier of the images behind a number, which tasks on the same images share. It is the task's name
+    if the record has no hash."""
     return str(record.get("data", {}).get("images_sha256", task))
 
 
 def rules_of(record: Mapping[str, Any]) -> int:
-    """Return the version of its kind's rules that a number was measured by."""
+    """Return the version of the rules of the number's kind."""
     return int(record.get("rules", 1))
 
 
 def version_of(record: Mapping[str, Any]) -> int:
-    """Return the version of the task that a number was measured with."""
+    """Return the version of the number's task."""
     return int(record.get("task_version", 1))
 
 
@@ -175,7 +175,7 @@ class Compared:
     """The difference that another sample of this kind and size would detect in 80 % of cases."""
     n: int = 0
     note: str = ""
-    """Why there is no test, how the two protocols differ, and cautions."""
+    """The reason why there is no test, differences between the two protocols, and cautions."""
 
 
 def numbers(paired: Paired) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def numbers(paired: Paired) -> dict[str, Any]:
 
 
 def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Return why two numbers cannot be compared: other rules, task versions or data; empty if they can."""
+    """Return why two numbers cannot be compared (other rules, task versions or data), or "" if they can."""
     rules_a, rules_b = rules_of(a), rules_of(b)
     if rules_a != rules_b:
         older = "A" if rules_a < rules_b else "B"
@@ -209,11 +209,11 @@ IGNORED = (
     *("model", "software", "preprocessing", "metric", "truncated_texts", "device", "seconds", "ranks"),
     *("support", "few_shot"),
 )
-"""Protocol fields that may differ between two models without a note; shots are compared by their keys."""
+"""Protocol fields that may differ between two models without a note. Shots are compared by their keys."""
 
 
 def note_of(few: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Return the note of a comparison: `few` (why there is no test), how the protocols differ, and cautions."""
+    """Return the note of a comparison: `few` (why there is no test), differences of the protocols, and cautions."""
     differing = sorted(key for key in {*a, *b} if key not in IGNORED and a.get(key) != b.get(key))
     differ = f"the protocols differ in {', '.join(differing)}" if differing else ""
     return "; ".join(note for note in (few, differ, cautions(a)) if note)
@@ -239,7 +239,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def read_items(path: Path) -> Items:
-    """Return items as written by `Items.write`. Raises as `read_arrays`."""
+    """Return items as written by `Items.write`. Raises the errors of `read_arrays`."""
     arrays = read_arrays(path, NEEDED)
     if len({len(arrays[name]) for name in NEEDED}) != 1:
         raise DataBroken(f"{path} has arrays of different lengths; {AGAIN}")
@@ -255,8 +255,7 @@ def is_mean(metric: str) -> bool:
 
 
 def estimate_of(items: Items, metric: str) -> Estimate | None:
-    """Return the metric as an `Estimate`, or None if it is unknown or the items lack the arrays or classes that it
-    needs."""
+    """Return the metric as an `Estimate`. Return None if it is unknown or the items lack its arrays or classes."""
     name = metric.partition(" ")[0]  # drop a caption template
     if is_mean(name):
         return estimates.mean(items.hits, items.clusters)

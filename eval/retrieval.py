@@ -27,7 +27,7 @@ TIES = {
 
 
 def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: bool = False) -> TaskOutcome:
-    """Return the numbers of a retrieval task; `strict` counts every equal score that is not right against the model."""
+    """Return the numbers of a retrieval task. `strict` counts every wrong item of equal score against the model."""
     texts_of, image_of = _kept(task, data)
     images, group, to_text = cache.images(data.images, task.name), cache.group, task.direction == "image_to_text"
     ranks_of = image_to_text_ranks if to_text else text_to_image_ranks

@@ -24,10 +24,9 @@ class Robustness:
 
     task: str
     value: float
-    """Accuracy minus the expected one; between -1 and 1."""
+    """Accuracy minus the expected one, between -1 and 1."""
     low: float | None
-    """Lower end of the 95 % interval over images of both sets, with the curve taken as known; None
-    without intervals."""
+    """Lower end of the 95 % interval over images of both sets, if they have one. The curve is taken as known."""
     high: float | None
     expected: float
     spread: float
@@ -80,7 +79,7 @@ def _top1(row: Mapping[str, Any]) -> bool:
 
 
 def _error(row: Mapping[str, Any]) -> float | None:
-    """Estimate the standard error from the interval; return None without one."""
+    """Estimate the standard error from the interval. Return None without one."""
     low, high = row["low"], row["high"]
     return None if low is None or high is None else float(high - low) / (2 * _NORMAL)
 

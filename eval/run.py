@@ -44,9 +44,9 @@ class Run:
 def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
     """Evaluate all tasks of a suite.
 
-    The first rank writes items/, few_shot/, tasks/ and results.json into the output. It rewrites results.json
-    as soon as a task has its main numbers, before its probes, so a stopped run leaves the main
-    numbers that it had measured. May be called from a training run, on all its ranks.
+    The first rank writes items/, few_shot/, tasks/ and results.json into the output. It rewrites results.json as soon
+    as a task has its main numbers, before its probes, so a stopped run leaves the main numbers that it had measured. A
+    training run may call this, on all its ranks.
 
     Args:
         suite: The tasks.
@@ -83,7 +83,7 @@ def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
 
 
 def _check_output(suite: Suite, session: Session, say: Say) -> None:
-    """Raise `WrongUse` where the output is another model's; print which results of this model will be left out."""
+    """Raise `WrongUse` if the output is another model's. Print which results of this model will be left out."""
     error = None
     try:
         if session.cache.group.first and (lost := _others(suite, session)):
@@ -97,7 +97,7 @@ def _check_output(suite: Suite, session: Session, say: Say) -> None:
 
 
 def _others(suite: Suite, session: Session) -> list[str]:
-    """Return the tasks of results.json that the suite lacks. Raises `WrongUse` where it is of other weights."""
+    """Return the tasks of results.json that the suite lacks. Raises `WrongUse` if it is of other weights."""
     path, record, key = session.output / "results.json", session.cache.model.record, "weights_sha256"
     try:
         rows = checked(read_written(path) or [])
@@ -121,10 +121,8 @@ def _write(session: Session, results: list[Result]) -> None:
 
 
 def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None]) -> list[Result]:
-    """Return the results of one task, from the output where they were measured before (see `_kept`).
-
-    `tell` gets the results that are available first.
-    """
+    """Return the results of one task, from the output if they were measured before (see `_kept`). `tell` gets the
+    results that are available first."""
     cache, group, output, options = session.cache, session.cache.group, session.output, session.options
     found, shots, error = None, None, None
     try:
@@ -178,10 +176,8 @@ def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None
 
 
 def _kept(record: Path, key: str, output: Path) -> list[Result] | None:
-    """Return the stored results of a task that was measured before on the same inputs by the same software.
-
-    None where there is no such record, or the key or a file written with them differs: then it is measured again.
-    """
+    """Return the stored results of a task that was measured before on the same inputs by the same software. Return None
+    if there is no such record, or the key or a file written with them differs."""
     found = read_record(record, "key", "files", "results")
     if found is None or found["key"] != key:
         return None
@@ -193,10 +189,8 @@ def _kept(record: Path, key: str, output: Path) -> list[Result] | None:
 
 
 def _support_hash(task: Task, test: DataSet, session: Session) -> str | None:
-    """Return the sha256 of the training split that probes are fitted on.
-
-    None where no probe is measured, or the split is missing or unusable.
-    """
+    """Return the sha256 of the training split that probes are fitted on. Return None if no probe is measured, or the
+    split is missing or unusable."""
     if (session.options.shots is None and not session.options.linear_probe) or not task.support:
         return None
     try:
@@ -207,10 +201,8 @@ def _support_hash(task: Task, test: DataSet, session: Session) -> str | None:
 
 
 def collect_examples(tasks: Sequence[Task], results: Sequence[Result], session: Session) -> dict[str, list[Example]]:
-    """Return examples of measured tasks by name, from stored items and features; only what the cache lacks is encoded.
-
-    All ranks must call this, since they share features; the first one reads the items.
-    """
+    """Return examples of measured tasks by name, from stored items and features, encoding only what the cache lacks.
+    All ranks must call this, since they share features; the first one reads the items."""
     # The first row of a task is its main number, so it overwrites the others.
     main = {result.task: result for result in reversed(results) if result.kind != "few_shot"}
     group, examples = session.cache.group, {}

@@ -34,12 +34,12 @@ from open_diht.eval.templates import fill
 BLOCK = 4096
 """Maximum number of questions of caption selection whose features a rank has in memory at once."""
 CATEGORIES = 20
-"""Number of categories above which none gets a number of its own, so that the main numbers stay in sight."""
+"""Largest number of categories that get numbers of their own. More would hide the main numbers."""
 
 
 def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the accuracy over all questions and its mean over categories. If there are 2 to CATEGORIES categories,
-    each gets a number. If there are questions with several right captions, these get one too (`text_only`)."""
+    """Return the accuracy over all questions and its mean over categories. Each of 2 to CATEGORIES categories gets a
+    number, and so do questions with several right captions (`text_only`)."""
     choices = data.choices
     assert choices is not None  # guaranteed by `open_task`
     images = cache.images(data.images, task.name)
@@ -88,9 +88,9 @@ def _captions(choices: Sequence[Choice], template: str) -> list[str]:
 
 
 def _answered(choices: Sequence[Choice], images: Features, texts: Features, cache: FeatureCache) -> np.ndarray:
-    """Return the outcome (q, 3) of each question; the ranks of the cache divide the questions. The columns are: whether
-    the right captions are ahead, whether they are alike without the image (0 where only one is right), and the index of
-    the nearest caption."""
+    """Return the outcome (q, 3) of each question, which the ranks of the cache divide. The columns are: whether the
+    right captions are ahead, whether they are alike without the image (0 if only one is right), and the index of the
+    nearest caption."""
     starts = np.concatenate([[0], np.cumsum([len(choice.captions) for choice in choices])])
     # Small enough to be divided among the ranks.
     size = min(BLOCK, -(-len(choices) // cache.group.world))
@@ -241,7 +241,7 @@ def evaluate_association(task: Task, data: DataSet, cache: FeatureCache) -> Task
 
 def prompt(template: str, cue: str) -> str:
     """Return the template with the cue, in lower case, in its slot. "{a}" in the template becomes "a" or "an" by the
-    cue's first letter, "{A}" the same capitalized."""
+    cue's first letter, and "{A}" the same with a capital."""
     lower = cue.lower()
     article = "an" if lower[:1] in set("aeiou") else "a"
     return fill(template.replace("{a}", article).replace("{A}", article.capitalize()), lower)

@@ -46,14 +46,14 @@ class Estimate:
 
     value: float
     parts: Floats = field(repr=False)
-    """(n,) about how far each image moved the number off its expectation. The sum is 0, the sum of
-    squares the variance."""
+    """(n,) about how far each image moved the number off its expectation. They sum to 0, their squares to the
+    variance."""
     units: NDArray[Any] = field(repr=False)
     """(n,) distinct images, or groups of images; equal values in another estimate of one set are the same ones."""
     df: float
-    """Degrees of freedom of the variance; below 1 there are too few items to know it."""
+    """Degrees of freedom of the variance. Below 1 there are too few items to know it."""
     most: float
-    """The effective number of independent items where the number is 0 or 1 and the parts carry no information."""
+    """The effective number of independent items, for a number of 0 or 1, whose parts carry no information."""
 
     @property
     def variance(self) -> float:
@@ -61,7 +61,7 @@ class Estimate:
         return float(np.sum(self.parts**2))
 
     def interval(self, level: float = 0.95) -> Interval | None:
-        """Return the exact interval for the effective number of items; None where there are too few."""
+        """Return the exact interval for the effective number of items. Return None if there are too few."""
         return share_interval(self.value, self.variance, self.df, self.most, level)
 
 
@@ -78,10 +78,10 @@ class Lowest(Estimate):
     def interval(self, level: float = 0.95) -> Interval | None:
         """Return the interval for images resampled within each group.
 
-        The lower end is the lowest of the groups' lower ends: that of the worst group holds with the given level. The
-        upper end is the lowest of upper ends that hold jointly (Sidak), because the worst group is not known.
-        Bootstrapping the minimum would repeat its bias: it is too low where groups are alike. A group with too few
-        images has the ends 0 and 1; if all have too few, there is no interval.
+        The lower end is the lowest of the groups' lower ends, because that of the worst group holds with the given
+        level. The upper end is the lowest of upper ends that hold jointly (Sidak), because the worst group is not
+        known. Bootstrapping the minimum would repeat its bias: it is too low where groups are alike. A group with too
+        few images has the ends 0 and 1; if all have too few, there is no interval.
         """
         # Sidak: upper ends at this level hold jointly at the one-sided level of a single one.
         together = 2 * (0.5 + level / 2) ** (1 / len(self.of)) - 1
@@ -103,8 +103,8 @@ class Averaged(Estimate):
     def interval(self, level: float = 0.95) -> Interval | None:
         """Return the interval that combines the distances from each number to its own ends (`_recovered`).
 
-        A proportion of 0 or 1 has no parts but is uncertain, and contributes as such. None where
-        one number has no interval, or `df` is below 1.
+        A proportion of 0 or 1 has no parts but is uncertain, and contributes as such. Return None if one number has no
+        interval, or `df` is below 1.
         """
         ends = [estimate.interval(level) for _, estimate in self.of]
         known = [end for end in ends if end is not None]
@@ -126,32 +126,32 @@ class Paired:
     difference: float
     """Metric of B minus metric of A."""
     low: float | None
-    """Lower end of the interval; None where there are too few items or draws."""
+    """Lower end of the interval. None if there are too few items or draws."""
     high: float | None
     p: float | None
-    """Two-sided p value of "no difference"; None if `low` is."""
+    """Two-sided p value of "no difference". None if `low` is None."""
     se: float
-    """Standard error of the difference; 0 where no image changed."""
+    """Standard error of the difference. 0 if no image changed."""
     df: float
     test: str
     """`mcnemar` or `paired t`."""
 
     @property
     def reach(self) -> float | None:
-        """The distance from the difference to the upper end; None without an interval."""
+        """The distance from the difference to the upper end. None without an interval."""
         return None if self.high is None else self.high - self.difference
 
     @property
     def detectable(self) -> float | None:
         """The difference that another test set of this kind and size would detect in 80 % of cases (p < 0.05).
 
-        None where too little is known, or no image changed.
+        None if too little is known, or no image changed.
         """
         return self.detectable_among(1)
 
     def detectable_among(self, tests: int) -> float | None:
-        """Return `detectable` for a p value that is compared with 0.05 / `tests`, as that of the first step of Holm's
-        correction of so many."""
+        """Return `detectable` for a p value that is compared with 0.05 / `tests`, as in the first step of Holm's
+        correction for this many tests."""
         # t quantiles of the two-sided test and of 80 % power.
         quantiles = _quantile(self.df, 1 - 0.05 / tests) + _quantile(self.df, 0.6)
         return None if self.p is None or not self.se else quantiles * self.se
@@ -304,7 +304,7 @@ def crossed(of_draw: Sequence[Estimate]) -> tuple[float, float, float]:
 def crossed_interval(of_draw: Sequence[Estimate]) -> Interval | None:
     """Return the interval of the mean over draws, at least as wide as for the images alone.
 
-    None with fewer draws than FEWEST, or too few images.
+    Return None if there are fewer draws than FEWEST, or too few images.
     """
     value, variance, df = crossed(of_draw)
     both = share_interval(value, variance, df, of_draw[0].most)
@@ -385,17 +385,13 @@ def _within(value: float, reach: float, df: float, changed: bool) -> Paired:
 
 def _recovered(reaches: Floats, alike: Floats) -> float:
     """Return the distance from a sum to its end, by the method of variance estimates recovery (Zou and Donner 2008).
-
-    The distances (k,) of its terms are squared and added with their correlations (k, k).
-    """
+    The distances (k,) of its terms are squared and added with their correlations (k, k)."""
     return math.sqrt(max(float(reaches @ alike @ reaches), 0.0))
 
 
 def _correlations(names: Sequence[Hashable], units: Sequence[NDArray[Any]], parts: Sequence[Floats]) -> Floats:
-    """Return (k, k) correlations of numbers about the sets of images `names`.
-
-    They are 0 without a common image, and 1 with common images if one number has no variance.
-    """
+    """Return (k, k) correlations of numbers about the sets of images `names`. They are 0 without a common image, and 1
+    with common images if one number has no variance."""
     matrix = np.eye(len(names))
     spread = [float(np.sum(part**2)) for part in parts]
     for a, b in itertools.combinations(range(len(names)), 2):
@@ -458,8 +454,8 @@ def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
 def disagreement_interval(hits_a: ArrayLike, hits_b: ArrayLike) -> Interval:
     """Return the interval of the difference of two proportions on the same independent items.
 
-    Agresti and Min's (2005): half an item is added to each of the four outcomes, so that it holds
-    where few items differ.
+    It is Agresti and Min's (2005): half an item is added to each of the four outcomes, so that it holds if few items
+    differ.
 
     Args:
         hits_a: (n,) 0 or 1 for A.

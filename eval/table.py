@@ -36,7 +36,7 @@ MARK = "*"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A model's number, and the ends of its interval, as fractions."""
+    """A model's number and the ends of its interval, as fractions."""
 
     value: float
     low: float | None
@@ -52,12 +52,12 @@ class Line:
     task: str
     metric: str
     cells: tuple[Cell | None, ...]
-    """A cell for each model; None where it has no number."""
+    """A cell for each model. None stands for no number."""
 
 
 def lines_of(folders: Sequence[Path]) -> list[Line]:
     """Return the measured tasks of all folders, in order of first appearance, then numbers over several tasks. Raises
-    `WrongUse` where a folder has no results, `DataBroken` where its results are corrupt."""
+    `WrongUse` if a folder has no results, `DataBroken` if its results are corrupt."""
     of_folders = [rows_of(folder) for folder in folders]
     of_models = [main_rows(rows) for rows in of_folders]
     found = []
@@ -109,7 +109,7 @@ def _cell(row: Mapping[str, Any] | None, first: Mapping[str, Any]) -> Cell | Non
 
 
 def _measure(row: Mapping[str, Any]) -> list[Any]:
-    """Return what two numbers of a task must have in common to be compared."""
+    """Return the fields in which two numbers of a task must agree to be compared."""
     data = row["protocol"].get("data", {})
     return [
         row["metric"],

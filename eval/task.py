@@ -29,8 +29,8 @@ class Source:
     """Folder or file below the data folder, or an absolute path (`/...`, `~/...`); `repository:...` is
     below the checkout, for data that comes with it."""
     split: str = "test"
-    """The split's name, recorded with the numbers; webdataset and folder read the split of this name, torchvision where
-    the set has splits."""
+    """The split's name, recorded with the numbers. Webdataset, folder, and torchvision for sets with splits read the
+    split of this name."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further options of the layout's reader."""
 
@@ -56,8 +56,8 @@ class Task:
     """Instructions to get the data, in one sentence, shown where the data is not available. `{fetch}` stands for the
     command that fetches it."""
     version: Positive = 1
-    """Increased when this entry changes in a way that changes its numbers: they are measured again and
-    not compared with older ones. Other tasks are unaffected."""
+    """Version, increased when a change of this entry changes its numbers. They are then measured again and not compared
+    with older ones. Other tasks are unaffected."""
     paper: str = ""
     """The publication of the data set, or of the task made of it."""
     items: Positive | None = None
@@ -76,19 +76,18 @@ class Task:
     """Templates that captions or cues are put into; each gives its own numbers, the first one the task's
     (retrieval, caption selection, pair selection, association)."""
     captions_per_image: Positive | None = None
-    """Keep the first so many captions of an image; None keeps all (retrieval)."""
+    """Number of captions of an image that are kept, from the first on (retrieval). None keeps all."""
     candidates: Positive | None = None
-    """Most answers offered per question where the data has no list of its own (vqa); None: 10."""
+    """Most answers offered per question if the data has no list of its own (vqa). None means 10."""
     sample: Positive | None = None
     """Evaluate a seeded sample of at most so many items instead of all; the protocol states it."""
     support: tuple[Source, ...] = ()
-    """Sources of the training split that probes are fitted on (classification); without it the task has
-    no few-shot rows."""
+    """Sources of the training split that probes are fitted on (classification). Without it there are no few-shot
+    rows."""
     fetch: Mapping[str, Any] = field(default_factory=dict)
-    """Download instructions for `make bench-data`; empty where a program may not fetch the data."""
+    """Download instructions for `make bench-data`. They are empty if a program may not fetch the data."""
     caution: str = ""
-    """A few words on which models the number does not test; shown next to it in the terminal, reports and
-    comparisons."""
+    """Models that the number does not test, in a few words, shown next to it in terminal, reports and comparisons."""
     note: str = ""
     """A pitfall or a choice that affects how to read the number."""
 
@@ -109,14 +108,14 @@ class Suite:
     tasks: tuple[Task, ...]
     """Tasks in the order of the results."""
     average: tuple[str | tuple[str, ...], ...] = ()
-    """Tasks whose plain mean is the suite's average; a nested list counts as one task. Empty: no average."""
+    """Tasks whose plain mean is the suite's average, if any. A nested list counts as one task."""
 
 
 def sampled(suite: Suite, count: int | None) -> Suite:
     """Return the suite with at most `count` items per task.
 
     Args:
-        count: Items per task, drawn by a seed; None leaves the suite as it is.
+        count: Items per task, drawn by a seed. None leaves the suite as it is.
     """
     if count is None:
         return suite
@@ -142,6 +141,6 @@ class Options:
     strict_ties: bool = False
     """Retrieval: count every equal score that is not right against the model."""
     shots: Shots | None = field(default_factory=Shots)
-    """Few-shot points of the tasks that have a training split; None measures none."""
+    """Few-shot points of the tasks that have a training split. None measures no few-shot point."""
     linear_probe: bool = False
     """Fit a linear probe on all of the training split too."""

@@ -80,7 +80,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
 
 
 def _origin(task: Task, data: DataSet) -> str:
-    """Return where the candidates come from: only VQAv2's reader makes lists, where a question has none."""
+    """Return the origin of the candidates. Only VQAv2's reader makes lists, for questions without one."""
     made = f", else {task.candidates or DEFAULT_CANDIDATES} frequent answers per type of question"
     return "the data's own" + (made if data.layout == "vqav2" else "")
 
@@ -130,14 +130,11 @@ def answers(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> lis
 
 
 def normalized(answer: str) -> str:
-    """Return an answer in the form that is compared.
-
-    It is in lower case, without articles and most punctuation, with digits for "none" and words up to ten. The
-    rules are those of the VQA evaluation (vqaEval.py), which leaves answers as they are where all annotators agree. A
-    punctuation mark becomes a space. It is dropped instead if it is next to a space anywhere in the answer, or if the
-    answer has a number such as 1,000. A period is dropped unless a digit follows, so "U.S." is "us". Instead of its
-    table of contractions, apostrophes are dropped.
-    """
+    """Return an answer as it is compared: in lower case, without articles and most punctuation, with digits for "none"
+    and words up to ten. These are the rules of the VQA evaluation (vqaEval.py), which leaves answers as they are if all
+    annotators agree. A punctuation mark becomes a space. It is dropped if it is next to a space anywhere in the answer,
+    or the answer has a number such as 1,000. A period is dropped unless a digit follows, so "U.S." is "us". Apostrophes
+    are dropped, without the evaluation's table of contractions."""
     given = answer.lower().replace("'", "")
     text, thousands = given, re.search(r"\d,\d", given)
     for mark in _PUNCTUATION:
@@ -150,10 +147,10 @@ def normalized(answer: str) -> str:
 
 
 def soft_accuracy(answer: str, annotators: Sequence[str]) -> float:
-    """Return the VQA accuracy of one answer (Antol et al. 2015, as computed by their evaluation). It is min(matches
-    among the other annotators / 3, 1), averaged over leaving out each annotator once. With ten annotators, 1, 2, 3, 4
-    matches give 0.3, 0.6, 0.9, 1. With fewer than four, 3 is replaced by the number of others; a single annotator is
-    compared directly."""
+    """Return the VQA accuracy of one answer (Antol et al. 2015, as computed by their evaluation): min(matches among the
+    other annotators / 3, 1), averaged over leaving out each annotator once. With ten annotators, 1, 2, 3, 4 matches
+    give 0.3, 0.6, 0.9, 1. With fewer than four, the number of others replaces 3; a single annotator is compared
+    directly."""
     if not annotators:
         raise ValueError("a question without annotators cannot be scored")
     wanted = normalized(answer)

@@ -43,7 +43,7 @@ def prompt_texts(names: Sequence[str], prompts: Sequence[str]) -> list[str]:
 
 
 def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
-    """Return (d, c) float32: for each class name the normalized mean over the templates."""
+    """Return (d, c) float32: the normalized mean over the templates for each class name."""
     features = cache.texts(prompt_texts(names, prompts), "prompts")
     classifier = np.empty((features.width, len(names)), dtype=np.float32)
     # Class by class, so that 80 templates of 1000 classes need not be in memory at once.
@@ -55,7 +55,7 @@ def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Seq
 
 
 def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the numbers of a classification task. Raises `DataBroken` where its metric does not fit its labels."""
+    """Return the numbers of a classification task. Raises `DataBroken` if its metric does not fit its labels."""
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
     assert data.labels is not None  # guaranteed by `open_task`
@@ -87,8 +87,8 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> T
 
 
 def _label_ranks(cache: FeatureCache, features: Features, classifier: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return (n, 3): the rank of each label, the predicted class, and the margin of class 1 over class 0. The margin is
-    0 unless there are two classes. The ranks of the cache divide the images."""
+    """Return (n, 3): the rank of each label, the predicted class, and the margin of class 1 over class 0, which is 0
+    unless there are two classes. The ranks of the cache divide the images."""
     classes, group = classifier.shape[1], cache.group
     blocks = tiles(len(labels), classes)
     mine = [blocks[index] for index in group.part(len(blocks))]
@@ -147,10 +147,10 @@ def _single_label(
 def _group_results(
     task: Task, groups: np.ndarray, hits: Mapping[str, np.ndarray], bursts: np.ndarray | None, record: Mapping[str, Any]
 ) -> list[Result]:
-    """Return the accuracies `hits` of the worst group, and each group's value of a task about worst groups. `groups`
-    (n,) are names, regions of the world for example; more than GROUPS get no values of their own. The worst of many
-    groups is partly low by chance, through its smallest groups, so where only some groups are large, the worst of these
-    is reported too."""
+    """Return the accuracies `hits` of the worst group. A task about worst groups also gets those of each group, unless
+    there are more than GROUPS. `groups` (n,) are names, such as regions of the world. Among many groups the worst is
+    partly low by chance, through its smallest groups, so if some groups are large, the worst of these is reported
+    too."""
     names, counts = np.unique(groups, return_counts=True)
     sizes = dict(zip(names.tolist(), counts.tolist(), strict=True))
     record = {**record, "chance": None}
@@ -198,7 +198,7 @@ def _multi_label(
 
 
 def confusions(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Confusion]:
-    """Return the most frequent confusions of two classes, each with its first image; none for multi-label sets."""
+    """Return the most frequent confusions of two classes, each with its first image. Multi-label sets have none."""
     if data.labels is None or data.labels.ndim != 1:
         return []
     names = class_names(task, data).texts

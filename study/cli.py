@@ -11,7 +11,7 @@ from study.rows import CLAIMS, CPU, GPU, GPU_TINY, Rows
 
 SCALES = ("full", "quick", "tiny")
 CLAIMS_OF = {CPU: CLAIMS, GPU: tuple(name for name in CLAIMS if name not in ("rivals", "fewshot", "select"))}
-"""The claims of each track; few-shot trains no towers, and the rivals' scorers and the selection are of features."""
+"""The claims of each track. Few-shot trains no towers, and the rivals' scorers and the selection use features."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") -> int:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
 
 
 def _runnable(track: str, scale: str) -> str:
-    """Return the track of the rows. Raises `WrongUse` where it needs a GPU and there is none."""
+    """Return the track of the rows. Raises `WrongUse` if it needs a GPU and there is none."""
     if track != GPU:
         return track
     if scale == "tiny":

@@ -38,7 +38,7 @@ class Measure:
     of: Callable[[NDArray[Any]], Floats]
     """Maps items (n,) to (n,) numbers, whose means are compared."""
     better: int
-    """1: higher is better; -1: lower is better."""
+    """1 if higher is better, -1 if lower is better."""
     logarithmic: bool = False
     """True if the numbers are logarithms, so that a difference is a ratio."""
 
@@ -60,7 +60,7 @@ HITS = Measure("top-1", lambda hits: hits.astype(np.float64), better=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """B minus A by one measure; differences and interval ends in the unit of `Measure.change`."""
+    """B minus A by one measure. Differences and interval ends are in the unit of `Measure.change`."""
 
     measure: Measure
     a: float
@@ -72,29 +72,27 @@ class Compared:
     p: float
     """p value of this comparison alone."""
     corrected: float = math.nan
-    """p value corrected for all comparisons of a table; NaN before `corrected` has set it."""
+    """p value corrected for all comparisons of a table. It is NaN before `corrected` has set it."""
     paired: Paired
     """The test, in the unit of `Measure.of`."""
     detectable: float = math.nan
-    """The difference for the better that such a test would detect in 80 % of cases whatever the others of its table
-    give, as in the first step of the correction; 0 if unknown or if no item changed; NaN before `corrected` has set
-    it."""
+    """The difference for the better that such a test would detect in 80 % of cases, whatever the other tests of its
+    table give (as in the first step of the correction). It is NaN before `corrected` has set it, and 0 if it is unknown
+    or no item changed."""
     seeds: int
     images: int
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or `open` where the corrected p value is not below ALPHA."""
+        """`better` or `worse`, or `open` if the corrected p value is not below ALPHA."""
         if not self.corrected < ALPHA:
             return "open"
         return "better" if self.difference * self.measure.better > 0 else "worse"
 
 
 def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compared | None:
-    """Compare B with A on the same items, or return None with fewer than FEWEST common seeds, or too few images.
-
-    Raises `BrokenRows` where items are missing or cannot be read, or A and B have another number of them.
-    """
+    """Compare B with A on the same items. Return None if there are fewer than FEWEST common seeds, or too few images.
+    Raises `BrokenRows` if items are missing or cannot be read, or differ in number between A and B."""
     seeds = sorted(a.keys() & b.keys())
     if len(seeds) < FEWEST:
         return None
@@ -119,7 +117,7 @@ def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compa
 
 
 def corrected(found: Sequence[Compared]) -> list[Compared]:
-    """Return the comparisons with p values corrected for their number (Holm 1979), and what that leaves detectable."""
+    """Return the comparisons with p values corrected for their number (Holm 1979) and the detectable differences."""
 
     def detectable(one: Compared) -> float:
         return one.measure.change(one.measure.better * (one.paired.detectable_among(len(found)) or 0.0))
@@ -136,10 +134,7 @@ def _estimate(rows: Rows, row: Row, items: str, measure: Measure) -> Estimate:
 
 
 def _images(stored: Mapping[str, NDArray[Any]], items: str) -> NDArray[np.int64] | None:
-    """Return the image of every caption; images are in order, each with the same number of captions.
-
-    None where the items are not captions.
-    """
+    """Return the image of every caption: images are in order, with equally many each. Return None for other items."""
     name, _, direction = items.rpartition("/")
     if direction != "t2i":
         return None

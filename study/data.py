@@ -32,12 +32,11 @@ from study.verdicts import Decided, drawn_verdicts, laion_captions, write_drawn
 from study.web import SHARDS, VERDICTS, pairs_of, shards_of
 
 DRAWN, SEED = 6000, 0
-"""Maximum number of images that show their caption (also at most half of the training pairs), and the
-seed that draws them."""
+"""Maximum number of images that show their caption (at most half of the training pairs), and the seed of the draw."""
 
 
 class SetMissing(WrongUse):
-    """A set is not in its folder; the message names the command that gets it."""
+    """A set is not in its folder. The message names the command that gets it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +44,10 @@ class Web:
     """n image-text pairs of the web."""
 
     images: NDArray[Any]
-    """(n, d) float32 features, standardized by the mean and deviation of the training pairs; or (n, 3,
-    s, s) uint8 pixels."""
+    """(n, d) float32 features, standardized by the training pairs, or (n, 3, s, s) uint8 pixels."""
     captions: NDArray[np.str_]
     verdict: NDArray[np.str_]
-    """`kept`, or the first reason for which CAT rejects the pair, such as `action`, `complexity` or `text_spotting`."""
+    """`kept`, or the first reason why CAT rejects the pair, such as `action`, `complexity` or `text_spotting`."""
     split: NDArray[np.str_]
     """`train` or `held`."""
 
@@ -69,7 +67,7 @@ class Captioned:
 class _Set:
     files: tuple[str, ...]
     claims: str
-    """The claims, or parts of claims, that cannot be tried without it."""
+    """The claims, or parts of claims, that need the set."""
     fetch: str
     """Command that gets it."""
     of_evaluation: bool = False
@@ -136,10 +134,8 @@ def web_set(side: int | None) -> str:
 
 
 class Data:
-    """The sets in `folder`; values computed from them are stored in `cache`.
-
-    `drawn` is the maximum number of captions that are drawn into images.
-    """
+    """The sets in `folder`, with values computed from them in `cache`. `drawn` is the maximum number of captions that
+    are drawn into images."""
 
     def __init__(self, folder: Path, cache: Path, drawn: int = DRAWN) -> None:
         self.folder, self.cache, self._most_drawn = folder, cache, drawn
@@ -163,9 +159,7 @@ class Data:
 
     def flickr8k(self, split: str, side: int | None = None) -> Captioned:
         """Return Flickr8k's photographs with captions, as pixels, or features standardized by the web's training pairs.
-
-        Raises `SetMissing`, for features also where the web pairs are missing.
-        """
+        Raises `SetMissing`, for features also if the web pairs are missing."""
         return self._captioned(split, self._stored(self._tar(f"flickr8k-{split}"), side))
 
     def flickr8k_of_teacher(self, split: str) -> Captioned:
@@ -181,17 +175,13 @@ class Data:
         return standardised(features, *self._scaling)
 
     def laion(self) -> list[Decided]:
-        """Return alt texts of LAION with C's and A's decisions, in a fixed order.
-
-        Raises `SetMissing` or `FilterFailed`.
-        """
+        """Return LAION's alt texts with C's and A's decisions, in a fixed order. Raises `SetMissing` or
+        `FilterFailed`."""
         return self._laion
 
     def drawn(self, side: int | None = None) -> Web:
-        """Return captions of web training pairs, each drawn into an image, with CAT's decisions.
-
-        Images are features, standardized by the web's training pairs, or pixels. Raises `SetMissing` or `FilterFailed`.
-        """
+        """Return captions of web training pairs, each drawn into an image, with CAT's decisions. Images are pixels, or
+        features standardized by the web's training pairs. Raises `SetMissing` or `FilterFailed`."""
         web = self.web(side)
         train = np.flatnonzero(web.split == "train")
         chosen = np.random.default_rng(SEED).choice(train, min(self._most_drawn, len(train) // 2), replace=False)
@@ -270,7 +260,7 @@ class Data:
         return self.folder / f"{name}.tar"
 
     def wanted(self, name: str) -> None:
-        """Raise `SetMissing` where the set is not available."""
+        """Raise `SetMissing` if the set is not available."""
         if not self.has(name):
             raise SetMissing(self._how(name))
 

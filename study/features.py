@@ -33,11 +33,9 @@ _DRAWS = 3
 
 
 class StoredTransform:
-    """A transform of stored inputs, (b, d) float32 or (b, 3, h, w) uint8, into the tower's input.
-
-    Features are not changed. Images are cropped to the tower's size: at random in training, which
-    also flips a fraction `transform.flip` of them, otherwise in the center.
-    """
+    """A transform of stored inputs, (b, d) float32 or (b, 3, h, w) uint8, into the tower's input. Features are not
+    changed. Images are cropped to the tower's size, in the center. In training they are cropped at random, and a
+    fraction `transform.flip` of them is flipped."""
 
     def __init__(self, settings: TransformSettings, shape: Sequence[int], *, training: bool):
         self._shape, self._training, self._flip = tuple(shape), training, settings.flip

@@ -72,7 +72,7 @@ ABOUT = {
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m study.fetch") -> int:
-    """Run the command line. Return 0, 1 where a set failed, 2 for wrong use, 130 for Ctrl-C."""
+    """Run the command line. Return 0, 1 if a set failed, 2 for wrong use, or 130 for Ctrl-C."""
     listing = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
     parser = Parser(prog=prog, description="Fetch the data of the study.", epilog=listing)
     parser.add_argument(
@@ -85,10 +85,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study.fe
 
 
 def fetch(options: argparse.Namespace, places: Places) -> int:
-    """Fetch the requested sets and return the exit status.
-
-    A failed download or filter is printed and the other sets are still fetched.
-    """
+    """Fetch the requested sets and return the exit status. A failure is printed, and does not stop the others."""
     wanted = options.sets or [name for name in ABOUT if name != "web" or options.manifest]
     for name in wanted:
         if name not in ABOUT:
@@ -115,7 +112,7 @@ def fetch(options: argparse.Namespace, places: Places) -> int:
 
 
 def fetch_fashion() -> int:
-    """Fetch Fashion-MNIST to the evaluation's first place for it; return its number of images. Raises `FetchFailed`."""
+    """Fetch Fashion-MNIST to the evaluation's first place for it. Return its size. Raises `FetchFailed`."""
     (task,) = choose_tasks("fashion_mnist").tasks
     for source in (task.sources[0], task.support[0]):
         fetch_torchvision(task.name, source, data_root())

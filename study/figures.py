@@ -60,10 +60,8 @@ def concepts_figure(lines: Sequence[Line]) -> str:
 
 
 def negatives_figure(rows: Rows) -> str:
-    """Plot the geometric-mean rank on the selecting pairs against the initial scale, a line for each beta.
-
-    They are of the smallest budget; bars are from the lowest to the highest seed. Raises ValueError without rows.
-    """
+    """Plot the geometric-mean rank on the selecting pairs against the initial scale, a line for each beta, at the
+    smallest budget. Bars are from the lowest to the highest seed. Raises ValueError without rows."""
     found = [row for row in rows.read("negatives") if row.arm.settings.get("stage") == TUNING]
     smallest = min((row.arm.budget for row in found), default=0)
     found = [row for row in found if row.arm.budget == smallest]
@@ -77,7 +75,7 @@ def negatives_figure(rows: Rows) -> str:
 
 
 def fewshot_figure(lines: Sequence[Line]) -> str:
-    """Plot the lead of the probe over the one without text against k. Raises ValueError without rows."""
+    """Plot the probe's lead over the probe without text against k. Raises ValueError without rows."""
     shown = [line for line in lines if (line.b, line.a) == ("probe", "random-init")]
     series = [
         _series(pool, (line for line in shown if line.pool == pool))

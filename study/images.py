@@ -48,7 +48,7 @@ def samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def image_of(sample: Mapping[str, bytes]) -> bytes:
-    """Return the image among the members of a sample. Raises StopIteration where it has none."""
+    """Return the image among the members of a sample. Raises StopIteration if it has none."""
     return next(content for extension, content in sample.items() if extension in EXTENSIONS)
 
 
@@ -71,9 +71,7 @@ def tar_pixels(tar: Path, side: int) -> NDArray[np.uint8]:
 
 def tar_features(tar: Path, cache: Path) -> Floats:
     """Return (n, d) features of the images of a webdataset tar, in its order, cached by its file and the teacher.
-
-    Raises `WrongUse` where the teacher is missing, `BrokenTar` and `BadImage`.
-    """
+    Raises `BrokenTar` and `BadImage`, and `WrongUse` if the teacher is missing."""
     teacher = small_teacher()
     path = cache / f"{tar.stem}-{sha256_of([sha256_file(tar), teacher.identity()])[:16]}.npy"
     if not path.exists():
@@ -84,7 +82,7 @@ def tar_features(tar: Path, cache: Path) -> Floats:
 
 
 def small_teacher() -> Teacher:
-    """Return the product's default teacher for images of PIXELS a side. Raises `WrongUse` where it is missing."""
+    """Return the product's default teacher for images of PIXELS a side. Raises `WrongUse` if it is missing."""
     teacher = find_teacher(DEFAULT)
     assert teacher.preprocess is not None  # its YAML file defines it
     return dataclasses.replace(teacher, preprocess={**teacher.preprocess, "resize": PIXELS, "crop": PIXELS})

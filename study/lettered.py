@@ -1,9 +1,9 @@
 """Photographs with text written in, as a scorer and the text-spotting filter see them.
 
-Each pool `lettered-N` of the claim `rivals` mixes three kinds of pairs: a photograph as it is, one with
-its own caption written in (none if N is 0), and one with the caption of another photograph, which is also given as
-its caption. Photographs are written on at SIDE pixels, where the filter's OCR reads the text. All
-features are those of the study's teacher, as of the other pools.
+Each pool `lettered-N` of the claim `rivals` mixes three kinds of pairs: a photograph as it is; one with its own caption
+written in (there are none if N is 0); and one with the caption of another photograph, both written in and as its
+caption. Text is written at SIDE pixels, where the filter's OCR reads it. All features are those of the study's teacher,
+as in the other pools.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ LETTER = 0.52
 PART = 512
 """Images that are computed and stored together."""
 VERSION = 2
-"""Increase it where the same photographs would give other results."""
+"""Version of the results. Increase it if the same photographs would give other results."""
 PLAIN, OWN, OTHER = "plain", "own", "other"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Seen:
-    """n images with what is computed from them."""
+    """n images with the values computed from them."""
 
     features: Floats
     """(n, d) the teacher's features, not standardized."""
     flipped: Floats
-    """(n, d) those of the mirror images."""
+    """(n, d) features of the mirror images."""
     masked: Floats
-    """(n, d) those of the images without the text that OCR found."""
+    """(n, d) features of the images without the text that OCR found."""
     spotted: tuple[tuple[SpottedText, ...], ...]
     """The lines that OCR read in each image, with their scores."""
     area: Floats
@@ -62,34 +62,32 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """m pairs of a caption and a photograph, and which of n images each of them needs."""
+    """m pairs of a caption and a photograph, and the images out of n that each of them needs."""
 
     photograph: NDArray[np.int64]
     """(n,) the photograph of each image."""
     text: tuple[str | None, ...]
-    """(n,) what is written in it; None: nothing."""
+    """(n,) the text written in it, or None."""
     captions: tuple[str, ...]
     """(m,) own caption of each pair."""
     position: NDArray[np.float64]
     """(m,) a number from 0 to 1 that decides the kind of each pair."""
     strange: NDArray[np.int64]
-    """(m,) the pair whose caption a pair gets where it gets another one."""
+    """(m,) the pair that provides the other caption, if a pair gets another one."""
     image: dict[str, NDArray[np.int64]]
-    """Maps a kind to (m,) indices of images; -1 where a pair needs none."""
+    """Maps a kind to (m,) indices of images. It is -1 for a pair that needs none."""
 
     def pairs(self, own: float, other: float) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.int64]]:
-        """Return kind, image, and index of the given caption of each pair, (m,) each.
-
-        `own` is the fraction of the pairs whose own caption is written in. `other` is that of pairs with the caption of
-        another pair, in the image and as the caption.
-        """
+        """Return kind, image, and index of the given caption of each pair, (m,) each. `own` is the fraction of the
+        pairs with their own caption written in, `other` that of pairs with another pair's caption, in the image and as
+        the caption."""
         kind = np.where(self.position < own, OWN, np.where(self.position >= 1 - other, OTHER, PLAIN))
         image = np.array([self.image[name][pair] for pair, name in enumerate(kind.tolist())])
         return kind, image, np.where(kind == OTHER, self.strange, np.arange(len(kind)))
 
 
 def plan(captions: Sequence[Sequence[str]], most_own: float, other: float, seed: int) -> Plan:
-    """Return the images that pools of up to these fractions need; each caption of a photograph is a pair."""
+    """Return the images that pools of up to these fractions need. Each caption of a photograph is a pair."""
     generator = np.random.default_rng(seed)
     owner = np.repeat(np.arange(len(captions)), [len(each) for each in captions])
     flat = [text for each in captions for text in each]
@@ -121,10 +119,8 @@ def plan(captions: Sequence[Sequence[str]], most_own: float, other: float, seed:
 def drawn(
     photographs: Sequence[bytes | None], text: Sequence[str | None], seed: Sequence[int]
 ) -> Iterator[Image.Image]:
-    """Yield squares of SIDE pixels with text written in, white with a black edge; a long one may exceed them.
-
-    Without a photograph the square has a plain color. The seed draws size and height of the text, and colors.
-    """
+    """Yield squares of SIDE pixels with text written in, white with a black edge; a long text may exceed them. Without
+    a photograph the square has a plain color. The seed draws size and height of the text, and colors."""
     for number, (content, words) in enumerate(zip(photographs, text, strict=True)):
         generator = np.random.default_rng([*seed, number])
         color = tuple(generator.integers(0, 256, 3).tolist())
@@ -159,10 +155,8 @@ def features_of(photographs: Sequence[bytes | None], text: Sequence[str], cache:
 
 
 def seen(photographs: Sequence[bytes], text: Sequence[str | None], cache: Path, seed: int) -> Seen:
-    """Write on photographs, read them by OCR, and compute all features; finished parts are read from the cache.
-
-    Each part has a draw of its own. Raises `WrongUse` where the teacher is missing, and `SpotterError`.
-    """
+    """Write on photographs, read them by OCR, and compute all features. Finished parts are read from the cache. Each
+    part has a separate draw. Raises `WrongUse` if the teacher is missing, and `SpotterError`."""
     teacher, spotter = small_teacher(), TextSpotter()
     paths = []
     with ProgressBar(desc="lettered photographs", total=len(text), unit="images") as bar:

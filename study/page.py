@@ -31,7 +31,7 @@ from study.words import (
 )
 
 PAGES = ("study.md", "study-details.md", "when-filtering-pays.md", "which-filter-when.md", "which-beta.md")
-"""Names of the pages in the documentation; the templates in this folder end in `.j2`."""
+"""Names of the pages in the documentation. The templates in this folder end in `.j2`."""
 
 
 TITLES = {

@@ -48,24 +48,24 @@ _INTEGERS = (np.uint8, np.uint16, np.uint32)
 
 
 class BrokenRows(EvalError):
-    """Results cannot be read or compared; the message names the file or arm."""
+    """Results cannot be read or compared. The message names the file or arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One training or probe of the study. Raises ValueError for an unknown claim or track, a name that is
-    invalid in a file name, or a negative number."""
+    """One training or probe of the study. Raises ValueError for an unknown claim or track, a name that is invalid in a
+    file name, or a negative number."""
 
     claim: str
     """One of CLAIMS."""
     pool: str
-    """Training data, such as `natural`; for few-shot the data set, for hard negatives the choice of the scale."""
+    """Training data, such as `natural`. For few-shot it is the data set, for hard negatives the choice of the scale."""
     arm: str
-    """The variant that is compared, such as `kept` with `all`."""
+    """The variant, such as `kept`, which is compared with `all`."""
     budget: int
-    """Samples seen; for few-shot the images of each class."""
+    """Samples seen, or for few-shot the images of each class."""
     seed: int
-    """Seed of initialization and order, or of the draw of the shots; arms with equal seeds are paired."""
+    """Seed of initialization and order, or of the draw of the shots. Arms with equal seeds are paired."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings that distinguish arms of one name, as JSON."""
     track: str = CPU
@@ -105,13 +105,13 @@ class Row:
     notes: Mapping[str, Any]
     """Further information as JSON, such as the number of pairs and how often each was seen."""
     commit: str | None
-    """Commit of the code; None if unknown."""
+    """Commit of the code, or None if it is unknown."""
     machine: str
     """Name of the file in `machines/`, without `.json`."""
 
 
 class Rows:
-    """The results in a folder, which is created by the first write."""
+    """The results in a folder, which the first write creates."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -174,11 +174,9 @@ class Rows:
         seconds: float,
         notes: Mapping[str, Any],
     ) -> None:
-        """Publish the result of an arm: first its items, then its line.
-
-        Metrics are named `SET/DIRECTION/METRIC`. Items are ranks or hits by set. Raises ValueError where they are not
-        whole numbers from 0 on, or a number is not finite.
-        """
+        """Publish the result of an arm: first its items, then its line. Metrics are named `SET/DIRECTION/METRIC`. Items
+        are ranks or hits by set. Raises ValueError if an item is not a whole number from 0 on, or a number is not
+        finite."""
         record = {
             "key": arm.key,
             "claim": arm.claim,

@@ -17,10 +17,8 @@ from study.words import table_in_markdown, verdicts_in_words
 
 
 def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows) -> int:
-    """Run the unfinished arms of the claims, print the tables, write pages of results, and return the exit status.
-
-    A claim that misses data is reported and ends there; arms that ran before keep their results.
-    """
+    """Run the unfinished arms of the claims, print the tables, write pages of results, and return the exit status. A
+    claim that misses data is reported and ends there; arms that ran before keep their results."""
     for line in data.missing(track):
         say(line)
     for name in claims:
@@ -37,7 +35,7 @@ def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows)
 
 
 def make_pages(rows: Rows, docs: Path) -> int:
-    """Write the documentation pages and return the exit status. Raises `WrongUse` where there are no results."""
+    """Write the documentation pages and return the exit status. Raises `WrongUse` if there are no results."""
     if not any(rows.read(claim) for claim in CLAIMS):
         raise WrongUse(f"{rows.folder} holds no results of the study; `make study` makes them")
     for path in write_pages(rows, docs):

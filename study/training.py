@@ -105,10 +105,8 @@ class Trained:
         return normalize(features, dim=-1).cpu()
 
     def retrieval(self, tests: Mapping[str, Pairs]) -> tuple[dict[str, float], dict[str, NDArray[np.int64]]]:
-        """Return metrics and 1-based ranks of test sets, by `NAME/t2i` and `NAME/i2t`.
-
-        All equal scores but the right ones count as ahead.
-        """
+        """Return metrics and 1-based ranks of test sets, by `NAME/t2i` and `NAME/i2t`. In a tie wrong results are
+        ahead."""
         metrics: dict[str, float] = {}
         ranks: dict[str, NDArray[np.int64]] = {}
         for name, pairs in tests.items():
@@ -142,12 +140,9 @@ def trained(
     changed: Mapping[str, Any],
     concepts: Path | None = None,
 ) -> Trained:
-    """Train a model on pairs, which are saved as `FILE`, and return it.
-
-    `budget` counts samples seen, `words` is the vocabulary of a small text tower, and `changed` overrides the
-    configuration. Without a folder of concept targets for `FILE` there are no heads. Raises KeyboardInterrupt where a
-    signal stopped the training.
-    """
+    """Train a model on pairs, which are saved as `FILE`, and return it. `budget` counts samples seen, `words` is the
+    vocabulary of a small text tower, and `changed` overrides the configuration. Without a folder of concept targets for
+    `FILE` there are no heads. Raises KeyboardInterrupt if a signal stopped the training."""
     with tempfile.TemporaryDirectory(prefix="study-") as temporary:
         folder = Path(temporary)
         pairs.save(folder / FILE)
@@ -171,10 +166,7 @@ def trained(
 
 
 def _settings(config: Path, given: Mapping[str, Any], words: Sequence[str]) -> Config:
-    """Return the configuration with overrides.
-
-    A small text tower gets `words` as its vocabulary; others have tokens.
-    """
+    """Return the configuration with overrides. A small text tower gets the vocabulary `words`; others have tokens."""
     settings = load_config(str(config), base=given)
     if not is_own((settings.model.architecture or {})["text_cfg"]):
         return settings

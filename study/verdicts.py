@@ -1,8 +1,8 @@
 """CAT's decisions on pairs: runs of the product's own filter, read back as one word per pair.
 
-Also pairs that occur in a crawl and not in a curated set: alt texts of LAION, of which img2dataset's tests have ten
-thousand, with images that are not theirs; and captions drawn into images, which a model that reads text could match
-without looking at anything else. CAT decides on the latter like on any other pair, and on LAION's captions without T.
+Two kinds of pairs occur in a crawl but not in a curated set. The first are alt texts of LAION (img2dataset's tests have
+ten thousand) with images of other pairs; CAT decides on them without T. The second are captions drawn into images,
+which a model that reads text could match without looking at anything else; CAT decides on them like on any other pair.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEPT = "kept"
 
 
 class FilterFailed(EvalError):
-    """The filter ended with an error or by a signal; the message has its last line, if there is one."""
+    """The filter ended with an error or by a signal. The message has its last line, if any."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Decided:
 
     caption: str
     verdict: str
-    """`kept`, or the reason of its rejection."""
+    """`kept`, or the reason of the rejection."""
 
 
 def run_filter(*options: str) -> None:
@@ -64,7 +64,7 @@ def run_filter(*options: str) -> None:
 
 
 def decided(output: Path, name: str) -> dict[str, Decided]:
-    """Return the decisions of a finished run; the dead-letter table is not read."""
+    """Return the decisions of a finished run, without reading the dead-letter table."""
     found = {}
     for kind in ("kept", "rejected"):
         for path in sorted((output / kind).glob("*.parquet")):
@@ -76,7 +76,7 @@ def decided(output: Path, name: str) -> dict[str, Decided]:
 
 
 def laion_captions(manifest: Path, output: Path) -> list[Decided]:
-    """Return the captions of a manifest with the decisions of C and A; equal rows count once. Raises `FilterFailed`."""
+    """Return the captions of a manifest with the decisions of C and A, equal rows once. Raises `FilterFailed`."""
     run_filter("--dataset", "custom", "--input", str(manifest), "--output", str(output), "--stages", "captions")
     return [one for _, one in sorted(decided(output, "uid").items())]
 

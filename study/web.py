@@ -41,10 +41,8 @@ class WebPairs:
 
 
 def make_web(manifest: Path, rows: int, folder: Path, say: Callable[[str], None], download: Sequence[str] = ()) -> int:
-    """Write `folder`/web-features.npz and return its number of pairs. Downloads stay in `folder`/web.
-
-    The manifest is a TSV like CC3M's: caption, URL. Raises `FilterFailed`.
-    """
+    """Write `folder`/web-features.npz and return its number of pairs. Downloads stay in `folder`/web. The manifest is a
+    TSV like CC3M's: caption, URL. Raises `FilterFailed`."""
     first = folder / "web" / "manifest.tsv"
     with open(manifest, encoding="utf-8") as lines, published(first) as temporary:
         temporary.write_text("".join(itertools.islice(lines, rows)), encoding="utf-8")
@@ -82,7 +80,7 @@ def pairs_of(shards: Sequence[Path], verdicts: Path) -> WebPairs:
 
 
 def write_web(folder: Path) -> int:
-    """Write `folder`/web-features.npz from the shards and decisions there; return its number of pairs."""
+    """Write `folder`/web-features.npz from the shards and decisions there, and return its number of pairs."""
     shards = shards_of(folder)
     pairs = pairs_of(shards, folder / VERDICTS)
     features = np.concatenate([tar_features(shard, folder / "web") for shard in shards])

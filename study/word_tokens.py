@@ -25,10 +25,8 @@ def frequent_words(captions: Iterable[str], at_least: int = 2) -> list[str]:
 
 
 class WordTokenizer:
-    """A tokenizer from captions to ids (n, context_length) int64, which truncates longer captions.
-
-    Id 0 is padding, 1 is any word outside the vocabulary, and w + 2 is word w of it.
-    """
+    """A tokenizer from captions to ids (n, context_length) int64, which truncates longer captions. Id 0 is padding, 1
+    is any word outside the vocabulary, and w + 2 is word w of it."""
 
     def __init__(self, words: Sequence[str], context_length: int):
         self.context_length, self.vocab_size = context_length, len(words) + _SPECIAL

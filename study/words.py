@@ -39,7 +39,7 @@ ARMS = {
     "text-or-zero": "text or zero",
     "zero-shot": "zero-shot",
 }
-"""Names of arms on the page; others keep their own."""
+"""Names of arms on the page. Other arms keep their own."""
 NEEDS = {
     "random": "nothing",
     "cat": "CPU; images of captions that pass",
@@ -47,16 +47,14 @@ NEEDS = {
     "cat-score": "GPU; images of captions that pass",
     "all": "nothing",
 }
-"""The arms that readers ask for first, and what choosing their pairs takes at scale."""
+"""The arms that readers ask for first, and what choosing their pairs needs at scale."""
 PAIRS = {"injected": "noisy", "natural": "clean"}
 """Pools of web pairs, in words."""
 
 
 def table_in_markdown(table: Table, lines: Sequence[Line], measure: int = 0) -> str:
-    """Return the lines as a Markdown table of at most eight columns, a number in a cell.
-
-    A change is bold where the corrected p value is below 0.05.
-    """
+    """Return the lines as a Markdown table of at most eight columns, with one number in a cell. A change is bold if the
+    corrected p value is below 0.05."""
     repeats = any(line.repeats is not None for line in lines)
     shown = table.measures[measure]
     heads = ["test set", "pool", "k" if table.direction == "correct" else "samples seen"]
@@ -74,10 +72,8 @@ def table_in_markdown(table: Table, lines: Sequence[Line], measure: int = 0) -> 
 
 
 def story_in_markdown(lines: Sequence[Line]) -> str:
-    """Return lines of rank and R@10 as a Markdown table: the R@10 of both arms, and the change of the rank.
-
-    A number of the first arm is bold where its difference has a corrected p value below 0.05.
-    """
+    """Return lines of rank and R@10 as a Markdown table: the R@10 of both arms, and the change of the rank. A number of
+    the first arm is bold if its difference has a corrected p value below 0.05."""
     repeats = any(line.repeats is not None for line in lines)
     heads = ["pool", "samples seen", *["repeats"] * repeats, "first arm", "second arm"]
     heads += ["R@10 of first, %", "R@10 of second, %", "rank, %"]
@@ -94,9 +90,7 @@ def story_in_markdown(lines: Sequence[Line]) -> str:
 
 def recall_in_markdown(found: Sequence[Row], lines: Sequence[Line], budget: int) -> str:
     """Return the mean R@10 of the arms of NEEDS at one budget as a Markdown table, a column for each pool and test set.
-
-    A number is bold where a line of `lines` says that the arm is better than `random`.
-    """
+    A number is bold if a line of `lines` says that the arm is better than `random`."""
     better = {
         (line.b, line.pool, line.items)
         for line in lines
@@ -163,11 +157,9 @@ def separations_in_markdown(found: Sequence[Row]) -> str:
 
 
 def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
-    """Return sentences on how many lines hold, what is reversed, and what could not be shown.
-
-    The last include the difference that would have been detected, if known. Lines of the same arms, pool, test set
-    and verdict that do not hold share a sentence.
-    """
+    """Return sentences on how many lines hold, what is reversed, and what could not be shown, with the difference that
+    would have been detected, if known. Lines of the same arms, pool, test set and verdict that do not hold share a
+    sentence."""
     held = sum(line.verdict == "better" for line in lines)
     said = [f"In {held} of {len(lines)} comparisons the first arm is better."]
     for verdict, what in (("worse", "Reversed"), ("open", "Not shown")):
@@ -183,7 +175,7 @@ def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
 
 
 def difference(one: Compared) -> str:
-    """Return the difference alone, bold where the corrected p value is below 0.05."""
+    """Return the difference alone, bold if the corrected p value is below 0.05."""
     return _bold(signed(one.difference), one)
 
 
@@ -204,7 +196,7 @@ def _told(line: Line) -> str:
 
 
 def change(one: Compared) -> str:
-    """Return a change such as `+3.4 [+2.7, +4.1]`; for ranks in percent."""
+    """Return a change such as `+3.4 [+2.7, +4.1]`, for ranks in percent."""
     unit = " %" if one.measure.logarithmic else ""
     return f"{signed(one.difference)}{unit} [{signed(one.low)}, {signed(one.high)}]"
 

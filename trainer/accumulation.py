@@ -54,9 +54,9 @@ def backward(
     ranks: Ranks | None = None,
     scaler: torch.amp.GradScaler | None = None,
 ) -> BatchLoss:
-    """Add the gradient of the loss of the batch, this rank's pairs, to the parameters, and return the losses, detached.
-    Every rank has the same number of pairs, and computes them in at most as many `parts`. `seeds` are those of torch's
-    random numbers for each part; with None they are not seeded. Raises ValueError if the batch cannot be cut into so
+    """Add the gradient of the whole batch's loss to the parameters, and return the losses, detached. `batch` holds this
+    rank's pairs, as many as on every other rank, and is computed in at most `parts` parts. `seeds` has one seed of
+    torch's random numbers per part; with None they are not seeded. Raises ValueError if the batch cannot be cut into so
     many parts, or has no targets for a head."""
     ranks = ranks or Ranks()
     if not 1 <= parts <= len(batch):

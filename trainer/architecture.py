@@ -22,7 +22,7 @@ from open_diht.trainer.towers import BadTower, TowerPair, is_own, own_tokenizer
 
 DualEncoder: TypeAlias = "CLIP | CustomTextCLIP | TowerPair"
 _REFUSALS = (TypeError, AssertionError, RuntimeError, ValueError)
-"""Errors of open_clip, of `no_code` and of towers; timm raises RuntimeError for an unknown model."""
+"""Errors of open_clip, of `no_code` and of towers. RuntimeError is timm's for an unknown model."""
 
 
 class BadArchitecture(WrongUse):

@@ -26,9 +26,9 @@ from open_diht.trainer.utilization import flops_per_pair, peak_flops
 
 class Parts:
     """The parts of a run, on every rank with the same weights. `concepts.path` of the configuration must be resolved.
-    For a resumed run, `begun` are the shards of each source that it began with. Its checkpoint holds all weights, so it
-    reads no files of a warm start. Raises `WrongUse` if settings contradict each other, the data or the memory, and
-    what the model, the data and their stores raise; `OutOfMemory` if a batch is too large for several ranks."""
+    For a resumed run, `begun` lists the shards that it began with, by source; its checkpoint holds all weights, so no
+    warm start is read. Raises `WrongUse` if settings contradict each other, the data or the memory, `OutOfMemory` if a
+    batch is too large for several ranks, and the errors of the model, the data and their stores."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Parts:
                 f"{needed.per_pair / 2**20:.3g} MiB, {free / 2**30:.3g} GiB are free"
             )
         self.config = self.stepper.config = config
-        """The configuration, with the numbers of streams and micro-batches if it left them to the program."""
+        """The configuration, with numbers of streams and micro-batches where it left them to the program."""
         schedule = config.schedule
         samples = schedule.samples or math.ceil((schedule.epochs or 0) * self.loader.samples_per_epoch)
         self.total_samples, self.total_steps = samples, math.ceil(samples / schedule.batch_size)
@@ -97,7 +97,7 @@ class Parts:
         rounds = config.run.precision == "fp32" and config.run.tf32  # then the encoders compute in tf32
         peak = peak_flops(device, "tf32" if rounds else config.run.precision, config.log.peak_tflops)
         self.full_speed: float | None = None
-        """Images/s of all devices at an MFU of 1; None if their peak is unknown."""
+        """Images/s of all devices at an MFU of 1. None means that their peak is unknown."""
         if peak is not None:
             self.full_speed = ranks.world * peak / flops_per_pair(self.student.train(), self.shape, tokens)
         if config.model.compile:
@@ -135,9 +135,9 @@ def prepare_torch(config: Config) -> None:
 
 
 def about_scale(config: Config, steps: int) -> str:
-    """Return a line if the initial scale is too high for the loss and a run too short to lower it, or an empty string.
-    A long run learns the scale that it needs. In a short one it stays about where it starts: a step of AdamW changes
-    its logarithm by about the learning rate, which a cosine schedule halves on average."""
+    """Return a warning that the initial scale is too high for the loss and for a run too short to lower it, or "". In a
+    short run the scale stays about where it starts: a step of AdamW changes its logarithm by about the learning rate,
+    which a cosine schedule halves on average."""
     if not isinstance(config.loss, HnNce) or config.model.warm_start:
         return ""  # a warm start brings a scale that was learned
     beta, scale = config.loss.constants[1], 1 / config.model.temperature
@@ -152,7 +152,7 @@ def about_scale(config: Config, steps: int) -> str:
 
 
 def _about_precision(config: Config, device: torch.device) -> str:
-    """Return a line if the GPU only emulates bf16, else an empty string."""
+    """Return a warning that the GPU only emulates bf16, or ""."""
     if device.type != "cuda" or config.run.precision != "bf16":
         return ""
     if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -161,7 +161,7 @@ def _about_precision(config: Config, device: torch.device) -> str:
 
 
 def _about_rounding(config: Config, samples: int, steps: int) -> str:
-    """Return a line if whole batches read more samples than were selected for, else an empty string."""
+    """Return a warning that whole batches read more samples than were selected, or ""."""
     if not config.data.selection or not (more := steps * config.schedule.batch_size - samples):
         return ""
     return (
@@ -195,7 +195,7 @@ def _check_holdout(config: Config, loader: Loader) -> None:
         return
     without = [source.path for source in loader.sources if not source.others]
     if not loader.held_out:
-        without = without or [config.data.path]  # a loader of one's own has no sources
+        without = without or [config.data.path]  # `data.loader` has no sources
     if without:
         raise WrongUse(
             f"data.split.holdout {split.holdout:g} holds out no pair of {without[0]}: raise it, or set it, or "

@@ -38,7 +38,7 @@ _WORTH_A_LINE_S = 1.0  # shorter waits for an upload are not worth a line
 
 
 class CheckpointError(TrainingError):
-    """No checkpoint can be used, or one could not be written; the message names it."""
+    """No checkpoint can be used, or one could not be written."""
 
 
 class Damaged(CheckpointError):
@@ -56,7 +56,7 @@ class Checkpoint:
     training: dict[str, Any]
     """The rest of the state: plain values and tensors."""
     metric: float | None = None
-    """Quality, higher is better; None if it was not measured at this step."""
+    """Quality, higher is better. None means that it was not measured at this step."""
     checked: bool = True
     """False if the check of this step is still due, see `Checkpoints.record_check`."""
 
@@ -67,14 +67,13 @@ def name_of(step: int) -> str:
 
 
 def step_of(name: str) -> int | None:
-    """Return the step in a folder's name, None if it is not the name of a checkpoint."""
+    """Return the step in the name of a checkpoint's folder. Return None for another name."""
     number = name.removeprefix(_PREFIX)
     return int(number) if number.isdecimal() and name == name_of(int(number)) else None
 
 
 class Checkpoints:
-    """The checkpoints of one run. Only the first rank saves; every rank may load. `uploads` is None if the store is on
-    a disk or only read."""
+    """The checkpoints of one run. Only the first rank saves; all may load. Writing behind a URL needs `uploads`."""
 
     def __init__(
         self,
@@ -96,16 +95,15 @@ class Checkpoints:
         return f"{self.store}/{name_of(step)}"
 
     def digest(self, step: int) -> str:
-        """Return the SHA-256 of the entries of a step's manifest that no check changes, with the SHA-256 of its files.
-        Raises `Damaged`."""
+        """Return the SHA-256 of the entries of a step's manifest that no check changes. Raises `Damaged`."""
         manifest = self._manifest(step)
         return content_digest({name: manifest[name] for name in ("step", "samples", "files")})
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Publish a checkpoint, and remove those that need not be kept. For a store behind a URL it is uploaded in the
-        background: when this returns, its files are on this machine's disk, and the checkpoint that was saved before it
-        is in the store. Raises `CheckpointError` if this one, or the one before it, could not be written (the newest
-        one in the store stays), or the error of another upload."""
+        """Publish a checkpoint, and remove those that the settings do not keep. A store behind a URL receives it in the
+        background: on return its files are on this machine's disk, and the checkpoint before it is in the store. Raises
+        `CheckpointError` if this checkpoint or the one before it could not be written (the newest one in the store
+        stays), or the error of another upload."""
         about = replace(checkpoint, model={}, training={})
         if self._uploads is None:
             self._publish(about, lambda: self._staged(checkpoint))
@@ -124,10 +122,9 @@ class Checkpoints:
         self._uploads.submit(lambda: self._publish(about, lambda: staged))
 
     def record_check(self, step: int, metric: float | None) -> None:
-        """Record the check of a saved step in its manifest, and remove the checkpoints that need not be kept. For a
-        store behind a URL this happens in the background, after the upload of the checkpoint. Raises `CheckpointError`
-        if the manifest cannot be read or written (the checkpoint stays as it was), or the error of an earlier
-        upload."""
+        """Record the check of a saved step in its manifest, and remove the checkpoints that the settings do not keep.
+        Behind a URL this happens in the background, after the upload of the checkpoint. Raises the error of an earlier
+        upload, or `CheckpointError` if the manifest cannot be read or written; the checkpoint then stays as it was."""
         if self._uploads is None:
             self._record_check(step, metric)
         else:
@@ -145,7 +142,7 @@ class Checkpoints:
         self._prune()
 
     def _publish(self, about: Checkpoint, stage: Callable[[], Path]) -> None:
-        """Put a checkpoint into the store. If that fails, remove what need not be kept, if anything, and try again."""
+        """Put a checkpoint into the store. After a failure remove checkpoints that need not be kept, and try again."""
         for again in (False, True):  # the second try follows after room was made
             try:
                 staged = stage()
@@ -211,8 +208,8 @@ class Checkpoints:
         )
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest checkpoint that verifies, or None if there are none. Damaged ones are renamed and reported.
-        Raises `CheckpointError` if all of them are damaged, including those renamed at an earlier start."""
+        """Return the newest checkpoint that verifies, after renaming and reporting damaged ones. Return None if there
+        are no checkpoints. Raises `CheckpointError` if all are damaged, including those renamed at an earlier start."""
         self.store.sweep(lambda name: step_of(name) is not None, MANIFEST)
         for step in reversed(self.steps()):  # newest first
             try:
@@ -246,10 +243,10 @@ class Checkpoints:
             raise Damaged(f"{file} cannot be read: {error}") from error
 
     def _prune(self, coming: Checkpoint | None = None) -> bool:
-        """Remove the checkpoints that the settings do not keep, and return whether there were any. Those whose manifest
-        is damaged are renamed and reported instead: they may be what the settings keep. `coming` is counted like an
-        existing checkpoint although it is not written yet. Until it is, a run would resume from the newest existing
-        one, which is therefore always kept."""
+        """Remove the checkpoints that the settings do not keep, and return whether there were any. One with a damaged
+        manifest is renamed and reported instead, because the settings may keep it. `coming`, a checkpoint about to be
+        written, counts like the others. Until it is written a run would resume from the newest existing one, so that
+        one is always kept."""
         there = self.steps()
         steps = there if coming is None else [*there, coming.step]
         kept = {*steps[-self._settings.keep_last :], *there[-1:]}
@@ -279,7 +276,7 @@ class Checkpoints:
 
 
 def content_digest(manifest: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a manifest's values, which it stores as `sha256`, without that entry itself."""
+    """Return the SHA-256 of a manifest's values without the entry `sha256`, which stores it."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

@@ -28,7 +28,7 @@ _TILE = 1024  # queries at a time: 20 MB of similarities with the default 5,000 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """A measured fraction; 0, between 0 and 1, without queries."""
+    """A measured fraction between 0 and 1. It is 0 without queries."""
 
     value: float
     low: float
@@ -65,7 +65,7 @@ def measure(parts: Parts, say: Callable[[str], None]) -> dict[str, Share]:
 
 
 def metric(found: Mapping[str, Share]) -> float | None:
-    """Return the mean of all recalls, by which checkpoints are compared, or None if there are none."""
+    """Return the mean of all recalls, by which checkpoints are compared. Return None if no recall was measured."""
     recalls = [share.value for name, share in found.items() if name.startswith("retrieval/")]
     return sum(recalls) / len(recalls) if recalls else None
 
@@ -80,7 +80,7 @@ def values(found: Mapping[str, Share]) -> dict[str, float]:
 
 
 def lines(found: Mapping[str, Share]) -> list[str]:
-    """Return the lines that report the measures: one per direction of retrieval, and one for zero-shot."""
+    """Return one line per direction of retrieval, and one for zero-shot."""
     said = []
     for direction in ("image_to_text", "text_to_image"):
         shares = {k: found.get(f"retrieval/{direction}_r{k}") for k in KS}
@@ -96,8 +96,8 @@ def lines(found: Mapping[str, Share]) -> list[str]:
 
 
 def _holdout(parts: Parts) -> Loader:
-    """Return the held-out pairs, in a fixed order, without concepts. Pairs in shards come from those that the training
-    has open, so without those in `data.skip`. `data.max_bad_share` does not apply to them: the training's own loader
+    """Return the held-out pairs, in a fixed order, without concepts. Pairs in shards come from the shards that the
+    training has open, which excludes `data.skip`. `data.max_bad_share` does not apply: the training's own loader
     decides when too much of the data is bad."""
     data = parts.config.data
     settings = replace(
@@ -127,9 +127,9 @@ def _holdout(parts: Parts) -> Loader:
 
 @torch.no_grad()
 def retrieval(student: Student, batches: Iterable[Batch], ranks: Ranks, device: torch.device) -> dict[str, Share]:
-    """Measure recall at 1, 5 and 10 among pairs, of this rank possibly none: `image_to_text_r1` and so on. A query
-    counts as found at k if a pair with its own caption is among the k most similar. Among ties in similarity the wrong
-    pairs come first."""
+    """Measure recall at 1, 5 and 10 (`image_to_text_r1`, ...) among the pairs of all ranks; this rank may have none. A
+    query is found at k if a pair with its own caption is among the k most similar. In a tie the wrong pair comes
+    first."""
     student.eval()
     encoded: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in filter(len, batches):  # a rank's part of the last batch may be empty
@@ -169,7 +169,7 @@ def _gather_uneven(part: Tensor, ranks: Ranks) -> Tensor:
 
 
 def _places(queries: Tensor, candidates: Tensor, mine: Tensor, all_of: Tensor) -> Tensor:
-    """Count for each query, in tiles, the wrong candidates that are at least as similar as the best right one."""
+    """Count for each query, in tiles, the wrong candidates that are at least as similar as its best right one."""
     places = []
     for start in range(0, len(queries), _TILE):
         rows = slice(start, start + _TILE)

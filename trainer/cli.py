@@ -44,7 +44,7 @@ def parse(
 
 
 def _sources(data: str | None) -> dict[str, Any]:
-    """Return the section of the configuration that names these data; none for None."""
+    """Return the section of the configuration that names these data. It is empty for None."""
     return {} if data is None else {"data": {"sources": [{"path": path} for path in data.split(",") if path]}}
 
 

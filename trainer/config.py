@@ -20,7 +20,7 @@ Factor = Annotated[float, Range(at_least=0, at_most=1e6)]
 
 
 def _yes_or_no(value: Any) -> str:
-    """Return a word that YAML 1.1 reads as true or false, below a value that open_clip takes as it is; "" for none."""
+    """Return a word that YAML 1.1 reads as true or false, below a value that open_clip takes as it is, or ""."""
     if isinstance(value, dict):
         return next(filter(None, map(_yes_or_no, value.values())), "")
     return value if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off") else ""
@@ -90,9 +90,8 @@ class ConceptSettings:
     """Concept distillation: linear heads on the image encoder learn a teacher's stored predictions."""
 
     path: str = "auto"
-    """Output folder of `make concepts`. Separate several folders by commas, one per data source. auto:
-    `concepts` in the folder of each data source, if all of them hold targets; none for `data.loader`.
-    Empty: no distillation."""
+    """Output folder of `make concepts`. Separate several folders by commas, one per data source. auto: `concepts` in
+    the folder of each data source, if all of them hold targets; none for `data.loader`. Empty: no distillation."""
     objects: Factor = 1.0
     """Factor of the loss on objects. 0: no such head. (unverified)"""
     attributes: Factor = 1.0
@@ -157,8 +156,7 @@ class ScheduleSettings:
     peak until the cooldown. A run at a constant rate can take any length and be cooled down from
     any of its checkpoints (`branch`). (recipe: cosine)"""
     cooldown: Share = 0.0
-    """Fraction of the run's samples, at its end, over which the learning rate falls linearly. Only
-    with shape constant."""
+    """Fraction of the run's samples, at its end, over which the learning rate falls linearly. Shape cosine has none."""
     final_learning_rate: Share = 0.0
     """Learning rate at the end of the cosine or cooldown, as a fraction of the peak. (convention)"""
 
@@ -212,7 +210,7 @@ class RuntimeSettings:
     seed: Annotated[int, Range(at_least=0, at_most=2**63 - 1)] = 0
     """Seed of the initial weights, the order of the data, augmentation, dropout and drawn captions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device to train on. auto: CUDA if there is a GPU, else the CPU."""
+    """Device to train on. auto: CUDA if there is a GPU, otherwise the CPU."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Autocast precision of the encoders. Loss, heads and weights are always float32. bf16 and fp16
     are slow on most CPUs. (ours)"""

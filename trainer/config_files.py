@@ -103,11 +103,8 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two configurations, section by section and key by key.
-
-    Args:
-        below: values that are used unless `above` has the same key, or one that excludes it.
-    """
+    """Merge two configurations, section by section and key by key. A value of `below` is dropped if `above` has the
+    same key, or one that excludes it."""
     return _joined(
         {section: _compatible(section, values, above.get(section)) for section, values in below.items()}, above
     )

@@ -32,7 +32,7 @@ model, tokenizer = {}"""
 
 
 class CannotExport(TrainingError):
-    """The folder could not be written; the message says why."""
+    """The folder could not be written."""
 
 
 def export(
@@ -42,8 +42,8 @@ def export(
     preprocessing: Mapping[str, Any],
     card: str,
 ) -> Path:
-    """Publish a model as a folder, which replaces an earlier one as a whole. Raises `CannotExport`. `architecture` is
-    open_clip's `model_cfg`, and `preprocessing` its `preprocess_cfg`, empty for a tower of features."""
+    """Publish a model as a folder, replacing an earlier one as a whole. `architecture` is open_clip's `model_cfg`, and
+    `preprocessing` its `preprocess_cfg`, which is empty for a tower of features. Raises `CannotExport`."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     model = json.loads(json.dumps(architecture))  # a copy, of plain values
     model["vision_cfg"].pop("patch_dropout", None)  # it is for training only

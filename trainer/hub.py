@@ -19,13 +19,13 @@ from open_diht.trainer.stores import on_disk
 
 
 class CannotPush(TrainingError):
-    """The hub was not reached or did not accept the model; the message says why."""
+    """The hub was not reached or did not accept the model."""
 
 
 def push(folder: Path | str, target: str, *, private: bool = False) -> str:
-    """Publish an exported model, a path or URL of `WORKDIR/export`, as `hf://owner/name`, which is created if needed.
-    Raises `WrongUse` if the folder is not an exported model, the target is not a repository, or there is no token;
-    `CannotPush` if the hub was not reached or did not accept the model; `StoreError` if the URL cannot be read."""
+    """Publish an exported model, at a path or URL of `WORKDIR/export`, as `hf://owner/name`, which is created if
+    needed. Raises `WrongUse` if the folder is not an exported model, the target is not a repository, or there is no
+    token; `CannotPush` if the hub was not reached or did not accept it; `StoreError` if the URL cannot be read."""
     address = parse_address(target)
     if address is None or address.kind != "model" or address.revision or address.path:
         raise WrongUse(f"{target!r} is not hf://owner/name")

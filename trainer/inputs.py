@@ -28,9 +28,9 @@ def open_pairs(
     opened: Sequence[OpenSource] = (),
     **options: Any,
 ) -> Loader:
-    """Open the loader of `data.sources`, or the one that `data.loader` names. Images are augmented for `training`. The
-    options batch_size, rank, world, seed, tokenizer and device go to the loader; see `ShardLoader`, also for `begun`
-    and `opened`. Raises `DataError`, `WrongUse`, and `StoreError` if concept targets at a URL cannot be read."""
+    """Open the loader of `data.sources`, or the loader that `data.loader` names. Images are augmented for `training`.
+    The other options go to the loader; see `ShardLoader`. Raises `DataError`, `WrongUse`, and `StoreError` if concept
+    targets at a URL cannot be read."""
     if data.loader:
         try:
             own = imported_class(data.loader, Loader)
@@ -44,13 +44,13 @@ def open_pairs(
 
 
 def _no_answer(error: Exception) -> BadSource | None:
-    """Return the error of a store that does not answer at the start of a run as `BadSource`."""
+    """Return the error of a store that does not answer at the start of a run, as a `BadSource`."""
     remedy = "check the address, the network, and the store's credentials and endpoint"
     return BadSource(f"{error}; {remedy}") if isinstance(error, StoreError) else None
 
 
 def resolved(config: Config) -> tuple[Config, str]:
-    """Return the configuration with `concepts.path` auto replaced by paths or "", and a line that reports it. Raises
+    """Replace `concepts.path` auto by paths or "", and return the configuration with a line that reports it. Raises
     `BadSource` if the store of the data cannot be reached."""
     path = config.concepts.path
     line = f"concept targets: {path}" if path else "concept distillation is not requested"
@@ -69,9 +69,9 @@ def resolved(config: Config) -> tuple[Config, str]:
 
 
 def concept_targets(config: Config) -> list[ConceptTargets]:
-    """Open the concept targets of each data source; return an empty list without distillation. `concepts.path` must be
-    resolved. Raises `ConceptMismatch` if targets are missing or unreadable or lack a head that is trained, or if there
-    are not as many folders as sources; `BadSource` if their store cannot be reached."""
+    """Open the concept targets of each data source. The list is empty without distillation. `concepts.path` must be
+    resolved. Raises `ConceptMismatch` if targets are missing, unreadable or lack a trained head, or folders and sources
+    differ in number; `BadSource` if their store cannot be reached."""
     paths = [path for path in config.concepts.path.split(",") if path]
     if not paths or not config.concepts.weights:
         return []

@@ -28,9 +28,9 @@ class MissingTracker(WrongUse):
 
 class RunLog:
     """A log of values by step. Whole lines are never removed. After a resume, which is a line of kind `event`, steps
-    may appear again; the last value of a step counts. `resumed_at` is 0 for a new run. `grown` is called when files
-    have grown, with `now=True` before a checkpoint. Raises `WrongUse` if the log cannot be written, `MissingTracker` if
-    the tracker cannot be used."""
+    may appear again; the last value of a step counts. `resumed_at` is 0 for a new run. The log calls `grown` when files
+    have grown, and with `now=True` before a checkpoint. Raises `WrongUse` if the log cannot be written,
+    `MissingTracker` if the tracker cannot be used."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
 
 
 class TrainingProgress:
-    """A meter of the speed in consecutive windows of steps; `full_speed` is images/s of all devices at an MFU of 1."""
+    """A meter of the speed in consecutive windows of steps. `full_speed` is images/s of all devices at an MFU of 1."""
 
     def __init__(
         self,
@@ -122,9 +122,9 @@ class TrainingProgress:
         self._first, self._aside = step, 0.0
 
     def speed(self, step: int, waited_s: float) -> dict[str, float]:
-        """Return the speed since the last call, after `waited_s` seconds of waiting for batches since the start.
-        `samples_per_s` is over all ranks; `data_wait` the fraction of time that this rank waited for batches; `eta_s`
-        the seconds left including checks and checkpoints; `mfu` is there if the full speed is known."""
+        """Return the speed since the last call; `waited_s` counts the seconds of waiting for batches since the start.
+        `samples_per_s` is over all ranks, `data_wait` the fraction of time that this rank waited for batches, and
+        `eta_s` the seconds left including checks and checkpoints. `mfu` is present if the full speed is known."""
         now = self._clock()
         spent = max(now - self._began, 1e-9)
         steps = step - self._from
@@ -158,7 +158,7 @@ class TrainingProgress:
 
 
 class Pulse:
-    """Says a line whenever nothing was said for `every_s` seconds, so that a slow training is not silent."""
+    """Reports a line after every `every_s` seconds of silence, so that a slow training is not silent."""
 
     def __init__(self, say: Callable[[str], None], every_s: float = EVERY_ON_A_PIPE_S):
         self._say, self._every = say, every_s
@@ -166,7 +166,7 @@ class Pulse:
         self._failed: BaseException | None = None
 
     def say(self, text: str) -> None:
-        """Say a line. Raises what a line of the thread has raised, such as the end of a closed output."""
+        """Report a line. Raises the error that a line of the thread met, such as a closed output."""
         if self._failed is not None:
             raise self._failed
         self._said = time.monotonic()
@@ -174,7 +174,7 @@ class Pulse:
 
     @contextmanager
     def filling(self, line: Callable[[], str]) -> Iterator[None]:
-        """Say `line()` in silences of the `with` block, from a thread."""
+        """Report `line()` in silences of the `with` block, from a thread."""
         ended = threading.Event()
 
         def fill() -> None:

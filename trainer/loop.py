@@ -64,17 +64,18 @@ class TrainingOutcome:
     finished: bool
     """True if all samples were seen. If not, the run was asked to stop, and the same call resumes it."""
     signal: int | None
-    """The number of the first stop signal that this process received; None if it received none."""
+    """The number of the first stop signal that this process received, if any."""
     checks: dict[str, Share]
     """Measures of the last check; empty if the run was stopped or nothing is measured."""
     export: Path | None
-    """The folder of the exported model; None if the run was stopped, or if WORKDIR is a URL (see `export` there)."""
+    """The folder of the exported model. None if the run was stopped, or if WORKDIR is a URL (see `export` there)."""
 
 
 def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log.info) -> TrainingOutcome:
-    """Train a model, from the newest good checkpoint in `workdir`, else from `branch.path` or the beginning.
+    """Train a model, or resume its training in `workdir`.
 
-    Under torchrun all processes call this with the same arguments and a `workdir` that all of them can access.
+    A run resumes from its newest good checkpoint. A new one starts at `branch.path` or at the beginning. Under torchrun
+    all processes call this with the same arguments and a `workdir` that all of them can access.
 
     Args:
         config: the configuration of the run.
@@ -124,20 +125,18 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
 
 @dataclass
 class StopRequest:
-    """A stop request that may come: the number of its signal, None before."""
+    """A stop request that may come. `signal` is None before it comes."""
 
     signal: int | None = None
 
 
 @contextmanager
 def stop_requests(first: bool = True) -> Iterator[StopRequest]:
-    """Turn SIGTERM and SIGINT in the `with` block into a stop request, so that the loop finishes its step and saves.
-
-    A Ctrl-C after that stops at once. A second SIGTERM changes nothing, because `scancel` signals every process and
+    """Turn SIGTERM and SIGINT in the `with` block into a stop request, so that the loop finishes its step and saves. A
+    Ctrl-C after that stops at once. A second SIGTERM changes nothing, because `scancel` signals every process and
     torchrun then forwards the signal to ranks that already have it. The first rank acknowledges the first signal on
     stderr, because the step may take long to end. Outside the main thread Python cannot handle signals, so there is
-    never a request.
-    """
+    never a request."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -253,7 +252,7 @@ class _Run:
         return self._finish()
 
     def _epoch(self, epoch: int, start: int) -> bool:
-        """Take steps to the end of the epoch or the run, and return whether a stop request ended them."""
+        """Take steps to the end of the epoch or the run. Return whether a stop request ended them earlier."""
         self.parts.student.train()
         loader = self.parts.loader
         batches = loader.epoch(epoch, start)
@@ -311,7 +310,7 @@ class _Run:
         self.log.write("step", self.step, self._samples(), {**plain_values, **speed, **counts})
 
     def _check_and_record(self) -> None:
-        """Check the model of this step, and record that in the checkpoint of this step, if there is one."""
+        """Check the model of this step, and record the result in its checkpoint, if there is one."""
         self.measured = self._check()
         if self.config.check.tasks:
             self._evaluate()
@@ -410,7 +409,7 @@ class _Run:
         )
 
     def _exported(self) -> Path | None:
-        """Return the folder of the exported model, or None if WORKDIR is a URL."""
+        """Return the folder of the exported model. Return None if WORKDIR is a URL."""
         return self.workdir.folder / EXPORT if self.workdir.store is None else None
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ _SHORT = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALL
 
 
 class OutOfMemory(TrainingError):
-    """A step or a check needs more memory than there is; the message names the setting."""
+    """A step or a check needs more memory than there is. The message names the setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,8 @@ class Need:
     """Bytes kept from the forward to the backward pass, for each pair of a part."""
 
     def parts(self, pairs: int, free: int) -> int:
-        """Return the smallest number of parts in which the pairs fit into `free` bytes; else raise `WrongUse`."""
+        """Return the smallest number of parts in which the pairs fit into `free` bytes. Raises `WrongUse` without
+        one."""
         at_once = min(pairs, int(USED * free - self.fixed) // max(self.per_pair, 1))
         if at_once < 1:
             raise WrongUse(
@@ -123,7 +124,7 @@ def _kept(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) 
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free bytes that this rank may use: of its GPU, or its part of this machine's or control group's."""
+    """Return the free bytes that this rank may use: of its GPU, or its part of the machine's or control group's."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # unused cache is free
@@ -131,7 +132,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _available(proc: Path = Path("/proc"), mount: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the least of the bytes left on this machine and in each control group (version 1 or 2) of this process.
+    """Return the least of the free bytes of this machine and of each control group (version 1 or 2) of this process.
     The limit of a group also holds for all groups below it."""
     lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
@@ -155,7 +156,7 @@ def _available(proc: Path = Path("/proc"), mount: Path = Path("/sys/fs/cgroup"))
 
 @contextmanager
 def remedy(text: Callable[[], str]) -> Iterator[None]:
-    """Turn torch's out-of-memory errors in the `with` block into `OutOfMemory` with the remedy that `text` returns."""
+    """Turn torch's out-of-memory errors in the `with` block into `OutOfMemory` with the remedy in `text()`."""
     try:
         yield
     except RuntimeError as error:

@@ -33,16 +33,14 @@ class Encoded(NamedTuple):
     concepts: dict[str, Tensor]
     """Head name to (b, vocabulary) float32 logits."""
     bias: Tensor | None = None
-    """Scalar learned bias of the logits; None if the model has none."""
+    """Scalar learned bias of the logits. None means that the model has none."""
 
 
 class Student(nn.Module):
-    """A dual encoder and its concept heads.
-
-    In training mode, frozen modules stay in evaluation mode. So do batch norms, because a step would depend on how its
-    batch is spread over ranks and micro-batches; with `batch_statistics` they use the statistics of the batch and learn
-    their average. `features` is the input of the heads (`concepts.features`).
-    """
+    """A dual encoder and its concept heads. In training mode, frozen modules stay in evaluation mode. So do batch
+    norms, because a step would depend on how its batch is spread over ranks and micro-batches; with `batch_statistics`
+    they use the statistics of the batch and learn their average. `features` is the input of the heads
+    (`concepts.features`)."""
 
     def __init__(
         self,
@@ -157,12 +155,9 @@ def build_student(
     precision: str = "fp32",
     resumed: bool = False,
 ) -> tuple[Student, dict[str, Any], list[str]]:
-    """Build the student before its first step. Random weights are a function of torch's seed.
-
-    Return the student, its architecture in open_clip's form, and lines about its warm start. If a run is `resumed`, a
-    checkpoint replaces all weights, so the files of a warm start are not read. Raises `BadArchitecture`, also if
-    nothing is trained, and `BadWeights`.
-    """
+    """Build the student before its first step. Return it with its architecture in open_clip's form and lines about its
+    warm start. Random weights are a function of torch's seed. A `resumed` run reads no files of a warm start, because a
+    checkpoint replaces all weights. Raises `BadArchitecture`, also if nothing is trained, and `BadWeights`."""
     model = architecture(settings)
     clip = build(model, settings.temperature)
     said = [] if resumed else warm_start(clip, settings, model["text_cfg"])

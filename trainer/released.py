@@ -93,11 +93,7 @@ def load_released(
 
 
 def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
-    """Check that a model uses the exact GELU, as the authors' models do.
-
-    Raises:
-        BadWeights: it uses another activation, such as QuickGELU.
-    """
+    """Raise `BadWeights` if a model uses another activation than the exact GELU of the authors' models."""
     activations = {type(layer).__name__ for layer in clip.modules() if "GELU" in type(layer).__name__}
     if model.get("quick_gelu") or activations != {"GELU"}:
         raise BadWeights(

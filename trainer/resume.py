@@ -60,7 +60,7 @@ class Parent:
     step: int
     samples: int
     sha256: str
-    """SHA-256 of its manifest, which contains those of weights and state."""
+    """SHA-256 of its manifest, which contains the hashes of weights and state."""
 
     def __str__(self) -> str:
         return f"{self.path}, step {self.step:,}, {self.samples:,} samples (SHA-256 {self.sha256[:12]}...)"
@@ -107,8 +107,8 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
 
 
 def restore(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[str]:
-    """Load the checkpoint of a resumed run into its parts, and return lines to report. Raises `WrongUse` if the data or
-    the concept targets differ from those that the run began with."""
+    """Load the checkpoint of a resumed run into its parts, and return lines to report. Raises `WrongUse` if the run
+    began with other data or concept targets."""
     state = found.training
     if state["data"] != data:
         raise WrongUse(
@@ -132,7 +132,7 @@ def restore(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[st
 
 
 def left_out(parts: Parts) -> list[str]:
-    """Return a line about shards that keep their places in the order but are left out, if there are any."""
+    """Return a line about shards that are left out but keep their places in the order, if there are any."""
     shards = [shard for source in parts.loader.sources for shard in source.shards]
     gone = [shard for shard in shards if shard.left_out]
     if not gone:
@@ -146,9 +146,9 @@ def left_out(parts: Parts) -> list[str]:
 
 
 def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
-    """Load the checkpoint at `branch.path`, of another run, into the parts, on all ranks. Raises `WrongUse` if there is
-    none, it is of another model or text_cfg or trained other weights, its samples are not a whole number of batches, or
-    no samples are left to see; `CheckpointError` if it is damaged; `StoreError` if it cannot be downloaded."""
+    """Load the checkpoint of another run at `branch.path` into the parts, on all ranks. Raises `WrongUse` if it does
+    not exist, its model, text_cfg or trained weights are others, its samples do not fill whole batches, or no samples
+    are left to see. Raises `CheckpointError` if it is damaged, `StoreError` if it cannot be downloaded."""
     with _opened(path, parts.config.data.cache_folder, ranks) as (checkpoints, step):
         try:
             found = checkpoints.load(step)
@@ -190,8 +190,8 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
 
 @contextmanager
 def _opened(path: str, cache_folder: str | None, ranks: Ranks) -> Iterator[tuple[Checkpoints, int]]:
-    """Yield the checkpoints of the parent and the step to load. On leaving, remove what was downloaded. Runs on one
-    machine that branch from one parent download it to folders of their own, so none removes another's."""
+    """Yield the checkpoints of the parent and the step to load, and remove downloads on leaving. Each run downloads to
+    a folder of its own, so runs of one parent on one machine do not remove each other's files."""
     named = (*_named(path, cache_folder), uuid.uuid4().hex) if ranks.first else None
     folder, step, reader = ranks.share(named)
     together = False
@@ -205,7 +205,7 @@ def _opened(path: str, cache_folder: str | None, ranks: Ranks) -> Iterator[tuple
 
 
 def _named(path: str, cache_folder: str | None) -> tuple[str, int]:
-    """Return the folder and step of the checkpoint at `branch.path`, or of the newest one in that WORKDIR."""
+    """Return the folder and step of the checkpoint at `branch.path`, or of the newest one if that is a WORKDIR."""
     named = absolute(path).rstrip("/")
     folder, _, name = named.rpartition("/")
     step = step_of(name)

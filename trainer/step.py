@@ -41,9 +41,8 @@ def seed_for(seed: int, purpose: Purpose, *position: int) -> int:
 
 
 def build_optimizer(student: Student, settings: OptimizerSettings, concepts: ConceptSettings) -> torch.optim.AdamW:
-    """Build AdamW, in torch's fused form, for the trained parameters. Parameters of two or more dimensions are decayed;
-    vectors and scalars (biases, norms, temperature) are not. Concept heads have their own learning rate and weight
-    decay."""
+    """Build AdamW, in torch's fused form, for the trained parameters. Vectors and scalars (biases, norms, temperature)
+    do not decay. Concept heads have their own learning rate and weight decay."""
     heads = {id(parameter) for parameter in student.heads.parameters()}
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     groups = []
@@ -74,7 +73,7 @@ def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
 
 
 class WeightAverage:
-    """A moving average of a student's weights in float32. Each finite step updates it: a <- decay a + (1 - decay) w."""
+    """A moving average of a student's weights in float32. Each finite step does a <- decay a + (1 - decay) w."""
 
     def __init__(self, student: Student, decay: float):
         self.decay = decay
@@ -96,7 +95,7 @@ class Diverged(TrainingError):
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """The result of a step; losses and statistics are means over the global batch."""
+    """The result of a step. Losses and statistics are means over the global batch."""
 
     values: dict[str, float]
     """Values by name: loss, contrastive, one per concept head, and the statistics of the contrastive loss."""
@@ -104,7 +103,7 @@ class StepResult:
     scale: float
     """Factor of the cosine in this step."""
     finite: bool
-    """True if loss and gradient were finite. If not, weights and optimizer are unchanged."""
+    """True if loss and gradient were finite. Otherwise weights and optimizer are unchanged."""
 
 
 @dataclass
@@ -116,13 +115,13 @@ class Skipped:
 
 
 class Stepper:
-    """The optimizer, the loss and the state that steps change. A `schedule.micro_batches` of auto must be replaced in
+    """The optimizer, the loss and the state that steps change. Replace a `schedule.micro_batches` of auto in
     `Stepper.config` before `settle`."""
 
     def __init__(self, student: Student, config: Config, ranks: Ranks, device: torch.device):
         self.student, self.config, self.ranks, self.device = student, config, ranks, device
         self.module: nn.Module = student
-        """The student; after `settle` with several ranks, the DDP wrapper around it."""
+        """The student. With several ranks, `settle` wraps it in DDP."""
         concepts = config.concepts.weights if config.concepts.path not in ("", "auto") else {}
         self.losses = Losses(contrastive=config.loss, concepts=concepts)
         self.optimizer = build_optimizer(student, config.optimizer, config.concepts)
@@ -132,10 +131,10 @@ class Stepper:
         self.skipped = Skipped()
 
     def settle(self, pairs: int, shape: Sequence[int], tokens: Tensor) -> None:
-        """Wrap the student in DDP if there are several ranks, and make DDP arrange its buckets. Raises `OutOfMemory`.
-        From its second backward pass on, DDP fills buckets in the order in which gradients arrived in the first one,
-        and the order in which ranks are summed depends on the position in a bucket. After this call all steps use the
-        same order, including the first one after a resume. `tokens` are (1, context) ids of any caption."""
+        """Wrap the student in DDP if there are several ranks, and make DDP arrange its buckets. After its first
+        backward pass DDP fills buckets in the order in which gradients arrived, and the order in which ranks are summed
+        depends on the position in a bucket. So after this call all steps, also the first one after a resume, use the
+        same order. `tokens` are (1, context) ids of any caption. Raises `OutOfMemory`."""
         if self.ranks.world == 1:
             return
         ids = [self.ranks.local_rank] if self.device.type == "cuda" else None

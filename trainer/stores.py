@@ -31,7 +31,7 @@ _READ_PAUSES_S = (1.0, 2.0, 4.0)  # shorter, because a step or a worker waits me
 
 
 class StoreError(TrainingError):
-    """Reading or writing an object store failed; the message names the object and quotes the store's client."""
+    """Reading or writing an object store failed. The message names the object and quotes the store's client."""
 
 
 class LocalStore:
@@ -65,7 +65,8 @@ class LocalStore:
         (self.folder / path).unlink(missing_ok=True)
 
     def names(self, last: str) -> list[str]:
-        """Return the names of all folders. All but temporary ones are complete, since they were renamed at the end."""
+        """Return the names of all folders. Each is complete, because it was renamed at the end, unless it is
+        temporary."""
         return sorted(path.name for path in self.folder.glob("*") if path.is_dir())
 
     def stage(self, name: str) -> Path:
@@ -74,8 +75,7 @@ class LocalStore:
         return folder
 
     def put(self, staged: Path, name: str, last: str) -> None:
-        """Publish a folder of `stage`, which is removed: flush its files to the disk and rename it. `last` is
-        unused."""
+        """Publish a folder of `stage`: flush its files to the disk and rename it. `last` is unused."""
         try:
             with published_folder(self.folder / name) as temporary:
                 for path in staged.iterdir():
@@ -92,21 +92,21 @@ class LocalStore:
         os.rename(self.folder / name, self.folder / other)
 
     def remove(self, name: str, last: str) -> None:
-        """Delete a folder. It is renamed first, so that a kill leaves no part under its name; `last` is unused."""
+        """Delete a folder. Rename it first, so that a kill leaves no part under its name. `last` is unused."""
         gone = temporary_beside(self.folder / f"gone-{name}")
         os.rename(self.folder / name, gone)
         shutil.rmtree(gone)
 
     def sweep(self, ours: Callable[[str], bool], last: str) -> None:
-        """Delete temporary folders of killed runs, and temporary files in folders whose names are `ours`."""
+        """Delete temporary folders of killed runs, and temporary files in folders named in `ours`."""
         for folder in (self.folder, *(self.folder / name for name in self.names(last) if ours(name))):
             remove_temporaries(folder)
 
 
 class FsspecStore:
-    """A store in a folder behind an fsspec URL. Its methods raise `StoreError` if the store fails. FileNotFoundError
-    passes through. On `disk`, which all ranks of a machine share, `stage` and `get` make folders, one at a time. Raises
-    `WrongUse` if the protocol is unknown, or its client is not installed or does not accept the URL."""
+    """A store in a folder behind an fsspec URL. Its methods raise `StoreError` if the store fails, and
+    FileNotFoundError. `stage` and `get` make folders on `disk`, which all ranks of a machine share, one at a time.
+    Raises `WrongUse` if the protocol is unknown, or its client is not installed or does not accept the URL."""
 
     def __init__(self, url: str, disk: Path = Path(os.devnull)):
         self.url, self._disk = url.rstrip("/"), disk
@@ -187,7 +187,7 @@ class FsspecStore:
         return folder
 
     def put(self, staged: Path, name: str, last: str) -> None:
-        """Upload a folder, its last file last. That is deleted first, so it never marks a mixture as complete."""
+        """Upload a folder, its last file last. That file is deleted first, so it never marks a mixture as complete."""
         self.delete(f"{name}/{last}")
         paths = sorted(path for path in staged.rglob("*") if path.is_file())
         for path in sorted(paths, key=lambda path: path == staged / last):
@@ -219,7 +219,7 @@ class FsspecStore:
             self.delete(f"{name}/{path}")
 
     def sweep(self, ours: Callable[[str], bool], last: str) -> None:
-        """Delete folders without their last file, which killed runs left, if their names are `ours`."""
+        """Delete folders named in `ours` without their last file, which killed runs left."""
         whole = self.names(last)
         for name in {path.partition("/")[0] for path in self.files()}.difference(whole):
             if ours(name):
@@ -232,7 +232,7 @@ class FsspecStore:
 
     @contextmanager
     def _asking(self, path: str) -> Iterator[str]:
-        """Yield the file system's name of a path. Errors in the block, but FileNotFoundError, become `StoreError`."""
+        """Yield the file system's name of a path. Turn errors in the block into `StoreError`, but FileNotFoundError."""
 
         def translation(error: Exception) -> StoreError | None:
             missing = isinstance(error, FileNotFoundError)
@@ -265,9 +265,9 @@ def on_disk(folder: str) -> Iterator[Path]:
 
 
 class Uploads:
-    """An executor that runs one job at a time and stops at the first permanent failure. The next `submit` or `wait`
-    raises that error. Its threads are daemons, unlike those of a ThreadPoolExecutor, for which Python waits when it
-    exits: a second Ctrl-C must end the process in the middle of a job."""
+    """An executor that runs one job at a time and stops at the first permanent failure, whose error the next `submit`
+    or `wait` raises. Its threads are daemons: Python waits for those of a ThreadPoolExecutor when it exits, but a
+    second Ctrl-C must end the process in the middle of a job."""
 
     fence: Fence | None = None
     """Checked before each try of a job: a run must not write to a store that another run took over."""

@@ -38,7 +38,7 @@ class Evaluated:
     lines: list[str]
     """Lines to report: one for each result, and one for a failure."""
     failed: str = ""
-    """Why the evaluation failed; empty if it succeeded."""
+    """The reason why the evaluation failed. It is empty after success."""
 
 
 def require_tasks(tasks: str) -> None:
@@ -54,8 +54,8 @@ def evaluate(
     tasks: str, model: Path, output: Path, *, device: torch.device, ranks: Ranks, asked_to_stop: Callable[[], bool]
 ) -> Evaluated | None:
     """Evaluate an exported model, without few-shot, on the first rank while the others wait. All ranks call this. A
-    stop request on any of them ends the evaluation. Cached features of the model are deleted afterwards. Return None on
-    other ranks than the first, and after a stop request."""
+    stop request on any of them ends the evaluation. Cached features of the model are deleted afterwards. Return None
+    after a stop request, and on all ranks but the first."""
     process = _start(tasks, model, output, device) if ranks.first else None
     try:
         while True:
@@ -103,7 +103,7 @@ def _alone() -> dict[str, str]:
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int | None:
-    """Wait for at most `_PAUSE_S` and return the exit status, or None if the process still runs."""
+    """Wait for at most `_PAUSE_S` and return the exit status. Return None if the process still runs."""
     with suppress(subprocess.TimeoutExpired):
         return process.wait(_PAUSE_S)
     return None

@@ -42,12 +42,12 @@ def register(name: str, tower: type[nn.Module]) -> None:
 
 
 def is_own(settings: Mapping[str, Any]) -> bool:
-    """Return whether a vision_cfg or text_cfg names a tower of this registry or an import path, not open_clip's."""
+    """Return whether a vision_cfg or text_cfg names a registered tower or an import path, rather than open_clip's."""
     return "tower" in settings
 
 
 def build_tower(settings: Mapping[str, Any], embed_dim: int, **given: Any) -> nn.Module:
-    """Build the tower that a vision_cfg or text_cfg names; the other keys are its settings. Raises `BadTower`."""
+    """Build the tower that a vision_cfg or text_cfg names, with the other keys as its settings. Raises `BadTower`."""
     name = str(settings["tower"])
     try:
         return _found(name)(embed_dim, **{key: value for key, value in settings.items() if key != "tower"}, **given)
@@ -57,7 +57,7 @@ def build_tower(settings: Mapping[str, Any], embed_dim: int, **given: Any) -> nn
 
 def own_tokenizer(settings: Mapping[str, Any]) -> Any:
     """Return the tokenizer that the tower of a text_cfg brings. Return None if it takes other tokens. Raises
-    `BadTower`, also if a setting that the tokenizer needs is missing."""
+    `BadTower`, also if a setting of the tokenizer is missing."""
     make = getattr(_found(str(settings["tower"])), "tokenizer", None) if is_own(settings) else None
     try:
         return None if make is None else make(settings)

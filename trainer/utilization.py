@@ -39,22 +39,21 @@ name that CUDA reports, and the first match counts. Precisions are `run.precisio
 
 
 def peak_flops(device: torch.device, precision: str, told: float | None = None) -> float | None:
-    """Return the peak FLOP/s of a device at bf16, fp16, tf32 or fp32, None if unknown; `told` is `log.peak_tflops`."""
+    """Return a device's peak FLOP/s at bf16, fp16, tf32 or fp32, if known. `told` is `log.peak_tflops`."""
     if told is not None:
         return told * _T
     return peak_of(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
 
 
 def peak_of(name: str, precision: str) -> float | None:
-    """Return the peak FLOP/s of a GPU by the name that CUDA reports, None if unknown."""
+    """Return the peak FLOP/s of a GPU by the name that CUDA reports. Return None if unknown."""
     words = f" {name.replace('-', ' ')} "
     return next((peaks.get(precision) for known, peaks in PEAKS.items() if f" {known} " in words), None)
 
 
 def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> float:
-    """Count the FLOPs that a step needs for one pair, forward and backward, without the loss. Gradients of frozen
-    weights and dropped patches do not count. Random numbers and gradients are not changed. `tokens` are (1, context)
-    ids of any caption."""
+    """Count the FLOPs of a step for one pair, forward and backward, without the loss, frozen weights' gradients and
+    dropped patches. Random numbers and gradients are not changed. `tokens` are (1, context) ids of any caption."""
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     with (
         without_checkpointing(student),
@@ -69,7 +68,7 @@ def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> 
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak bytes of this process: on its GPU (torch's allocator), or its resident memory without workers."""
+    """Return this process's peak bytes: of torch's allocator on a GPU, or on a CPU resident, without workers."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # it is in KiB

@@ -1,6 +1,6 @@
 """Load initial weights: whole models under open_clip's names, single towers under open_clip's or timm's.
 
-Every weight of what a file is for is either loaded or reported as missing. A wrong shape is an error, except that
+Every weight of the model or tower is either loaded or reported as missing. A wrong shape is an error, except that
 open_clip's position embeddings are resized.
 """
 
@@ -33,13 +33,12 @@ _MISFITS = (RuntimeError, AssertionError, AttributeError, LookupError, TypeError
 
 
 class BadWeights(WrongUse):
-    """Weights are missing, damaged or do not fit; the message names the file or the setting, and what is wrong."""
+    """Weights are missing, damaged or do not fit. The message names the file or the setting."""
 
 
 def warm_start(model: DualEncoder, settings: ModelSettings, text: Mapping[str, Any]) -> list[str]:
     """Load the initial weights that the section `model` names, and return a line about each file. Raises `BadWeights`
-    if they are missing, do not fit or were trained with other tokens, or if batch norms would start without
-    statistics."""
+    if they are missing, do not fit, belong to other tokens, or leave batch norms without statistics."""
     said = []
     if settings.warm_start:
         path = find_weights(settings.warm_start, "model.warm_start")
@@ -62,9 +61,9 @@ def warm_start(model: DualEncoder, settings: ModelSettings, text: Mapping[str, A
 
 
 def find_weights(place: str, key: str) -> Path:
-    """Return the path of a weight file: `place`, the only one in that folder, or that of `package:NAME`. Of several in
-    a folder, the only one called `open_clip*` is taken. Raises `BadWeights` if there is none, there are several, or one
-    has another SHA-256 than is known."""
+    """Return the path of the weights at `place`: a file, the only one in a folder, or that of `package:NAME`. Among
+    several files in a folder, the only one called `open_clip*` is taken. Raises `BadWeights` if this leaves none or
+    several, or the file has another SHA-256 than is known."""
     path = Path(place)
     if place.startswith("package:"):
         name = place.removeprefix("package:")
@@ -138,8 +137,8 @@ def _fit_errors(path: Path) -> Iterator[None]:
 
 
 def _check_text_width(state: State, model: DualEncoder, path: Path) -> None:
-    """Raise `BadWeights` if open_clip cannot resize the position embeddings of a text tower: only their number may
-    differ."""
+    """Raise `BadWeights` if a text tower's position embeddings differ in more than their number: open_clip cannot
+    resize them."""
     found = state.get("positional_embedding", state.get("text.positional_embedding"))
     mine = getattr(getattr(model, "text", model), "positional_embedding", None)
     if found is None or (mine is not None and found.shape[1:] == mine.shape[1:]):
@@ -169,8 +168,8 @@ def _load_image_tower(model: DualEncoder, path: Path) -> str:
 
 
 def _timm_names(state: State, wanted: State, path: Path) -> dict[str, Tensor]:
-    """Return weights under the names of timm's trunk, without a classifier. A file with other names is accepted if its
-    weights have the trunk's shapes in the same order."""
+    """Return weights under the names of timm's trunk, without a classifier. Other names are accepted if the weights
+    have the trunk's shapes in the same order."""
     if any(name in state for name in wanted):
         return {name: value for name, value in state.items() if name in wanted}
     values = list(state.values())

@@ -1,8 +1,8 @@
 """The WORKDIR of a run: a folder on a disk, or behind an fsspec URL.
 
-With a URL a run works in a folder on the disk and uploads its files in the background: each
-checkpoint when it is written, its manifest last; the log and the curves before each checkpoint and
-otherwise, as they grow, every few seconds. A run starts from the content of the store and ignores the disk's.
+With a URL a run works in a folder on the disk and uploads its files in the background. A checkpoint is uploaded when it
+is written, its manifest last. The log and the curves are uploaded before each checkpoint, and every few seconds while
+they grow. A run starts from the content of the store and ignores the disk's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EVERY_S = 10.0
 
 
 class Workdir:
-    """The folder that a run writes to, and the store of its copies if WORKDIR is a URL, else None."""
+    """The folder that a run writes to. If WORKDIR is a URL, it also has the store of its copies."""
 
     def __init__(self, folder: Path, store: FsspecStore | None = None, clock: Callable[[], float] = time.monotonic):
         self.folder, self.store, self.uploads = folder, store, Uploads()
@@ -43,14 +43,14 @@ class Workdir:
         return str(self.store or self.folder)
 
     def checkpoints(self, settings: CheckpointSettings, say: Callable[[str], None]) -> Checkpoints:
-        """Return the run's checkpoints; `settings` decides which are kept, `say` receives lines to report."""
+        """Return the run's checkpoints. `settings` decides which are kept, and `say` receives lines to report."""
         if self.store is None:
             return Checkpoints(LocalStore(self.folder / CHECKPOINTS), settings, say=say)
         store = FsspecStore(f"{self.store}/{CHECKPOINTS}", self.folder / CHECKPOINTS)
         return Checkpoints(store, settings, self.uploads, say)
 
     def require_unused(self) -> None:
-        """Raise `WrongUse` if a new run would overwrite a configuration or an export that has no log next to it. Files
+        """Raise `WrongUse` if a new run would overwrite a configuration or an export without a log next to it. Files
         next to a log belong to a run without checkpoints, and are overwritten."""
         paths = self.store.files() if self.store else [path.name for path in self.folder.glob("*")]
         names = {path.partition("/")[0] for path in paths}
@@ -71,21 +71,20 @@ class Workdir:
                 (self.folder / name).write_bytes(self.store.read(name))
 
     def grown(self, now: bool = False) -> None:
-        """Upload log and curves to a URL: at once if `now`, else if no upload runs and the last is seconds ago."""
+        """Upload log and curves to a URL: always if `now`, otherwise if no upload runs and the last is seconds ago."""
         due = now or (self.uploads.idle and self._clock() - self._uploaded_at >= _EVERY_S)
         if self.store is not None and due:
             self._uploaded_at = self._clock()
             self.uploads.submit(self._upload_grown)
 
     def publish(self, name: str, last: str) -> None:
-        """Upload a folder in the background, if WORKDIR is a URL. Readers know by its file `last` that it is
-        complete."""
+        """Upload a folder in the background, if WORKDIR is a URL. Its file `last` tells readers that it is complete."""
         store = self.store
         if store is not None:
             self.uploads.submit(lambda: store.put(self.folder / name, name, last))
 
     def incomplete(self) -> Exception | None:
-        """Wait until the store has all files. Return the error that prevented it, or None."""
+        """Wait until the store has all files. Return the error that prevented it, if any."""
         try:
             self.grown(now=True)
             self.uploads.wait()
@@ -107,7 +106,7 @@ class Workdir:
 
 
 def spool(url: str, cache_folder: str | None, reader: str = "") -> Path:
-    """Return the folder on this machine's disk for files on their way to or from a URL, one for each `reader` of it."""
+    """Return this machine's folder for files on their way to or from a URL, one folder per `reader` of it."""
     name = hashlib.sha256(f"{url} {reader}".rstrip().encode()).hexdigest()[:16]
     return Path(cache_folder or default_cache()) / "workdirs" / f"{name}-{socket.gethostname()}"
 
@@ -124,8 +123,8 @@ def opened(
     workdir: Path | str, cache_folder: str | None, ranks: Ranks, say: Callable[[str], None]
 ) -> Iterator[Workdir]:
     """Yield the WORKDIR of a run, locked against other runs, and finish its uploads on leaving, except after Ctrl-C.
-    Raises `WrongUse` if another run uses it, it cannot be written or is no place for results, such as the home folder;
-    `StoreError`, `CheckpointError` or `LeaseLost` if the store failed or another run took it over."""
+    Raises `WrongUse` if another run uses it, it cannot be written or is no place for results, such as the home folder.
+    Raises `StoreError`, `CheckpointError` or `LeaseLost` if the store failed or another run took it over."""
     url = str(workdir)
     if not is_remote(url):
         folder = Path(local_path(url))
@@ -162,9 +161,8 @@ def opened(
 
 @contextmanager
 def _locked(workdir: Path) -> Iterator[None]:
-    """Refuse a folder that another run writes to. The lock belongs to the process (POSIX), not to the open file
-    (flock), which the loader's workers would inherit: they would then block a restart for seconds after the run was
-    killed."""
+    """Refuse a folder that another run writes to. The lock belongs to the process (POSIX): a lock of the open file
+    (flock) would be inherited by the loader's workers, and block a restart for seconds after the run was killed."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = open(workdir / "lock", "w")  # noqa: SIM115 closed below
@@ -182,7 +180,7 @@ def _locked(workdir: Path) -> Iterator[None]:
 
 @contextmanager
 def _leased(store: FsspecStore, say: Callable[[str], None]) -> Iterator[Lease]:
-    """Hold the lease of a store. Wait for a killed run's lease to expire, but fail if another run renews its lease."""
+    """Hold the lease of a store. Wait until a killed run's lease expires, but fail if another run renews its lease."""
     lease = Lease(store.fs, f"{store.path}/lease", str(store), say=say)
     remedy = "check its name, credentials and rights, or take another WORKDIR"
     with translated(lambda error: WrongUse(f"WORKDIR {store} cannot be written ({in_words(error)}): {remedy}")):

@@ -42,8 +42,7 @@ class Series:
 
 
 def bar(parts: Iterable[tuple[str, float]]) -> str:
-    """Return a bar as wide as its cell, from the class of each part (`left`, `took` or `dead`) and its fraction of the
-    whole."""
+    """Return a bar as wide as its cell, from the class (`left`, `took` or `dead`) and fraction of each part."""
     rects, begin = [], 0.0
     for css, fraction in parts:
         if fraction > 0:
@@ -55,8 +54,8 @@ def bar(parts: Iterable[tuple[str, float]]) -> str:
 
 
 def interval_bar(value: float, low: float | None, high: float | None, chance: float | None) -> str:
-    """Return a track from 0 to 100 % with the value, its interval, and a tick at chance level. All arguments are
-    fractions; None omits what it stands for."""
+    """Return a track from 0 to 100 % with the value, its interval, and a tick at chance, all fractions. None omits
+    one."""
     parts, said = [], f"{100 * value:.1f} %"
     if low is not None and high is not None:
         parts.append(f'<i class="ci" style="left:{_at(low)}%;width:{float(_at(high)) - float(_at(low)):.2f}%"></i>')
@@ -72,8 +71,8 @@ def _at(fraction: float) -> str:
 
 
 def bin_counts(counts: dict[int, int]) -> list[tuple[str, int]]:
-    """Return one column per value from the minimum (at most 0) to the maximum. From 17 values on,
-    return a column for 0 and below, and columns for ranges of equal size."""
+    """Return one column per value from the minimum (at most 0) to the maximum. From 17 values on, return a column for 0
+    and below, and columns for ranges of equal size."""
     low, high = min(0, *counts), max(counts)
     if high - low < _MOST_COLUMNS:
         return [(str(value), counts.get(value, 0)) for value in range(low, high + 1)]
@@ -87,8 +86,8 @@ def bin_counts(counts: dict[int, int]) -> list[tuple[str, int]]:
 
 
 def histogram(title: str, text: str, columns: Sequence[tuple[str, int]], marks: Sequence[int] = ()) -> str:
-    """Return a figure of columns, from the label and count of each, with the counts where there is room. Without
-    columns it reads "Not measured"."""
+    """Return a figure of columns, from the label and count of each. Counts are shown if there is room. Without columns
+    it reads "Not measured"."""
     head = f'<figure class="histogram"><h3>{show(title)}</h3><p class="quiet">{attribute(text)}</p>'
     if not columns:
         return f"{head}<p>Not measured.</p></figure>"
@@ -120,7 +119,7 @@ def line_chart(
     title: str, x_label: str, y_label: str, series: Sequence[Series], x_ticks: Sequence[float], zero: bool = True
 ) -> str:
     """Return the SVG of lines over a logarithmic x axis, with a bar for each interval and names at the ends. Lines
-    without points are omitted; raise ValueError if no line has one. `zero` includes y = 0."""
+    without points are omitted. Raise ValueError if all are. `zero` includes y = 0."""
     drawn = [one for one in series if one.points]
     points = [point for one in drawn for point in one.points]
     if not points:
@@ -186,7 +185,7 @@ def svg_file(chart: str) -> str:
 
 
 def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
-    """Return the heights of labels, moved down, or up above `lowest`, to keep the labels a gap apart."""
+    """Return the heights of labels, moved down, or up above `lowest`, to keep them a gap apart."""
     order = sorted(range(len(heights)), key=lambda place: heights[place])
     placed = list(heights)
     for before, here in pairwise(order):

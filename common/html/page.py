@@ -14,7 +14,7 @@ from open_diht.common.html.text import attribute, percent, prose, show, words
 
 
 def render_page(package: str | tuple[str, ...], template: str, **content: Any) -> str:
-    """Return a page, or a part of one, as HTML. The (first) package has the template and its style sheets; further ones
+    """Return a page, or a part of one, as HTML. The first package has the template and its style sheets; the others
     have templates that it imports. A whole page extends `page.html.j2` and fills the blocks `title` and `body`. Values
     are escaped: pass finished HTML through `|safe` and untrusted text through `|show`."""
     packages = (package,) if isinstance(package, str) else package

@@ -25,14 +25,12 @@ class TextSpan:
 
 
 def is_hidden(char: str) -> bool:
-    """Return whether a character is invisible but affects the page: control and bidi characters, lone
-    surrogates, and those of `_UNSEEN`."""
+    """Return whether an invisible character affects the page: control, bidi, a lone surrogate, or of `_UNSEEN`."""
     return char in _BIDI or char in _UNSEEN or unicodedata.category(char) in ("Cc", "Cs")
 
 
 def plain(text: str, limit: int = 200) -> str:
-    """Return `text`, cut to `limit` characters, on one line, with hidden characters spelled out. It is not escaped
-    yet."""
+    """Return `text`, cut to `limit` characters, on one line, with hidden characters spelled out, not escaped yet."""
     cut = text if len(text) <= limit else text[: max(1, limit - 1)].rstrip() + "\u2026"
     return "".join(" " if char in _BLANKS else f"[{_code(char)}]" if is_hidden(char) else char for char in cut)
 
@@ -48,13 +46,13 @@ def show(text: str, limit: int = 400) -> str:
 
 
 def prose(text: str, limit: int = 400) -> str:
-    """Return `show` of a sentence of ours, with what stands between backticks as code."""
+    """Return `show` of a sentence of ours, with the text between backticks as code."""
     return re.sub(r"`([^`<]+)`", r"<code>\1</code>", show(text, limit))
 
 
 def marked(text: str, spans: Iterable[TextSpan], limit: int = 400) -> str:
-    """Return `text` as HTML with some ranges marked, which may overlap; those that reach beyond the text are ignored. A
-    longer text is cut to `limit` characters: a window around the first `overlap` span, else the beginning."""
+    """Return `text` as HTML with some ranges marked. They may overlap; ranges beyond the text are ignored. A longer
+    text is cut to `limit` characters: a window around the first `overlap` span, or the beginning if there is none."""
     inside = sorted(
         (span for span in spans if 0 <= span.start < span.end <= len(text)), key=lambda span: (span.start, span.end)
     )
@@ -80,7 +78,7 @@ def words(name: str) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """Return a fraction as a percentage: "46.6 %", "< 0.1 %", or "n/a" for None."""
+    """Return a fraction as a percentage: "46.6 %" or "< 0.1 %". None gives "n/a"."""
     if fraction is None:
         return "n/a"
     return "< 0.1 %" if 0 < fraction < 0.0005 else f"{100 * fraction:.1f} %"
@@ -92,7 +90,7 @@ def anchor(name: str) -> str:
 
 
 def text_width(text: str, size: float) -> float:
-    """Estimate the width of a text in a sans-serif font of a size, both in pixels; no font is available to measure."""
+    """Estimate the width of a text in a sans-serif font of a size, both in pixels. No font is available to measure."""
     return size * sum(_advance(char) for char in text)
 
 

@@ -70,13 +70,9 @@ class TextList(NamedTuple):
 
 
 def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
-    """Read the data of a task from its first available source and check it against the task's entry.
-
-    Raises:
-        DataMissing: No source is available; the message says how to get the data.
-        DataBroken: A source is available but invalid.
-        WrongUse: The options of a source do not fit its layout.
-    """
+    """Read the data of a task from its first available source and check it against the task's entry. Raises DataMissing
+    if no source is available, with how to get the data, DataBroken if one is invalid, and WrongUse if the options of a
+    source do not fit its layout."""
     try:
         data = _first(task, task.sources, needs, root, memo)
     except (DataMissing, DataBroken) as error:
@@ -90,7 +86,7 @@ def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
 
 
 def check_options(tasks: Sequence[Task]) -> None:
-    """Raise `WrongUse` where the options of a source do not fit its layout, as far as this shows without its data."""
+    """Raise `WrongUse` if the options of a source do not fit its layout, as far as this shows without its data."""
     nowhere = Path(os.devnull) / "nowhere"
     for task in tasks:
         for source in (*task.sources, *task.support):
@@ -101,7 +97,7 @@ def check_options(tasks: Sequence[Task]) -> None:
 
 def open_support(task: Task, test: DataSet, root: Path, memo: Memo) -> DataSet:
     """Read the training images that shots are drawn from, labeled with the classes of `test`. Names of classes are
-    compared only for class folders and between equal layouts. Raises as `read_task`."""
+    compared only for class folders and between equal layouts. Raises the errors of `read_task`."""
     if not task.support:
         raise DataMissing(f"{task.title} has no training split to draw shots from")
     return _checked(task, "labels", _first(task, task.support, "labels", root, memo), test)
@@ -118,7 +114,7 @@ def _first(task: Task, sources: Sequence[Source], needs: Annotation, root: Path,
 
 
 def path_of(source: Source, root: Path) -> Path:
-    """Return the path of a source: below `root`, unless the source's path is absolute or of the repository."""
+    """Return the path of a source. It is below `root`, unless the path is absolute or of the repository."""
     if source.path.startswith(REPOSITORY):
         return Path(__file__).resolve().parents[2] / source.path.removeprefix(REPOSITORY)
     return root / Path(source.path).expanduser()
@@ -150,8 +146,8 @@ def _read(task: Task, source: Source, needs: Annotation, path: Path, memo: Memo)
 
 
 def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None = None) -> DataSet:
-    """Return the data, after checking that it has what is needed and that its labels fit its classes. The classes are
-    those of `test` where it is given. Labels of class folders are matched by name."""
+    """Return the data, after checking that it has the annotations of its kind and that its labels fit its classes. With
+    `test` these are the classes of `test`. Labels of class folders are matched by name."""
     if getattr(data, needs) is None:
         raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
     if needs != "labels" or data.labels is None:
@@ -188,7 +184,7 @@ def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
 
 
 def class_names(task: Task, data: DataSet) -> TextList:
-    """Return the class names of a task in order of label. Raises `DataBroken` for none, or a wrong number of them."""
+    """Return the class names of a task in order of label. Raises `DataBroken` if their number is wrong or 0."""
     listed = _listed("class_names", task.class_names, data.class_names, data)
     if not listed.texts:
         raise DataBroken(_lacking(task, data) or _no_lists(data.place, ["class_names"]))
@@ -198,7 +194,7 @@ def class_names(task: Task, data: DataSet) -> TextList:
 
 
 def templates(task: Task, data: DataSet) -> TextList:
-    """Return the templates of a task. Raises `DataBroken` for none, or for one that does not have exactly one slot."""
+    """Return the templates of a task. Raises `DataBroken` if there are none, or one does not have exactly one slot."""
     listed = _listed("templates", task.templates, data.templates, data)
     if not listed.texts:
         raise DataBroken(_no_lists(data.place, ["templates"]))
@@ -210,7 +206,7 @@ def templates(task: Task, data: DataSet) -> TextList:
 
 
 def _lacking(task: Task, data: DataSet | None) -> str:
-    """Return which lists a classification lacks for its prompts, and how to give them. Unread data is None."""
+    """Return which lists the prompts of a classification lack, and how to give them. `data` is None if unread."""
     if task.kind != "classification":
         return ""
     lacking: list[Texts] = []
@@ -232,8 +228,8 @@ def _no_lists(place: str, kinds: Sequence[Texts]) -> str:
 
 
 def _listed(kind: Texts, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet) -> TextList:
-    """Choose between the data's own list and the task's. In the webdataset layout the lists belong to the labels and
-    take precedence. Other layouts have names made for programs, which are used only where the task has none."""
+    """Choose between the data's own list and the task's. The lists of a webdataset belong to its labels and take
+    precedence. The names of other layouts are made for programs, and used only if the task has none."""
     if own and (wanted == "dataset" or data.layout == "webdataset"):
         return TextList(list(own), f"the data set's own, {data.place}")
     if wanted == "dataset":

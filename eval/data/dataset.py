@@ -22,19 +22,18 @@ _FORMATS = (*FORMATS, "PPM")  # older sets use PPM; the format is simple enough 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about an image with its answers. Raises ValueError without answers or candidates, or where a text is
-    not a string."""
+    """A question about an image. Raises ValueError if it lacks answers or candidates, or a text is not a string."""
 
     key: str
-    """Unique name, as that of the annotations below; `image` and `images` are indices of images."""
+    """Unique name, as in the annotations below. `image` and `images` are indices of images."""
     image: int
     question: str
-    """The question's text; for SNLI-VE the hypothesis."""
+    """The question's text, or the hypothesis of SNLI-VE."""
     kind: str
-    """yes/no, number, other or snli_ve; a webdataset may have others. The first three are derived from people's
-    answers, so numbers are reported by them but no statement may depend on them."""
+    """yes/no, number, other or snli_ve, or another kind of a webdataset. The first three are derived from people's
+    answers, so no statement may depend on them; they only group the numbers."""
     answers: tuple[str, ...]
-    """Each annotator's answer; for SNLI-VE the gold label alone."""
+    """Each annotator's answer. SNLI-VE has only the gold label."""
     candidates: tuple[str, ...]
     """The answers to choose from."""
 
@@ -106,7 +105,7 @@ class Images(Protocol):
 
     def stored_hash(self, index: int) -> str | None:
         """Return the sha256 of the stored image, after "file:" or "pixels:", without decoding it. A part of an image
-        adds its box. None where the image has neither a file nor an array of its own."""
+        adds its box. Return None if the image has neither a file nor an array."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +114,11 @@ class DataSet:
 
     images: Images
     layout: str
-    """The layout it was read from."""
+    """The layout of the source."""
     place: str
-    """Path of the source that it was read from, as the task gives it."""
+    """Path of the source, as the task gives it."""
     labels: np.ndarray | None = None
-    """(n,) int64 class indices, or (n, c) bool where several classes apply."""
+    """(n,) int64 class indices, or (n, c) bool if several classes apply to an image."""
     captions: tuple[tuple[str, ...], ...] | None = None
     """The captions of each image, at least one."""
     questions: tuple[Question, ...] | None = None
@@ -129,8 +128,7 @@ class DataSet:
     groups: tuple[str, ...] | None = None
     """Next to labels: the group of each image, such as a region of the world."""
     bursts: np.ndarray | None = None
-    """(n,) int64, next to labels: images taken in one series share a number and are one observation.
-    None: every image is its own."""
+    """(n,) int64, next to labels. Images with equal numbers, a series, are one observation. None means no series."""
     class_names: tuple[str, ...] | None = None
     """The data's own class names in order of label."""
     templates: tuple[str, ...] | None = None
@@ -140,13 +138,13 @@ class DataSet:
 
     @property
     def items(self) -> int:
-        """Number of choices, pairs or associations, else of images; `items` and `sample` of a task count these."""
+        """Number of choices, pairs or associations, or of images without them, as in `items` and `sample` of a task."""
         annotated = (self.choices, self.pairs, self.associations)
         return next((len(one) for one in annotated if one is not None), len(self))
 
     @property
     def label_hash(self) -> str:
-        """sha256 over keys and annotations, with all that numbers and intervals depend on."""
+        """sha256 over keys, annotations and everything else that numbers and intervals depend on."""
         labels = None if self.labels is None else self.labels.astype(np.int64).tolist()
         questions = [
             (q.key, q.image, q.question, q.kind, q.answers, q.candidates) for q in self.questions or ()
@@ -163,7 +161,7 @@ class DataSet:
         return sha256_of(content)
 
     def take(self, indices: Sequence[int]) -> DataSet:
-        """Return the images at `indices` with their annotations; those of several images are kept where all are."""
+        """Return the images at `indices`, with the annotations all of whose images are among them."""
         position = {index: place for place, index in enumerate(indices)}
 
         def kept(annotations: tuple[A, ...] | None) -> tuple[A, ...] | None:
@@ -224,8 +222,8 @@ class _Taken:
 
 
 def shared_images(images: Images, others: Images) -> list[str] | None:
-    """Return the keys of `images` whose stored bytes also occur among `others`. None means unknown: an image has no
-    hash, or one set stores files and the other an array of pixels."""
+    """Return the keys of `images` whose stored bytes also occur among `others`. Return None if this is unknown: an
+    image has no hash, or one set stores files and the other an array of pixels."""
     own, theirs = ([one.stored_hash(index) for index in range(len(one.keys))] for one in (images, others))
     # Hashes of files and of pixel arrays cannot match, so a mix of both says nothing.
     ways = {None if found is None else found.partition(":")[0] for found in (*own, *theirs)}
@@ -236,7 +234,7 @@ def shared_images(images: Images, others: Images) -> list[str] | None:
 
 
 def sample_indices(keys: Sequence[str], count: int) -> list[int]:
-    """Return indices of at most `count` keys in the order of the set, drawn by seed 0 from the sorted keys."""
+    """Return indices of at most `count` keys, drawn by seed 0 from the sorted keys, in the order of the set."""
     if count >= len(keys):
         return list(range(len(keys)))
     # Draw from the sorted keys, so that the order of the set does not matter.

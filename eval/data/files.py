@@ -48,10 +48,9 @@ class FileImages:
 
 
 def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mapping[str, Any] | None = None) -> DataSet:
-    """Read images from one folder per class, and folders in it: <folder>/<split>/<class>/.../<image>. Labels follow the
-    sorted class folders. Their names, with underscores replaced by spaces, are the class names. The option `groups` is
-    a file of rows in `folder`, see `read_rows`, with a row per image: `image`, its path below the split, and `group`,
-    its group's name."""
+    """Read images from <folder>/<split>/<class>/.../<image>. Labels follow the sorted class folders, whose names, with
+    spaces for underscores, are the class names. The option `groups` is a file of rows in `folder` (see `read_rows`),
+    one per image: `image` is its path below the split, `group` its group's name."""
     options = options or {}
     if set(options) - {"groups"}:
         raise WrongUse(f"{place}: a folder takes the option groups; got {dict(options)}")
@@ -91,10 +90,10 @@ def _groups(path: Path, names: Sequence[str], place: str) -> tuple[str, ...]:
 
 
 def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read images listed in the rows of a file: .tsv or .csv with a header, .jsonl or .json. Options: `image`, a
-    pattern over the row's columns that gives the image's path relative to the file (`"{image_path}"`); `caption` or
-    `label`, the column of either; `leave_out`, images to skip; `skip_empty`, whether to skip rows without either;
-    `below`, a folder between the file's and the images. Rows of one image are combined, in order of appearance."""
+    """Read images listed in the rows of a file: .tsv or .csv with a header, .jsonl or .json. Options: `image`, the
+    pattern over a row's columns (`"{image_path}"`) of the image's path relative to the file; `caption` or `label`, the
+    column with it; `leave_out`, images to skip; `skip_empty`, whether to skip rows without caption or label; `below`, a
+    folder between the file's and the images. Rows of one image are combined, in order of appearance."""
     unknown = set(options) - {"image", "caption", "label", "leave_out", "skip_empty", "below"}
     if unknown or "image" not in options or ("caption" in options) == ("label" in options):
         raise WrongUse(
@@ -126,7 +125,7 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
 
 
 def check_images(root: Path, names: Collection[str], place: str) -> None:
-    """Raise `DataMissing` where no image exists, so none was downloaded, and `DataBroken` where one is missing."""
+    """Raise `DataMissing` if no image exists (none was downloaded), and `DataBroken` if only some are missing."""
     lacking = [name for name in names if not (root / name).is_file()]
     if len(lacking) == len(names):
         raise DataMissing(f"the images of {place} are not in {root}")
@@ -135,12 +134,12 @@ def check_images(root: Path, names: Collection[str], place: str) -> None:
 
 
 def _text(value: Any) -> str:
-    """Return a column's value as text; empty for JSON's null and for the end that a row of a .tsv or .csv lacks."""
+    """Return a column's value as text. It is empty for JSON's null, and beyond the end of a short row."""
     return "" if value is None else str(value)
 
 
 class Columns(string.Formatter):
-    """A formatter of patterns over a row's columns; None, which is no value, raises ValueError."""
+    """A formatter of patterns over a row's columns. It raises ValueError for the value None."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if value is None:
@@ -178,7 +177,7 @@ def read_lines(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
 
 
 def _text_lines(path: Path, place: str) -> list[str]:
-    """Return the stripped lines of a text file without the empty ones at its end; of an empty file, one empty line."""
+    """Return the stripped lines of a text file without the empty ones at its end. An empty file has one empty line."""
     if not path.is_file():
         raise DataMissing(f"{place}/{path.name} is not there")
     return [line.strip() for line in text_of(path, f"{place}/{path.name}").rstrip().split("\n")]
@@ -209,7 +208,7 @@ def _labels(found: Mapping[str, Sequence[Any]], place: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def usable(place: str, row: Any) -> Iterator[None]:
-    """Turn an error about a row's columns, where one is missing or has an unusable value, into `DataBroken`."""
+    """Turn an error about a missing column, or one with an unusable value, into `DataBroken`."""
     try:
         yield
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -219,9 +218,8 @@ def usable(place: str, row: Any) -> Iterator[None]:
 
 def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> Iterator[Any]:
     """Yield the rows, objects or lists, of a .tsv, .csv or .jsonl, or of a .json with a list or an object of rows.
-    `quoting` is how a .tsv quotes; a .csv has values with commas in quotes. Raises `DataMissing` where there is no
-    file, `DataBroken` for other content or a row with more fields than the header, and `WrongUse` for another
-    suffix."""
+    `quoting` is that of a .tsv; a .csv has values with commas in quotes. Raises `DataMissing` if there is no file,
+    `DataBroken` for other content or a row longer than the header, and `WrongUse` for another suffix."""
     if path.suffix not in (".tsv", ".csv", ".jsonl", ".json"):
         raise WrongUse(f"{place}: a file of rows ends in .tsv, .csv, .jsonl or .json")
     if not path.is_file():

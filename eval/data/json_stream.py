@@ -15,9 +15,9 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 
 
 def elements(path: Path, name: str) -> Iterator[Any]:
-    """Yield the elements of the list `name` of the JSON object in `path`. Other values are decoded and dropped, also
-    those behind the list, which shows whether the file is complete. At most one value or element is decoded at once.
-    Raises ValueError for a file that is truncated, not UTF-8 or not such an object."""
+    """Yield the elements of the list `name` of the JSON object in `path`, holding at most one element or other value in
+    memory. The values after the list are read too, to see that the file is complete. Raises ValueError if the file is
+    truncated, not UTF-8 or not such an object."""
     with path.open(encoding="utf-8") as file:
         text = _Text(file)
         found, separator = False, "{"

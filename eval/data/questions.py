@@ -21,9 +21,9 @@ DEFAULT_CANDIDATES = 10
 
 def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None, memo: Memo, place: str) -> DataSet:
     """Read VQAv2 from its official files in `folder`. Options: `questions`, `annotations` and `train_annotations`, file
-    names, and `image`, the pattern of an image's path over {image_id}. Each question offers its own `multiple_choices`
-    where the file has them (VQA v1). Otherwise it offers the most frequent training answers to questions of its type,
-    or to all questions if the type is unknown."""
+    names, and `image`, the pattern of an image's path over {image_id}. A question of VQA v1 offers its own
+    `multiple_choices`. Other questions offer the most frequent training answers to questions of their type, or to all
+    questions if the type is unknown."""
     wanted = ("questions", "annotations", "train_annotations", "image")
     if set(options) != set(wanted):
         raise WrongUse(f"{place}: vqav2 takes the options {', '.join(wanted)}; got {dict(options)}")
@@ -80,8 +80,8 @@ def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
 
 
 def _entries(path: Path, name: str, place: str) -> Iterator[tuple[str, Any]]:
-    """Yield the objects of the list `name` in a file {..., name: [...], ...}, each after its name in messages. They are
-    decoded one at a time. The annotations of VQAv2 would take gigabytes at once."""
+    """Yield the objects of the list `name` in a file {..., name: [...], ...}, each after its name in messages, decoded
+    one at a time: all annotations of VQAv2 would take gigabytes."""
     try:
         for number, entry in enumerate(elements(path, name), start=1):
             yield f"{place}/{path.name}, {name} {number}", entry

@@ -24,13 +24,11 @@ Box = tuple[int, int, int, int]
 
 
 def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read captions to choose from for images of `folder`.
-
-    Options: `files`, names of .json (a list, or an object of rows), .jsonl, .csv or .tsv files; patterns over their
-    columns: `image`, the path of the image, `right` and `wrong`, lists of patterns that give the captions, and
-    `category` (default: the file's name without suffix); `crop`, four patterns for left, top, width and height, in
-    pixels, of the relevant part of the image; `at_least`, the number of questions below which a category is dropped.
-    """
+    """Read captions to choose from for images of `folder`. Options: `files`, names of .json (a list, or an object of
+    rows), .jsonl, .csv or .tsv files; patterns over their columns: `image`, the path of the image, `right` and `wrong`,
+    lists of patterns that give the captions, and `category` (default: the file's name without suffix); `crop`, four
+    patterns for left, top, width and height, in pixels, of the relevant part of the image; `at_least`, the number of
+    questions below which a category is dropped."""
     _check(options, place, needed={"files", "image", "right", "wrong"}, known={"category", "crop", "at_least"})
     if len(options.get("crop", range(4))) != 4:
         raise WrongUse(f"{place}: crop takes four patterns, for left, top, width and height")
@@ -65,8 +63,8 @@ def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: 
 
 def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
     """Read pairs of images of `folder` with a caption each. Options: `files` and `category` as in `read_selection`;
-    `images` and `captions`, two patterns each for the first and the second image and caption, or one each where two
-    successive rows are a pair."""
+    `images` and `captions`, two patterns each, for the first and the second image and caption. With one pattern each,
+    two successive rows are a pair."""
     _check(options, place, needed={"files", "images", "captions"}, known={"category"})
     patterns, said = list(options["images"]), list(options["captions"])
     if len(patterns) != len(said) or len(patterns) not in (1, 2):
@@ -134,7 +132,7 @@ class _Row:
     place: str
 
     def category(self, options: Mapping[str, Any]) -> str:
-        """Return the option's pattern filled in, else the file's name without suffix."""
+        """Return the option's pattern filled in, or without the option the file's name without suffix."""
         return self.fill(options["category"]) if "category" in options else self.stem
 
     def fill(self, pattern: str) -> str:
@@ -181,7 +179,7 @@ class _Listed:
         self._files: dict[str, int] = {}
 
     def index(self, name: str, box: tuple[int, ...] = (), row: str = "") -> int:
-        """Return the index of an image, or of the part `box` of it that a row names."""
+        """Return the index of an image that a row names, or of its part `box`."""
         if (name, box) not in self._found:
             self._rows.append(row)
         return self._found.setdefault((name, box), len(self._found))
@@ -191,7 +189,7 @@ class _Listed:
         return self._files.setdefault(name, len(self._files))
 
     def opened(self, memo: Memo) -> FileImages | Crops:
-        """Return all images. Raises `DataMissing` where none exists, `DataBroken` where one is missing."""
+        """Return all images. Raises `DataMissing` if none exists, `DataBroken` if only some are missing."""
         names = list(dict.fromkeys(name for name, _ in self._found))
         lacking = [name for name in names if not (self._folder / name).is_file()]
         if len(lacking) == len(names):
@@ -207,7 +205,7 @@ class _Listed:
 
 
 class Crops:
-    """Parts of images, given by an image's index and a box, and the row that names each, for messages."""
+    """Parts of images. Each has an image's index, a box, and for messages the row that names it."""
 
     def __init__(self, images: FileImages, parts: Sequence[tuple[int, Box]], rows: Sequence[str]):
         self._images, self._parts, self._rows = images, list(parts), list(rows)

@@ -19,14 +19,14 @@ from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.records import Memo, sha256_of
 
 PATHS = ("SUN397",)
-"""Classes of torchvision whose class names are paths, of those that our tasks use."""
+"""The torchvision classes of our tasks whose class names are paths."""
 
 
 def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], download: bool = False) -> Any:
-    """Return the torchvision data set object, downloaded if `download` allows it and the class can. `name` of the
-    options is the class; the others are passed to it. A class with `train` instead of `split` gets whether the split is
-    "train". Errors of torchvision for absent data are passed on. Raises `WrongUse` for a class, an option or a split
-    that torchvision does not have."""
+    """Return the torchvision data set that the options describe: `name` is the class, and the others are its arguments.
+    It is downloaded if `download` is set and the class can do so. A class with `train` instead of `split` gets whether
+    the split is "train". Raises torchvision's errors for absent data, and `WrongUse` for an unknown class, option or
+    split."""
     kind, arguments = _kind(options)
     parameters = inspect.signature(kind).parameters
     if "split" in parameters:
@@ -58,7 +58,7 @@ def _kind(options: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any
 
 
 def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read the set in `folder`, the `root` that torchvision gets; options as in `torchvision_set`."""
+    """Read the set in `folder`, the `root` of torchvision. For the options see `torchvision_set`."""
     _kind(options)
     if not folder.is_dir():
         raise DataMissing(f"{place} is not there")
@@ -111,8 +111,8 @@ class _TorchvisionImages:
         return None if array is None else f"pixels:{_pixels_hash(array[index])}"
 
     def _content(self) -> str:
-        """Return a hash of the image data. It covers the files that `_files` finds, else the array that the class
-        holds, else all files of its folder."""
+        """Return a hash of the image data: of the files that `_files` finds, or without them of the array that the
+        class holds, or without both of all files of its folder."""
         files, array = self._listed
         if files is not None:
             return self._memo.files_hash(self._folder, [os.path.relpath(path, self._folder) for path in files])
@@ -123,7 +123,7 @@ class _TorchvisionImages:
 
 
 def _files(data: Any) -> list[str | Path] | None:
-    """Return the file of each image; None where no attribute known here lists them."""
+    """Return the file of each image. Return None if no attribute known here lists them."""
     # Classes of torchvision use different attributes.
     for name in ("_image_files", "_samples", "samples", "_images", "images"):
         found = getattr(data, name, None)
@@ -135,7 +135,7 @@ def _files(data: Any) -> list[str | Path] | None:
 
 
 def _array(data: Any) -> Any:
-    """Return the pixels of all images; None where the class does not hold them."""
+    """Return the pixels of all images. Return None if the class does not hold them."""
     array = getattr(data, "data", None)
     return array if array is not None and len(array) == len(data) else None
 
@@ -147,7 +147,7 @@ def _pixels_hash(array: Any) -> str:
 
 
 def _labels(data: Any, place: str) -> np.ndarray:
-    """Return the labels from an attribute known here, else by decoding every image."""
+    """Return the labels from an attribute known here, or by decoding every image if there is none."""
     for name in ("targets", "labels", "_labels"):
         found = getattr(data, name, None)
         if found is not None and len(found) == len(data):

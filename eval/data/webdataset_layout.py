@@ -163,7 +163,7 @@ def _index(shard: Path) -> list[list[Any]]:
 
 def _samples(shards: Sequence[Path], members: Mapping[str, str], memo: Memo, place: str) -> list[dict[str, Any]]:
     """Return every sample in order, as its key and [shard, offset, size, sha256 of an image or ""] by member. `members`
-    maps the names used here to file extensions; the image has none of its own."""
+    maps our names of members to file extensions; the image is recognized without one."""
     by_extension = {extension: what for what, extension in members.items()}
     samples: dict[str, dict[str, Any]] = {}
     for number, shard in enumerate(shards):
@@ -199,7 +199,7 @@ def _classes(raw: Sequence[bytes], said: str, samples: Sequence[dict[str, Any]],
 
 
 def _row(content: bytes, sample: Mapping[str, Any], place: str) -> np.ndarray:
-    """Return the (n,) int64 numbers of a .npy member. Raises `DataBroken` where they are not a row of whole numbers."""
+    """Return the (n,) int64 numbers of a .npy member. Raises `DataBroken` unless they are a row of whole numbers."""
     try:
         found = np.lib.format.read_array(io.BytesIO(content))
         whole = found.astype(np.int64)

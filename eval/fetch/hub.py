@@ -19,7 +19,7 @@ SHARED = ("classnames.txt", "zeroshot_classification_templates.txt", "dataset_ty
 
 
 class HubSet:
-    """The files of the data set `owner/name` at its newest commit. Raises `FetchFailed` where they cannot be listed."""
+    """The files of the data set `owner/name` at its newest commit. Raises `FetchFailed` if they cannot be listed."""
 
     def __init__(self, name: str):
         self.name, self._api = name, client()
@@ -29,7 +29,7 @@ class HubSet:
             self.files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
     def remote(self, file: str, path: Path) -> Remote:
-        """Return `file` of the set as a download to `path`. Raises `FetchFailed` where the set has no such file."""
+        """Return `file` of the set as a download to `path`. Raises `FetchFailed` if the set has no such file."""
         if file not in self.files:
             raise FetchFailed(f"{self.name}: the hub lists no {file}")
         entry = self.files[file]  # git has a hash of small files; the store of large files has its own

@@ -1,7 +1,6 @@
 """Few-shot probing on cached features: the paper's probe, its baselines, and curves over the number of shots.
 
-result = run(Encoded(train=..., test=..., ...), test_labels)
-result.point("probe", 5).value
+result = run(Encoded(train=..., test=..., ...), test_labels) result.point("probe", 5).value
 """
 
 from open_diht.eval.fewshot.curves import Encoded, FewShotResult, FewShotSettings, run

@@ -23,7 +23,7 @@ from open_diht.eval.results import AGAIN, Compared, note_of, numbers, why_not_co
 from open_diht.eval.statistics import FEWEST, crossed_difference
 
 TEXT_ALONE = "zero-shot"
-"""The method that uses no shots; zero-shot numbers are compared elsewhere."""
+"""The method without shots. Its numbers are compared elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def compare_few_shot(
     task: str, a: Path, b: Path, rows_a: Sequence[Mapping[str, Any]], rows_b: Sequence[Mapping[str, Any]]
 ) -> list[FewShotComparison]:
     """Compare every method but zero-shot at every k that both result folders have for a task. There is one entry per
-    method and k, or a single entry with a note where they cannot be paired. Raises `DataBroken` for a corrupt file in
+    method and k, or a single entry with a note if they cannot be paired. Raises `DataBroken` for a corrupt file in
     few_shot/."""
     try:
         return _paired(task, a, b, rows_a, rows_b)
@@ -50,7 +50,7 @@ def compare_few_shot(
 
 
 class _NotPaired(Exception):
-    """Raised where the few-shot numbers of A and B cannot be paired."""
+    """The few-shot numbers of A and B cannot be paired."""
 
 
 def _paired(
@@ -109,7 +109,7 @@ _Shots = Mapping[int, Sequence[Sequence[str]]]
 
 
 def _record(path: Path) -> tuple[str, _Shots] | None:
-    """Return the metric and the shots of a record, None where there is none. Raises `DataBroken` if it is corrupt."""
+    """Return the metric and the shots of a record, or None without one. Raises `DataBroken` if it is corrupt."""
     record = read_written(path)
     if record is None:
         return None

@@ -46,8 +46,7 @@ class FewShotSettings:
     metric: str = "top1"
     """top1 or mean_per_class."""
     standard_errors: float = 0.0
-    """Number of standard errors of held-out cross-entropy by which a more cautious choice may be worse
-    than the best."""
+    """Standard errors of held-out cross-entropy by which a more cautious choice may be worse than the best."""
     floor: bool = True
     """Make the radius or penalty for several shots at least as free as for one shot."""
     device: str = "cpu"
@@ -69,18 +68,18 @@ class FewShotSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
-    """A data set as encoded by a model; features are L2-normalized, or zero."""
+    """A data set as encoded by a model. Features are L2-normalized, or zero."""
 
     train: ArrayLike | Tensor
     """(n, d) features of the training samples that shots are drawn from."""
     train_labels: ArrayLike
     """(n,) class indices."""
     train_keys: Sequence[str]
-    """(n,) names; the draw of the shots depends on them."""
+    """(n,) names, which the draw of the shots depends on."""
     test: NDArray[np.float32] | Tensor
     """(m, d) features of the test images."""
     classifier: ArrayLike | Tensor
-    """(d, C) the zero-shot classifier; columns have length 1, or zero."""
+    """(d, C) the zero-shot classifier, whose columns have length 1 or are zero."""
     logit_scale: float
     """The model's logit scale, 100 for example."""
 
@@ -93,7 +92,7 @@ class Hyperparameters:
     shots: int
     seed: int
     chosen: Mapping[str, float | str]
-    """Radius, penalty or what else the method has; "inf" as a string, since JSON has no such number."""
+    """The method's radius, penalty or other setting. Infinity is the string "inf", since JSON has no such number."""
     selected_on: str
     converged: bool
 
@@ -107,11 +106,11 @@ class CurvePoint:
     value: float
     """Mean over seeds."""
     std: float | None
-    """Standard deviation over seeds (n - 1); None with one seed."""
+    """Standard deviation over seeds (n - 1). None with one seed."""
     low: float | None
     high: float | None
-    """Upper end of the 95 % interval over test images and draws of the shots. Both ends are None with
-    fewer than three draws, or too few images."""
+    """Upper end of the 95 % interval over test images and draws of the shots. Both ends are None if there are fewer
+    than three draws, or too few images."""
     per_seed: tuple[float, ...]
 
 
@@ -123,9 +122,9 @@ class FewShotResult:
     points: tuple[CurvePoint, ...]
     choices: tuple[Hyperparameters, ...]
     shots: Mapping[int, tuple[tuple[str, ...], ...]]
-    """Keys of each class in order, by seed; the k shots are the first k."""
+    """Keys of each class in order, by seed. The k shots are the first k."""
     short_classes: Mapping[int, tuple[int, ...]]
-    """Classes with fewer than k samples, which contribute all they have, by k."""
+    """Classes with fewer than k samples, by k. They contribute all their samples."""
     n: int
     """Number of test images."""
     predicted: Mapping[Cell, NDArray[np.int64]] = field(repr=False)
@@ -139,8 +138,8 @@ class FewShotResult:
         raise KeyError(f"no point of {method!r} at {shots} shots")
 
     def rows(self, task: str, protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the rows of results.json, one per point, which adds its own choices to the task's protocol record. The
-        keys of the shots are long and equal in all rows, so only `record` has them, by seed."""
+        """Return the rows of results.json, one per point: the task's protocol record with the point's choices. Only
+        `record` has the keys of the shots, by seed, because they are long and equal in all rows."""
         rows = []
         none = TOO_FEW_ITEMS if len(self.settings.seeds) >= FEWEST else TOO_FEW
         for point in self.points:
@@ -172,7 +171,7 @@ class FewShotResult:
         return rows
 
     def predictions(self, keys: Sequence[str], labels: ArrayLike) -> Predictions:
-        """Return the predictions of every probe, for storage, with keys and labels (n,) of the test images."""
+        """Return every probe's predictions, with keys and labels (n,) of the test images, for storage."""
         settings = self.settings
         cells = [
             self.predicted[method, k, seed]
@@ -206,8 +205,8 @@ def run(
     encoded: Encoded, test_labels: ArrayLike, settings: FewShotSettings | None = None, group: Ranks | None = None
 ) -> FewShotResult:
     """Compute few-shot curves from cached features. All ranks of the group call this with the same arguments, divide
-    the work, and get the same result. Raises ValueError for features, labels or keys that do not fit, and
-    `ShotsMissing` for a class without a training sample."""
+    the work, and get the same result. Raises ValueError if features, labels or keys do not fit, and `ShotsMissing` if a
+    class has no training sample."""
     settings = settings or FewShotSettings()
     labels = np.asarray(test_labels)
     if labels.shape != (len(encoded.test),) or not len(encoded.test):
@@ -235,7 +234,7 @@ def predict_curves(
     encoded: Encoded, settings: FewShotSettings, group: Ranks | None
 ) -> tuple[dict[int, DrawnShots], tuple[Hyperparameters, ...], dict[Cell, NDArray[np.int64]]]:
     """Return shots by seed, choices, and test predictions of every cell, all without test labels. The ranks divide
-    support sets and independent methods; all get everything. Raises as `run`."""
+    support sets and independent methods, and all get everything. Raises the errors of `run`."""
     group = group or Ranks()
     test = _tensor(encoded.test, settings.device)
     _check_normalized(test, "test")

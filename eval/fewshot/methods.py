@@ -1,7 +1,7 @@
-"""The probe and what it is compared with, each as a function of a support set.
+"""The probe and its baselines, each as a function of a support set.
 
-Hyperparameters are chosen on the support set, or fixed for one shot per class. Method names are keys
-of `METHODS`; a new method is a function and a line there.
+Hyperparameters are chosen on the support set, or fixed for one shot per class. Method names are keys of `METHODS`; a
+new method is a function and a line there.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from open_diht.eval.fewshot.solver import Ridge, SoftmaxLoss
 
 NOTHING = "nothing to choose"
 RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, math.inf)
-"""Maximum change of the scores in logits, as root mean square over classes and without the bias, from
-the zero-shot classifier (0) to the ordinary probe (inf). delta is this over the logit scale, times
-||W_0||_F, so that the radii are comparable between tasks of 10 and 1000 classes and between models."""
+"""Maximum change of the scores in logits (root mean square over classes, without the bias), from the zero-shot
+classifier (0) to the ordinary probe (inf). delta is this over the logit scale, times ||W_0||_F, so that the radii are
+comparable between tasks of 10 and 1000 classes and between models."""
 RADIUS_OF_ONE_SHOT = RADII.index(8.0)
 """Index of the radius for one shot, which by default is also the minimum for several. It was found on Fashion-MNIST
 and the stamps, which flatters their figures in benchmarks/RESULTS.md."""
@@ -40,7 +40,7 @@ class Fitted:
     """Maps features (m, d) to scores (m, C)."""
     chosen: dict[str, float]
     selected_on: str
-    """`support_cv`, `fixed`, or a note that there was nothing to choose; never the test set."""
+    """`support_cv`, `fixed`, or a note that there was nothing to choose. It is never the test set."""
     converged: bool = True
     loss: float | None = None
     """Cross-entropy of a chosen radius or penalty on held-out shots, if there is one."""
@@ -61,8 +61,8 @@ def probe(support: Support) -> Fitted:
 
 @functools.lru_cache(maxsize=1)
 def random_init(support: Support) -> Fitted:
-    """Fit the ordinary linear probe with L2, without the text. The penalized problem has a single optimum, but for a
-    constant added to all biases, so a random start would not matter; it starts at zero."""
+    """Fit the ordinary linear probe with L2, without the text. It starts at zero. A random start would change nothing
+    but a constant in all biases, because the penalized problem has no other freedom in its optimum."""
     blind = replace(support, classifier=torch.zeros_like(support.classifier))
     choice = select(blind, _path_scores(PENALTIES, _l2_at), PENALTY_OF_ONE_SHOT)
     penalty = PENALTIES[choice.index]
@@ -70,8 +70,8 @@ def random_init(support: Support) -> Fitted:
 
 
 def text_or_zero(support: Support) -> Fitted:
-    """Fit the probe or the one without text, whichever has the lower held-out cross-entropy. Meant for weak text
-    priors. A single shot per class gives no held-out loss; then the probe is used."""
+    """Fit the probe, or the one without text if that has the lower held-out cross-entropy. It is meant for weak text
+    priors. With a single shot per class there is no held-out loss, and the probe is used."""
     with_text, blind = probe(support), random_init(support)
     if with_text.loss is None or blind.loss is None or with_text.loss <= blind.loss:
         return replace(with_text, chosen={**with_text.chosen, "text": 1.0})
@@ -85,11 +85,12 @@ METHODS: dict[str, Callable[[Support], Fitted]] = {
     "text-or-zero": text_or_zero,
 }
 USES = {"text-or-zero": ("probe", "random-init")}
-"""Methods that use the fits of others on the same support set, which are cached for them."""
+"""Methods that reuse the cached fits of other methods on the same support set."""
 
 
 def fitted_together(methods: Sequence[str]) -> list[tuple[str, ...]]:
-    """Group the methods, each with those that it uses, into parts to be fitted independently, the largest first."""
+    """Divide the methods into independent parts, largest first. Methods that reuse each other's fits are in one
+    part."""
     # Maps the users and the used methods to the user, which names their part.
     joined = {one: name for name, others in USES.items() if name in methods for one in (*others, name)}
     parts: dict[str, list[str]] = {}
@@ -117,8 +118,8 @@ def _l2_at(support: Support, penalty: float, start: Tensor | None = None, tolera
 def _path_scores(
     values: Sequence[float], fit: Callable[[Support, float, Tensor | None, float], Probe]
 ) -> Callable[[Support, Tensor], Iterator[Tensor]]:
-    """Return a function that yields the scores of one probe per value, each started from the previous solution. That
-    takes a fraction of the steps and, where the solver converges and radii are finite, gives about the same loss."""
+    """Return a function that yields the scores of one probe per value, each started from the previous solution. This
+    takes a fraction of the steps. The loss is about the same if the solver converges and radii are finite."""
 
     def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
         start = None

@@ -21,7 +21,7 @@ class Predictions:
     """Predicted classes of n test images."""
 
     keys: NDArray[np.str_]
-    """(n,) names of the images, equal for every model on the same data."""
+    """(n,) names of the images, which are equal for every model on the same data."""
     label: NDArray[np.int64]
     """(n,) their classes."""
     methods: NDArray[np.str_]
@@ -45,7 +45,7 @@ class Predictions:
         return self.predicted[places[0], places[1], places[2:]]
 
     def ordered(self, keys: NDArray[np.str_]) -> Predictions:
-        """Return the predictions in the order of `keys`. Raises KeyError where the images differ or own keys repeat."""
+        """Return the predictions in the order of `keys`. Raises KeyError if the images differ or own keys repeat."""
         place = {key: index for index, key in enumerate(self.keys.tolist())}
         # Finding every key proves that the images are the same if lengths are equal and no key is repeated.
         if len(place) != len(self.keys) or len(keys) != len(self.keys):
@@ -62,7 +62,7 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Return predictions as they were written. Raises as `read_arrays`."""
+    """Return predictions as they were written. Raises the errors of `read_arrays`."""
     arrays = read_arrays(path, NAMES)
     found = Predictions(**{name: arrays[name] for name in NAMES})
     shape = tuple(len(arrays[name]) for name in ("methods", "shots", "seeds", "keys"))

@@ -28,7 +28,7 @@ class Probe:
     """(C,), in units of the cosine: the logit scale multiplies it too."""
     logit_scale: float
     solution: Solution | None
-    """The solver's final state; None where there was nothing to solve."""
+    """The solver's final state. None if there was nothing to solve."""
 
     def scores(self, features: Tensor) -> Tensor:
         """Return logits (n, C) of features (n, d)."""
@@ -43,9 +43,8 @@ def fit_probe(
     loss: SoftmaxLoss, radius: float, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
 ) -> Probe:
     """Fit the probe of a loss on a ball of radius delta, an absolute Frobenius norm; the bias has a tenth of it.
-    `start` are initial offsets (C, d + 1), and `tolerance` is the gap to reach, in nats. For a finite radius the gap
-    bounds the mean loss's distance to its optimum, so the loss depends on the start by no more, if the solver
-    converges."""
+    `start` are initial offsets (C, d + 1), and `tolerance` is the gap to reach, in nats. In a finite ball the mean loss
+    is at most the gap above its optimum, so once the solver converges it depends on the start by no more."""
     if not radius >= 0:
         raise ValueError(f"radius {radius}: norms are not negative")
     if radius == 0:
@@ -67,5 +66,5 @@ def zero_shot_probe(classifier: Tensor, logit_scale: float) -> Probe:
 
 
 def absolute_radius(relative: float, classifier: Tensor) -> float:
-    """Return delta for a radius relative to ||W_0||_F, which is comparable between tasks of 10 and of 1000 classes."""
+    """Return delta for a radius relative to ||W_0||_F, so that tasks of 10 and of 1000 classes are comparable."""
     return math.inf if math.isinf(relative) else relative * classifier.norm().item()

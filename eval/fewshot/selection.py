@@ -2,7 +2,7 @@
 
 Few-shot results are often tuned on the test set, or on a validation set far larger than the support. Here the shots are
 divided into at most four folds, each fold is predicted from the others, and the candidate with the lowest cross-entropy
-wins; among equal ones the most cautious. A single shot per class leaves nothing to validate on, so its value is fixed
+wins. In a tie the most cautious one wins. A single shot per class leaves nothing to validate on, so its value is fixed
 in advance.
 
 A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side. There is therefore no
@@ -25,12 +25,12 @@ from torch.nn.functional import cross_entropy
 SUPPORT_CV = "support_cv"
 FIXED = "fixed"
 FOLDS = 4
-"""Most folds: each is a fit of every candidate, and a fold of sixteen shots already leaves twelve to fit on."""
+"""Most folds. Each is a fit of every candidate, and a fold of sixteen shots already leaves twelve to fit on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Support:
-    """A support set and the classifier to improve; features and classifier share dtype, all tensors the device."""
+    """A support set and the classifier to improve. Features and classifier share dtype, all tensors the device."""
 
     features: Tensor
     """(n, d), L2-normalized, or zero."""
@@ -48,7 +48,7 @@ class Support:
 
     @property
     def shots(self) -> int:
-        """k: the number of shots of the largest class."""
+        """The number k of shots of the largest class."""
         return int(self.places.max()) + 1
 
     def part(self, chosen: NDArray[np.bool_]) -> Support:
@@ -64,20 +64,20 @@ class Selection:
     index: int
     """Index among the candidates."""
     selected_on: str
-    """`support_cv`, or `fixed` where the support set has one shot per class."""
+    """`support_cv`, or `fixed` for a support set with one shot per class."""
     losses: tuple[float, ...]
-    """Mean cross-entropy of every candidate on held-out shots; empty where fixed."""
+    """Mean cross-entropy of every candidate on held-out shots. It is empty if the choice is fixed."""
 
     @property
     def loss(self) -> float | None:
-        """The held-out cross-entropy of the choice; None where fixed."""
+        """The held-out cross-entropy of the choice. None if the choice is fixed."""
         return self.losses[self.index] if self.losses else None
 
 
 def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Tensor]], fixed: int) -> Selection:
-    """Choose among candidates, which are ordered from the most cautious on. `scores_of` fits the candidates on a part
-    and yields the logits (m, C) of each for features (m, d). `fixed` is the candidate for a single shot per class.
-    Several shots take none more cautious, unless the support's `floor` is off."""
+    """Choose among candidates, which begin with the most cautious. `scores_of` fits the candidates on a part and yields
+    the logits (m, C) of each for features (m, d). A single shot per class gets the candidate `fixed`. Several shots get
+    none more cautious, unless the support's `floor` is off."""
     folds = min(support.shots, FOLDS)
     if folds < 2:
         return Selection(fixed, FIXED, ())
@@ -100,8 +100,8 @@ def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Ten
 
 
 def most_cautious(losses: NDArray[np.float64], standard_errors: float = 0.0) -> int:
-    """Return the first candidate whose mean loss is at most `standard_errors` above that of the best. The standard
-    error is of the difference on the same samples, which is usually far smaller than that of either loss."""
+    """Return the first candidate whose mean loss is at most `standard_errors` above the lowest. The standard error is
+    that of the difference on the same samples, which is usually far smaller than that of either loss."""
     behind = losses - losses[np.argmin(losses.mean(axis=1))]
     error = behind.std(axis=1, ddof=1) / np.sqrt(losses.shape[1]) if losses.shape[1] > 1 else np.zeros(len(losses))
     return int(np.flatnonzero(behind.mean(axis=1) <= standard_errors * error)[0])

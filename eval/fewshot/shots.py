@@ -18,7 +18,7 @@ Indices = NDArray[np.int64]
 
 
 class ShotsMissing(ValueError):
-    """Raised where classes have no training sample."""
+    """Some classes have no training sample."""
 
     def __init__(self, classes: Sequence[int]) -> None:
         super().__init__(f"{len(classes)} classes have no training sample, the first is class {classes[0]}")
@@ -40,17 +40,17 @@ class DrawnShots:
         return np.array([index for order in self.by_class for index in order[:k]], dtype=np.int64)
 
     def places(self, k: int) -> Indices:
-        """Return the rank of every sample of `indices(k)` within its class, from 0; folds are dealt by it."""
+        """Return the rank from 0 of every sample of `indices(k)` within its class, by which folds are dealt."""
         return np.array([index for order in self.by_class for index in range(len(order[:k]))], dtype=np.int64)
 
     def short_classes(self, k: int) -> list[int]:
-        """Return the classes with fewer than k samples; k is at most that of the draw."""
+        """Return the classes with fewer than k samples, for a k up to that of the draw."""
         return [number for number, order in enumerate(self.by_class) if len(order) < k]
 
 
 def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, seed: int) -> DrawnShots:
-    """Draw up to k shots of each class, in an order that the seed decides. Raises `ShotsMissing` where a class has no
-    sample, and ValueError for repeated keys or labels that do not fit."""
+    """Draw up to k shots of each class, in an order that the seed decides. Raises `ShotsMissing` if a class has no
+    sample, and ValueError if keys repeat or labels do not fit."""
     classes = np.asarray(labels)
     if classes.shape != (len(keys),):
         raise ValueError(f"{len(keys)} keys, labels of shape {classes.shape}: expected one label per key")

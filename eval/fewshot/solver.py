@@ -20,7 +20,7 @@ _ROUNDING = 16  # units in the last place by which the loss may violate the desc
 
 
 class Term(Protocol):
-    """A constraint or penalty on the offsets (C, d + 1); their last column is the bias."""
+    """A constraint or penalty on the offsets (C, d + 1), whose last column is the bias."""
 
     def step(self, offsets: Tensor, step: float) -> Tensor:
         """Return the proximal step on offsets (C, d + 1): a projection, or a shrinkage by `step`."""
@@ -65,7 +65,7 @@ class Ball:
 
 @dataclass(frozen=True, slots=True)
 class Ridge:
-    """The penalty weight / 2 ||W||^2; the bias is free, as in scikit-learn."""
+    """The penalty weight / 2 ||W||^2. The bias is free, as in scikit-learn."""
 
     weight: float
 
@@ -91,7 +91,7 @@ class Solution:
     """The term's gap at the offsets."""
     steps: int
     converged: bool
-    """False: `max_steps` was reached."""
+    """False if `max_steps` was reached."""
 
 
 class SoftmaxLoss:
@@ -107,7 +107,7 @@ class SoftmaxLoss:
         self.shape = (classifier.shape[0], classifier.shape[1] + 1)
 
     def scores(self, offsets: Tensor) -> Tensor:
-        """Return logits (n, C); being affine in the offsets, they are combined in `solve` instead of recomputed."""
+        """Return logits (n, C). They are affine in the offsets, so `solve` combines instead of recomputing them."""
         return torch.addmm(self.base, self.features, offsets.T, alpha=self.scale)
 
     def value(self, scores: Tensor) -> float:
@@ -134,12 +134,10 @@ def solve(
     loss: SoftmaxLoss, term: Term, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
 ) -> Solution:
     """Minimize loss + term, from the offsets `start` (C, d + 1) or 0, until the term's gap is at most `tolerance`.
-
     After `max_steps` the last offsets are returned, even if the gap is larger. The curvature bound can be a hundred
     times the curvature near the answer. The step is therefore longer than the bound's inverse wherever the descent
     inequality still holds, and falls back to it otherwise. Momentum restarts where it points uphill (O'Donoghue and
-    Candes 2015).
-    """
+    Candes 2015)."""
     bound = loss.curvature()
     curvature = bound * _FIRST_GUESS
     zero = loss.base.new_zeros(loss.shape)

@@ -9,7 +9,7 @@ import numpy as np
 TILE_BYTES = 16 << 20
 """Bytes of a tile of scores: the memory that scores take, however many images and captions there are."""
 BLOCK_ROWS = 2048
-"""Most vectors in a block, so that a block of 1,024 dimensions has 8 MiB; smaller ones would make products slower."""
+"""Most vectors in a block, 8 MiB for 1,024 dimensions. Smaller blocks would make products slower."""
 
 
 class Rows(Protocol):

@@ -21,8 +21,8 @@ def logits_in_tiles(
 
 
 def label_ranks(logits: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 0-based rank of each row's label in logits (n, c), and the predicted class; both (n,). The prediction
-    is right exactly where the rank is 0."""
+    """Return the 0-based rank of each row's label in logits (n, c), and the predicted class, both (n,). The prediction
+    is right exactly if the rank is 0."""
     right = torch.from_numpy(labels).long()
     own = logits.gather(1, right[:, None])
     # Equal scores of lower classes are ahead, consistent with `lowest_best`.
@@ -39,12 +39,8 @@ def lowest_best(logits: torch.Tensor) -> torch.Tensor:
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean over occurring classes of the fraction of hits among a class's items (balanced accuracy).
-
-    Args:
-        hits: (n,) 1 for right, 0 for wrong.
-        labels: (n,) class indices.
-    """
+    """Return the mean over occurring classes of the fraction of hits (n,), 0 or 1, among a class's items (balanced
+    accuracy)."""
     counts = np.bincount(labels)
     sums = np.bincount(labels, weights=hits)
     present = counts > 0
@@ -69,6 +65,6 @@ def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndar
 
 
 def sorted_truth(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (n,) the items by falling score, negatives first among equal scores, and their labels in that order."""
+    """Return (n,) the items by falling score, negatives first in a tie, and their labels in that order."""
     order = np.lexsort((labels, -scores))
     return order, labels[order].astype(bool)

@@ -1,9 +1,9 @@
 """Ranks of the right result in cross-modal retrieval, tile by tile, with a fixed rule for ties.
 
 The rank of a positive is the number of items with a higher score plus the number of equal-score items with a lower
-index; for image to text it is the minimum over the image's captions. A model that maps everything to one vector thus
-gets an R@1 of chance, up to rounding of the scores, if all images have equally many captions, where `topk` gives
-anything up to 100 %. `strict` counts every equal-score item that is not right as ahead.
+index; for image to text it is the minimum over the image's captions. If all images have equally many captions, a model
+that maps everything to one vector thus gets an R@1 of chance, up to rounding of the scores; `topk` would give anything
+up to 100 %. `strict` counts every wrong item of equal score as ahead.
 
 A positive's score is read from the same tile of scores as its competitors'. Computed separately, the same dot product
 can differ in the last bits, and the comparison would be noise.
@@ -25,9 +25,9 @@ PART = 1 << 18
 def image_to_text_ranks(
     images: Rows, captions: Rows, image_of: np.ndarray, *, strict: bool = False, part: Sequence[range] | None = None
 ) -> np.ndarray:
-    """Return the 0-based rank of each image's best caption among all captions. `strict` puts all equal scores that are
-    not right ahead. `part` has the blocks of images to rank, such as a rank's; None is all. Raises ValueError where an
-    image has no caption."""
+    """Return the 0-based rank of each image's best caption among all captions. `strict` puts all wrong captions of
+    equal score ahead. `part` has the blocks of images to rank, such as a rank's; None ranks all. Raises ValueError if
+    an image has no caption."""
     order = np.argsort(image_of, kind="stable")
     # The start of each image's captions in that order.
     starts = np.searchsorted(image_of[order], np.arange(images.count + 1))
@@ -68,9 +68,9 @@ def text_to_image_ranks(
 
 
 def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, first: torch.Tensor) -> torch.Tensor:
-    """Return (b,) how many of the scores (b, n) are ahead of `own` (b,). These are the higher ones and the equal ones
-    of an index below `first` (b,); if `right` (b,) is given, all equal ones but that many, which belong to the
-    query."""
+    """Return (b,) how many of the scores (b, n) are ahead of `own` (b,): the higher ones, and the equal ones of an
+    index below `first` (b,). If `right` (b,) is given, all equal scores are ahead but the query's own, of which there
+    are that many."""
     ahead = torch.empty(len(scores), dtype=torch.int64)
     index = torch.arange(scores.shape[1], dtype=torch.int32)
     # Compare in parts, because intermediate results are larger than the scores.
@@ -114,5 +114,5 @@ class _Tile:
 
 
 def hits(ranks: np.ndarray, k: int) -> np.ndarray:
-    """Return (n,) 1.0 where the right result is among the first k by 0-based ranks, else 0.0; the mean is R@k."""
+    """Return (n,) 1.0 if the right result is among the first k by 0-based ranks, otherwise 0.0. The mean is R@k."""
     return (ranks < k).astype(np.float64)

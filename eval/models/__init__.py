@@ -144,7 +144,7 @@ def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
 
 
 def _released_names() -> list[str]:
-    """Return the names of the authors' models, which the trainer can check; empty without the trainer."""
+    """Return the names of the authors' models. It is empty without the trainer, which checks them."""
     try:
         from open_diht.trainer.released import RELEASED
     except ImportError:

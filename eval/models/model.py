@@ -34,7 +34,7 @@ class Model(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over everything but the data that features depend on; a part of the cache's keys."""
+        """sha256 over everything but the data that features depend on. It is part of the cache's keys."""
         # Exclude name and path: the same weights in another folder need not be encoded again.
         parts = {key: value for key, value in self.record.items() if key not in ("model", "device")}
         # Include only the kind of device: ranks have one each and share their features.
@@ -90,7 +90,7 @@ def _unit(features: torch.Tensor, what: str) -> np.ndarray:
 
 
 def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
-    """Return the sha256, in hex, of a state dict; equal weights have equal hashes, whatever file they came in."""
+    """Return the sha256, in hex, of a state dict, which does not depend on the form of its file."""
     digest = hashlib.sha256()
     # Sorted, so that the order in a file does not matter.
     for name in sorted(state):

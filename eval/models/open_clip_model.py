@@ -44,7 +44,7 @@ class OpenClipModel(Model):
         device: str,
         precision: Precision,
     ):
-        """Wrap a model; weights stay in float32, and `precision` is that of autocast."""
+        """Wrap a model. Weights stay in float32, and `precision` is that of autocast."""
         self.name, self.preprocess = name, preprocess
         self._model: Any = model.to(device).eval()
         self._tokenizer = tokenizer
@@ -116,7 +116,7 @@ def _in_words(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipModel:
-    """Load a folder with open_clip_config.json and weights. Raises `ModelError` where it cannot be loaded."""
+    """Load a folder with open_clip_config.json and weights. Raises `ModelError` if it cannot be loaded."""
     check_exported(folder)
     return _load(str(folder), f"local-dir:{folder.resolve()}", None, device, precision, {})
 
@@ -124,11 +124,9 @@ def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipMode
 def load_architecture(
     name: str, weights: Path | None, device: str, precision: Precision, tag: Mapping[str, Any] | None = None
 ) -> OpenClipModel:
-    """Load an architecture of open_clip with the weights of a file, or random ones.
-
-    `tag` is what open_clip lists for the weights, with their preprocessing; without it, open_clip's default applies.
-    Raises `ModelError` where it cannot be loaded, or the weights do not fit.
-    """
+    """Load an architecture of open_clip with the weights of a file, or random ones. `tag` is open_clip's name of the
+    weights, whose preprocessing it has. Without it open_clip's default applies. Raises `ModelError` if it cannot be
+    loaded, or the weights do not fit."""
     return _load(f"{name} with {weights or 'random weights'}", name, weights, device, precision, tag or {})
 
 
@@ -172,11 +170,8 @@ def _load(
 
 
 def can_shorten(model: Any, tokens: torch.Tensor) -> bool:
-    """Return whether padding may be left out for this model.
-
-    It must have CLIP's text tower with a causal mask, read the feature at the largest token, and
-    give the same features for a trial batch.
-    """
+    """Return whether padding may be left out: the model must have CLIP's text tower with a causal mask, read the
+    feature at the largest token, and give the same features for a trial batch."""
     if not isinstance(model, CLIP) or getattr(model, "text_pool_type", None) != "argmax":
         return False
     mask = model.attn_mask
@@ -195,7 +190,7 @@ def _causal(mask: torch.Tensor) -> bool:
 
 
 def encode_short(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Return `model.encode_text` of the tokens up to the last end of text in the batch, where `can_shorten` holds."""
+    """Return `model.encode_text` of the tokens up to the last end of text in the batch, if `can_shorten` allows it."""
     # The end-of-text token has the largest id.
     length = int(tokens.argmax(dim=-1).max()) + 1
     with _positions(model, length):

@@ -19,7 +19,7 @@ class ReferenceModel(Model):
     """ConSE with lite0 and MiniLM, from the folder that `open_diht.eval.fetch` filled."""
 
     def __init__(self, folder: Path, device: str):
-        """Load the encoder. Raises `ModelError` where its weights are not in `folder`, or do not load."""
+        """Load the encoder. Raises `ModelError` if its weights are not in `folder`, or do not load."""
         self.name, self.logit_scale = REFERENCE, LOGIT_SCALE
         try:
             self._encoder = ReferenceEncoder(folder, device)

@@ -24,15 +24,13 @@ POSITIONS = ("positional_embedding", "visual.positional_embedding", "text.positi
 
 
 def lacks_quickgelu(name: str, tag: Mapping[str, Any]) -> bool:
-    """Return whether weights need QuickGELU where their architecture has GELU.
-
-    The opposite is not asked: roberta-ViT-B-32 has QuickGELU, and the list omits that of its weights.
-    """
+    """Return whether weights need QuickGELU but their architecture has GELU. The opposite is not checked:
+    roberta-ViT-B-32 has QuickGELU, and open_clip's list does not say so of its weights."""
     return bool(tag.get("quick_gelu")) and not (open_clip.get_model_config(name) or {}).get("quick_gelu")
 
 
 def check_exported(folder: Path) -> None:
-    """Raise `ModelError` where an exported folder has no weights, or an invalid file of them."""
+    """Raise `ModelError` if an exported folder has no weights, or an invalid file of them."""
     found = [path for path in folder.iterdir() if path.suffix in NAMES and path.is_file()]
     if not found:
         raise ModelError(f"folder {folder} has a configuration but no weights ({', '.join(NAMES)}); export it again")
@@ -41,11 +39,9 @@ def check_exported(folder: Path) -> None:
 
 
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of the weights in a file, without executing code in it.
-
-    The values are not read where the format allows. Empty for numpy's formats, which open_clip
-    converts. Raises `ModelError` where another file cannot be read so, or a pickle holds no weights by name.
-    """
+    """Return names and shapes of the weights in a file, without executing code in it, and without reading the values if
+    the format allows. The result is empty for numpy's formats, which open_clip converts. Raises `ModelError` if another
+    file cannot be read so, or a pickle holds no weights by name."""
     if path.suffix in (".npz", ".npy"):
         return {}
     with loading(lambda why: ModelError(f"{path} is damaged, or not a weights file that needs no code ({why})")):
@@ -65,7 +61,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_positions(path: Path, name: str, settings: Mapping[str, Any]) -> None:
-    """Raise `ModelError` where position embeddings under CLIP's names miss the architecture's size by more than one."""
+    """Raise `ModelError` if position embeddings under CLIP's names miss the architecture's size by more than one."""
     vision, text = settings.get("vision_cfg", {}), settings.get("text_cfg", {})
     size, patch, length = vision.get("image_size"), vision.get("patch_size"), text.get("context_length", 77)
     shapes = shapes_of(path)

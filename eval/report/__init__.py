@@ -1,4 +1,4 @@
-"""The report of a run: report.html, one self-contained file; results.md; results.json.
+"""The report of a run: results.json, results.md, and report.html, which is self-contained.
 
 write_report(rows, folder, examples=collect_examples(...))
 """

@@ -21,7 +21,7 @@ from open_diht.eval.statistics import Averaged, average
 from open_diht.eval.tasks import load_suite, suite_names
 
 AVERAGES = "averages.json"
-"""File with the averages that the suite files of a run define: names of tasks, by suite."""
+"""File with the averages that the suite files of a run define, as names of tasks by suite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,16 @@ class AverageRow:
     kind: str
     tasks: int
     missing: int
-    """Number of tasks of this kind without a number; they are not counted."""
+    """Number of tasks of this kind without a number, which are not counted."""
     value: float
     low: float | None
-    """Lower end; None where the items of a task are not stored or lack its metric, or are too few."""
+    """Lower end. None if the items of a task are not stored, lack its metric, or are too few."""
     high: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Across:
-    """One number over several tasks; a fraction."""
+    """One number over several tasks, as a fraction."""
 
     name: str
     """Name of a task or a suite."""
@@ -51,11 +51,11 @@ class Across:
     how: str
     """A note for the reader."""
     parts: tuple[tuple[str, ...], ...]
-    """Names of the tasks behind it; an average counts each part once."""
+    """Names of the averaged tasks. An average counts each part once."""
 
 
 def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
-    """Average every kind with at least two measured tasks, with intervals by `folder`/items. Raises as `across`."""
+    """Average every kind with two or more measured tasks, with intervals by `folder`/items. Raises as `across`."""
     rows = []
     for kind in dict.fromkeys(task.kind for task in tasks):
         of_kind = [task for task in tasks if task.kind == kind]
@@ -69,9 +69,9 @@ def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
 
 
 def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
-    """Return effective robustness and the suites' averages. Items are read from `folder`/items, and averages of the
-    user's suites from `AVERAGES`; they replace those of built-in suites with the same name. Raises `DataBroken` where
-    one of these files is corrupt."""
+    """Return effective robustness and the suites' averages. Items are read from `folder`/items. The averages of the
+    user's suites, in `AVERAGES`, replace those of built-in suites of the same name. Raises `DataBroken` if one of these
+    files is corrupt."""
     rows = []
     for one in effective_robustness({task.task: task.main for task in tasks}):
         beyond = "; ImageNet accuracy outside the range of these models" if one.beyond else ""
@@ -106,7 +106,7 @@ def _own_averages(path: Path) -> dict[str, tuple[str | tuple[str, ...], ...]]:
 def _of_suite(
     suite: str, average_of: Sequence[str | Sequence[str]], tasks: Sequence[TaskRows], folder: Path
 ) -> Across | None:
-    """Return the suite's average; None if it has none, the run lacks one of its tasks, or no part was measured."""
+    """Return the suite's average. Return None if it has none, a task is not in the run, or no part was measured."""
     by_name = {task.task: task for task in tasks}
     parts = [(one,) if isinstance(one, str) else tuple(one) for one in average_of]
     if not parts or any(name not in by_name for part in parts for name in part):
@@ -133,12 +133,12 @@ def _of_suite(
 
 
 def _images(tasks: Sequence[TaskRows]) -> tuple[str, ...]:
-    """Return an identifier of the images behind tasks; parts of a suite with equal ones share their images."""
+    """Return an identifier of the images behind tasks. Parts of a suite that share their images have equal ones."""
     return tuple(dict.fromkeys(images_of(task.task, task.main["protocol"]) for task in tasks))
 
 
 def _average(tasks: Sequence[TaskRows], folder: Path) -> Averaged | None:
-    """Return the average of the tasks' items; None where those of a task are not stored, or lack its metric."""
+    """Return the average of the tasks' items. Return None if those of a task are not stored, or lack its metric."""
     found = []
     for task in tasks:
         path = folder / "items" / f"{task.task}.npz"

@@ -29,7 +29,7 @@ class TaskRows:
 
     @property
     def missing(self) -> str:
-        """The reason why there is no number; empty if there is one."""
+        """The reason why there is no number. It is empty if there is one."""
         return "" if self.main["value"] is not None else str(self.main["protocol"].get("missing", "no number"))
 
 
@@ -45,17 +45,17 @@ class FewShotTable:
     points: Mapping[tuple[str, int], Row]
 
     def of(self, method: str, shots: int) -> Row | None:
-        """Return the row of a method at k; None where it was not measured."""
+        """Return the row of a method at k. Return None if it was not measured."""
         return self.points.get((method, shots))
 
     @property
     def protocol(self) -> Mapping[str, Any]:
-        """The record of the first point; all fields but `few_shot` are equal for every point."""
+        """The record of the first point. All fields but `few_shot` are equal for every point."""
         return next(iter(self.points.values()))["protocol"]
 
     @property
     def short(self) -> Mapping[int, int]:
-        """Number of classes with fewer images than k, for each k where there are some."""
+        """Number of classes with fewer images than k, for each k that has such classes."""
         counts = {
             k: len(row["protocol"]["few_shot"].get("classes_with_fewer_shots", ()))
             for (_, k), row in sorted(self.points.items(), key=lambda point: point[0][1])
@@ -64,12 +64,12 @@ class FewShotTable:
 
 
 def heading(kind: str) -> str:
-    """Return the heading of a kind of task; the kind itself where it is not registered (any more)."""
+    """Return the heading of a kind of task. A kind that is not registered is its own heading."""
     return KINDS[kind].heading if kind in KINDS else kind
 
 
 def checked(results: Sequence[Row]) -> list[Row]:
-    """Return the rows if each has all columns of results.json; raises ValueError otherwise."""
+    """Return the rows. Raises ValueError unless each has all columns of results.json."""
     for index, row in enumerate(results):
         if not isinstance(row, Mapping):
             raise ValueError(f"result {index} is not an object")

@@ -85,7 +85,7 @@ def render(
 
 
 def _protocols(rows: Sequence[Row]) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Return what the records of a task's numbers have in common, and the rest for each number."""
+    """Return the fields that the records of a task's numbers share, and each number's other fields."""
     flat = [dict(flatten(row["protocol"])) for row in rows]
     shared = {name: value for name, value in flat[0].items() if all(one.get(name) == value for one in flat)}
     return shared, [{name: value for name, value in one.items() if name not in shared} for one in flat]
@@ -101,7 +101,7 @@ def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, st
 
 
 def draw_curves(table: FewShotTable) -> str:
-    """Return a chart of the mean over seeds against shots: a line per method with bars of one standard deviation."""
+    """Return a chart of the mean over seeds by shots, with a line per method and bars of one standard deviation."""
     series = [
         Series(method, [_point(k, row) for k in table.shots if (row := table.of(method, k)) is not None])
         for method in table.methods
@@ -131,7 +131,7 @@ def _interval(row: Row) -> str:
 
 
 def _choices(table: FewShotTable) -> Iterator[dict[str, Any]]:
-    """Yield the chosen hyperparameters by method, number of shots and seed, and what they were chosen on."""
+    """Yield the chosen hyperparameters by method, number of shots and seed, and the data of the choice."""
     for method, k in itertools.product(table.methods, table.shots):
         row = table.of(method, k)
         for choice in row["protocol"]["few_shot"].get("choices", ()) if row is not None else ():
@@ -144,7 +144,7 @@ def _choices(table: FewShotTable) -> Iterator[dict[str, Any]]:
 
 
 def _published(tasks: Sequence[TaskRows]) -> Iterator[dict[str, Any]]:
-    """Yield every number that has published counterparts, with these."""
+    """Yield every number that has published counterparts, with its counterparts."""
     for task in tasks:
         for row in task.rows:
             found = references(task.task, task.kind, row["metric"])

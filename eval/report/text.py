@@ -32,8 +32,8 @@ FEW_SHOT = (
 
 
 def shots_said(record: Mapping[str, Any], short: Mapping[int, int]) -> str:
-    """Return the notes on the shots: overlap with test images, classes with too few images, cautions. Older results do
-    not have the overlap. `short` has the number of classes with fewer images for each k."""
+    """Return the notes on the shots: overlap with test images, classes with too few images, and cautions. Older results
+    have no overlap. `short` has the number of classes with fewer images for each k."""
     parts, support = [], record.get("support", {})
     if "also_test" in support:
         found = support["also_test"]
@@ -56,10 +56,10 @@ def cell(text: str) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Return a fraction in percent, such as "68.0", or a dash for None."""
+    """Return a fraction in percent, such as "68.0". Return a dash for None."""
     return "\u2013" if value is None else f"{100 * value:.{digits}f}"
 
 
 def ends(low: float | None, high: float | None) -> str:
-    """Return both ends of an interval in percent, or nothing where there is no interval."""
+    """Return both ends of an interval in percent, or an empty string without an interval."""
     return "" if low is None or high is None else f"{percent(low)} \u2013 {percent(high)}"

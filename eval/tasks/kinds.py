@@ -37,7 +37,7 @@ class Kind(ABC):
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, options: Options) -> TaskOutcome:
         """Return the numbers, the task's own first, and the outcome of each item.
 
-        Called on all ranks of `cache.group`; the first one's outcome is written.
+        All ranks of `cache.group` call this. The outcome of the first one is written.
 
         Raises:
             DataBroken: The data does not fit.
@@ -79,7 +79,7 @@ KINDS: dict[str, Kind] = {}
 
 
 def register(kind: K) -> K:
-    """Register a kind by its name. Raises ValueError where the name is taken by another class."""
+    """Register a kind by its name. Raises ValueError if another class has the name."""
     if type(KINDS.get(kind.name, kind)) is not type(kind):
         raise ValueError(f"there is a kind of task called {kind.name} already, {type(KINDS[kind.name]).__name__}")
     KINDS[kind.name] = kind

@@ -33,11 +33,8 @@ def load_suite(name: str) -> Suite:
 
 
 def choose_tasks(words: str) -> Suite:
-    """Return the tasks of a comma-separated list of suites, suite files and task names.
-
-    Of several tasks of one name the last is returned. Raises `WrongUse` for no word, an unknown word or
-    an invalid suite file.
-    """
+    """Return the tasks of a comma-separated list of suites, suite files and task names. Of several tasks of one name
+    the last is returned. Raises `WrongUse` for no word, an unknown word or an invalid suite file."""
     listed = [word.strip() for word in words.split(",") if word.strip()]
     if not listed:
         raise WrongUse(f"no tasks in {words!r}; name a suite ({', '.join(suite_names())}) or tasks")
@@ -86,7 +83,7 @@ def _suite(path: Path) -> Suite:
 
 
 def _task(entry: Any) -> Task:
-    """Return the checked task of an entry of `tasks`; a string `suite:task` refers to a built-in suite."""
+    """Return the checked task of an entry of `tasks`. A string `suite:task` refers to a built-in suite."""
     if isinstance(entry, str):
         return _borrowed(entry)
     try:
@@ -110,7 +107,7 @@ def _borrowed(words: str) -> Task:
 
 
 def _check(task: Task) -> None:
-    """Raise `WrongUse` where a task's fields do not fit together."""
+    """Raise `WrongUse` if a task's fields do not fit together."""
     if not task.sources:
         raise WrongUse("no sources")
     for source in (*task.sources, *task.support):

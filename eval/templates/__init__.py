@@ -39,7 +39,7 @@ def look_up(kind: Texts, name: str) -> list[str]:
 
 
 def named(kind: Texts, value: str | Iterable[str]) -> list[str]:
-    """Return the list itself, or the list that a name refers to. Raises as `look_up`."""
+    """Return the list itself, or the list that a name refers to. Raises the errors of `look_up`."""
     return look_up(kind, value) if isinstance(value, str) else list(value)
 
 
@@ -59,7 +59,7 @@ def slot_of(template: str) -> str:
 
 
 def check_templates(templates: Sequence[str], place: str) -> None:
-    """Raise `WrongUse` where there is no template, or one without exactly one slot."""
+    """Raise `WrongUse` if there is no template, or one does not have exactly one slot."""
     if not templates:
         raise WrongUse(f"{place}: no templates")
     for template in templates:

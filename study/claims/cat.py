@@ -34,10 +34,8 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train on the arm's part of its pool and rank Flickr8k's test photographs and held-out web pairs.
-
-    Return metrics, ranks by test set and direction, and notes.
-    """
+    """Train on the arm's part of its pool and rank Flickr8k's test photographs and held-out web pairs. Return metrics,
+    ranks by test set and direction, and notes."""
     on = track_of(ABOUT, arm.track)
     pool, words = _pool(arm.pool, data, on.side)
     rows = chosen(pool.verdict, arm.arm, arm.seed)

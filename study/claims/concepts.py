@@ -38,10 +38,8 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train with the arm's targets and rank Flickr8k's test photographs.
-
-    Return metrics, ranks by test set and direction, and notes.
-    """
+    """Train with the arm's targets and rank Flickr8k's test photographs. Return metrics, ranks by test set and
+    direction, and notes."""
     on = track_of(ABOUT, arm.track)
     pairs, words, test = _photographs(data, on.side)
     targets, about = (None, {}) if arm.arm == "none" else _targets(arm.arm, data)

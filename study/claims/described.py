@@ -20,10 +20,10 @@ class Track:
     trainer: Path
     """Configuration of the trainer."""
     side: int | None
-    """Side of the stored images in pixels; None: cached features."""
+    """Side of the stored images in pixels. None means cached features."""
     budgets: Mapping[str, Any]
-    """Maps the scale (`full`, `quick`, `tiny`) to numbers of samples seen, each with its number of seeds, or
-    one per arm."""
+    """Maps the scale (`full`, `quick`, `tiny`) to numbers of samples seen, each with its number of seeds (or one per
+    arm)."""
 
 
 @cache

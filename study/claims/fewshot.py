@@ -2,13 +2,13 @@
 
 The model is the reference encoder of the evaluation. A budget is the number k of labeled images per class; k = 0 is
 zero-shot. A seed draws the shots, which all methods share, so results are paired over images and over draws. Radius and
-penalty are chosen on the shots alone, or fixed for a single shot (`open_diht.eval.fewshot`): except for Fashion-MNIST,
-see below, test labels only score.
+penalty are chosen on the shots alone, or fixed for a single shot (`open_diht.eval.fewshot`). So test labels only score,
+except on Fashion-MNIST, see below.
 
-Sets of photographs of groceries: `grocery-inside`, the kinds that are classes of ImageNet, on which the image encoder
-was trained; `grocery-packages`, cartons and bottles, whose names tell little about their looks; `grocery-produce`, the
-other fruit and vegetables (of these, ImageNet has one class for all bell peppers). Then CIFAR-10, and Fashion-MNIST, on
-which the rule for the radius was developed (benchmarks/RESULTS.md).
+Three sets are photographs of groceries. `grocery-inside` has the kinds that are classes of ImageNet, on which the image
+encoder was trained. `grocery-packages` has cartons and bottles, whose names tell little about their looks.
+`grocery-produce` has the other fruit and vegetables, for which ImageNet has only one class, all bell peppers. Two more
+sets are CIFAR-10 and Fashion-MNIST. The rule for the radius was developed on Fashion-MNIST (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from study.rows import ZERO_SHOT, Arm
 
 SHOTS = {"full": (1, 2, 4, 8, 16, 32), "quick": (1, 4, 16), "tiny": (1, 2)}
 DRAWS = {"full": {"grocery-inside": 20}, "quick": {}, "tiny": {}}
-"""Numbers of draws where they are not FEW: a small set costs a second per draw, and at k = 1 results
-vary by several points between draws."""
+"""Numbers of draws that differ from FEW. A small set costs a second per draw, and at k = 1 results vary by several
+points between draws."""
 FEW = {"full": 5, "quick": 3, "tiny": 3}
 METHODS = ("probe", "random-init", "text-or-zero")
 """Methods of `open_diht.eval.fewshot.METHODS` to run in addition to zero-shot."""
@@ -72,10 +72,8 @@ class Pool:
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return zero-shot once per set, and every method at every k and draw, fewest shots first, on the available sets.
-
-    At scale `tiny` these are only the groceries. No towers are trained, so the track is but a name. Raises
-    `SetMissing`.
-    """
+    At scale `tiny` these are only the groceries. No towers are trained, so `track` is only a name. Raises
+    `SetMissing`."""
     data.wanted("reference")
     pools = list(GROCERIES) if data.has("grocery") else []
     pools += [pool for pool, task in TASKS.items() if data.has(task) and scale != "tiny"]
@@ -90,11 +88,8 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Score the test images by zero-shot, or by a method fitted on one draw.
-
-    Return metrics, whether each test image is right, and notes. The time of a draw's probes is recorded for the first
-    one that a process runs.
-    """
+    """Score the test images by zero-shot, or by a method fitted on one draw. Return metrics, whether each test image is
+    right, and notes. The time of a draw's probes is recorded for the first method that a process runs."""
     pool = open_pool(arm.pool, data)
     # Zero-shot has the budget 0, but curves need at least one shot.
     k = max(arm.budget, 1)

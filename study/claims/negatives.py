@@ -65,10 +65,8 @@ def _arm(track: str, pool: str, beta: float, budget: int, seed: int, start: floa
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train with a beta and an initial scale, and return metrics, ranks by test set and direction, and notes.
-
-    Arms of the grid rank the half of the held-out pairs that selects the scale, others the other half and Flickr8k.
-    """
+    """Train with a beta and an initial scale, and return metrics, ranks by test set and direction, and notes. Arms of
+    the grid rank the half of the held-out pairs that selects the scale; others rank the other half and Flickr8k."""
     on = track_of(ABOUT, arm.track)
     pairs, words = _pairs(data, on.side)
     beta, start = arm.settings["beta"], arm.settings["scale"]
@@ -87,10 +85,8 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 
 
 def ranks_by_scale(rows: Sequence[Row]) -> dict[int, dict[float, dict[float, float]]]:
-    """Return the geometric-mean rank on the selecting pairs by budget, beta and initial scale.
-
-    The mean over the grid's seeds is geometric, too.
-    """
+    """Return the geometric-mean rank on the selecting pairs by budget, beta and initial scale. The mean over the grid's
+    seeds is geometric, too."""
     ranks: dict[int, dict[float, dict[float, list[float]]]] = {}
     for row in rows:
         if row.arm.settings.get("stage") == TUNING:

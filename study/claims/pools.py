@@ -1,4 +1,4 @@
-"""Pools of web pairs with CAT's decision on each; on LAION's captions that of C and A alone."""
+"""Pools of web pairs with CAT's decision on each. On LAION's captions it is that of C and A alone."""
 
 from __future__ import annotations
 
@@ -30,11 +30,9 @@ class Pool:
 
 
 def open_pool(data: Data, side: int | None, noise: bool = False) -> Pool:
-    """Return the web's training pairs as pixels of `side` or features; noise adds pairs as in a crawl.
-
-    These are LAION's captions with images that are not theirs, and images that show their caption. Raises `SetMissing`,
-    and `FilterFailed` for the noise.
-    """
+    """Return the web's training pairs as pixels of `side` or features. Noise adds pairs as in a crawl: LAION's captions
+    with images of other pairs, and images that show their caption. Raises `SetMissing`, and `FilterFailed` for the
+    noise."""
     web = data.web(side)
     parts = [_web(web, np.flatnonzero(web.split == "train"), "web")]
     if noise:
@@ -49,7 +47,7 @@ def open_pool(data: Data, side: int | None, noise: bool = False) -> Pool:
 
 
 def web_held(web: Web, half: int | None = None) -> Pairs:
-    """Return the held-out web pairs: all, or every other one from 0 or 1."""
+    """Return all held-out web pairs, or every other one from 0 or 1."""
     held = np.flatnonzero(web.split == "held")
     return _web(web, held if half is None else held[half::2], "web").pairs
 

@@ -1,8 +1,8 @@
-"""CAT and its rivals: which choice of pairs teaches most, all of one size.
+"""CAT and its rivals: compare how much choices of pairs of one size teach.
 
 Written before the first run. An arm learns from 30 % of its pool, or from as many pairs as the strictest filter of the
-pool keeps if that is less. A filter that keeps more is cut to that size at random, a score keeps its best. Only `all`,
-`t-whole` and `masked-whole` have a size of their own; all see as many samples. Arms of `rivals.yaml`:
+pool keeps if that is less. A filter that keeps more is cut to that size at random; a score keeps its best pairs. Only
+`all`, `t-whole` and `masked-whole` have other sizes. All arms see as many samples. Arms of `rivals.yaml`:
 
     random, random-2          two draws
     rules                     English, more than two words and more than five characters
@@ -76,7 +76,7 @@ RANKED = {
     "ca-masked": ("ca", "masked"),
     "cat-score": ("cat", "score"),
 }
-"""Arms that keep the best: the filter that comes first, and the score."""
+"""Arms that keep the best pairs, with the filter that comes first and the score."""
 LARGEST_BATCH = 8192
 """Most pairs that the corrected score compares with."""
 ITEMS = ("flickr8k-test/t2i", "flickr8k-test/i2t", "web-held/t2i", "lettered-test/t2i", "rendered/t2i")
@@ -89,17 +89,17 @@ Keys = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Choice:
-    """m pairs to choose from, with all that arms choose by."""
+    """m pairs to choose from, with everything that arms choose by."""
 
     pairs: Pairs
     origin: NDArray[np.str_]
-    """(m,) where each pair is from."""
+    """(m,) origin of each pair."""
     injected: Bools
-    """(m,) pairs whose caption is wrong, or only written in the image."""
+    """(m,) true for a pair whose caption is wrong, or only written in the image."""
     filters: Mapping[str, Bools]
     """Maps filters, of rules, ca, t and cat, to the pairs (m,) that they keep."""
     scores: tuple[Keys, ...]
-    """Scores (m,) by name, for each scorer: the higher, the better."""
+    """Scores (m,) by name, for each scorer. Higher is better."""
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
@@ -142,7 +142,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 
 
 def chosen(choice: Choice, arm: str, seed: int, share: float) -> NDArray[np.int64]:
-    """Return the rows of a pool that an arm learns from: of arms of equal size, at most the fraction `share` of it."""
+    """Return the rows of a pool that an arm learns from: for arms of equal size, at most the fraction `share`."""
     everything, scores = len(choice.origin), choice.scores[seed % len(choice.scores)]
     if arm == "all":
         return np.arange(everything)
@@ -168,14 +168,14 @@ def chosen(choice: Choice, arm: str, seed: int, share: float) -> NDArray[np.int6
 
 
 def separation(key: NDArray[np.float64], injected: Bools) -> float:
-    """Return the probability that a true pair has a higher score (m,) than an injected one; ties count half."""
+    """Return the probability that a true pair has a higher score (m,) than an injected one, where a tie counts half."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(~injected, key))
 
 
 def scored(model: Trained, views: Mapping[str, Floats], captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Return the cosines (m,) of a scorer by view, and that of the image itself, `score`, corrected by other pairs."""
+    """Return a scorer's cosines (m,) by view, and as `score` those of the image itself, corrected by other pairs."""
     texts = model.texts(captions).numpy()
     images = {name: model.images(rows).numpy() for name, rows in views.items()}
     cosines = {name: (rows * texts).sum(axis=1).astype(np.float64) for name, rows in images.items()}
@@ -189,7 +189,7 @@ def scored(model: Trained, views: Mapping[str, Floats], captions: Sequence[str])
 
 
 def facts(captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Return what is known about each caption by itself, (m,) each."""
+    """Return facts about each caption by itself, (m,) each."""
     decided = decide_captions(CaptionAnnotator().annotate(list(captions)), load_preset("paper").captions)
     return {
         "complexity": decided.complexity.astype(np.float64),
@@ -215,7 +215,7 @@ def mixed(fit: Keys, injected: Bools, wanted: Keys) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Candidates:
-    """n pairs: those of a pool, and those that the mix is fitted on."""
+    """n pairs: the pairs of a pool, and others that the mix is fitted on."""
 
     pairs: Pairs
     origin: NDArray[np.str_]
@@ -269,7 +269,7 @@ def _rules(known: Keys) -> Bools:
 
 @lru_cache(maxsize=1)
 def _web(data: Data) -> _Candidates:
-    """The pairs of `injected`; those of `natural` are not injected."""
+    """The pairs of `injected`. Those that are not injected are the pairs of `natural`."""
     pool, parts = open_pool(data, None, noise=True), described(ABOUT)["parts"]["web"]
     names, web = list(parts), pool.origin == "web"
     # An image is in one part only, whatever its captions.

@@ -54,8 +54,8 @@ main = command(parse, _make, failed=(TrainingError,))
 
 
 def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str, Any]:
-    """Train the heads and store the targets. Those that are up to date are kept, and an interrupted training resumes.
-    Raises `BadConcepts`, `AtWork` (a URL is not locked), and `WrongUse` or `StoreError` for the store of a URL."""
+    """Train the heads and store the targets. Up-to-date targets are kept, and an interrupted training resumes. A local
+    folder is locked, a URL is not. Raises `BadConcepts`, `AtWork`, and for a URL `WrongUse` or `StoreError`."""
     store = ConceptStore(folder)
     with _alone(store.folder):
         began = time.time()
@@ -130,7 +130,7 @@ def _keep(folder: Store, fingerprint: str, made_from: dict[str, Any], heads: dic
 
 
 def table(heads: dict[str, Head]) -> list[str]:
-    """Return a table of the heads' metrics on test samples, with those of guessing by frequency in brackets."""
+    """Return a table of the heads' metrics on test samples, with the metric of guessing by frequency in brackets."""
     lines = [
         f"{'head':<11} {'concepts':>8} {'trained':>11} {'chosen by':>9} {'tested':>7}  {'loss':>13}  {'top-1':>34}  "
         f"{'recall@10':>15}  {'per concept':>15}   (in brackets: guessing by frequency)"

@@ -3,9 +3,10 @@
 The target of a sample is 1/m on each of the m concepts of its caption (Mahajan et al. 2018);
 samples without concepts are not used. See `samples` for the up-sampling of rare concepts.
 
-Some samples are held out: about half of them, validation, select the epoch with the lowest loss; the others, test, are
-used only for reported metrics (of many, only a part: `samples.MOST_MEASURED`). On a CPU the result is a function of
-data, settings and number of threads, even if the training was interrupted and resumed.
+Some samples are held out. About half of them, the validation samples, select the epoch with the lowest loss. The
+others, the test samples, are used only for reported metrics. Of a large half only a part is used
+(`samples.MOST_MEASURED`). On a CPU the result is a function of data, settings and number of threads, even if the
+training was interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -52,16 +53,16 @@ class Head:
 
 
 class HeadProgress:
-    """A store of the states of heads in training, from which an interrupted run resumes. `work/heads/<head>.pt` is
-    written at most every `EVERY_S` seconds, between pools of samples, and when a head is done. Unreadable files, and
-    those of other data or settings, are ignored."""
+    """The states of heads in training, from which an interrupted run resumes. `work/heads/<head>.pt` is written at most
+    every `EVERY_S` seconds, between pools of samples, and when a head is done. Unreadable files and files of other data
+    or settings are ignored."""
 
     def __init__(self, folder: Store, fingerprint: str):
         self._folder, self._fingerprint = folder, fingerprint
         self._kept = time.monotonic()
 
     def load(self, head: str) -> dict[str, Any] | None:
-        """Return the state of a head, or None if none can be used."""
+        """Return the state of a head. Return None if there is none that can be used."""
         try:
             content = self._folder.read(f"work/heads/{head}.pt")
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -71,7 +72,7 @@ class HeadProgress:
 
     @property
     def due(self) -> bool:
-        """True if `EVERY_S` seconds have passed since the start and since the last state was stored."""
+        """Return whether `EVERY_S` seconds have passed since the start and since the last state was stored."""
         return time.monotonic() - self._kept >= EVERY_S
 
     def keep(self, head: str, state: Mapping[str, Any]) -> None:
@@ -102,7 +103,7 @@ class HeadTrainer:
         self._said = time.monotonic()
 
     def train(self) -> dict[str, Head]:
-        """Train all heads. Raises `BadConcepts` if a head has no samples for a part, or its loss was never finite."""
+        """Train all heads. Raises `BadConcepts` if a head lacks samples in a part, or its loss was never finite."""
         settings, heads = self._settings, {}
         for number, head in enumerate(self._store.heads):
             options: dict[str, Any] = {"holdout": settings.holdout, "threshold": settings.repeat_threshold}
@@ -237,10 +238,10 @@ def mean_loss(weight: Tensor, bias: Tensor, samples: Samples) -> float:
 
 
 def metrics(weight: Tensor, bias: Tensor, counts: npt.NDArray[np.int64], samples: Samples) -> dict[str, float]:
-    """Return loss and hits of a head on samples; `prior_...` metrics guess by the training `counts` (concepts,) alone.
-    top1: fraction of samples whose first prediction is one of their concepts, with its 95 % Wilson interval.
-    recall_at_10: fraction of the samples' concepts among their first ten predictions, over all concepts together, and
-    as the mean over the concepts that occur (`macro_`)."""
+    """Return loss and hits of a head on samples. Metrics `prior_...` guess by the training `counts` (concepts,) alone.
+    `top1` is the fraction of samples whose first prediction is one of their concepts, with its 95 % Wilson interval.
+    `recall_at_10` is the fraction of the samples' concepts among their first ten predictions, and `macro_...` its mean
+    over the concepts that occur."""
     prior = torch.from_numpy(np.log((counts + 1) / (counts + 1).sum()).astype(np.float32)).to(weight.device)
     nothing = torch.zeros_like(weight)  # a head that ignores the features
     found, base = _hits(weight, bias, samples), _hits(nothing, prior, samples)

@@ -81,7 +81,7 @@ class Statistics:
 
 
 def repeat_factors(labels: Labels, frequencies: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.float64]:
-    """Return the expected occurrences of each sample in an epoch, (n,); 0 for samples without concepts."""
+    """Return the expected occurrences of each sample in an epoch, (n,). Samples without concepts have 0."""
     of_concept = np.maximum(1.0, np.sqrt(threshold / np.maximum(frequencies, 1e-12)))
     factors = np.zeros(len(labels.offsets) - 1)
     counts = labels.counts()
@@ -92,7 +92,7 @@ def repeat_factors(labels: Labels, frequencies: npt.NDArray[np.float64], thresho
 
 
 class HeadSamples:
-    """The samples of one head of a store, of which half of `holdout` is for validation and half for test."""
+    """The samples of one head of a store. Half of the held-out ones are for validation and half for test."""
 
     def __init__(self, store: ConceptStore, head: str, *, holdout: float, threshold: float, seed: tuple[int, ...]):
         self._store, self.head, self._threshold, self._seed = store, head, threshold, seed
@@ -142,7 +142,7 @@ class HeadSamples:
     def pools(
         self, epoch: int, batch_size: int, frequencies: npt.NDArray[np.float64], first: int = 0
     ) -> Iterator[tuple[int, Iterator[tuple[npt.NDArray[np.float16], npt.NDArray[np.int64], npt.NDArray[np.float32]]]]]:
-        """Yield from the pool `first` on: its number, and batches of features (n, d), ids and weights (n, m). They are
+        """Yield, from the pool `first` on, its number and batches of features (n, d), ids and weights (n, m). They are
         a function of the seed. The last batch of a pool may be smaller. Features of earlier pools are not read."""
         waiting: list[Usable] = []
         number = 0

@@ -26,7 +26,7 @@ class BadConcepts(DataError):
 
 
 class Unfinished(BadConcepts):
-    """There is no concepts.json or vocabulary.json, as before all features are stored."""
+    """There is no concepts.json or vocabulary.json, because not all features are stored yet."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Labels:
         return Labels(offsets.astype(np.int64), np.concatenate(ids) if ids else np.zeros(0, np.int32))
 
     def padded(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return ids and weights (n, most): weight 1/m for each of a sample's m concepts, 0 for padding."""
+        """Return ids and weights (n, most). Each of a sample's m concepts weighs 1/m, padding 0."""
         counts = self.counts()[rows]
         most = max(1, int(counts.max(initial=0)))
         within = np.arange(most)[None, :] < counts[:, None]  # False for padding
@@ -74,8 +74,7 @@ class ShardConcepts:
 
 
 class ConceptStore:
-    """An output folder of `make concepts`. Raises `BadConcepts`, for the store of a URL also `WrongUse` or
-    `StoreError`."""
+    """An output folder of `make concepts`. Raises `BadConcepts`, and for a URL `WrongUse` or `StoreError`."""
 
     def __init__(self, folder: str | Path):
         self.folder = store_at(folder)
@@ -107,8 +106,7 @@ class ConceptStore:
         return int(self.about["width"])
 
     def load(self, entry: dict[str, Any]) -> ShardConcepts:
-        """Load the shard of an entry of `shards`. Raises `BadConcepts` if its files are missing or damaged, or
-        disagree."""
+        """Load the shard of an entry of `shards`. Raises `BadConcepts` if files are missing, damaged or disagree."""
         unit = entry["unit"]
         try:
             with np.load(io.BytesIO(self._data("features", f"{unit}.npz"))) as status:

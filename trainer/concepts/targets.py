@@ -55,8 +55,7 @@ class ShardTargets:
             ) from error
 
     def head(self, name: str, rows: Ids) -> tuple[Ids, Probabilities]:
-        """Return ids int64 and probabilities float32 of one head, both (len(rows), k). Sums are 1, or 0 if there are
-        none."""
+        """Return int64 ids and float32 probabilities of a head, (len(rows), k). Rows sum to 1, or 0 without targets."""
         probabilities = self.probabilities[name][rows].astype(np.float32)
         total = probabilities.sum(axis=1, keepdims=True)
         return self.ids[name][rows].astype(np.int64), probabilities / np.where(total > 0, total, 1)
@@ -82,8 +81,7 @@ class ConceptTargets:
         return int(self.manifest["k"])
 
     def missing(self, shards: Mapping[str, str]) -> list[str]:
-        """Return which of these shards (name to SHA-256) have no targets, by listing files. Raises
-        `ConceptMismatch`."""
+        """Return which of these shards (name to SHA-256) have no targets. Raises `ConceptMismatch`."""
         files = set(self._folder.files())
         for name, sha256 in shards.items():
             self._check_tar(name, sha256)
@@ -98,8 +96,8 @@ class ConceptTargets:
             )
 
     def shard(self, name: str, sha256: str = "") -> ShardTargets | None:
-        """Return the targets of a shard, or None if there are none. An empty `sha256` of the tar is not checked. Raises
-        `ConceptMismatch` if they are of another tar or damaged, `StoreError` if the store of a URL failed."""
+        """Return the targets of a shard. Return None if there are none. An empty `sha256` of the tar is not checked.
+        Raises `ConceptMismatch` if they are damaged or of another tar, `StoreError` if the store of a URL failed."""
         entry = self._shards.get(name)
         if entry is None:
             return None
@@ -117,8 +115,8 @@ class ConceptTargets:
 
 
 def open_targets(folder: str | Path) -> ConceptTargets:
-    """Open the targets in the output folder of `make concepts`, or in its `targets/`; a path or an fsspec URL. Raises
-    `ConceptMismatch` if none can be read or they have another version, `WrongUse` or `StoreError` for a URL."""
+    """Open the targets in the output folder of `make concepts` or in its `targets/`, at a path or an fsspec URL. Raises
+    `ConceptMismatch` if none can be read or their version is another, `WrongUse` or `StoreError` for a URL."""
     place = store_at(f"{folder}/targets" if store_at(folder).exists("targets") else folder)
     try:
         manifest = json.loads(place.read(MANIFEST))
@@ -146,7 +144,7 @@ def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:
 
 
 def about(content: bytes, heads: Collection[str]) -> dict[str, Any]:
-    """Return the provenance in a targets file, or an empty dict if the file is damaged or has other heads."""
+    """Return the provenance in a targets file. It is empty if the file is damaged or has other heads."""
     try:
         with np.load(io.BytesIO(content)) as arrays:
             found: dict[str, Any] = json.loads(arrays["about"].tobytes())

@@ -24,7 +24,7 @@ _NAMED = 20  # problems that are listed
 
 
 def bad_images(shard: Shard, settings: DataSettings) -> list[str]:
-    """Return a line about each image of a shard that cannot be decoded."""
+    """Return one line per image of a shard that cannot be decoded."""
     index, found = load(shard.index), []
     with store_of(settings).open(shard.file) as descriptor, open(descriptor, "rb", closefd=False) as tar:
         for key, row in zip(index.keys, index.rows, strict=True):

@@ -33,11 +33,11 @@ class DataError(TrainingError):
 
 
 class BadSource(DataError, WrongUse):
-    """The data or their settings are wrong, such as a source without shards, or with others than the run began with."""
+    """The data or their settings are wrong: a source has no shards, for example, or others than the run began with."""
 
 
 class ShardMismatch(DataError):
-    """Shards differ from their manifest or from the run's index, or one of these cannot be read."""
+    """Shards differ from their manifest or from the run's index, or a manifest or index cannot be read."""
 
 
 class ConceptMismatch(DataError, WrongUse):
@@ -57,4 +57,4 @@ class ShardLost(ShardUnavailable):
 
 
 class LoaderStalled(DataError):
-    """A worker did not answer within `stall_s`; the message states what every worker was doing."""
+    """A worker did not answer within `stall_s`. The message states what every worker was doing."""

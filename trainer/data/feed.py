@@ -89,7 +89,7 @@ class Batches(Dataset[tuple[Any, Any]]):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def dismiss(self) -> None:
-        """Let SIGTERM end the workers from now on. Torch sends it to those that do not end in time."""
+        """Let SIGTERM end the workers from now on. Torch sends it to workers that do not end in time."""
         self._dismissed[0] = True
 
     def end_workers(self) -> None:
@@ -105,7 +105,7 @@ class Batches(Dataset[tuple[Any, Any]]):
             os._exit(0)  # at once, without exit handlers
 
     def states(self) -> str:
-        """Return a line about what the workers are doing."""
+        """Return a line about the workers' current work."""
         now = time.time()
         lines = []
         for worker, (text, since) in enumerate(zip(self._board.numpy(), self._since.tolist(), strict=True)):
@@ -201,7 +201,7 @@ class Feed:
 
 
 def one_ahead(items: Iterable[Item], begin: Callable[[Item], Item], wait: Callable[[Item], None]) -> Iterator[Item]:
-    """Yield items, none of them None, so that the next one has begun before the current one is yielded."""
+    """Yield items (never None), each after the next one has begun."""
     begun = map(begin, items)
     ahead = next(begun, None)
     while ahead is not None:

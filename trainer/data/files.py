@@ -28,9 +28,9 @@ class ZeroShotData:
 
 
 def read_zero_shot(folder: Path) -> ZeroShotData:
-    """List the images in a folder with one folder of images per class. Raises `BadZeroShotFolder`. Class names are the
-    names of the folders with blanks for underscores, or the lines of `classnames.txt` that are not blank, if it
-    exists."""
+    """List the images in a folder with one folder of images per class. Class names are the lines of `classnames.txt`
+    that are not blank. Without this file they are the folders' names, with blanks for underscores. Raises
+    `BadZeroShotFolder`."""
     classes = sorted(path for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
     if len(classes) < 2:
         raise BadZeroShotFolder(

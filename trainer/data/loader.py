@@ -49,9 +49,9 @@ class Loader(ABC):
     sources: tuple[OpenSource, ...] = ()
     """The shards of each source; empty if nothing is read from shards."""
     held_out: int = 0
-    """Number of samples in the other part of the split: the held-out ones, for a loader of training samples."""
+    """Number of samples in the other part of the split, such as the held-out ones for a loader of training samples."""
     streams: int | None = None
-    """Number of ranges of each source that are read in parallel if it is shuffled; None without shards."""
+    """Number of ranges of each source that a shuffle reads in parallel. None means that there are no shards."""
 
     def __init__(
         self, settings: DataSettings, part: RankBatches, samples: int, maker: Makes, device: torch.device = CPU
@@ -71,9 +71,9 @@ class Loader(ABC):
         self.problems: list[str] = []
         """Lines about the first bad samples and shards."""
         self.indexed: Counter[str] = Counter()
-        """Samples that are left out from the start, by kind (see `OpenSource.bad`); the same on all ranks."""
+        """Samples by kind that are left out from the start (see `OpenSource.bad`), the same on all ranks."""
         self.read: Counter[str] = Counter({"ok": 0})
-        """Samples returned (`ok`), and bad ones by kind, including those of `take_over`."""
+        """Number of samples returned (`ok`), and of bad ones by kind, including those of `take_over`."""
         self.lost = 0
         """Bad samples of this epoch."""
         self.waited_s = 0.0
@@ -101,8 +101,7 @@ class Loader(ABC):
         self.read, self.lost, self._resumed = Counter(read), lost, (epoch, lost)
 
     def check_lost(self, epoch: int, lost: int) -> None:
-        """Raise `TooManyBad` if an epoch has more bad samples (over all ranks or on this one) than `max_bad_share`
-        allows."""
+        """Raise `TooManyBad` if an epoch has more bad samples, over all ranks or here, than `max_bad_share` allows."""
         if lost > self._settings.max_bad_share * self.samples_per_epoch:
             last = f"; last: {self.problems[-1]}" if self.problems else ""
             raise TooManyBad(
@@ -203,9 +202,9 @@ class ShardLoader(Loader):
         part = RankBatches(batch_size=batch_size, rank=rank, world=world, seed=seed)
         chosen = settings.subset or settings.selection
         self.subset = open_subset(chosen, repeats=bool(settings.selection)) if chosen else None
-        """The uids of the samples to read; None: all samples."""
+        """The uids of the samples to read. None selects all samples."""
         self.found = Found(self.subset) if self.subset is not None and not opened else None
-        """Counts which uids are in the shards; None without a subset or with `opened`."""
+        """Counts the uids that are in the shards. It is None without a subset or with `opened`."""
         self.sources = tuple(opened) or _open_sources(settings, begun, self.subset, self.found)
         self.held_out = sum(source.others for source in self.sources)
         self.streams = settings.streams or default_streams(self.sources, settings.shuffle, settings.cache_bytes)
@@ -254,7 +253,7 @@ class ShardLoader(Loader):
 
     @property
     def remarks(self) -> Sequence[str]:
-        """A line about how many uids of the subset are in the shards; none without a subset or with `opened`."""
+        """A line that counts the uids of the subset in the shards. It is missing without a subset or with `opened`."""
         return [] if self.found is None else [f"{self._settings.chosen_by}: {self.found}"]
 
     def close(self) -> None:
@@ -266,17 +265,17 @@ class ShardLoader(Loader):
 class Prefetch:
     """A thread that fetches the remote shards of an epoch's next shuffle window while this one is read. Without it all
     workers would wait at the start of every window, which needs many new shards at once. The cache must hold two
-    windows of every stream of this machine. There is no thread if all shards are local."""
+    windows of every stream of this machine. No thread is started if all shards are local."""
 
     def __init__(self, reader: Reader, batches: int):
         self._batches = batches
         self._reader = reader.clone() if reader.reads_remote else None
         self._moved = threading.Condition()
-        self._now: int | None = None  # the last batch returned; None: stop
+        self._now: int | None = None  # the last batch returned, or None to stop
         self._thread: threading.Thread | None = None
 
     def at(self, epoch: int, number: int) -> None:
-        """Report that a batch was returned, and start the thread if there is none."""
+        """Note that a batch was returned, and start the thread if none runs."""
         if self._reader is None:
             return
         with self._moved:
@@ -328,7 +327,7 @@ def _open_sources(
 
 
 def _require_cache(settings: DataSettings, sources: Sequence[OpenSource], streams: int, world: int) -> None:
-    """Raise `BadSource` if the cache is too small for the remote shards in use, which would be fetched repeatedly."""
+    """Raise `BadSource` if the cache cannot hold the remote shards in use, which would then be fetched repeatedly."""
     # The fraction of the ranks on this machine. A stream on the border between two machines counts for both.
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world)) / world
     needed = bytes_in_use(sources, settings.shuffle, streams, min(1.0, here + 1 / streams))
@@ -342,9 +341,9 @@ def _require_cache(settings: DataSettings, sources: Sequence[OpenSource], stream
 def _missing_targets(
     sources: Sequence[OpenSource], concepts: Sequence[ConceptTargets | None], max_bad_share: float
 ) -> list[str]:
-    """Return a line about each shard without concept targets, of sources that have targets. Raises `TooManyBad` if they
-    hold more of a source than allowed, `ConceptMismatch` if targets are of other shards, `StoreError` if targets at a
-    URL cannot be listed."""
+    """Return a line about each shard without concept targets in a source that has targets. Raises `TooManyBad` if such
+    shards hold more of a source than allowed, `ConceptMismatch` if targets are of other shards, `StoreError` if targets
+    at a URL cannot be listed."""
     found = []
     for source, known in zip(sources, concepts, strict=True):
         if known is None:

@@ -10,7 +10,7 @@ sizes and order of the shards and the permutations of the windows in use.
 - With repeats a pass is a sequence of rounds, each a permutation as above of the samples that are in it.
 - Several sources are interleaved evenly by counts, see `interleave`.
 
-Permutations are the sort order of raw bits of PCG64, which NumPy keeps stable (its `permutation` may change).
+Permutations are the sort order of raw bits of PCG64. NumPy keeps these stable, but not its `permutation`.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class _Recent:
 
 
 class SourceOrder:
-    """An infinite sequence of draws from one source: pass after pass, with every row once in each. `sizes` are
-    (shards,) or (shards, rounds). A shard with several sizes has its rows grouped by rounds: a pass takes the first
-    group of all shards, then the second of all, and so on. With `window` 0 shards and samples keep their order."""
+    """An infinite sequence of draws from one source, pass after pass, each with every row once. `sizes` are (shards,)
+    or (shards, rounds). With rounds, a shard's rows are in groups: a pass takes the first group of all shards, then the
+    second of all, and so on. With `window` 0 shards and samples keep their order."""
 
     def __init__(self, sizes: Sequence[int | Sequence[int]], *, seed: int, source: int, window: int, streams: int):
         self._sizes = np.atleast_2d(np.asarray(sizes, np.int64).T)  # (rounds, shards)
@@ -144,8 +144,9 @@ class SourceOrder:
 
 
 def apportion(sizes: Sequence[int], weights: Sequence[float] | None, total: int | None) -> list[int]:
-    """Return the number of samples that an epoch takes from each source, by weights or, if None, by sizes. Numbers are
-    rounded by largest remainder, so that their sum is `total` (None: the sum of the sizes)."""
+    """Return the number of samples that an epoch of `total` takes from each source, in proportion to weights or,
+    without them, to sizes. Numbers are rounded by largest remainder to the exact total. Without `total` it is the sum
+    of the sizes."""
     if weights is None and total is None:
         return list(sizes)
     total = sum(sizes) if total is None else total
@@ -158,9 +159,9 @@ def apportion(sizes: Sequence[int], weights: Sequence[float] | None, total: int 
 
 
 def interleave(counts: Sequence[int], positions: Integers) -> tuple[Integers, Integers]:
-    """Return the source of each position of an epoch, and its index among the samples of that source. Of the first p
-    positions, source 0 has floor(p counts[0] / sum), for every p; the rest is divided among the other sources in the
-    same way. So every source gets exactly its count, spread evenly over the epoch."""
+    """Return the source of each position of an epoch, and its index among that source's samples. Of the first p
+    positions, for every p, source 0 has floor(p counts[0] / sum); the others divide the rest in the same way. So every
+    source gets exactly its count, spread evenly over the epoch."""
     left = sum(counts)
     source, index = np.full_like(positions, -1), np.zeros_like(positions)
     before = positions.copy()  # positions before each one that belong to the remaining sources

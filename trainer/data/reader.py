@@ -48,7 +48,7 @@ Tokenizer = Callable[[list[str]], Tensor]
 
 
 class UndecodableImage(ValueError):
-    """The bytes cannot be decoded; the message says why."""
+    """The bytes cannot be decoded."""
 
 
 def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> Image.Image:
@@ -70,13 +70,13 @@ def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> I
 
 class Images:
     """The images of a batch in one tensor, with the shape, type and memory layout of the first image. Each image is
-    copied while it is still in the processor's cache. In a worker the tensor is in shared memory, which the training's
+    copied while it is still in the processor's cache. A worker puts the tensor into shared memory, which the training's
     process reads without another copy, unless a GPU needs one."""
 
     def __init__(self, n: int):
         self._n, self._filled = n, 0
         self.tensor: Tensor | None = None
-        """(n, channels, height, width); None before the first image."""
+        """(n, channels, height, width). It is None before the first image."""
 
     def add(self, image: Tensor) -> None:
         """Copy the next image (channels, height, width) into the tensor. Raises ValueError if shape or type differ."""
@@ -101,7 +101,7 @@ def _room(n: int, like: Tensor) -> Tensor:
 
 
 def drawn_caption(content: bytes, field: str, seed: int) -> tuple[str, int] | None:
-    """Return one of several captions of an image and its hash, or None if the JSON has no list with a text in it."""
+    """Draw one of an image's captions and return it with its hash. Return None if the JSON has no list with a text."""
     try:
         found = json.loads(content)[field]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -130,7 +130,7 @@ class _Opened:
     """Numbers of the source and of the shard in it."""
     shard: Shard
     descriptor: int | None
-    """File descriptor of the tar; None if it is remote, because the cache could not free an open file."""
+    """File descriptor of a local tar. A remote one has None, because the cache could not free an open file."""
     index: ShardIndex
     rows: npt.NDArray[np.int64]
     """Rows of the index to read, see `rows_to_read`."""
@@ -187,8 +187,8 @@ class Reader:
         self.state: Callable[[str], None] = lambda text: None
 
     def batch(self, epoch: int, number: int) -> tuple[Batch, list[Bad]]:
-        """Return this rank's part of a batch, and the bad samples met while making it. See `Loader.epoch` for
-        errors."""
+        """Return this rank's part of a batch, and the bad samples met on the way. Raises the errors of
+        `Loader.epoch`."""
         bad: list[Bad] = []
         sources, shards, rows, positions = (each.tolist() for each in self._slice(epoch, number))
         samples, images = [], Images(len(positions))
@@ -236,8 +236,8 @@ class Reader:
         return [each[mine] for each in self._order.batch(epoch, first, last)]
 
     def _sample(self, source: int, shard: int, row: int, seed: int, bad: list[Bad]) -> tuple[_Sample, Tensor]:
-        """Return a sample and its image, or a replacement if the image is bad or the shard is missing. A sample that
-        cannot be read is counted only at its own position, not where it fails as a replacement."""
+        """Return a sample and its image, or a replacement if the image is bad or the shard is missing. A bad sample is
+        counted only at its own position, not where it fails as a replacement."""
         failed: Bad | None = None
         for opened, place, itself in self._candidates(source, shard, row, seed, bad):
             self.state(f"{opened.shard.file.url}: {opened.index.keys[place]}")
@@ -268,9 +268,9 @@ class Reader:
     def _candidates(
         self, source: int, shard: int, row: int, seed: int, bad: list[Bad]
     ) -> Iterator[tuple[_Opened, int, bool]]:
-        """Yield candidates for a sample: shard, row of the index, and whether it is the sample itself. The sample
-        itself comes first, then samples drawn from its shard, then from the shards after it. Missing shards are passed
-        over. They are a function of position, seed and missing shards, so that all ranks and every resume agree."""
+        """Yield candidates for a sample: shard, row of the index, and whether it is the sample itself. First comes the
+        sample, then others of its shard, then samples of the following shards that are not missing. They are a function
+        of position, seed and missing shards, so all ranks and every resume agree."""
         there = self._there[source]
         first, attempt = bisect_left(there, shard), 0
         for step in range(len(there) + _NEIGHBORS):
@@ -434,8 +434,8 @@ def _own_random_state() -> Iterator[None]:
 
 
 def heads_of(concepts: Sequence[ConceptTargets | None]) -> dict[str, int]:
-    """Return the heads and their sizes, equal for all sources with targets; empty if none has any. Raises
-    `ConceptMismatch` if they or the numbers of targets per sample differ."""
+    """Return the heads and their sizes, equal for all sources with targets, or an empty dict if no source has any.
+    Raises `ConceptMismatch` if the heads or the numbers of targets per sample differ."""
     known = [each for each in concepts if each is not None]
     for other in known[1:]:
         if other.heads != known[0].heads or other.k != known[0].k:

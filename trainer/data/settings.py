@@ -61,11 +61,11 @@ class DataSettings:
     each window of this many consecutive ones. A window touches about shuffle / (samples per shard)
     shards. 0: no shuffle; samples come in the order of the shards."""
     streams: Positive | None = None
-    """Number of equal ranges of the permuted data that are read in parallel, so that a batch mixes
-    samples of about this many ranges. If it is a multiple of the number of ranks, each rank reads
-    mostly its own shards. The order of samples depends on this number, not on the number of ranks.
-    None: 1 without a shuffle, else the number of shards of the source with most, rounded down to a power of two,
-    at most 64, and for remote shards at most what fits in the cache; a resumed run keeps its number."""
+    """Number of equal ranges of the permuted data that are read in parallel, so that a batch mixes samples of about
+    this many ranges. If it is a multiple of the number of ranks, each rank reads mostly its own shards. The order of
+    samples depends on this number, not on the number of ranks. None: the number of shards of the source with most
+    shards, rounded down to a power of two, at most 64, and for remote shards at most as many as fit in the cache.
+    Without a shuffle it is 1. A resumed run keeps its number."""
     skip: tuple[str, ...] = ()
     """File names or paths of shards to leave out. A resumed run that began with them takes only file names;
     samples of the following shards take their places in the order, so that all other samples keep theirs."""
@@ -104,8 +104,8 @@ class DataSettings:
     max_pixels: Positive = 100_000_000
     """Largest accepted image, in pixels (width x height, from its header). Pillow opens none above 178,956,970."""
     index_folder: str | None = None
-    """Folder for the indexes of shards. None: next to local shards if their folder is writable
-    and `make filter` gives no `index/`, else `index` in `cache_folder`."""
+    """Folder for the indexes of shards. None: next to local shards if their folder is writable and `make filter` gives
+    no `index/`, otherwise `index` in `cache_folder`."""
     cache_folder: str | None = None
     """Folder for remote shards while they are read, for indexes (see `index_folder`), and for files on their
     way to a remote WORKDIR (about two checkpoints). None: `$XDG_CACHE_HOME/diht` or `~/.cache/diht`."""
@@ -116,12 +116,12 @@ class DataSettings:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """The path of each source, or that of a loader of one's own."""
+        """The path of each source, or the path of `loader`."""
         return (self.path,) if self.loader else tuple(source.path for source in self.sources)
 
     @property
     def chosen_by(self) -> str:
-        """The setting and the file that choose samples, for messages; empty if all are read."""
+        """The setting and the file that choose samples, for messages. It is empty if all samples are read."""
         return next((f"data.{name} {path}" for name in ("subset", "selection") if (path := getattr(self, name))), "")
 
     @property

@@ -49,13 +49,13 @@ class Shard:
     sha256: str
     """SHA-256 of the tar when it was indexed; `ShardIndex.identity` if only a part of it is read."""
     samples: int
-    """Number of samples in the part of the split that is read, each as often as a pass reads it."""
+    """Number of samples in the part of the split that is read, each counted as often as a pass reads it."""
     others: int = 0
-    """Number of samples in the other part of the split; 0 if the shard is left out."""
+    """Number of samples in the other part of the split. It is 0 if the shard is left out."""
     rounds: tuple[int, ...] = ()
-    """The part of `samples` in each round of a pass, with a selection; empty: one round."""
+    """The part of `samples` in each round of a pass of a selection. It is empty for a single round."""
     left_out: bool = False
-    """True if `data.skip` leaves it out of a run that began with it. Other samples then take its place in the order."""
+    """True if `data.skip` leaves the shard out of a run that began with it. Other samples then take its place."""
 
 
 class ShardFacts(NamedTuple):
@@ -77,8 +77,8 @@ class OpenSource:
     path: str
     shards: tuple[Shard, ...]
     bad: dict[str, int]
-    """Number of samples that are left out, by kind. Without a manifest, a missing shard counts by an estimate, and a
-    broken one as 1."""
+    """Number of samples that are left out, by kind. Without a manifest the samples of a missing shard are estimated,
+    and a broken shard counts as 1."""
     problems: tuple[str, ...]
     skipped: frozenset[str] = frozenset()
     """Entries of `data.skip` that name shards of this source."""
@@ -107,10 +107,10 @@ def open_source(
     subset: Subset | None = None,
     found: Found | None = None,
 ) -> OpenSource:
-    """Find the shards of a source, and index those without a current index. For a resumed run, `begun` are the shards
-    that it began with, in their order then. `found` records which uids of the subset are in the shards. Raises
-    `DataError` of several kinds if the data cannot be used as configured, `WrongUse` if the path is not an address that
-    fsspec can use, OSError if the cache folder cannot be written."""
+    """Find the shards of a source, and index those without a current index. For a resumed run, `begun` lists the shards
+    that it began with, in their order then. `found` records the uids of the subset that are in the shards. Raises
+    `DataError` if the data cannot be used as configured, `WrongUse` if fsspec cannot use the path, OSError if the cache
+    folder cannot be written."""
     there = find_shards(source.path)
     urls, manifest = there.urls, there.entries
     skipped = _naming(settings.skip, urls, begun or ())
@@ -158,7 +158,7 @@ def open_source(
 
 
 def _naming(skip: Sequence[str], urls: Sequence[str], begun: Sequence[ShardFacts]) -> frozenset[str]:
-    """Return the entries of `data.skip` that name shards of a source, including those that have gone since it began."""
+    """Return the entries of `data.skip` that name shards of a source, also if they have gone since the run began."""
     places, gone = {_place(url) for url in urls}, {fact.name for fact in begun}
     names, folders = {name_of(url) for url in urls} | gone, {place.rpartition("/")[0] for place in places}
     return frozenset(
@@ -176,8 +176,8 @@ def _place(path: str) -> str:
 
 
 def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: set[str]) -> list[Shard]:
-    """Return the shards that a resumed run began with. Those with a name in `skip` are marked as left out. Raises
-    `BadSource` if others have gone or changed, are new, or have other samples to read."""
+    """Return the shards that a resumed run began with, marking those that `skip` names as left out. Raises `BadSource`
+    if others have gone, changed, are new, or have other samples to read."""
     there, result = {shard.file.name: shard for shard in found}, []
     for fact in begun:
         shard = there.pop(fact.name, None)
@@ -208,8 +208,8 @@ def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], sk
 
 def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int) -> int:
     """Choose the number of ranges of a source that are read in parallel, 1 without a window. It is a power of two, at
-    most `MOST_STREAMS` and the number of shards of the source that has most, and, if above 1, so small that the cache
-    holds two windows of every stream."""
+    most `MOST_STREAMS`, and at most the number of shards of the source with most shards. Above 1 it also lets the cache
+    hold two windows of every stream."""
     if not window:
         return 1  # the order of the shards
     shards = max(sum(shard.samples > 0 for shard in source.shards) for source in sources)
@@ -220,8 +220,7 @@ def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int
 
 
 def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
-    """Estimate how many shards of all sources the windows read at a time touch; `share` is a fraction of the
-    streams."""
+    """Estimate how many shards of all sources are read at a time. `share` is a fraction of the streams."""
     total, streams = 0, streams if window else 1
     for source in sources:
         sizes = [shard.samples for shard in source.shards if shard.samples]
@@ -232,8 +231,8 @@ def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, shar
 
 
 def bytes_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
-    """Estimate the bytes of remote shards in use while a window of every stream is read and the next one fetched. The
-    arguments are those of `shards_in_use`."""
+    """Estimate the bytes of remote shards in use while a window of every stream is read and the next one fetched. For
+    the arguments see `shards_in_use`."""
     total = 0.0
     for source in sources:
         held = [shard for shard in source.shards if shard.samples and not shard.left_out and is_remote(shard.file.url)]
@@ -268,8 +267,8 @@ def rows_to_read(
     index: ShardIndex, split: Split, subset: Subset | None
 ) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
     """Return the rows of a shard's index that a pass reads, ascending in each round, and their number in each round. A
-    row that is read r times in a pass of R rounds is in r of them, evenly spaced, beginning with one that depends on
-    its image. So a row is never twice in a round, and rounds are about equally large."""
+    row that is read r times in R rounds is in r evenly spaced ones, beginning with one that depends on its image. So no
+    row is twice in a round, and rounds are about equally large."""
     repeats = selected(index, split).astype(np.int64)
     if subset is not None:
         repeats *= subset.repeats(index)
@@ -294,7 +293,7 @@ def _cache_folder(settings: DataSettings) -> Path:
 
 
 def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | None) -> dict[str, int]:
-    """Count the lost samples of a shard by kind. For a broken tar, a manifest states how many it should have. Raises
+    """Count the lost samples of a shard by kind. The manifest states how many a broken tar should have. Raises
     `ShardMismatch` if a whole tar has another SHA-256 than in the manifest."""
     losses = dict(index.bad)
     broken = [kind for kind in (Kind.EMPTY_TAR, Kind.TRUNCATED_TAR, Kind.NOT_A_TAR) if kind in losses]
@@ -319,8 +318,8 @@ def _index_folder(found: FoundShards, settings: DataSettings) -> Path:
 
 
 def _stamp(url: str) -> str | None:
-    """Return a stamp that changes with the file, or None if it is missing. Raises `BadSource` for a folder, and what
-    `reached` raises."""
+    """Return a stamp that changes with the file. Return None if the file is missing. Raises `BadSource` for a folder,
+    and the errors of `reached`."""
     with reached(f"shard {url}"), contextlib.suppress(FileNotFoundError):
         if not is_remote(url):
             if Path(url).is_dir():
@@ -335,8 +334,8 @@ def _stamp(url: str) -> str | None:
 def _indices(
     urls: Sequence[str], indexes: str, folder: Path, store: ShardStore
 ) -> Iterator[tuple[str, Path, ShardIndex | None]]:
-    """Yield URL, path of the index, and index of every shard, in order; the index is None for a missing shard. Missing
-    indexes are written to `folder`; those in `indexes` (see `FoundShards.indexes`) are checked first."""
+    """Yield URL, path of the index, and index of every shard, in order. The index of a missing shard is None. Missing
+    indexes are written to `folder`; given ones (`FoundShards.indexes`) are checked first."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # its parent holds the lock and waits for it
         raise BadSource(_NO_GUARD)
     given = Path(indexes) if indexes and not is_remote(indexes) else None
@@ -393,8 +392,8 @@ def _index_one(url: str, stamp: str, place: Path, indexes: str, store: ShardStor
 
 
 def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
-    """Return the given index of a shard, after checking that it belongs to the shard. It states what is read. A remote
-    shard must have the same size. A local one with another stamp, such as a copy, must have the same SHA-256."""
+    """Return the given index of a shard, which states what to read, after checking that it belongs to the shard. A
+    remote shard must have the same size. A local one with another stamp, such as a copy, must have the same SHA-256."""
     with reached(f"the index {place}"):
         try:
             fs, inside = file_system(place)
@@ -416,8 +415,8 @@ def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
 
 
 def _index_beside(url: str, stamp: str) -> ShardIndex | None:
-    """Return the index in the folder `.index` next to a remote shard, or None if none can be read and is of that size.
-    Such indexes were put there with the shards. Without them every machine fetches all shards once."""
+    """Return the index in the folder `.index` next to a remote shard, where it was put with the shards. Without it
+    every machine fetches all shards once. Return None if there is no readable index of a tar of that size."""
     folder, name = url.rsplit("/", 1)
     place = f"{folder}/{place_beside(name)}"
     fs, inside = file_system(place)

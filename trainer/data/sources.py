@@ -19,8 +19,7 @@ from open_diht.trainer.data.errors import BadSource, DataError, ShardMismatch
 
 MANIFEST = "manifest.json"
 INDEXES = "index"
-"""Folder in which `make filter` puts the manifest of shards elsewhere, and an index of each that
-states what to read."""
+"""Folder with the manifest of `make filter` for shards elsewhere, and indexes that state what to read of them."""
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -30,19 +29,18 @@ class FoundShards(NamedTuple):
     urls: list[str]
     """Paths or URLs of the tars in order, including missing ones."""
     entries: dict[str, dict[str, Any]]
-    """File name of a tar to its entry in the manifest; empty without a manifest, for a pattern and for a single tar."""
+    """File name of a tar to its entry in the manifest, if there is one. A pattern or a single tar has none."""
     indexes: str = ""
-    """Folder with the indexes that state what to read of the tars; empty: all samples are read, and
-    missing indexes are made."""
+    """Folder with the indexes that state what to read of the tars. If it is empty, all samples are read and missing
+    indexes are made."""
     version: str = ""
     """SHA-256 of the manifest of these indexes."""
 
 
 def find_shards(path: str) -> FoundShards:
     """Find the tars of a source, including missing ones that a manifest or a brace pattern names. Raises `BadSource` if
-    there are none, two have one name, they cannot be listed, or the path has a second pattern next to a brace pattern;
-    `ShardMismatch` if they differ from the manifest or it cannot be read; `WrongUse` if the path is not an address that
-    fsspec can use."""
+    there are none, two have one name, they cannot be listed, or a brace pattern stands next to another pattern. Raises
+    `ShardMismatch` if they differ from the manifest or it cannot be read, `WrongUse` if fsspec cannot use the path."""
     braces = _BRACES.search(path)
     if braces:
         found = FoundShards(_numbered(path, braces), {})
@@ -131,7 +129,7 @@ def _remote(path: str) -> FoundShards:
 
 
 def reached(url: str) -> AbstractContextManager[None]:
-    """Turn errors of a store in the `with` block into `BadSource`, and those of an unusable address into `WrongUse`."""
+    """Turn errors of a store in the `with` block into `BadSource`, and of an unusable address into `WrongUse`."""
 
     def translation(error: Exception) -> Exception | None:
         if isinstance(error, DataError):

@@ -1,9 +1,9 @@
 """Open shards as local files; remote ones are fetched whole into a cache of bounded size.
 
-A shard is read at random places during one window of the shuffle and then not for a long time, so it
-is fetched once and dropped when the cache is full. The workers and ranks of a machine share the cache;
-a lock per shard prevents fetching it twice at the same time. The cache keeps to its bound: fetches reserve their space,
-and workers of a training open a file for one sample only, so that no dropped file keeps its space for long.
+A window of the shuffle reads a shard at random places, and then it is not needed for a long time. So it is fetched once
+and dropped when the cache is full. The workers and ranks of a machine share the cache; a lock per shard prevents
+fetching it twice at the same time. The cache keeps to its bound: fetches reserve their space, and workers of a training
+open a file for one sample only, so that no dropped file keeps its space for long.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PAUSE_S = 0.1  # between tries to make room: other processes free it as soon as
 
 
 def default_cache() -> Path:
-    """Return the default cache folder: `$XDG_CACHE_HOME/diht`, or `~/.cache/diht` if that is not set."""
+    """Return `$XDG_CACHE_HOME/diht`, or `~/.cache/diht` if that is not set."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diht"
 
 
@@ -39,9 +39,9 @@ class ShardFile:
     url: str
     """Local path or fsspec URL."""
     bytes: int | None = None
-    """Size in bytes, if known, which is checked when the shard is fetched."""
+    """Size in bytes, if known. It is checked when the shard is fetched."""
     stamp: str = ""
-    """A stamp that changes with the file; a cached copy with another stamp is not used."""
+    """A stamp that changes with the file. A cached copy with another stamp is not used."""
 
     @property
     def name(self) -> str:
@@ -57,8 +57,8 @@ class ShardStore:
 
     @contextlib.contextmanager
     def open(self, shard: ShardFile) -> Iterator[int]:
-        """Yield a file descriptor of a shard, for `os.pread`. Raises `ShardUnavailable` or `ShardMismatch`. Close that
-        of a remote shard soon: the cache may drop the file, but its bytes stay on the disk until then."""
+        """Yield a file descriptor of a shard, for `os.pread`. Close that of a remote shard soon: the cache may drop the
+        file, but its bytes stay on the disk until then. Raises `ShardUnavailable` or `ShardMismatch`."""
         descriptor = self.descriptor(shard)
         try:
             yield descriptor
@@ -133,8 +133,8 @@ class ShardStore:
 
     @contextlib.contextmanager
     def _reserved(self, shard: ShardFile, part: Path) -> Iterator[IO[bytes]]:
-        """Yield a new file that has the size of the shard from the start. So processes that fetch at the same time keep
-        to the bound together. Wait while other fetches leave no room."""
+        """Yield a new file that has the size of the shard from the start, so that simultaneous fetches keep to the
+        bound together. Wait while other fetches leave no room."""
         size = shard.bytes
         if size is None:
             with translated(partial(_unavailable, shard)):

@@ -1,9 +1,9 @@
 """Choose samples by uid from unchanged shards: `data.subset` and `data.selection`.
 
-A subset is DataComp's `subset.npy`, uids as pairs of unsigned 64-bit numbers, a text file with one uid
-of 32 hex digits per line, or a Parquet file with columns `uid` and `repeats`. A sorted `.npy` file (of a subset:
-without repeats) is searched on the disk, so it may be larger than memory. In a selection, which `make select` writes, a
-uid that occurs r times is read r times in a pass (once if it is held out).
+A subset is DataComp's `subset.npy` (uids as pairs of unsigned 64-bit numbers), a text file with one uid of 32 hex
+digits per line, or a Parquet file with columns `uid` and `repeats`. A sorted `.npy` file is searched on the disk, so it
+may be larger than memory; that of a subset must have no repeats. A uid that occurs r times in a selection of `make
+select` is read r times in a pass, or once if it is held out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SELECTION = "selection.npy"
 
 
 class Subset:
-    """A set of uids. With `repeats`, as in a selection, a uid is read as often as it occurs, instead of once. A pickled
+    """A set of uids. With `repeats`, as in a selection, a uid is read as often as it occurs, otherwise once. A pickled
     copy of a sorted set opens the file again."""
 
     def __init__(self, path: Path, repeats: bool = False):
@@ -68,7 +68,7 @@ class Subset:
         return uids + 1, max(most, len(self) - begin)
 
     def places(self, index: ShardIndex) -> npt.NDArray[np.int64]:
-        """Return the position in the set of each sample's uid, (n,); -1 if it has none, or one outside the set."""
+        """Return the position in the set of each sample's uid, (n,). It is -1 for a sample without a uid in the set."""
         first, pairs = self._bound(index), self._pairs
         high, low = index.rows["uid_high"], index.rows["uid_low"]
         there = pairs[np.minimum(first, len(pairs) - 1)]
@@ -81,7 +81,7 @@ class Subset:
         return np.where(places < 0, 0, self._bound(index, after=True) - places if self._repeats else 1)
 
     def _bound(self, index: ShardIndex, after: bool = False) -> npt.NDArray[np.int64]:
-        """Return the position of the first uid that is not less than each sample's, or with `after` that is greater."""
+        """Return the position of the first uid that is not less than each sample's. With `after` it must be greater."""
         high, low, pairs = index.rows["uid_high"], index.rows["uid_low"], self._pairs
         first, last = np.zeros(len(high), np.int64), np.full(len(high), len(pairs), np.int64)
         for _ in range(len(pairs).bit_length()):  # one binary search for all samples
@@ -103,7 +103,7 @@ class Subset:
 
 
 class Found:
-    """A record of which uids of a subset are in shards, with one bit for each."""
+    """A record of the uids of a subset that are in shards, with one bit for each."""
 
     def __init__(self, subset: Subset):
         self._bits = np.zeros(len(subset) // 8 + 1, np.uint8)
@@ -175,7 +175,7 @@ def _read(path: Path) -> npt.NDArray[Any]:
 
 
 def _compared(pairs: npt.NDArray[Any]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return masks (n - 1,): whether each uid is less than the next, and whether it equals the next."""
+    """Return two masks (n - 1,): where a uid is less than the next, and where it equals the next."""
     high, low = pairs["f0"], pairs["f1"]
     alike = high[:-1] == high[1:]
     return (high[:-1] < high[1:]) | (alike & (low[:-1] < low[1:])), alike & (low[:-1] == low[1:])

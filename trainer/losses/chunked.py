@@ -31,8 +31,7 @@ from open_diht.trainer.losses.rows import (
 )
 
 TILE_ELEMENTS = 8 * 2**20
-"""Default size of a tile in elements: 32 MiB of float32. Smaller ones need less memory, and more and smaller
-matrix products."""
+"""Default size of a tile in elements: 32 MiB of float32. Smaller tiles need less memory but more products."""
 
 
 class Tile(NamedTuple):
@@ -53,8 +52,8 @@ class Passes(Protocol):
 
     @staticmethod
     def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the largest s_ij of each row's negatives, S(1 + beta) and S(beta), each (c,). Logits may be
-        overwritten. All are -inf for a row without negatives. The caller does not use S(beta) if beta is 0."""
+        """Return the largest s_ij of each row's negatives, S(1 + beta) and S(beta), each (c,). A row without negatives
+        has -inf. Logits may be overwritten. The caller does not use S(beta) if beta is 0."""
 
     @staticmethod
     def gradient(
@@ -73,7 +72,7 @@ class _Options(NamedTuple):
 
 
 def tile_rows(b: int, n: int, elements: int | None = None) -> int:
-    """Return the number of rows of a tile, at least 1; several rows have at most `elements` similarities."""
+    """Return the number of rows of a tile: as many as have at most `elements` similarities, but at least 1."""
     return max(1, min(b, (elements or TILE_ELEMENTS) // max(n, 1)))
 
 
@@ -130,8 +129,8 @@ def hn_nce_rows_chunked(
     chunk: int | None = None,
     passes: type[Passes] = TorchPasses,
 ) -> RowLosses:
-    """Compute `hn_nce_rows` in tiles, with the same arguments and result, in memory O((b + n) d) and about two tiles. A
-    tile has at most `chunk` rows (None: as many as `tile_rows` returns), and `passes` computes on it. Also raises
+    """Compute `hn_nce_rows` in tiles, with the same arguments and result, in memory O((b + n) d) and about two tiles.
+    `passes` computes on tiles of at most `chunk` rows, by default as many as `tile_rows` returns. Also raises
     ValueError for a `chunk` below 1."""
     check_constants(alpha, beta)
     chunk = tile_rows(len(x_bd), len(y_nd)) if chunk is None else chunk

@@ -1,7 +1,7 @@
 """HN-NCE by row tiles on a GPU, with Triton kernels that read each tile of logits once.
 
 Matrix products are torch's, and the formulas are those of `chunked`. The kernels compute masks from columns and hashes,
-and write the gradient in place, so a tile, one at a time, is the only tensor of its size. Triton's interpreter
+and write the gradient in place, so the only tensor of a tile's size is the tile itself. Triton's interpreter
 (TRITON_INTERPRET=1 when this module is imported) runs the kernels on a CPU, slowly, which the tests use.
 """
 

@@ -19,22 +19,20 @@ from open_diht.trainer.losses.loss import Loss, Statistics
 from open_diht.trainer.losses.rows import hn_nce_rows
 
 EAGER_BYTES = 256 * 2**20
-"""Largest matrix of logits, in bytes, for which `implementation: auto` takes eager, which holds several of them."""
+"""Largest matrix of logits, in bytes, for which `implementation: auto` takes eager. Eager holds several of them."""
 
 
 def fitting_scale(beta: float) -> float:
-    """Return the initial factor of the cosine that suited the short runs of the study best.
-
-    Negatives weigh e^(beta s), where s is the cosine times the learned scale, so beta sharpens a scale that is already
-    too sharp. The study tried initial scales with four values of beta and two lengths; the best on held-out pairs was
-    this one, within the resolution of its grid (docs/which-beta.md).
-    """
+    """Return the initial factor of the cosine that suited the short runs of the study best. Negatives weigh e^(beta s),
+    where s is the cosine times the learned scale, so beta sharpens a scale that is already too sharp. The study tried
+    initial scales with four values of beta and two lengths; the best on held-out pairs was this one, within the
+    resolution of its grid (docs/which-beta.md)."""
     return 10 / (1 + 2 * beta)
 
 
 @cache
 def without_kernels(device: torch.device) -> str:
-    """Return a reason why Triton's kernels cannot run on a GPU, or an empty string if none is found."""
+    """Return the reason why Triton's kernels cannot run on a GPU, or ""."""
     if find_spec("triton") is None:
         return "the package is not installed"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
@@ -75,10 +73,10 @@ class HnNce(Loss):
     """Do not use pairs with equal captions or equal images as negatives of each other. Otherwise
     they tend to be the hardest ones. (ours)"""
     implementation: Literal["auto", "eager", "tiles", "triton"] = "auto"
-    """Implementation, which changes the result only by rounding. eager: the whole matrix of similarities
-    at once. tiles: a few rows at a time, in memory O(n d). triton: tiles by GPU kernels that read each
-    tile once. auto: triton on a GPU that it supports, if the package and a C compiler are installed;
-    otherwise eager if the matrix takes at most 256 MiB and `chunk` is not set, else tiles."""
+    """Implementation, which changes the result only by rounding. eager: the whole matrix of similarities at once.
+    tiles: a few rows at a time, in memory O(n d). triton: tiles by GPU kernels that read each tile once. auto: triton
+    on a GPU that it supports, if the package and a C compiler are installed. Otherwise auto is eager if the matrix
+    takes at most 256 MiB and `chunk` is not set, and tiles if not."""
     chunk: Positive | None = None
     """Rows of a tile. None: tiles of at most 32 MiB, or 128 MiB with triton, or of one row."""
 

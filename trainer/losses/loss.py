@@ -47,7 +47,7 @@ class Loss(ABC):
             y_nd: the same of the columns.
             scale: scalar factor of the cosine, exp of the learned log scale.
             offset: row i belongs to column `offset` + i.
-            mine: (b, k) hashes of caption and image of the rows; None: no duplicates are known.
+            mine: (b, k) hashes of caption and image of the rows. With None no duplicates are known.
             all_of: (n, k) hashes of the columns; pairs that share one are duplicates (`rows.duplicates`).
 
         Returns:
@@ -85,7 +85,7 @@ class Loss(ABC):
             scale: scalar factor of the cosine, exp of the learned log scale.
             bias: scalar learned bias, if the loss is `biased`.
             hashes: (b, k) int64 hashes; pairs that share one are duplicates.
-            ranks: the ranks of the run; None: this process alone.
+            ranks: the ranks of the run. By default this process alone.
 
         Returns:
             The mean over rows and directions (one if `symmetric`), and the means of the statistics.

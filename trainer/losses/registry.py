@@ -26,8 +26,8 @@ def register(loss: type[Loss]) -> type[Loss]:
 
 
 def loss_of(values: Loss | Mapping[str, Any]) -> Loss:
-    """Return the loss called `name` (default hn_nce), with the other values as its settings; return a `Loss` as it is.
-    Raises `BadValue` if `values` is not a section, the name is unknown, or settings are wrong."""
+    """Build the loss called `name` (default hn_nce), with the other values as its settings. A `Loss` is returned as it
+    is. Raises `BadValue` if `values` is not a section, the name is unknown, or settings are wrong."""
     if isinstance(values, Loss):
         return values
     name = values.get("name", HnNce.name) if isinstance(values, Mapping) else HnNce.name

@@ -35,7 +35,7 @@ class RowLosses(NamedTuple):
     hit: Tensor
     """(b,) bool: the positive is more similar than every negative, if there are any; ties are misses."""
     hardest: Tensor
-    """(b,) fraction of the weighted sum that is due to the hardest negative; 0 for a row without negatives."""
+    """(b,) fraction of the weighted sum that is due to the hardest negative. A row without negatives has 0."""
 
 
 def check_constants(alpha: float, beta: float) -> None:
@@ -82,7 +82,7 @@ def _by_kind(hashes: Tensor) -> tuple[Tensor, ...]:
 
 
 def _joint(hashes: Sequence[Tensor]) -> Tensor:
-    """Return one hash per row, which is equal for rows with equal hashes of every kind."""
+    """Return one hash per row. Rows with equal hashes of every kind have equal ones."""
     joint = hashes[0]
     for other in hashes[1:]:
         joint = joint * _ODD + other  # int64 wraps around
@@ -90,7 +90,7 @@ def _joint(hashes: Sequence[Tensor]) -> Tensor:
 
 
 def require_negatives(count: Tensor, alpha: float) -> None:
-    """Raise ValueError if alpha is 0 and a row has no negatives, since its loss log(alpha) does not exist."""
+    """Raise ValueError if alpha is 0 and a row has no negatives: its loss log(alpha) does not exist."""
     if alpha == 0 and bool((count == 0).any()):
         raise ValueError(
             "alpha is 0 and a row of the batch has no negatives, so that its loss is undefined: use a batch in "
@@ -99,7 +99,7 @@ def require_negatives(count: Tensor, alpha: float) -> None:
 
 
 def row_losses(positive: Tensor, negatives: Tensor, alpha: float) -> Tensor:
-    """Return the losses (b,) of rows; that of a row without negatives, whose sum N_i is -inf, is log(alpha)."""
+    """Return the losses (b,) of rows. A row without negatives, whose sum N_i is -inf, has the loss log(alpha)."""
     if alpha == 0:
         return negatives - positive
     return math.log(alpha) - logsigmoid(positive + math.log(alpha) - negatives)  # softplus(x) = -logsigmoid(-x)
@@ -117,13 +117,11 @@ def hn_nce_rows(
     mine: Tensor | None = None,
     all_of: Tensor | None = None,
 ) -> RowLosses:
-    """Compute HN-NCE of rows x (b, d) against columns y (n, d), in memory O(b n); the reference of the other forms.
-
-    The arguments are those of `Loss.rows` and the constants: `alpha`, 0 to 1, `beta`, at least 0, and `detach_weights`,
+    """Compute HN-NCE of rows x (b, d) against columns y (n, d), in memory O(b n); the reference of the other forms. The
+    arguments are those of `Loss.rows` and the constants: `alpha`, 0 to 1, `beta`, at least 0, and `detach_weights`,
     which holds the weights w constant in the gradient. Columns that share a hash with the row are not negatives, and
     n-1 becomes the number of negatives left. Raises ValueError if a constant is out of range, or alpha is 0 and a row
-    has no negatives.
-    """
+    has no negatives."""
     check_constants(alpha, beta)
     b, n = len(x_bd), len(y_nd)
     count = negatives_per_row(b, n, mine, all_of, x_bd.device)
