@@ -149,8 +149,8 @@ class Dask(PortableBackend):
                 yield client
 
     def address(self) -> str:
-        """Return the address of the scheduler, which may be given as a scheduler file: from the option, from the variable
-        if the option is not given, or by default that of `make dask-up`. Raise RunnerError if it is neither."""
+        """Return the address of the scheduler, which may be given as a scheduler file: from the option, by default from
+        the variable, and without both that of `make dask-up`. Raise RunnerError if it is neither."""
         asked = self.workers.scheduler or os.environ.get(VARIABLE) or ADDRESS
         if os.path.isfile(asked):
             try:
