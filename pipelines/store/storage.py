@@ -78,7 +78,7 @@ def store_errors(path: StorePath, error: type[Exception], then: str) -> Abstract
     def translation(found: Exception) -> Exception | None:
         if is_local(path) or not is_of_store(found):
             return None
-        return error(f"{path} cannot be read from its store ({in_words(found)}); {then}")
+        return error(f"{path} cannot be read or written in its store ({in_words(found)}); {then}")
 
     return translated(translation)
 

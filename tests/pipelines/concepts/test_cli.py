@@ -60,7 +60,7 @@ def test_data_in_a_store_that_does_not_answer(dead_store, tmp_path, tiny, capsys
     words = ["--data", f"{dead_store}/x", "--output", str(tmp_path / "o"), "--teacher", tiny[0], "--weights", tiny[1]]
     assert cli.main(words) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: s3://bucket/x cannot be read from its store (EndpointConnectionError")
+    assert said.startswith("error: s3://bucket/x cannot be read or written in its store (EndpointConnectionError")
     assert said.count("\n") == 1 and "check DATA" in said and not [*tmp_path.iterdir()]
 
 
