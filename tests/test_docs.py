@@ -299,9 +299,9 @@ def test_every_guarantee_names_tests_that_exist():
     assert named > 50
 
 
-def test_the_readme_is_short_and_its_image_small():
+def test_the_readme_is_short_and_pictures_are_small():
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
-    for name in ("report.png", "rejected-pair.png"):
+    for name in ("view.png", "rejected-pair.png"):
         assert (REPOSITORY / "docs/images" / name).stat().st_size < 300_000
 
 

@@ -277,6 +277,7 @@ def saved(content: Any) -> bytes:
         ("zip.ckpt", b"PK\x03\x04 and no more"),
         ("array.npy", b"\x93NUMPY"),
         ("nothing.pt", saved({})),
+        ("code.pt", saved({"state_dict": {}, "code": Path("x")})),
     ],
 )
 def test_files_that_hold_no_weights_are_one_line(name: str, content: bytes, tmp_path: Path) -> None:

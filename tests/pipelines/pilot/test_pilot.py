@@ -43,7 +43,7 @@ def _forecast(output: Path) -> dict[str, Any]:
 
 
 def test_the_truth_of_the_full_run_lies_in_the_interval(manifest, tmp_path, filtering, capsys):
-    full = filtering(manifest, tmp_path / "full", stages=("captions",), unit_rows=500)
+    full = filtering(manifest, tmp_path / "full", stages=("captions",), unit_rows=GROUP)
     arguments = _arguments(manifest, tmp_path / "out", "--units", "12")
     assert main(arguments) == 0
     said = capsys.readouterr().out
@@ -57,6 +57,11 @@ def test_the_truth_of_the_full_run_lies_in_the_interval(manifest, tmp_path, filt
         assert found["low"] <= rows <= found["high"], name
         assert found["high"] - found["low"] < ROWS / 2 and found["basis"] == "measured"
         assert name in said
+    of_work = ("captions", "decide", "pair_keys"), ("data", "commits", "dead")
+    parts = [tmp_path / "full" / "work" / stage / part for stage in of_work[0] for part in of_work[1]]
+    for place, folders in (("kept", [tmp_path / "full" / "kept"]), ("work", parts)):
+        found, size = content["forecast"]["stored"][place], sum(p.stat().st_size for f in folders for p in f.glob("*"))
+        assert found["low"] <= size <= found["high"], (place, size, found)
     hours = content["forecast"]["core_hours"]["all"]["value"]
     assert hours > 0
 

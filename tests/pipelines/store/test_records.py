@@ -37,6 +37,9 @@ def results(output: Path) -> dict[str, bytes]:
 
 WHOLE = {
     "kept": "decide:",
+    "rejected": "decide:",
+    "work/decide/data": "decide:",
+    f"shards/{UNIT}-000.tar": "export: the files of 1 unit ",
     f"kept/part-{UNIT}.parquet": "decide: the files of 1 unit are missing or damaged",
     "work/captions/data": "captions: the files of 4 units are missing or damaged",
     "work/pair_keys/data": "pair_keys:",
