@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from importlib.metadata import distribution, distributions
 from pathlib import Path
 
-from open_diht.common.command_line import OK, Parser, WrongUse, exit_status
+from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, refuse_empty
 from open_diht.common.installation import NAME
 
 RECIPES = {
@@ -41,12 +41,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     """Run the command line, by default that of this process. Return the exit status."""
     parser = Parser(prog=prog, description="Writes the recipes for a cluster, and prints what to run next.")
     parser.add_argument("name", choices=RECIPES, help="where to run")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="folder to write into (default: the name)")
+    parser.add_argument("--to", metavar="DIR", help="folder to write into (default: the name)")
     return exit_status(lambda: _deploy(parser.parse_args(arguments)))
 
 
 def _deploy(options: Namespace) -> int:
-    to = (options.to or Path(options.name)).absolute()
+    refuse_empty(options, "to")
+    to = Path(options.to or options.name).expanduser().absolute()
     files, commands = {}, []
     for recipe in RECIPES[options.name]:
         text = _adapted((_HERE / "deploy" / recipe).read_text(encoding="utf-8"), shlex.quote(str(to)))
@@ -54,14 +55,17 @@ def _deploy(options: Namespace) -> int:
         commands += _COMMAND.findall(text) if recipe.startswith(f"{options.name}/") else []
     if "Dockerfile" in files:
         files |= {_wheel_name(): _wheel(), "constraints.txt": _versions().encode()}
-    if differ := [name for name in files if (to / name).exists() and (to / name).read_bytes() != files[name]]:
-        raise WrongUse(
-            f"{to} has other files of the names {', '.join(differ)}; remove them, or name a folder with --to"
-        )
-    to.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (to / name).write_bytes(content)
-        (to / name).chmod(0o755 if name.endswith(".sh") else 0o644)
+    try:
+        if differ := [name for name in files if (to / name).exists() and (to / name).read_bytes() != files[name]]:
+            raise WrongUse(
+                f"{to} has other files of the names {', '.join(differ)}; remove them, or name a folder with --to"
+            )
+        to.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (to / name).write_bytes(content)
+            (to / name).chmod(0o755 if name.endswith(".sh") else 0o644)
+    except OSError as error:
+        raise WrongUse(f"{to} cannot be written ({error.strerror}); name another folder with --to") from error
     print(f"{to} has {', '.join(files)}. Read them, put in your values, then:\n", *commands, sep="\n")
     return OK
 
@@ -69,7 +73,12 @@ def _deploy(options: Namespace) -> int:
 def _adapted(text: str, to: str) -> str:
     """Return a recipe of the repository with this Python in place of a checkout's, for files in the folder `to`."""
     python = shlex.quote(sys.executable)
+    major, minor = sys.version_info[:2]
     for old, new in (
+        # The versions that an image gets are those of this Python.
+        (r"(?:(?<=python)|(?<=python:))3\.11", f"{major}.{minor}"),
+        (r"python311", f"python{major}{minor}"),
+        (r"sys\.version_info < \(3, 11\)", f"sys.version_info[:2] != ({major}, {minor})"),
         (r"^COPY setup\.py .* /src/$", f"COPY {_wheel_name()} constraints.txt /src/"),
         (r"^COPY (\w+) /src/\1\n", ""),
         (r"/src\[", f"/src/{_wheel_name()}["),
@@ -97,6 +106,7 @@ def _wheel() -> bytes:
     about, found = distribution(NAME), io.BytesIO()
     info = f"open_diht-{about.version}.dist-info"
     texts = {"METADATA": about.read_text("METADATA") or about.read_text("PKG-INFO") or "", "RECORD": ""}
+    texts |= {"entry_points.txt": about.read_text("entry_points.txt") or ""}
     texts |= {"WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
     with zipfile.ZipFile(found, "w", zipfile.ZIP_DEFLATED) as wheel:
         for folder, folders, names in os.walk(_HERE, followlinks=True):  # of a checkout, links to its folders
@@ -111,7 +121,9 @@ def _wheel() -> bytes:
 
 def _versions() -> str:
     """Return the versions of all installed packages but this one, without the mark of a build such as `+cpu`."""
-    versions = {found.name: found.version.partition("+")[0] for found in distributions()}
+    # Of two distributions of a name Python imports the first; a folder that a broken installation left has no name.
+    found = [one for one in reversed([*distributions()]) if one.metadata and one.name and one.version]
+    versions = {one.name: one.version.partition("+")[0] for one in found}
     return "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()) if name != NAME)
 
 

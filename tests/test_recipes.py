@@ -63,6 +63,31 @@ def test_files_of_another_content_are_named_and_kept(tmp_path: Path, capsys: Pri
     assert mine.read_text() == "mine" and not (tmp_path / "filter.sbatch").exists()
 
 
+@pytest.mark.parametrize(
+    ("to", "said"), [("", "--to is empty"), ("/proc/x/y", "cannot be written"), ("/etc/passwd", "--to")]
+)
+def test_a_folder_that_cannot_be_written_is_one_line(to: str, said: str, capsys: Printed) -> None:
+    assert recipes.main(["slurm", "--to", to]) == WRONG_USE
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_images_have_this_python_and_its_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two distributions of a name the first on the path counts; what has no name is passed over."""
+    first = tmp_path / "first"
+    (first / "numpy-1.99.0.dist-info").mkdir(parents=True)
+    (first / "numpy-1.99.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.99.0\n")
+    (first / "left.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(first))
+    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
+    for name in ("kubernetes", "dataflow", "flink"):
+        assert recipes.main([name, "--to", str(tmp_path / name)]) == OK
+        image = (tmp_path / name / "Dockerfile").read_text()
+        assert not re.search(r"3\.11\b|311|3, 11", image)
+        assert re.search(r"^FROM python:3\.12-slim|version_info\[:2\] != \(3, 12\)", image, re.MULTILINE)
+        assert "numpy==1.99.0\n" in (tmp_path / name / "constraints.txt").read_text()
+
+
 def test_an_unknown_name_lists_the_names(tmp_path: Path, capsys: Printed) -> None:
     assert recipes.main(["slrm", "--to", str(tmp_path / "to")]) == WRONG_USE
     error = capsys.readouterr().err

@@ -38,6 +38,9 @@ def push(folder: Path | str, target: str, *, private: bool = False) -> str:
         from huggingface_hub import CommitOperationAdd
 
         files = [path for path in sorted(here.iterdir()) if path.is_file()]
+        for path in files:
+            if not os.access(path, os.R_OK):
+                raise CannotPush(f"{path} cannot be read; mend its permissions, and run the same command")
         with explained(address, CannotPush, f"; the model is kept in {folder}. Run the same command to try again"):
             api = client()
             api.create_repo(address.repository, private=private, exist_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import open_clip
 
 from open_diht.common.data_root import REFERENCE
-from open_diht.common.encoders import FOLDER, parse_encoder_name
+from open_diht.common.encoders import FOLDER, local_weights, parse_encoder_name
 from open_diht.common.naming import nearest
 from open_diht.common.spelling import spelled
 from open_diht.eval.errors import ModelError, WrongUse
@@ -71,11 +71,14 @@ def load_model(
         raise WrongUse(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
     if not word.strip():
         raise WrongUse("the model has no name; name a folder, an architecture of open_clip, or reference")
-    if word.partition(":")[0] in (FOLDER, OPEN_CLIP):
+    if word.startswith((f"{FOLDER}:", f"{OPEN_CLIP}:")):
         named = parse_encoder_name(word, libraries=(OPEN_CLIP, FOLDER), names=(), what="model")
         if named.weights and pretrained:
             raise WrongUse(f"model {word} names its weights, and --pretrained names others; give only one")
-        word, pretrained = (named.model, named.weights or pretrained) if named.model else (named.weights, None)
+        if named.library == FOLDER:
+            word = str(local_weights(f"model {word}", named.weights, folder=True).absolute())
+        else:
+            word, pretrained = named.model, named.weights or pretrained
     if word == REFERENCE:
         if pretrained or precision != "fp32":
             raise WrongUse("reference has its own weights and precision (fp32); leave out --pretrained and --precision")

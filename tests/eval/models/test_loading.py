@@ -82,6 +82,8 @@ def test_models_are_named_as_presets_and_scores_name_them(folder: Path, tiny: An
             load_model(name, data=folder, pretrained=pretrained)
     with pytest.raises(WrongUse, match="local-dir:<folder>"):
         load_model("local-dir:", data=folder)
+    with pytest.raises(WrongUse, match="/nope is not a folder"):
+        load_model(f"local-dir:{tmp_path}/nope", data=folder)
 
 
 def content(path: Path, what: str) -> Path:
