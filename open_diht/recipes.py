@@ -121,7 +121,7 @@ def _wheel() -> bytes:
 
 def _versions() -> str:
     """Return the versions of all installed packages but this one, without the mark of a build such as `+cpu`."""
-    # Of two distributions of a name Python imports the first; a folder that a broken installation left has no name.
+    # Python imports the first of two distributions of a name. A folder that a broken installation left has no name.
     found = [one for one in reversed([*distributions()]) if one.metadata and one.name and one.version]
     versions = {one.name: one.version.partition("+")[0] for one in found}
     return "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()) if name != NAME)
