@@ -1,8 +1,10 @@
 """Whole runs over manifests that have only urls, with stage dedup: duplicates among images that were downloaded."""
 
+import dataclasses
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -40,7 +42,7 @@ def preset(tmp_path: Path) -> str:
 @pytest.mark.slow
 def test_duplicates_among_downloaded_images(web, polite, preset, tsv, tmp_path, filtering):
     """The same pair, the same bytes at one url or at two, near copies; what fails and what its caption or hash rejects
-    takes nobody's place."""
+    takes nobody's place. A run that lost records asks nobody twice, and ends the same."""
     images = _images(5)
     url = [web.page(f"/{n}", body) for n, body in enumerate(images)]
     again = [web.page(f"/again{n}", encoded_again(body)) for n, body in enumerate(images[:2])]
@@ -68,8 +70,9 @@ def test_duplicates_among_downloaded_images(web, polite, preset, tsv, tmp_path, 
     ]
     manifest, output = tsv(tmp_path / "urls.tsv", rows), tmp_path / "out"
 
-    def run() -> Any:
-        return filtering(manifest, output, stages=STAGES, preset=preset, unit_rows=5, download=polite)
+    def run(**more: Any) -> Any:
+        settings = dataclasses.replace(polite, **more)
+        return filtering(manifest, output, stages=STAGES, preset=preset, unit_rows=5, download=settings)
 
     result = run()
     assert result.status == 0 and not result.rows("dead_letter")
@@ -87,3 +90,22 @@ def test_duplicates_among_downloaded_images(web, polite, preset, tsv, tmp_path, 
     shards = read_json(output / "shards" / "manifest.json")
     assert shards["samples"] == counts["kept"]
     assert run().did_nothing
+
+    tables = result.tables()
+    commits = sorted(output.glob("work/*/commits/*"))
+    for record in Random(0).sample(commits, len(commits) // 2):
+        if record.parts[-3] not in ("captions", "download"):
+            record.unlink()
+    assert run().tables() == tables
+    assert len(web.asked) == len(asked), "what was downloaded is at hand"
+    embeddings = {path: path.stat().st_mtime_ns for path in output.glob("work/embeddings/data/*")}
+    (output / "work" / "download" / "commits" / "00000-00001.0000.json").unlink()
+    assert run().tables() == tables
+    assert Counter(web.asked[len(asked) :]) == Counter(["/0", "/2", "/gone", "/html"])
+    assert embeddings == {path: path.stat().st_mtime_ns for path in output.glob("work/embeddings/data/*")}
+
+    before = {path: read_json(path)["fingerprint"] for path in output.glob("work/embeddings/commits/*")}
+    smaller = run(image_size=140)
+    assert smaller.funnel["kept"] + sum(smaller.funnel["rejected"].values()) == len(cases)
+    after = {path: read_json(path)["fingerprint"] for path in before}
+    assert before and all(after[path] != before[path] for path in before), "other images, other embeddings"
