@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(to: str, said: str, capsys:
 
 
 def test_images_have_this_python_and_its_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two distributions of a name the first on the path counts; what has no name is passed over."""
+    """The first of two distributions of a name counts, and what has no name is passed over."""
     first = tmp_path / "first"
     (first / "numpy-1.99.0.dist-info").mkdir(parents=True)
     (first / "numpy-1.99.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.99.0\n")
@@ -82,7 +82,7 @@ def test_images_have_this_python_and_its_versions(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sys, "version_info", (3, 12, 1))
     for name in ("kubernetes", "dataflow", "flink"):
         assert recipes.main([name, "--to", str(tmp_path / name)]) == OK
-        image = (tmp_path / name / "Dockerfile").read_text()
+        image = (tmp_path / name / "Dockerfile").read_text().replace(str(tmp_path), "")
         assert not re.search(r"3\.11\b|311|3, 11", image)
         assert re.search(r"^FROM python:3\.12-slim|version_info\[:2\] != \(3, 12\)", image, re.MULTILINE)
         assert "numpy==1.99.0\n" in (tmp_path / name / "constraints.txt").read_text()
