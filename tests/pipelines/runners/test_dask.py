@@ -16,6 +16,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
+from open_diht.common.run_command import LOADING
 from open_diht.pipelines.engine.jobs import run_units
 from open_diht.pipelines.runners import JobFailed, RunnerError, Workers, make_backend
 from open_diht.pipelines.runners.job import WorkerDied
@@ -402,6 +403,7 @@ def test_a_worker_without_this_project_is_refused_by_its_address(scheduler, bare
         client.wait_for_workers(3, timeout=60)
         run = start(*arguments, "--output", tmp_path / "out")
         said, _ = run.communicate(timeout=100)
-    assert run.returncode == 2 and said.count("\n") == 1, said
-    assert "error: the Dask worker tcp://127.0.0.1:" in said and "cannot import this program" in said
-    assert "No module named 'open_diht'" in said and not (tmp_path / "out").exists()
+    loading, error = said.splitlines()
+    assert run.returncode == 2 and loading == LOADING
+    assert error.startswith("error: the Dask worker tcp://127.0.0.1:") and "cannot import this program" in error
+    assert "No module named 'open_diht'" in error and not (tmp_path / "out").exists()
