@@ -15,9 +15,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
+
+CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+"""Names of the program on PATH, by preference."""
 
 CAPTION = "Countdown to launch"
 """Beginning of the caption of the pair, whose photograph (SpaceX) is in the public domain."""
@@ -35,10 +40,22 @@ KEEP = """beginning => {
   for (const one of [...shown.parentElement.children]) if (one !== shown) one.remove();
 }"""
 """Leaves only the pair and the funnel of the report."""
-
-
 THRESHOLDS = "thresholds?captions.min_complexity=2&text_spotting.min_chars=9"
 """The page of thresholds, two of which are moved."""
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """Start the system's Chromium, without a screen, for the `with` block. Raises SystemExit if none is on PATH."""
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if found is None:
+        raise SystemExit("no Chromium on PATH; on Debian: apt-get install chromium-headless-shell fonts-dejavu-core")
+    # Chromium refuses to run as root with its sandbox.
+    no_sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=found, args=no_sandbox)
+        yield chromium
+        chromium.close()
 
 
 def main(output: str, folder: str) -> None:
@@ -48,27 +65,22 @@ def main(output: str, folder: str) -> None:
         output: a finished output of `make filter` on the sample.
         folder: where to write.
     """
-    found = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium"))), None)
-    # Chromium refuses to run as root with its sandbox.
-    no_sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
     view = subprocess.Popen(
         [sys.executable, "-m", "open_diht", "view", "--output", output], stdout=subprocess.PIPE, text=True
     )
     assert view.stdout is not None
     try:
         address = view.stdout.readline().split()[0]
-        with sync_playwright() as started:
-            browser = started.chromium.launch(executable_path=found, args=no_sandbox)
-            report = browser.new_page(viewport={"width": 1100, "height": 900}, color_scheme="light")
+        with browser() as chromium:
+            report = chromium.new_page(viewport={"width": 1100, "height": 900}, color_scheme="light")
             report.goto((Path(output) / "report.html").resolve().as_uri())
             report.evaluate(KEEP, CAPTION)
-            thresholds = browser.new_page(viewport={"width": 1200, "height": 800}, color_scheme="light")
+            thresholds = chromium.new_page(viewport={"width": 1200, "height": 800}, color_scheme="light")
             thresholds.goto(address + THRESHOLDS)
             for name, shown in (("rejected-pair", report.locator("#picture")), ("view", thresholds.locator("body"))):
                 shown.screenshot(path=Path(folder) / f"{name}.png")
                 words = " ".join(shown.inner_text().split()).replace(output, "out/sample")
                 (Path(folder) / f"{name}.txt").write_text(words + "\n", encoding="utf-8")
-            browser.close()
     finally:
         view.terminate()
         view.wait()

@@ -24,7 +24,6 @@ from tests.hub_server import Hub
 
 settings.register_profile("tests", deadline=None)  # an example may take as long as the machine is busy, or traced
 settings.load_profile("tests")
-CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.hookimpl(trylast=True)
@@ -83,15 +82,13 @@ def ocr_models() -> None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium as the system has it; skips where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if found is None:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
+    from benchmarks import pictures
+
+    if not any(map(shutil.which, pictures.CHROMIUM)):
         pytest.skip("no Chromium on PATH; on Debian: apt-get install chromium-headless-shell fonts-dejavu-core")
-    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []  # which Chromium asks of root
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=found, args=as_root)
-        yield browser
-        browser.close()
+    with pictures.browser() as started:
+        yield started
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ The word behind the three marks of a code block says what becomes of it here:
 - `text`, `bibtex`: shown.
 """
 
-import argparse
 import os
 import re
 import runpy
@@ -36,6 +35,7 @@ from open_diht.filters.presets import load_preset, preset_names
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.runners.beam_options import check_beam_options
 from open_diht.trainer.config_files import load_config
+from tests.command_lines import of_make, understood
 from tests.pipelines.conftest import filter_manifest
 
 pytestmark = pytest.mark.usefixtures("commands_in_process")
@@ -52,7 +52,6 @@ TEXTS = sorted(
     )
     for path in REPOSITORY.glob(pattern)
 )
-QUIET = {"CI": "", "MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": "0"}
 OURS = r"open_diht\b"
 EXAMPLE = ".venv/bin/python examples/"
 OTHERS = (
@@ -114,24 +113,6 @@ def typed(*starts: str) -> list[str]:
     return [line for line in lines() if line.startswith(starts)]
 
 
-class Parsed(BaseException):
-    """The command line was understood; what would follow is another test's."""
-
-
-def understood(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> tuple[argparse.Namespace, list[str]]:
-    """What the parser that `run` comes to makes of its arguments, and what it leaves; nothing else is done."""
-    parse = argparse.ArgumentParser.parse_known_args
-
-    def parse_only(self: argparse.ArgumentParser, *given: Any, **named: Any) -> Any:
-        raise Parsed(*parse(self, *given, **named))
-
-    with monkeypatch.context() as patched, pytest.raises(Parsed) as parsed:
-        patched.setattr(argparse.ArgumentParser, "parse_known_args", parse_only)
-        run()
-    options, rest = parsed.value.args
-    return options, rest
-
-
 def check(module: str, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The module's own parser takes the arguments; what it leaves are options of Beam."""
     with monkeypatch.context() as patched:
@@ -141,16 +122,6 @@ def check(module: str, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch
         check_beam_options(rest, options.runner)
     else:
         assert not rest
-
-
-def of_make(command: str) -> list[list[str]]:
-    """Return the words behind `open-diht` of each of our commands that a `make` line runs."""
-    words = shlex.split(command)
-    done = subprocess.run(
-        [words[0], "-n", *words[1:]], cwd=REPOSITORY, env=os.environ | QUIET, capture_output=True, text=True
-    )
-    assert done.returncode == 0 and "Nothing to be done" not in done.stdout, done.stderr
-    return [shlex.split(line) for line in re.findall(r"\.venv/bin/open-diht (.*)", done.stdout)]
 
 
 def test_blocks_say_what_they_are():
@@ -166,7 +137,7 @@ def test_every_line_is_checked_or_of_another_program():
 
 @pytest.mark.parametrize("command", typed("make "))
 def test_make_lines_are_understood(command, monkeypatch):
-    for words in of_make(command):
+    for words in of_make(*shlex.split(command)[1:]):
         if words != ["weights"]:  # it would look whether the weights are there
             options, rest = understood(partial(cli.main, words), monkeypatch)
             check_beam_options(rest, getattr(options, "runner", "direct"))

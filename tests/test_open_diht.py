@@ -5,11 +5,9 @@ import contextlib
 import os
 import re
 import runpy
-import shlex
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,41 +19,10 @@ from open_diht import cli
 from open_diht.common.command_line import Parser
 from open_diht.common.installation import remedy
 from open_diht.common.run_command import LOADING
+from tests.command_lines import of_make, understood
 from tests.wheel import build_wheel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-class Parsed(BaseException):
-    """The command line was understood; what would follow is another test's."""
-
-
-def options(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the first parser that `run` comes to makes of its arguments."""
-    parse = argparse.ArgumentParser.parse_known_args
-
-    def parse_only(self: argparse.ArgumentParser, *given: Any, **named: Any) -> Any:
-        raise Parsed(vars(parse(self, *given, **named)[0]))
-
-    with monkeypatch.context() as patched, pytest.raises(Parsed) as parsed:
-        patched.setattr(argparse.ArgumentParser, "parse_known_args", parse_only)
-        run()
-    (found,) = parsed.value.args
-    return dict(found)
-
-
-def of_make(target: str, *variables: str) -> list[str]:
-    """Return the words behind `open-diht` of the command that a target runs."""
-    done = subprocess.run(
-        ["make", "-n", target, *variables],
-        cwd=REPOSITORY,
-        env={**os.environ, "MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": "0"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (line,) = re.findall(r"\.venv/bin/open-diht (.*)", done.stdout)
-    return shlex.split(line)
 
 
 def as_module(module: str, *arguments: str) -> None:
@@ -86,8 +53,9 @@ def as_module(module: str, *arguments: str) -> None:
     ],
 )  # fmt: skip
 def test_a_command_is_what_its_target_is(target, variables, arguments, monkeypatch):
-    expected = options(lambda: cli.main([target, *arguments]), monkeypatch)
-    assert options(lambda: cli.main(of_make(target, *variables)), monkeypatch) == expected
+    expected, _ = understood(lambda: cli.main([target, *arguments]), monkeypatch)
+    (words,) = of_make(target, *variables)
+    assert understood(lambda: cli.main(words), monkeypatch)[0] == expected
 
 
 @pytest.mark.usefixtures("commands_in_process")

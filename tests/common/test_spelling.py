@@ -13,8 +13,8 @@ import pytest
 
 from open_diht import cli
 from open_diht.common.spelling import MAKE_VARIABLES, spelled, spelled_option
+from tests.command_lines import understood
 from tests.test_makefile import MAKEFILE, QUIET, TARGETS
-from tests.test_open_diht import options
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("open_diht", "common", "filters", "pipelines", "trainer", "eval")
@@ -92,7 +92,7 @@ def of_shell(command: str, cwd: Path = REPOSITORY) -> list[str]:
 
 def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     assert Path(words[0]).name == "open-diht"
-    return options(lambda: cli.main(words[1:]), monkeypatch)
+    return vars(understood(lambda: cli.main(words[1:]), monkeypatch)[0])
 
 
 def test_a_message_spells_no_command_by_itself() -> None:
