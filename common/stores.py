@@ -109,7 +109,7 @@ def translated(translation: Callable[[Exception], Exception | None]) -> Iterator
 
 
 def in_words(error: BaseException) -> str:
-    """Return an error of a store's client as one line."""
+    """Return an error of a client, which may span lines, as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

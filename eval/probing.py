@@ -111,14 +111,17 @@ def training_split(task: Task, data: DataSet, session: Session, metric: str) -> 
         return None, []
     try:
         support = open_support(task, data, session.root, session.memo)
-        names, labels = class_names(task, data).texts, set(np.asarray(support.labels).tolist())
-        if lacking := [name for number, name in enumerate(names) if number not in labels]:
-            few = f"{len(lacking)} of {len(names)} classes have no image in {support.place}"
-            raise DataMissing(f"{few}: {', '.join(lacking[:5])}")
     except DataMissing as error:
         return None, [missing(task.name, "few_shot", metric, f"training split: {error}")]
     except DataBroken as error:
         return None, [broken_data(task.name, "few_shot", metric, error)]
+    assert support.labels is not None  # a training split has labels
+    names = class_names(task, data).texts
+    lacking = np.setdiff1d(np.arange(len(names)), support.labels)
+    if len(lacking):
+        few = f"{len(lacking)} of {len(names)} classes have no image in {support.place}"
+        first = ", ".join(names[number] for number in lacking[:5])
+        return None, [missing(task.name, "few_shot", metric, f"training split: {few}: {first}")]
     return support, []
 
 

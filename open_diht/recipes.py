@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from importlib.metadata import distribution, distributions
 from pathlib import Path
 
-from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, refuse_empty
+from open_diht.common.command_line import OK, Parser, WrongUse, command, refuse_empty
 from open_diht.common.installation import NAME
 
 RECIPES = {
@@ -37,12 +37,12 @@ _COMMAND = re.compile(r"^#   (.*)$", re.MULTILINE)
 """A line of a command in the comments of a recipe."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.recipes") -> int:
-    """Run the command line, by default that of this process. Return the exit status."""
+def parse(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.recipes") -> Namespace:
+    """Parse the command line, by default that of this process."""
     parser = Parser(prog=prog, description="Writes the recipes for a cluster, and prints what to run next.")
     parser.add_argument("name", choices=RECIPES, help="where to run")
     parser.add_argument("--to", metavar="DIR", help="folder to write into (default: the name)")
-    return exit_status(lambda: _deploy(parser.parse_args(arguments)))
+    return parser.parse_args(arguments)
 
 
 def _deploy(options: Namespace) -> int:
@@ -68,6 +68,9 @@ def _deploy(options: Namespace) -> int:
         raise WrongUse(f"{to} cannot be written ({error.strerror}); name another folder with --to") from error
     print(f"{to} has {', '.join(files)}. Read them, put in your values, then:\n", *commands, sep="\n")
     return OK
+
+
+main = command(parse, _deploy)
 
 
 def _adapted(text: str, to: str) -> str:

@@ -38,17 +38,20 @@ def push(folder: Path | str, target: str, *, private: bool = False) -> str:
         from huggingface_hub import CommitOperationAdd
 
         files = [path for path in sorted(here.iterdir()) if path.is_file()]
-        for path in files:
-            if not os.access(path, os.R_OK):
-                raise CannotPush(f"{path} cannot be read; mend its permissions, and run the same command")
-        with explained(address, CannotPush, f"; the model is kept in {folder}. Run the same command to try again"):
-            api = client()
-            api.create_repo(address.repository, private=private, exist_ok=True)
-            done = api.create_commit(
-                address.repository,
-                [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files],
-                commit_message="Model of open-diht",
-            )
+        try:
+            with explained(address, CannotPush, f"; the model is kept in {folder}. Run the same command to try again"):
+                api = client()
+                api.create_repo(address.repository, private=private, exist_ok=True)
+                done = api.create_commit(
+                    address.repository,
+                    [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files],
+                    commit_message="Model of open-diht",
+                )
+        except OSError as error:  # of the disk: those of the hub are explained
+            where = error.filename or folder
+            raise CannotPush(
+                f"{where} cannot be read ({error.strerror or error}); mend it and run the command again"
+            ) from error
     return str(done.commit_url)
 
 

@@ -16,6 +16,7 @@ import requests
 
 from open_diht.common.files import publish_bytes, sync
 from open_diht.common.naming import counted
+from open_diht.common.stores import in_words
 from open_diht.eval.errors import FetchFailed
 
 Say = Callable[[str], None]
@@ -81,7 +82,7 @@ def _from_url(url: str, path: Path, folder: Path) -> Path:
     try:
         return Path(source.fetch(path.name, downloader=transfer))
     except requests.RequestException as error:
-        raise FetchFailed(f"{url} could not be fetched ({_line(error)}); run the same command again") from None
+        raise FetchFailed(f"{url} could not be fetched ({in_words(error)}); run the same command again") from None
 
 
 def size_of(url: str) -> int | None:
@@ -89,7 +90,7 @@ def size_of(url: str) -> int | None:
     try:
         answer = requests.head(url, headers=PLAIN, allow_redirects=True, timeout=WAIT_S)
     except requests.RequestException as error:
-        raise FetchFailed(f"the size of {url} could not be read ({_line(error)})") from None
+        raise FetchFailed(f"the size of {url} could not be read ({in_words(error)})") from None
     _refuse_status(url, answer)
     return int(answer.headers["Content-Length"]) if answer.ok and "Content-Length" in answer.headers else None
 
@@ -98,10 +99,6 @@ def _refuse_status(url: str, answer: requests.Response) -> None:
     if answer.status_code in (401, 403, 404):
         what = "does not exist" if answer.status_code == 404 else "is refused"
         raise FetchFailed(f"{url} {what} ({answer.status_code})")
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def named_digest(path: Path, algorithm: str) -> str:

@@ -61,6 +61,16 @@ def test_wrong_words(target, token, says, hub, folder, monkeypatch, capsys):
     assert says in capsys.readouterr().err and not hub.repositories
 
 
+def test_a_file_that_cannot_be_read_is_named(hub, folder, monkeypatch, capsys):
+    def denied() -> None:
+        raise PermissionError(13, "Permission denied", str(folder / "README.md"))
+
+    monkeypatch.setattr("open_diht.trainer.hub.client", denied)
+    assert main([str(folder), "hf://me/small"]) == 1
+    error = capsys.readouterr().err
+    assert f"error: {folder}/README.md cannot be read (Permission denied); mend it" in error and error.count("\n") == 1
+
+
 def test_a_folder_that_is_no_export(hub: Hub, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "README.md").unlink()
     assert main([str(folder), "hf://me/small"]) == 2
