@@ -41,7 +41,7 @@ class EncoderName:
     model: str
     """The model's name. It is "" for a folder, which describes its own model."""
     weights: str
-    """File or folder, or "" if the name contains none."""
+    """File or folder. It is "" if the name gives no weights."""
 
 
 def parse_encoder_name(
@@ -72,7 +72,7 @@ def check_installed(encoder: str, modules: Sequence[str], extra: str) -> None:
 
 
 def local_weights(encoder: str, place: str | Path, *, folder: bool = False) -> Path:
-    """Return the path of existing weights, a file or a `folder`. Raise EncoderError if there is none."""
+    """Return the path of existing weights, a file or a `folder`. Raise EncoderError if it does not exist."""
     path = Path(place)
     if not (path.is_dir() if folder else path.is_file()):
         what = "folder" if folder else "file"

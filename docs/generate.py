@@ -111,7 +111,7 @@ def _fields(kind: type[Any], prefix: str = "") -> Iterator[str]:
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
-    """Return the default as Markdown; empty if there is none."""
+    """Return the default as Markdown. It is empty for a field without a default."""
     if field.default is not dataclasses.MISSING:
         return f"`{_yaml(field.default)}`"
     if field.default_factory is dataclasses.MISSING:

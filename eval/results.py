@@ -36,7 +36,7 @@ class Result:
     value: float | None
     """The number. If it is None, `missing` in `protocol` gives the reason."""
     low: float | None
-    """Lower end of the 95 % interval. None if there is no number, or too few items or draws."""
+    """Lower end of the 95 % interval. It is None if there is no number, or too few items or draws."""
     high: float | None
     n: int
     protocol: Mapping[str, Any] = field(default_factory=dict)

@@ -126,7 +126,7 @@ class Paired:
     difference: float
     """Metric of B minus metric of A."""
     low: float | None
-    """Lower end of the interval. None if there are too few items or draws."""
+    """Lower end of the interval. It is None if there are too few items or draws."""
     high: float | None
     p: float | None
     """Two-sided p value of "no difference". None if `low` is None."""

@@ -68,7 +68,7 @@ class TrainingOutcome:
     checks: dict[str, Share]
     """Measures of the last check; empty if the run was stopped or nothing is measured."""
     export: Path | None
-    """The folder of the exported model. None if the run was stopped, or if WORKDIR is a URL (see `export` there)."""
+    """The folder of the exported model. It is None if the run was stopped, or if WORKDIR is a URL (see `export`)."""
 
 
 def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log.info) -> TrainingOutcome:

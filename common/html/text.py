@@ -52,7 +52,7 @@ def prose(text: str, limit: int = 400) -> str:
 
 def marked(text: str, spans: Iterable[TextSpan], limit: int = 400) -> str:
     """Return `text` as HTML with some ranges marked. They may overlap; ranges beyond the text are ignored. A longer
-    text is cut to `limit` characters: a window around the first `overlap` span, or the beginning if there is none."""
+    text is cut to `limit` characters around the first `overlap` span. Without such a span its beginning stays."""
     inside = sorted(
         (span for span in spans if 0 <= span.start < span.end <= len(text)), key=lambda span: (span.start, span.end)
     )

@@ -28,7 +28,7 @@ class Probe:
     """(C,), in units of the cosine: the logit scale multiplies it too."""
     logit_scale: float
     solution: Solution | None
-    """The solver's final state. None if there was nothing to solve."""
+    """The solver's final state. It is None if there was nothing to solve."""
 
     def scores(self, features: Tensor) -> Tensor:
         """Return logits (n, C) of features (n, d)."""

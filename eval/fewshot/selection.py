@@ -70,7 +70,7 @@ class Selection:
 
     @property
     def loss(self) -> float | None:
-        """The held-out cross-entropy of the choice. None if the choice is fixed."""
+        """The held-out cross-entropy of the choice. It is None if the choice is fixed."""
         return self.losses[self.index] if self.losses else None
 
 

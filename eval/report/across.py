@@ -34,7 +34,7 @@ class AverageRow:
     """Number of tasks of this kind without a number, which are not counted."""
     value: float
     low: float | None
-    """Lower end. None if the items of a task are not stored, lack its metric, or are too few."""
+    """Lower end. It is None if the items of a task are not stored, lack its metric, or are too few."""
     high: float | None
 
 

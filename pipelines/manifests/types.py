@@ -51,7 +51,7 @@ class FileInfo:
     """Size, and hash of the first and last 64 KiB. Set by `inspect`."""
     stamp: Stamp | None = field(default=None, compare=False)
     """Stamp of the file at inspection. While it and `read_as` stay the same, this information holds without another
-    inspection. None if the stamp would hold only the size."""
+    inspection. It is None if the stamp would hold only the size."""
     read_as: str = field(default="", compare=False)
     """Fingerprint of everything else that this depends on: how the data set is read, and the code's versions."""
     row_groups: tuple[int, ...] = ()

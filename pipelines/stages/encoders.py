@@ -112,11 +112,12 @@ class Network:
     images: Callable[[Any], Any]
     """Maps a batch of such tensors, (b, 3, h, w), to vectors (b, d)."""
     tokens: Callable[[Sequence[str]], Any] | None = None
-    """Converts texts to a tensor (b, l) of constant length l. None if the model takes texts unconverted or has none."""
+    """Converts texts to a tensor (b, l) of constant length l. It is None if the model has no
+    texts or takes them unconverted."""
     texts: Callable[[Any], Any] | None = None
-    """Maps tokens, or texts if `tokens` is None, to vectors (b, d). None if the model has no texts."""
+    """Maps tokens, or texts if `tokens` is None, to vectors (b, d). It is None if the model has no texts."""
     temperature: float | None = None
-    """Divisor of cosines before a softmax. None if the model has no texts."""
+    """Divisor of cosines before a softmax. It is None if the model has no texts."""
 
 
 class Encoder:
