@@ -124,8 +124,9 @@ def _wheel() -> bytes:
 
 def _versions() -> str:
     """Return the versions of all installed packages but this one, without the mark of a build such as `+cpu`."""
-    # Python imports the first of two distributions of a name. A folder that a broken installation left has no name.
-    found = [one for one in reversed([*distributions()]) if one.metadata and one.name and one.version]
+    # Python imports the first of two distributions of a name. A folder that a broken installation left has no metadata,
+    # and where `importlib_metadata` has replaced Python's reader, asking for its name is an error.
+    found = [one for one in reversed([*distributions()]) if one.read_text("METADATA") or one.read_text("PKG-INFO")]
     versions = {one.name: one.version.partition("+")[0] for one in found}
     return "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()) if name != NAME)
 

@@ -72,8 +72,12 @@ def test_a_folder_that_cannot_be_written_is_one_line(to: str, said: str, capsys:
     assert said in error and error.count("\n") == 1
 
 
-def test_images_have_this_python_and_its_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first of two distributions of a name counts, and what has no name is passed over."""
+@pytest.mark.parametrize("reader", ["importlib.metadata", "importlib_metadata"])  # PaddleOCR imports the second
+def test_images_have_this_python_and_its_versions(
+    reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of two distributions of a name counts, and what has no metadata is passed over."""
+    pytest.importorskip(reader)
     first = tmp_path / "first"
     (first / "numpy-1.99.0.dist-info").mkdir(parents=True)
     (first / "numpy-1.99.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.99.0\n")
