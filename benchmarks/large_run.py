@@ -55,15 +55,17 @@ def make_tar(captions: list[str], folder: Path, rows: int, number: int) -> None:
     path = folder / f"{number:05d}.tar"
     if path.exists():
         return
-    found = io.BytesIO()
-    Image.new("RGB", (8, 8), "gray").save(found, "JPEG")
-    with tarfile.open(path.with_suffix(".part"), "w") as tar:
-        for row in range(number * TAR_ROWS, min(rows, (number + 1) * TAR_ROWS)):
-            text = captions[row % len(captions)] + (f" {row}" if row >= len(captions) else "")
-            for ending, content in zip(("jpg", "txt"), (found.getvalue(), text.encode()), strict=True):
-                member = tarfile.TarInfo(f"{row:09d}.{ending}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8), "gray").save(image, "JPEG")
+    parts = []
+    for row in range(number * TAR_ROWS, min(rows, (number + 1) * TAR_ROWS)):
+        text = captions[row % len(captions)] + (f" {row}" if row >= len(captions) else "")
+        for ending, content in zip(("jpg", "txt"), (image.getvalue(), text.encode()), strict=True):
+            member = tarfile.TarInfo(f"{row:09d}.{ending}")
+            member.size = len(content)
+            # Blocks of 512 bytes, joined here: `TarFile.addfile` would take three times as long.
+            parts += [member.tobuf(), content, bytes(-len(content) % 512)]
+    path.with_suffix(".part").write_bytes(b"".join([*parts, bytes(1024)]))
     path.with_suffix(".part").rename(path)
 
 
