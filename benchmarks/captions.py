@@ -37,7 +37,7 @@ COLD = 2_000
 BASE = "plain `nlp.pipe`"
 PHASES = ("cold", "warm", "seen")
 Side = Callable[[Sequence[str], Sequence[str]], object]
-"""Works on captions and the same captions normalized."""
+"""A function of captions and of the same captions normalized."""
 
 
 def annotated(captions: Sequence[str], parses: Sequence[Parse]) -> pa.Table:
@@ -81,7 +81,7 @@ def measure(captions: Sequence[str]) -> dict[str, dict[str, list[float]]]:
 
 
 def rows(seconds: dict[str, dict[str, list[float]]]) -> Iterator[list[str]]:
-    """Yield each side's rate and median ratios to plain `nlp.pipe`, for `warm` also the lowest and highest."""
+    """Yield each side's rate and median ratios to plain `nlp.pipe`; for `warm` also yield the lowest and highest."""
     for name, warm in seconds["warm"].items():
         cells = (f"{ratios(seconds[phase][BASE], seconds[phase][name])[1]:.2f}" for phase in PHASES)
         low, _, high = ratios(seconds["warm"][BASE], warm)

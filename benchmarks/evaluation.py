@@ -184,7 +184,8 @@ IMAGES = 1000
 
 
 def memory(counts: Sequence[int]) -> None:
-    """Print the growth of the peak memory by retrieval in both directions and by features, each side in a process."""
+    """Print by how much the peak memory grows by retrieval, in both directions, and by features. Each side is a
+    process."""
     sides = ("ours", "clip-benchmark")
 
     def cells(count: int) -> list[str]:

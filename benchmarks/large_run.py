@@ -3,7 +3,7 @@
     python -m benchmarks.large_run FOLDER [--rows 10000000] [--kill-at 0.5] [--workers 2] [--captions FOLDER]
 
 The pairs are made: LAION's 10,000 sample captions in turn, each copy with its own number so that it is another caption,
-beside one JPEG image of 8 x 8 pixels, in tars of 10,000 pairs as img2dataset writes them. They are kept in
+with one JPEG image of 8 x 8 pixels, in tars of 10,000 pairs as img2dataset writes them. They are kept in
 `FOLDER/pairs` (2 KiB a pair). The run is
 
     open-diht filter --input FOLDER/pairs --output FOLDER/out --stages captions,export --export index
@@ -43,7 +43,7 @@ FIRST = "000[01]?.tar"
 
 
 class Took(NamedTuple):
-    """What a run took."""
+    """The time and the memory that a run took."""
 
     seconds: float
     cpu_seconds: float

@@ -42,7 +42,7 @@ def in_turn(
 
 
 def ratios(values: Sequence[float], anchor: Sequence[float]) -> list[float]:
-    """Return (lowest, median, highest) ratio of runs of the same round."""
+    """Return the lowest, median and highest ratio of a run to the anchor's run in the same round."""
     # Per round, so that slow moments of the machine cancel.
     each = [value / known for value, known in zip(values, anchor, strict=True)]
     return [min(each), statistics.median(each), max(each)]

@@ -198,7 +198,7 @@ def readable(folder: Path) -> list[Path]:
 
 
 def captions_of(files: Sequence[Path]) -> dict[str, list[str]]:
-    """Return file stem -> its captions, by the manifest next to the folder, or {} without one."""
+    """Return the captions of each file by its stem, from the manifest next to the folder, or {} without a manifest."""
     manifest = files[0].parent.parent / "manifest.tsv"
     captions: dict[str, list[str]] = {}
     if manifest.is_file():
@@ -209,8 +209,8 @@ def captions_of(files: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def decisions(files: Sequence[Path], strings: Strings, reference: Strings, rule: OverlapRule) -> list[bool]:
-    """Return whether each (image, caption) would be dropped. `strings` were read in the images; those of the
-    `reference` replace a missing caption."""
+    """Return whether each (image, caption) would be dropped. `strings` were read in the images. For an image without a
+    caption, the strings of the `reference` take its place."""
     captions = captions_of(files)
     dropped = []
     for file, found, known in zip(files, strings, reference, strict=True):
@@ -222,7 +222,7 @@ def decisions(files: Sequence[Path], strings: Strings, reference: Strings, rule:
 
 
 def report(groups: dict[str, list[Path]], runs: dict[str, list[dict[str, Any]]]) -> None:
-    """Print the table of some groups of the runs. `groups` maps names to files, `runs` a side to its runs."""
+    """Print the table of some groups of the runs. `groups` maps names to files, and `runs` maps a side to its runs."""
     files = [file for some in groups.values() for file in some]
     reference = joined(runs[REFERENCE][0]["strings"], groups)
     mixed = {name: [mix_ms(run, groups) for run in side] for name, side in runs.items()}

@@ -59,7 +59,7 @@ DRAWN = 0.5
 """Probability that an epoch draws a row without a verb candidate."""
 SEED = 0
 CALIBRATED = 2_000
-"""The activations of as many to twice as many captions, or of all if they are fewer, set the ranges of int8."""
+"""Number of captions whose activations set the ranges of int8. Up to twice as many, or all if fewer, are used."""
 BITS7 = 63
 """Int8 weights of linear layers have seven bits, so no processor without VNNI saturates: 2 * 255 * 63 < 2 ** 15."""
 WIDTH = 384

@@ -55,7 +55,7 @@ def pairs(model: str, batch: int, concepts: int, device: str, side: int | None =
 
 
 def stepper_of(name: str, batch: int, concepts: int, device: str, precision: str, **changes: Any) -> Stepper:
-    """Return a stepper of the trainer, without heads for 0 concepts. `changes` are sections of its configuration."""
+    """Return a stepper of the trainer. 0 `concepts` mean no heads. `changes` are sections of its configuration."""
     base = {
         "data": {"sources": [{"path": "not read"}]},
         "model": {"name": name},

@@ -113,7 +113,7 @@ def exit_status(
 ) -> int:
     """Run `do` and return its exit status. Errors of `wrong_use` (like `WrongUse`, status 2) and `failed` (status 1)
     become at most one line on stderr; others pass through. Ctrl-C, or another signal in a command of `run_command`,
-    prints `stopped` and returns 128 + its number. With None KeyboardInterrupt passes through."""
+    prints `stopped` and returns 128 + its number. If `stopped` is None, KeyboardInterrupt passes through."""
     mistakes: tuple[type[Exception], ...] = (WrongUse, *wrong_use)
     try:
         return do()
@@ -135,8 +135,8 @@ def command(
     ended: Callable[..., int] = exit_status,
     **ends: Any,
 ) -> Callable[..., int]:
-    """Return the `main` of a command, which returns the exit status by `ended(..., **ends)`. It takes `parse`'s
-    arguments, by default the process's, or the result of `parse` as keyword `options`."""
+    """Return the function `main` of a command. It takes the arguments of `parse`, by default those of the process, or
+    the result of `parse` as keyword `options`. It returns the exit status by `ended(..., **ends)`."""
 
     def main(*arguments: Any, options: argparse.Namespace | None = None, **defaults: str) -> int:
         return ended(lambda: do(options or parse(*arguments, **defaults)), **ends)

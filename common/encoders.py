@@ -1,4 +1,4 @@
-"""Encoders by name, for presets and commands: from a name to its weights, and models of open_clip without code.
+"""Find the weights of encoders by name, for presets and commands, and load models of open_clip without their code.
 
     efficientnet-lite0            a built-in encoder
     timm:resnet50                 a model of a library, where the weights may be given separately

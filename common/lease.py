@@ -173,7 +173,7 @@ class Lease:
             self._remove(self._path)
 
     def at_work(self) -> set[str]:
-        """Return the names of the shards that hold a lease, and the name of this one, held or not."""
+        """Return the names of the shards that hold a lease, and that of this shard even if it holds none."""
         valid = (other.lease for other in self._found() if other.counts)
         return {str(lease["shard"]) for lease in valid if lease.get("shard")} | {self._shard} - {""}
 

@@ -67,7 +67,7 @@ class ProgressBar(tqdm):
         }
 
     def move(self, done: int, total: int | None, *, exact: bool = True) -> None:
-        """Show a new state. An unknown `total` is None or 0. One below `done` is raised to it."""
+        """Show a new state. A `total` of None or 0 is unknown, and a `total` below `done` is raised to `done`."""
         self.n, self.total, self.exact = done, total and max(done, total), exact  # an estimated total may be too small
         self.refresh()
 
@@ -102,8 +102,8 @@ class _Lines:
 
 
 def running(done: int, total: int | None, unit: str, seconds: float, *, before: int = 0, exact: bool = True) -> str:
-    """Return the progress line of running work. An unknown `total` is None. The line never shows 100 % for an estimate,
-    which is not `exact`."""
+    """Return the progress line of running work. A `total` of None is unknown. A total that is not `exact` is an
+    estimate, for which the line never shows 100 %."""
     rate, of = _rate(done - before, seconds), f" {unit}" if unit else ""
     said, left = f"{done:>12,}", "-"
     if total:

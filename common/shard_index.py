@@ -118,7 +118,7 @@ class ShardIndex:
 
     @property
     def identity(self) -> str:
-        """The SHA-256 of the tar, or for a part a hash of that and of the listed samples."""
+        """The SHA-256 of the tar. For a part of it, a hash of that SHA-256 and of the listed samples."""
         return hashlib.sha256(f"{self.sha256} {self.part}".encode()).hexdigest() if self.part else self.sha256
 
     @property

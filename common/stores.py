@@ -70,7 +70,7 @@ def is_of_client(error: BaseException) -> bool:
 
 
 def is_of_store(error: BaseException) -> bool:
-    """Return whether an error that is not a disk's may be a store's."""
+    """Return whether an error that does not come from a disk may come from a store."""
     return isinstance(error, OSError) or is_of_client(error)
 
 

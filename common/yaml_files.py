@@ -23,7 +23,7 @@ class BadYaml(ValueError):
 
 class _Loader(yaml.SafeLoader):
     """A safe YAML loader that refuses duplicate keys, where the plain loader keeps the last. Like YAML 1.2, it reads
-    5e-4 as a number and no (the language Norwegian) as a text, where the plain loader reads a text and false."""
+    5e-4 as a number and no (the language Norwegian) as a text. The plain loader reads them as a text and as false."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # A composed node holds the keys as written. Later it also holds keys merged by `<<`, which are no duplicates.

@@ -22,8 +22,8 @@ Score = Callable[[Choice, str], float]
 
 def blind_accuracy(choices: Sequence[Choice]) -> dict[str, float]:
     """Return the accuracy of each text-only rule, where a tie counts half. `shorter` and `longer` count words and
-    punctuation marks. `likelier` compares the mean log-probability of each word after the one before it, by the right
-    captions of other photographs."""
+    punctuation marks. `likelier` compares the mean log-probability of a word given the one before it, counted in the
+    right captions of other photographs."""
     likelihood = _Bigrams(choices)
     rules: dict[str, Score] = {
         "shorter": lambda _, caption: -len(words(caption)),

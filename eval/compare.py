@@ -88,7 +88,7 @@ def to_markdown(comparison: Comparison) -> str:
 
 
 def to_html(comparison: Comparison) -> str:
-    """Return compare.html, one file that shows the same."""
+    """Return compare.html, one file that shows what compare.md shows."""
     return render_page("open_diht.eval.report", "compare.html.j2", found=comparison, parts=_parts(comparison))
 
 

@@ -50,7 +50,7 @@ NOT_SEED_NOISE = (
 OF_LABELS = ("top", "mean_per_class", "mean_per_category", "macro_f1", "worst_group", "roc_auc")
 """Beginnings of the names of metrics that depend on labels."""
 SAME = 1e-6
-"""Largest difference between a number and that of its items, which are summed in different orders."""
+"""Largest difference between a number and the mean of its items, which is summed in another order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +230,7 @@ def _compare_task(
 
 
 def _tested(metric: str, a: Items, b: Items, of_a: Estimate, of_b: Estimate) -> Paired:
-    """Test two means of 0 or 1, one item per image, by McNemar, and other means by the paired t test."""
+    """Test two means by McNemar if their items are 0 or 1, one per image, and otherwise by the paired t test."""
     paired = difference(of_a, of_b)
     if is_mean(metric) and binary(a.hits, b.hits) and len(np.unique(a.clusters)) == len(a.keys):
         # Keep the difference and its standard error; replace the interval and the p value, which both hold

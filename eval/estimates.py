@@ -1,8 +1,8 @@
 """Metrics from outcomes per item, each as a number with every image's influence on it.
 
-Means are linearized over images, mean per class and macro F1 are stratified, the worst group uses
-its own images, ROC-AUC follows DeLong et al. (1988), and average precision uses the jackknife: without
-each image once, in closed form, or for the 11-point variant without groups of images.
+Means are linearized over images, mean per class and macro F1 are stratified, the worst group uses its own images,
+ROC-AUC follows DeLong et al. (1988), and average precision uses the jackknife. The jackknife leaves out each image
+once, in closed form; for the 11-point variant it leaves out groups of images.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from open_diht.eval.metrics.classification import average_precision_11point, sor
 from open_diht.eval.statistics import Estimate, Floats, Lowest, stratified
 
 GROUPS = 50
-"""Maximum number of groups of images that are left out in turn where leaving out single images is too expensive: one
-computation of the metric each, and enough for a variance with 49 degrees of freedom."""
+"""Maximum number of groups of images that are left out in turn, where leaving out single images is too expensive. Each
+group costs one computation of the metric, and 50 are enough for a variance with 49 degrees of freedom."""
 
 
 def mean(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
@@ -258,7 +258,8 @@ def _jackknifed(value: float, left_out: Floats, units: NDArray[Any], truth: NDAr
 
 
 def _without_each(scores: Floats, labels: NDArray[np.bool_]) -> tuple[float, Floats]:
-    """Return the average precision of one class, and (n,) that without each item; unchanged for a sole positive."""
+    """Return the average precision of one class, and (n,) the average precision without each item. Leaving out a sole
+    positive does not change it."""
     order, truth = sorted_truth(scores, labels)
     n, positives = len(truth), int(truth.sum())
     if not positives:

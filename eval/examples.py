@@ -34,8 +34,8 @@ class FoundTexts:
     texts: Sequence[tuple[str, float, bool]]
     """(caption, cosine, whether it is the image's), nearest first."""
     rank: int
-    """Rank, from 1, of its first right caption, or in caption selection 1 plus the wrong ones ahead of its last right
-    one."""
+    """Rank of its first right caption, from 1. In caption selection it is 1 plus the number of wrong captions ahead of
+    its last right one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class FoundImages:
     images: Sequence[tuple[Image.Image, float, bool]]
     """(image, cosine, whether it is the caption's), nearest first."""
     rank: int
-    """Rank of its image, from 1, or of the last one if there are several."""
+    """Rank of the caption's image, from 1. For a cue with several images it is the rank of the last of them."""
     right: int = 1
     """Number of images that belong to it."""
 

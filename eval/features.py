@@ -48,7 +48,7 @@ class Features:
     truncated: int
     """Number of texts that the model truncates."""
     places: np.ndarray | None = None
-    """(n,) row on disk of each, if some share a row. With None the rows are in order."""
+    """(n,) the row on disk of each vector, if several share a row. None means that the rows are in order."""
 
     @functools.cached_property
     def _files(self) -> list[Batch]:

@@ -153,7 +153,8 @@ class LinearProbe:
     classifier: LogisticRegression
     penalty: float
     tried: dict[float, float]
-    """Held-out accuracy of every penalty that was tried. If no image is held out, only 1 is tried and has 0."""
+    """Held-out accuracy of every tried penalty. If no image is held out, only the penalty 1 is tried, with accuracy
+    0."""
     held_out: int
     converged: bool
 
@@ -237,8 +238,8 @@ def best(tried: dict[int, float]) -> int:
 
 
 def held_out(keys: Sequence[str], labels: Labels) -> NDArray[np.bool_]:
-    """Return the mask (n,) of held-out samples: of each class, ordered by a hash of the keys, every HELD_OUT-th from
-    the second on. So a class of one sample keeps it."""
+    """Return the mask (n,) of held-out samples. Each class is ordered by a hash of the keys, and every HELD_OUT-th
+    sample from the second on is held out. The only sample of a class is therefore not held out."""
     # The hash makes the choice independent of the order of the samples.
     digests = [hashlib.sha256(f"held out/{key}".encode(errors="surrogatepass")).digest() for key in keys]
     ranked = np.array(sorted(range(len(keys)), key=digests.__getitem__))

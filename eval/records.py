@@ -64,7 +64,7 @@ def sha256_texts(texts: Iterable[str]) -> str:
 
 
 def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:
-    """Return the object in `path`, or None if it is absent or lacks a key, for files that are then written again."""
+    """Return the object in `path`. Return None if the file is absent or lacks a key: callers then write it again."""
     try:
         found = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -73,8 +73,8 @@ def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:
 
 
 def read_written(path: Path) -> Any:
-    """Return the content of `path`. Return None if it does not exist. Raises `DataBroken` for invalid JSON, for files
-    that only another run can write again."""
+    """Return the content of `path`. Return None if it does not exist. Raises `DataBroken` for invalid JSON, since only
+    another run can write such a file again."""
     try:
         return read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -63,7 +63,8 @@ class Items:
     predicted: np.ndarray
     """(n,) the model's output: a class index, a rank, a candidate's index, or whether a pair is right."""
     label: np.ndarray
-    """(n,) the right output in the same terms, -1 if several may be right, or the category of caption selection."""
+    """(n,) the right output in the same terms, or -1 if several may be right. In caption selection it is the
+    category."""
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Further arrays, such as the scores behind an AUC."""
 

@@ -26,7 +26,8 @@ class Robustness:
     value: float
     """Accuracy minus the expected one, between -1 and 1."""
     low: float | None
-    """Lower end of the 95 % interval over images of both sets, if they have one. The curve is taken as known."""
+    """Lower end of the 95 % interval over images of both sets, None if one lacks an interval. The curve is taken as
+    known."""
     high: float | None
     expected: float
     spread: float

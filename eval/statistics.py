@@ -1,9 +1,9 @@
 """Uncertainty of numbers: intervals for one model, paired tests between two.
 
-A number comes with the part of every image in it: about its influence, divided by the number of images, scaled so that
-the squares of independent images sum to the variance. Parts of one image in several tasks are added before squaring,
-and those of two models on the same image are subtracted. The five captions of one image are not five independent
-observations, so images are counted.
+A number comes with the part of every image in it. This is about the image's influence divided by the number of images,
+scaled so that the squares of independent images sum to the variance. Parts of one image in several tasks are added
+before squaring, and those of two models on the same image are subtracted. The five captions of one image are not five
+independent observations, so images are counted.
 
 A proportion gets the exact interval of Clopper and Pearson (1934) for the number of independent items with the same
 variance, reduced where the variance is poorly known (Korn and Graubard 1998). It holds for few items and near 0 and 1,
@@ -49,7 +49,7 @@ class Estimate:
     """(n,) about how far each image moved the number off its expectation. They sum to 0, their squares to the
     variance."""
     units: NDArray[Any] = field(repr=False)
-    """(n,) distinct images, or groups of images; equal values in another estimate of one set are the same ones."""
+    """(n,) distinct images, or groups of images. Equal values in two estimates of one set are the same images."""
     df: float
     """Degrees of freedom of the variance. Below 1 there are too few items to know it."""
     most: float
@@ -409,7 +409,8 @@ def _correlations(names: Sequence[Hashable], units: Sequence[NDArray[Any]], part
 
 
 def _satterthwaite(total: float, spread: float, otherwise: float) -> float:
-    """Return the degrees of freedom of a sum of variances; `spread` is the sum of their squares, each over its own."""
+    """Return the degrees of freedom of a sum of variances. `spread` is the sum of their squares, each divided by its
+    own degrees of freedom."""
     return total**2 / spread if spread > 0 else otherwise
 
 

@@ -148,9 +148,9 @@ def _group_results(
     task: Task, groups: np.ndarray, hits: Mapping[str, np.ndarray], bursts: np.ndarray | None, record: Mapping[str, Any]
 ) -> list[Result]:
     """Return the accuracies `hits` of the worst group. A task about worst groups also gets those of each group, unless
-    there are more than GROUPS. `groups` (n,) are names, such as regions of the world. Among many groups the worst is
-    partly low by chance, through its smallest groups, so if some groups are large, the worst of these is reported
-    too."""
+    there are more than GROUPS. `groups` (n,) are names, such as regions of the world. Among many groups the worst one
+    is partly low by chance, since small groups vary most. If some groups are large, the worst of these is reported too.
+    """
     names, counts = np.unique(groups, return_counts=True)
     sizes = dict(zip(names.tolist(), counts.tolist(), strict=True))
     record = {**record, "chance": None}

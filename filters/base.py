@@ -39,9 +39,9 @@ class CaptionEvidence:
     """Rows with the annotations of their captions."""
 
     rows: pa.Table
-    """`uid`, `caption` (null where the row has none), the columns of `captions.annotate.SCHEMA` if captions
-    were annotated (null where a column rejects the row and, except `parsed`, where a lean run did not parse), and
-    the values of the columns that the preset has conditions on (see `open_diht.filters.columns`)."""
+    """`uid` and `caption`, null where the row has none. If captions were annotated, also the columns of
+    `captions.annotate.SCHEMA`. They are null where a column rejects the row and, except for `parsed`, where a lean run
+    did not parse. Last come the columns that the preset has conditions on (see `open_diht.filters.columns`)."""
     decided: CaptionDecisions | None
     """The preset's counts for each row, or None if captions were not annotated."""
 

@@ -58,8 +58,8 @@ RECORD = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
-"""One row per requested image. `status` is ok, or why there is no result. Boxes are four corners (x, y) in pixels of
-the original. `sha256` and `bytes` describe the image as stored, null if its bytes were not read."""
+"""One row per requested image. `status` is ok or the reason why there is no result. Boxes are four corners (x, y) in
+pixels of the original. `sha256` and `bytes` describe the image as stored, and are null if its bytes were not read."""
 
 _SCORES = {
     CLIP_SCORE: "The similarity of a model's embeddings of image and caption is too low",
@@ -109,7 +109,8 @@ class StageFilter(Protocol):
 
 @runtime_checkable
 class MeasuringFilter(StageFilter, Protocol):
-    """A filter that exposes its numbers: in columns of kept/ and rejected/, and those with conditions in histograms."""
+    """A filter that exposes its numbers in columns of kept/ and rejected/, and those with conditions in histograms
+    too."""
 
     @property
     def conditions(self) -> Sequence[ColumnCondition]:
@@ -205,12 +206,12 @@ class Decisions:
     asked: Bools
     """(n,): whether a row reached the caption filters, that is, no condition on a column rejected it."""
     overlaps: NDArray[np.int64]
-    """(n,): characters of the longest match of caption and text in the image; `NOT_READ` if the image was not
-    read, or a filter on captions or columns rejects the row."""
+    """(n,): characters of the longest match of caption and text in the image. It is `NOT_READ` if the image was not
+    read, or if a filter on captions or columns rejects the row."""
     found: NDArray[np.int64] | None = None
-    """(n,): index of each row's record, -1 if a filter on captions or columns rejects the row. None without records."""
+    """(n,): index of each row's record, or -1 if a filter on captions or columns rejects the row. None: no records."""
     measured: dict[str, pa.Array] = field(default_factory=dict)
-    """The numbers of `MeasuringFilter`s by column, (n,) each; null also if an earlier filter rejects the row."""
+    """The numbers of `MeasuringFilter`s by column, (n,) each, null also for rows that an earlier filter rejects."""
     rows: pa.Table | None = None
     """The rows with the one caption that their decision is about, or None if all have one caption each."""
     each: EachCaption | None = None
@@ -371,7 +372,7 @@ def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) 
 
 
 def _indices(ordinals: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the index of each ordinal in ascending `known`, -1 for missing ones."""
+    """Return the index of each ordinal in ascending `known`. An ordinal that is missing there gets -1."""
     if not len(known):
         return np.full(len(ordinals), -1, np.int64)
     indices = np.searchsorted(known, ordinals)

@@ -34,7 +34,7 @@ _BINS_BESIDE = 20
 """Reach of a histogram beyond its thresholds, in bins; values further out are counted in the outermost bins."""
 
 _FIELDS = {"min": "min", "max": "max", "in": "among", "not_in": "not_among", "missing": "missing"}
-"""Key in a preset -> name of the field."""
+"""Maps a key in a preset to the name of the field."""
 
 _EXACT = 2**53 - 1
 """Integers up to this value are compared exactly, because numbers are stored as float64."""

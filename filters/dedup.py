@@ -10,8 +10,10 @@ import pyarrow as pa
 from open_diht.common.fields import Count, Positive, Range, check_fields
 
 COPIES = pa.schema([("duplicate_of", pa.string()), ("duplicate_similarity", pa.float32())])
-"""Columns of rejected rows: the uid of the row that they duplicate, which a later kind may reject, and their cosine
-to the row that made them duplicates (with `against: all`, not always that one; null for exact duplicates)."""
+"""Columns of rejected rows. `duplicate_of` is the uid of the row that they duplicate, which a later kind may reject.
+The cosine is to the row that made them duplicates, which with `against: all` may be a third row. It is null for exact
+duplicates.
+"""
 
 
 class DuplicateCounts(TypedDict):
@@ -30,8 +32,8 @@ class DedupRule:
     counted even if they are not rejected."""
 
     pairs: bool = True
-    """Reject a pair with the same URL and caption as an earlier one (`duplicate_pair`); without a URL,
-    the same image (its bytes, or its name if it was not read) and caption."""
+    """Reject a pair with the same URL and caption as an earlier one (`duplicate_pair`). Without a URL, the caption and
+    the image must be the same; an image that was not read is compared by its name."""
     images: bool = False
     """Reject a pair whose image has the same bytes as an earlier one (`duplicate_image`). Off by
     default, because the same image with another caption is another pair."""
@@ -47,9 +49,9 @@ class DedupRule:
     """Which of the duplicates stays: the `first` in the input; the one `far` from the center of its
     cluster, as in SemDeDup; or the one `near` it."""
     against: Literal["kept", "all"] = "kept"
-    """In the order of `keep`, an image is compared with the images before it that stay (`kept`), or with
-    all before it (`all`, as in SemDeDup: this may reject more, and the distance from a rejected image
-    to the one that stays may exceed eps)."""
+    """In the order of `keep`, an image is compared with the images before it: with those that stay (`kept`), or with
+    all of them (`all`, as in SemDeDup). With `all` more may be rejected, and the distance from a rejected image to the
+    one that stays may exceed eps."""
     clusters: Count = 0
     """Number of k-means clusters, fewer if k-means is trained on fewer images; images in different clusters
     are not compared. 0: one for every 8,000 images, at most 50,000."""

@@ -66,7 +66,7 @@ def _captions(each: EachCaption, rows: Reasons) -> dict[str, pa.Array]:
 
 
 def _where(known: NDArray[np.bool_] | None, values: pa.Array) -> pa.Array:
-    """Return the values, null where `known` is false."""
+    """Return the values, with null where `known` is false."""
     if known is None or known.all():
         return values
     return pc.if_else(pa.array(known), values, pa.scalar(None, values.type))
@@ -87,8 +87,8 @@ def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.Chunked
 def rejected_rows(
     table: pa.Table, reasons: Reasons, stages: Mapping[str, str], copies: pa.Table | None = None
 ) -> pa.Table:
-    """Return the rejected ones of n rows from `output_rows`, with `stage`, `reason` and any columns of `copies`, n rows
-    of `COPIES`."""
+    """Return the rejected rows among the n rows of `output_rows`, with the columns `stage` and `reason`. If `copies`, n
+    rows of `COPIES`, is given, its columns are added."""
     gone = ((reasons != KEPT) & (reasons != DEAD)).astype(bool)
     table, reasons = table.filter(pa.array(gone)), reasons[gone]
     table = table.append_column("stage", pa.array([stages[reason] for reason in reasons], pa.string()))

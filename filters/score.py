@@ -30,7 +30,7 @@ class MaskedRule:
     min: Cosine | None = None
     """Rows with a lower masked score are rejected (`masked_score`)."""
     keep: Kept | None = None
-    """Alternative to `min`: the fraction of the scored rows that stays, those with the highest scores."""
+    """Alternative to `min`: the fraction of the scored rows to keep. The rows with the highest scores stay."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -49,15 +49,15 @@ class NegativesRule:
     min: Finite | None = None
     """Rows with a lower corrected score are rejected (`neg_clip_loss`)."""
     keep: Kept | None = None
-    """Alternative to `min`: the fraction of the scored rows that stays, those with the highest scores."""
+    """Alternative to `min`: the fraction of the scored rows to keep. The rows with the highest scores stay."""
     batch_size: Annotated[int, Range(at_least=2, at_most=2**20)] = 32_768
-    """Rows of a batch, at most the number of rows. The default is the paper's, which is that of OpenAI's training."""
+    """Rows of a batch, or all rows if there are fewer. The default is the paper's, and that of OpenAI's training."""
     batches: Positive = 10
     """Number of batches of different rows to average over; fewer if there are not enough rows. The
     default is the paper's."""
     temperature: Above0 | None = None
-    """Similarities are divided by this; null: the model's own temperature (0.01 for OpenAI's
-    models, as in the paper)."""
+    """Similarities are divided by this. null: the model's own temperature, 0.01 for OpenAI's models and in the
+    paper."""
     seed: Count = 0
     """Seed of the choice of batches."""
 
@@ -74,7 +74,7 @@ class ScoreRule:
     """Rows whose image and caption have a lower similarity are rejected (`clip_score`). The similarity is the cosine of
     the embeddings of the model that the run names; its scale depends on the model."""
     keep: Kept | None = None
-    """Alternative to `min`: the fraction of the scored rows that stays, those with the highest scores."""
+    """Alternative to `min`: the fraction of the scored rows to keep. The rows with the highest scores stay."""
     masked: MaskedRule | None = None
     """The score without the text in the image; `{}` measures it and rejects nothing."""
     negatives: NegativesRule | None = None

@@ -20,13 +20,13 @@ from open_diht.filters.captions.annotate import SCHEMA
 OTHERS = "others"
 """Column with the captions after the first of a row."""
 OTHER_CAPTIONS = f"{OTHERS}.list.element.caption"
-"""Path of their texts in a Parquet file, to read them without their annotations."""
+"""Path of the texts of these captions in a Parquet file, to read them without their annotations."""
 BATCH_ROWS = 200
 """Rows of a batch, each of which may have as many captions as `manifests.types.MAX_CAPTIONS` permits."""
 
 
 def others_field(annotated: bool) -> pa.Field:
-    """Return the field of the column `OTHERS`; `annotated`: whether captions are parsed."""
+    """Return the field of the column `OTHERS`. `annotated` says whether captions are parsed."""
     return pa.field(OTHERS, pa.list_(pa.struct([("caption", pa.string()), *(SCHEMA if annotated else ())])))
 
 
@@ -56,8 +56,8 @@ def captions_of(rows: pa.Table) -> list[str]:
 
 
 def each_caption(rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64] | None]:
-    """Return a table with one row per caption, in the order of the rows and with their other columns, and the index of
-    the row of each (m,). If the column `OTHERS` is missing, return the rows themselves and None."""
+    """Return a table with one row per caption, in the order of the rows and with their other columns, and (m,) the
+    index of each caption's row. If the column `OTHERS` is missing, return the rows themselves and None."""
     if OTHERS not in rows.column_names:
         return rows, None
     counts = np.asarray(pc.fill_null(pc.list_value_length(rows[OTHERS]), 0)).astype(np.int64)

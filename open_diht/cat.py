@@ -46,8 +46,8 @@ TABLE = pa.schema(
 PREFIX = "cat_"
 """Prefix of the columns that `Cat.batch` adds."""
 MANY = 16
-"""From this many values other than None on, a column without any usable value is taken for the wrong column and not for
-bad rows. A last batch of a few rows may all be bad, and must not end a run; sixteen in a row hardly are."""
+"""If a column has at least this many values other than None and none is usable, it is taken for the wrong column. With
+fewer values the rows are taken for bad ones, because a small last batch may be all bad and must not end a run."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Decisions:
     """The decisions of CAT, one for each caption, in the order of the captions."""
 
     table: pa.Table
-    """`reason` (null: kept), `complexity`, `actions`, `objects`, `attributes`, `spotted`, `overlap`, as in kept/ and
-    rejected/ of a run; a value that the cascade did not reach is null."""
+    """One row per caption: `reason` (null if kept), `complexity`, `actions`, `objects`, `attributes`, `spotted`,
+    `overlap`, as in kept/ and rejected/ of a run. A value that the cascade did not reach is null."""
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -68,7 +68,7 @@ class Decisions:
 
     @property
     def reason(self) -> list[str | None]:
-        """Reason of the first filter that rejects each pair, why the pair is unreadable, or None for a kept pair."""
+        """Reason of the first filter that rejects each pair, or why it cannot be read. It is None for a kept pair."""
         return self.table["reason"].to_pylist()
 
 
@@ -264,7 +264,7 @@ class CatBatch:
 
 
 def _typed(values: list[Any], type: pa.DataType) -> list[Any]:
-    """Return Python values with the numbers of their Arrow type, from which Arrow infers it again."""
+    """Return Python values with numbers of NumPy's types, from which Arrow infers the given type again."""
     if pa.types.is_list(type):
         return [None if one is None else _typed(one, type.value_type) for one in values]
     if pa.types.is_struct(type):
@@ -341,7 +341,8 @@ def _is_text(value: Any) -> bool:
 
 
 def _images(images: Sequence[Any]) -> list[Any]:
-    """Return the images as a list. Raise TypeError for no sequence, or if `MANY` are given and none is an image."""
+    """Return the images as a list. Raise TypeError if they are not a sequence, or if at least `MANY` values are given
+    and none is an image."""
     if isinstance(images, str | bytes | Mapping):
         raise TypeError(f"images is a {type(images).__name__}; pass a list with one image for each caption")
     values = _listed(list(images) if isinstance(images, np.ndarray) else images)  # its tolist would list each pixel

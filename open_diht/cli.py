@@ -3,8 +3,8 @@
     open-diht filter --dataset laion400m --input '/data/laion400m/*.parquet' --output /data/laion400m-cat
 
 Options and defaults are those of the targets of the same names: `make filter DATASET=sample` is
-`open-diht filter --dataset sample`. Exit status: that of the command; 2 where it is unknown or its extra is not
-installed.
+`open-diht filter --dataset sample`. The exit status is that of the command, or 2 if the command is unknown or its extra
+is not installed.
 """
 
 from __future__ import annotations

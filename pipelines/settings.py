@@ -63,10 +63,10 @@ class RunSettings:
     publisher: Publisher | None = None
     """Publishes the files in `output` when the run is complete. With None, nothing is published."""
     license: str | None = None
-    """License of the results, for their data set card, by default that of the source."""
+    """License of the results in their data set card. By default it is that of the source."""
     stages: tuple[str, ...] = STAGES
-    """Stages to run, of `STAGES` and of plugins; a filter that needs one which does not run rejects nothing. `download`
-    applies only to manifests with URLs and no images, `score` only if a model is given."""
+    """Stages to run, from `STAGES` and plugins. A filter whose stage does not run rejects nothing. `download` applies
+    only to manifests with URLs and no images, `score` only if a model is given."""
     lean: bool = False
     """Do not parse captions without a possible verb. A preset that requires an action rejects them anyway; their other
     annotations stay null. Only for runs on captions alone."""
@@ -79,8 +79,8 @@ class RunSettings:
     """(i, n): annotate every n-th unit, starting at unit i, 0 <= i < n. A run without a shard, or the last shard
     if no unit is missing then, completes the output."""
     unit_rows: int | None = None
-    """Rows of a unit, approximately and where a file can be divided, by default chosen by the size of the input and the
-    workers. Fixed by the first run on an output folder."""
+    """Approximate rows of a unit, where a file can be divided. By default it is chosen by the size of the input and the
+    workers. The first run on an output folder fixes it."""
     export: str = SHARDS
     """Export format, of `EXPORTS`. shards: new tars; index: the input's tars stay, and an index of each lists the kept
     samples that training can use."""

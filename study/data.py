@@ -129,7 +129,7 @@ SETS = {
 
 
 def web_set(side: int | None) -> str:
-    """Return the name of the set of web pairs: as features (None), or as images."""
+    """Return the name of the set of web pairs as images, or as features if `side` is None."""
     return "web" if side is None else "web-images"
 
 
@@ -158,8 +158,8 @@ class Data:
         return self._web_images[side]
 
     def flickr8k(self, split: str, side: int | None = None) -> Captioned:
-        """Return Flickr8k's photographs with captions, as pixels, or features standardized by the web's training pairs.
-        Raises `SetMissing`, for features also if the web pairs are missing."""
+        """Return Flickr8k's photographs with captions, as pixels, or as features standardized by the web's training
+        pairs. Raises `SetMissing` if the photographs or, for features, the web pairs are missing."""
         return self._captioned(split, self._stored(self._tar(f"flickr8k-{split}"), side))
 
     def flickr8k_of_teacher(self, split: str) -> Captioned:

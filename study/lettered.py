@@ -67,7 +67,7 @@ class Plan:
     photograph: NDArray[np.int64]
     """(n,) the photograph of each image."""
     text: tuple[str | None, ...]
-    """(n,) the text written in it, or None."""
+    """(n,) the text written in each image, or None."""
     captions: tuple[str, ...]
     """(m,) own caption of each pair."""
     position: NDArray[np.float64]

@@ -90,7 +90,7 @@ def render(rows: Rows) -> dict[str, str]:
 
 
 def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, Any]:
-    """Return tables, plots and words of one track by claim, and the suffix of its plots' names."""
+    """Return the tables, plots and sentences of one track by claim, and the suffix of its plots' names."""
     of_track = {claim: [row for row in each if row.arm.track == track] for claim, each in found.items()}
     compared = {name: lines(rows, table, track) for name, table in TABLES.items()}
     suffix = "" if track == CPU else f"-{track}"

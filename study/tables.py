@@ -42,7 +42,7 @@ class Line:
     a: str
     found: tuple[Compared, ...]
     repeats: float | None
-    """How often B saw each of its pairs (for `select`, each kept pair). It is None if its row does not have it."""
+    """How often B saw each of its pairs (for `select`, each kept pair). It is None if the row of B lacks this."""
 
     @property
     def verdict(self) -> str:

@@ -73,9 +73,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(to: str, said: str, capsys:
 
 
 @pytest.mark.parametrize("reader", ["importlib.metadata", "importlib_metadata"])  # PaddleOCR imports the second
-def test_images_have_this_python_and_its_versions(
-    reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_have_this_python_and_its_versions(reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first of two distributions of a name counts, and what has no metadata is passed over."""
     pytest.importorskip(reader)
     first = tmp_path / "first"

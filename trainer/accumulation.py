@@ -31,7 +31,7 @@ class Losses:
 
     contrastive: Loss
     concepts: Mapping[str, float] = field(default_factory=dict)
-    """Head name to the factor of its loss."""
+    """Maps the name of a head to the factor of its loss."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """Command line of `open-diht train`.
 
-Exit status: 0 trained to the end; 1 the run failed; 2 wrong use; 130 or 143 stopped by SIGINT or SIGTERM after
-saving, or without saving: by either while the program loads, or by a Ctrl-C after the first signal; 129 stopped
-without saving when its terminal was closed; 141 if the reader of the output has closed it.
+Exit status: 0 trained to the end; 1 the run failed; 2 wrong use; 130 or 143 stopped by SIGINT or SIGTERM after saving;
+129 stopped without saving when its terminal was closed; 141 if the reader of the output has closed it. A signal while
+the program loads, or a Ctrl-C after the first signal, also gives 130 or 143, but then nothing is saved.
 """
 
 from __future__ import annotations

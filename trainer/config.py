@@ -20,7 +20,7 @@ Factor = Annotated[float, Range(at_least=0, at_most=1e6)]
 
 
 def _yes_or_no(value: Any) -> str:
-    """Return a word that YAML 1.1 reads as true or false, below a value that open_clip takes as it is, or ""."""
+    """Return the first word in a value or in the values of nested dicts that YAML 1.1 reads as true or false, or ""."""
     if isinstance(value, dict):
         return next(filter(None, map(_yes_or_no, value.values())), "")
     return value if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off") else ""
@@ -109,7 +109,7 @@ class ConceptSettings:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Head name to the factor of its loss, for the heads that are trained."""
+        """Maps the name of a head to the factor of its loss, for the heads that are trained."""
         both = {"objects": self.objects, "attributes": self.attributes}
         return {head: weight for head, weight in both.items() if weight}
 

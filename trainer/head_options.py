@@ -19,7 +19,7 @@ class HeadSettings:
     epochs: Positive = 10
     """Passes over the samples. The best one on the validation samples is kept."""
     min_steps: Positive = 50
-    """About the fewest steps in all. On small data there are more passes than `epochs`, to reach it."""
+    """Approximate minimum number of steps in all. On small data, more passes than `epochs` are made to reach it."""
     batch_size: Positive = 256
     """Samples per step."""
     learning_rate: Above0 = 1e-3

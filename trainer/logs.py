@@ -166,7 +166,7 @@ class Pulse:
         self._failed: BaseException | None = None
 
     def say(self, text: str) -> None:
-        """Report a line. Raises the error that a line of the thread met, such as a closed output."""
+        """Report a line. If the thread failed to report an earlier one, raise its error, such as a closed output."""
         if self._failed is not None:
             raise self._failed
         self._said = time.monotonic()

@@ -236,7 +236,7 @@ class _Run:
         self.ranks.barrier()
 
     def go(self) -> TrainingOutcome:
-        """Take steps to the end of the run and export the model, or to a stop request and save."""
+        """Take steps to the end of the run and export the model. After a stop request, save instead."""
         if self.parent is not None:
             self._save()  # unless already saved; from here on the run does not need its parent
         if self.check_due:

@@ -124,7 +124,8 @@ def _kept(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) 
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free bytes that this rank may use: of its GPU, or its part of the machine's or control group's."""
+    """Return the bytes that this rank may use: the free memory of its GPU, or on a CPU an equal part of what is
+    free."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # unused cache is free

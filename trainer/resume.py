@@ -205,7 +205,8 @@ def _opened(path: str, cache_folder: str | None, ranks: Ranks) -> Iterator[tuple
 
 
 def _named(path: str, cache_folder: str | None) -> tuple[str, int]:
-    """Return the folder and step of the checkpoint at `branch.path`, or of the newest one if that is a WORKDIR."""
+    """Return the folder and step of the checkpoint at `branch.path`. For a WORKDIR they are those of its newest
+    checkpoint."""
     named = absolute(path).rstrip("/")
     folder, _, name = named.rpartition("/")
     step = step_of(name)

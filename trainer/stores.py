@@ -1,9 +1,9 @@
 """Stores of files and folders, on a disk or behind an fsspec URL, and uploading in the background.
 
-A file, or a folder, is put into a store whole or not at all, even if the process is killed, where
-the store writes single files atomically, as object stores do. They cannot rename a folder atomically, so
-there one of its files is the *last*: it is uploaded last and removed first, and a folder without it is being
-written or removed, or was left by a run that ended in between.
+If a store writes single files atomically, as object stores do, a file or a folder is put into it whole or not at all,
+even if the process is killed. Object stores cannot rename a folder atomically, so there one of its files is the *last*:
+it is uploaded last and removed first, and a folder without it is being written or removed, or was left by a run that
+ended in between.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class FsspecStore:
             self.fs.put_file(str(file), inside)
 
     def download(self, name: str, folder: Path) -> None:
-        """Copy all files of a folder, "" for the whole store, to the disk."""
+        """Copy all files of a folder to the disk. A `name` of "" stands for the whole store."""
         for path in self.files(name):
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +232,7 @@ class FsspecStore:
 
     @contextmanager
     def _asking(self, path: str) -> Iterator[str]:
-        """Yield the file system's name of a path. Turn errors in the block into `StoreError`, but FileNotFoundError."""
+        """Yield the file system's name of a path. Turn errors in the block but FileNotFoundError into `StoreError`."""
 
         def translation(error: Exception) -> StoreError | None:
             missing = isinstance(error, FileNotFoundError)

@@ -32,7 +32,7 @@ _EVERY_S = 10.0
 
 
 class Workdir:
-    """The folder that a run writes to. If WORKDIR is a URL, it also has the store of its copies."""
+    """The folder that a run writes to. If WORKDIR is a URL, it also has the store that keeps the copies."""
 
     def __init__(self, folder: Path, store: FsspecStore | None = None, clock: Callable[[], float] = time.monotonic):
         self.folder, self.store, self.uploads = folder, store, Uploads()
@@ -71,7 +71,8 @@ class Workdir:
                 (self.folder / name).write_bytes(self.store.read(name))
 
     def grown(self, now: bool = False) -> None:
-        """Upload log and curves to a URL: always if `now`, otherwise if no upload runs and the last is seconds ago."""
+        """Upload log and curves to a URL if no upload runs and the last one is seconds ago. `now` uploads in any
+        case."""
         due = now or (self.uploads.idle and self._clock() - self._uploaded_at >= _EVERY_S)
         if self.store is not None and due:
             self._uploaded_at = self._clock()

@@ -54,8 +54,8 @@ def bar(parts: Iterable[tuple[str, float]]) -> str:
 
 
 def interval_bar(value: float, low: float | None, high: float | None, chance: float | None) -> str:
-    """Return a track from 0 to 100 % with the value, its interval, and a tick at chance, all fractions. None omits
-    one."""
+    """Return a track from 0 to 100 % with the value, its interval, and a tick at chance, all fractions. Pass None to
+    omit one of them."""
     parts, said = [], f"{100 * value:.1f} %"
     if low is not None and high is not None:
         parts.append(f'<i class="ci" style="left:{_at(low)}%;width:{float(_at(high)) - float(_at(low)):.2f}%"></i>')
@@ -185,7 +185,7 @@ def svg_file(chart: str) -> str:
 
 
 def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
-    """Return the heights of labels, moved down, or up above `lowest`, to keep them a gap apart."""
+    """Return the heights of labels, moved down to keep them a gap apart, and up where they would pass `lowest`."""
     order = sorted(range(len(heights)), key=lambda place: heights[place])
     placed = list(heights)
     for before, here in pairwise(order):

@@ -25,12 +25,13 @@ class TextSpan:
 
 
 def is_hidden(char: str) -> bool:
-    """Return whether an invisible character affects the page: control, bidi, a lone surrogate, or of `_UNSEEN`."""
+    """Return whether a character is unseen but affects the page: control, bidi, a lone surrogate or one of
+    `_UNSEEN`."""
     return char in _BIDI or char in _UNSEEN or unicodedata.category(char) in ("Cc", "Cs")
 
 
 def plain(text: str, limit: int = 200) -> str:
-    """Return `text`, cut to `limit` characters, on one line, with hidden characters spelled out, not escaped yet."""
+    """Return `text` on one line, cut to `limit` characters, with hidden characters spelled out. It is not escaped."""
     cut = text if len(text) <= limit else text[: max(1, limit - 1)].rstrip() + "\u2026"
     return "".join(" " if char in _BLANKS else f"[{_code(char)}]" if is_hidden(char) else char for char in cut)
 

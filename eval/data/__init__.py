@@ -59,7 +59,7 @@ _LISTS: dict[Texts, tuple[tuple[str, ...], str, str]] = {
     "class_names": (("webdataset", "torchvision", "folder"), "classnames.txt", "class_names: [cat, dog]"),
     "templates": (("webdataset",), "zeroshot_classification_templates.txt", 'templates: ["a photo of a {c}."]'),
 }
-"""The layouts that may have a list of their own, the file in a webdataset, and how a task gives it."""
+"""For each list the layouts that may bring one, its file in a webdataset, and an example of how a task gives it."""
 
 
 class TextList(NamedTuple):

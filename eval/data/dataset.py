@@ -138,7 +138,8 @@ class DataSet:
 
     @property
     def items(self) -> int:
-        """Number of choices, pairs or associations, or of images without them, as in `items` and `sample` of a task."""
+        """Number of choices, pairs or associations, or of images if there are none, as `items` and `sample` of a
+        task."""
         annotated = (self.choices, self.pairs, self.associations)
         return next((len(one) for one in annotated if one is not None), len(self))
 

@@ -80,8 +80,8 @@ def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
 
 
 def _entries(path: Path, name: str, place: str) -> Iterator[tuple[str, Any]]:
-    """Yield the objects of the list `name` in a file {..., name: [...], ...}, each after its name in messages, decoded
-    one at a time: all annotations of VQAv2 would take gigabytes."""
+    """Yield the objects of the list `name` in a file {..., name: [...], ...}, each with its name for messages. They are
+    decoded one at a time, because all annotations of VQAv2 would take gigabytes."""
     try:
         for number, entry in enumerate(elements(path, name), start=1):
             yield f"{place}/{path.name}, {name} {number}", entry

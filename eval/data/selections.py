@@ -132,7 +132,7 @@ class _Row:
     place: str
 
     def category(self, options: Mapping[str, Any]) -> str:
-        """Return the option's pattern filled in, or without the option the file's name without suffix."""
+        """Return the option's pattern filled in. Without the option return the file's name without its suffix."""
         return self.fill(options["category"]) if "category" in options else self.stem
 
     def fill(self, pattern: str) -> str:

@@ -111,8 +111,8 @@ class _TorchvisionImages:
         return None if array is None else f"pixels:{_pixels_hash(array[index])}"
 
     def _content(self) -> str:
-        """Return a hash of the image data: of the files that `_files` finds, or without them of the array that the
-        class holds, or without both of all files of its folder."""
+        """Return a hash of the image data. It covers the files that `_files` finds or, if there are none, the array
+        that the class holds. Without an array it covers all files of its folder."""
         files, array = self._listed
         if files is not None:
             return self._memo.files_hash(self._folder, [os.path.relpath(path, self._folder) for path in files])

@@ -35,19 +35,20 @@ class FileEntry:
     hub: str = ""
     """`owner/name` of a data set on the hub."""
     drive: str = ""
-    """Or the id of `file` on Google Drive."""
+    """The id of `file` on Google Drive, in place of `hub` or a URL."""
     each: str = ""
     """A list of names below the data folder that an earlier entry fetches. `file` is then an address
     pattern over {name} and its parts between underscores, {0}, {1}, ..., and `to` a folder."""
     to: str = ""
     """Target of the file or folder, below the data folder."""
     unpack: Mapping[str, str] = field(default_factory=dict)
-    """Or, for a zip or tar: members, or folders in it that end in "/", to targets. The archive is removed
+    """For a zip or tar: maps its members, or folders in it that end in "/", to targets. The archive is removed
     afterwards."""
     rows: str = ""
-    """Or, for the parquet files of `hub` whose names begin with `file`: the folder for `rows.jsonl` and the images."""
+    """The folder for `rows.jsonl` and images, made from the parquet files of `hub` whose names begin with `file`."""
     size: Positive | None = None
-    """Bytes (about, for a file of `each`). Without them the server is asked. Unused with `hub`, which lists sizes."""
+    """Size in bytes, approximate for a file of `each`. Without it the server is asked. Unused for `hub`, which lists
+    it."""
     digest: str | None = None
     """`md5:...`, `sha256:...` or `git:...`, if known; unused for a file of `hub` or `each`."""
 
@@ -71,7 +72,7 @@ class FileEntry:
 
 
 def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
-    """Download the files that a task lists, its `fetch.files`. Raises `WrongUse` for an invalid entry."""
+    """Download the files that `fetch.files` of a task lists. Raises `WrongUse` for an invalid entry."""
     try:
         listed: tuple[FileEntry, ...] = converted(tuple[FileEntry, ...], list(entries), "fetch.files")
     except BadValue as error:

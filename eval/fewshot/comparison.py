@@ -105,11 +105,11 @@ def _paired(
 
 
 _Shots = Mapping[int, Sequence[Sequence[str]]]
-"""Seed to the keys of each class's shots."""
+"""Maps a seed to the keys of each class's shots."""
 
 
 def _record(path: Path) -> tuple[str, _Shots] | None:
-    """Return the metric and the shots of a record, or None without one. Raises `DataBroken` if it is corrupt."""
+    """Return the metric and the shots of a record, or None if it is absent. Raises `DataBroken` if it is corrupt."""
     record = read_written(path)
     if record is None:
         return None

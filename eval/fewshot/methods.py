@@ -70,8 +70,8 @@ def random_init(support: Support) -> Fitted:
 
 
 def text_or_zero(support: Support) -> Fitted:
-    """Fit the probe, or the one without text if that has the lower held-out cross-entropy. It is meant for weak text
-    priors. With a single shot per class there is no held-out loss, and the probe is used."""
+    """Fit the probe with and without the text, and return the one with the lower held-out cross-entropy. It is meant
+    for weak text priors. With a single shot per class there is no held-out loss, and the probe with text is used."""
     with_text, blind = probe(support), random_init(support)
     if with_text.loss is None or blind.loss is None or with_text.loss <= blind.loss:
         return replace(with_text, chosen={**with_text.chosen, "text": 1.0})

@@ -43,8 +43,8 @@ def fit_probe(
     loss: SoftmaxLoss, radius: float, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
 ) -> Probe:
     """Fit the probe of a loss on a ball of radius delta, an absolute Frobenius norm; the bias has a tenth of it.
-    `start` are initial offsets (C, d + 1), and `tolerance` is the gap to reach, in nats. In a finite ball the mean loss
-    is at most the gap above its optimum, so once the solver converges it depends on the start by no more."""
+    `start` are initial offsets (C, d + 1), and `tolerance` is the gap to reach, in nats. In a finite ball, once the
+    solver converges, the mean loss is at most the gap above its optimum, whatever the start."""
     if not radius >= 0:
         raise ValueError(f"radius {radius}: norms are not negative")
     if radius == 0:

@@ -25,12 +25,12 @@ from torch.nn.functional import cross_entropy
 SUPPORT_CV = "support_cv"
 FIXED = "fixed"
 FOLDS = 4
-"""Most folds. Each is a fit of every candidate, and a fold of sixteen shots already leaves twelve to fit on."""
+"""Maximum number of folds. Each fits every candidate. A fold of sixteen shots already leaves twelve to fit on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Support:
-    """A support set and the classifier to improve. Features and classifier share dtype, all tensors the device."""
+    """A support set and the classifier to improve. Both have one dtype, and all their tensors are on one device."""
 
     features: Tensor
     """(n, d), L2-normalized, or zero."""
@@ -76,8 +76,8 @@ class Selection:
 
 def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Tensor]], fixed: int) -> Selection:
     """Choose among candidates, which begin with the most cautious. `scores_of` fits the candidates on a part and yields
-    the logits (m, C) of each for features (m, d). A single shot per class gets the candidate `fixed`. Several shots get
-    none more cautious, unless the support's `floor` is off."""
+    the logits (m, C) of each for features (m, d). A single shot per class gets the candidate `fixed`. Several shots
+    never get a more cautious one than `fixed`, unless the support's `floor` is off."""
     folds = min(support.shots, FOLDS)
     if folds < 2:
         return Selection(fixed, FIXED, ())

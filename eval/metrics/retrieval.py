@@ -69,8 +69,8 @@ def text_to_image_ranks(
 
 def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, first: torch.Tensor) -> torch.Tensor:
     """Return (b,) how many of the scores (b, n) are ahead of `own` (b,): the higher ones, and the equal ones of an
-    index below `first` (b,). If `right` (b,) is given, all equal scores are ahead but the query's own, of which there
-    are that many."""
+    index below `first` (b,). If `right` (b,) is given, equal scores are ahead whatever their index, except those of the
+    query's own right items, whose number it is."""
     ahead = torch.empty(len(scores), dtype=torch.int64)
     index = torch.arange(scores.shape[1], dtype=torch.int32)
     # Compare in parts, because intermediate results are larger than the scores.
@@ -114,5 +114,5 @@ class _Tile:
 
 
 def hits(ranks: np.ndarray, k: int) -> np.ndarray:
-    """Return (n,) 1.0 if the right result is among the first k by 0-based ranks, otherwise 0.0. The mean is R@k."""
+    """Return (n,) 1.0 if the right result is among the first k by 0-based ranks, and 0.0 if not. The mean is R@k."""
     return (ranks < k).astype(np.float64)

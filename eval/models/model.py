@@ -34,7 +34,7 @@ class Model(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over everything but the data that features depend on. It is part of the cache's keys."""
+        """sha256 over everything that features depend on except the data. It is part of the cache's keys."""
         # Exclude name and path: the same weights in another folder need not be encoded again.
         parts = {key: value for key, value in self.record.items() if key not in ("model", "device")}
         # Include only the kind of device: ranks have one each and share their features.

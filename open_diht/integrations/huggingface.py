@@ -21,14 +21,14 @@ def add_decisions(
     batch_size: int | None = None,
     **options: Any,
 ) -> AnyDataset:
-    """Return the data set with the columns of CAT, as many rows as it has. Images are not decoded on the way.
+    """Return the data set with the columns of CAT added and all of its rows. Images are not decoded on the way.
 
     Columns of an earlier decision are replaced. A `Dataset` keeps its format or transform; if that names columns, those
     of CAT are added to it. A streamed data set returns to Python objects.
 
     Args:
         dataset: a `Dataset`, or an `IterableDataset` that streams.
-        cat: decides.
+        cat: the filters that decide.
         caption: column with the captions.
         image: column with the images. Without it, the captions alone decide.
         batch_size: most rows of a call, by default 1,000, or 256 with images.
@@ -71,9 +71,9 @@ def keep(
     """Return the rows that pass, and how many rows each reason rejected.
 
     Args:
-        dataset: not a streamed one, whose reasons can be counted only while it is read: use `add_decisions` there and
-            `filter(lambda row: row["cat_keep"])`.
-        cat: decides.
+        dataset: a `Dataset`. The reasons of a streamed one can be counted only while it is read: use `add_decisions`
+            there and `filter(lambda row: row["cat_keep"])`.
+        cat: the filters that decide.
         caption: column with the captions.
         image: column with the images. Without it, the captions alone decide.
         options: passed on to `add_decisions`.

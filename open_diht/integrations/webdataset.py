@@ -13,10 +13,11 @@ from open_diht.common.naming import listing
 
 
 class CatStage:
-    """A stage for `WebDataset.compose`: samples in, those that pass out. Put it before `decode`, to decode fewer.
+    """A stage for `WebDataset.compose`: it passes on the samples that CAT keeps. Put it before `decode`, so that fewer
+    are decoded.
 
     Args:
-        cat: decides; its preset may not have conditions on columns, except on a language.
+        cat: the filters that decide; its preset may not have conditions on columns, except on a language.
         caption: member with the caption, as bytes or text; or alternatives, as in webdataset: `txt;caption`.
         image: member with the image, as bytes, or alternatives, by default all that a run takes. With None, the
             captions alone decide.
@@ -51,7 +52,7 @@ class CatStage:
         self.reasons: Counter[str] = Counter()
 
     def __call__(self, samples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield the samples that pass, with `keep_all` all samples, in order.
+        """Yield the samples that pass, in order. With `keep_all`, yield all samples.
 
         Raises:
             KeyError: none of many samples has the member of the caption, or of the image.

@@ -39,7 +39,7 @@ class Features:
     """The features of a batch."""
 
     rows: npt.NDArray[np.float16]
-    """(n, d); zeros for bad images; d is 0 if the teacher returned none."""
+    """(n, d) with zeros for bad images. d is 0 if the teacher returned no features."""
     bad: dict[int, Bad]
     """Reasons by row."""
 

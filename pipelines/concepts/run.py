@@ -65,7 +65,7 @@ class ConceptSettings:
     teacher: Teacher
     """Model whose features are extracted."""
     min_count: int | None = None
-    """Rows that must name a concept, by default 100, and less on small corpora (see `vocabulary.lowest_count`)."""
+    """Fewest rows that name a concept, by default 100, or less on small corpora (see `vocabulary.lowest_count`)."""
     max_size: int = 10_000
     """Maximum number of concepts of a head."""
     batch_size: int | None = None

@@ -53,7 +53,7 @@ def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
 
 
 def annotations_of(path: StorePath) -> Iterator[tuple[str, Row | None]]:
-    """Yield the key and the JSON object of each sample, or None without one. Raise like `images_of`."""
+    """Yield the key of each sample, and its JSON object or None if it has none. Raise like `images_of`."""
 
     def limit(_: int, ending: str) -> int:
         return MAX_JSON_BYTES if ending == "json" else 0

@@ -54,7 +54,7 @@ class Teacher:
     sha256: str
     """SHA-256 of the weight file."""
     keys: str = "by_name"
-    """by_name, or in_order: the file has other tensor names, but the model's order."""
+    """by_name, or in_order if the tensors in the file have other names but the model's order."""
     preprocess: dict[str, Any] | None = None
     """resize (shorter side), crop, interpolation, mean, std. None means the library's preprocessing."""
     license: str = ""

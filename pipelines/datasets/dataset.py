@@ -59,8 +59,8 @@ class Dataset:
     roles: Roles = field(default_factory=Roles)
     """Columns named explicitly. Those left None are found by alias."""
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    """Aliases that replace those in roles.py, by role; not of width and height, which `roles` names as a pair. Of
-    the role `captions`, every column that a file has is taken."""
+    """Aliases that replace those in roles.py, by role. Width and height have none, because `roles` names them as a
+    pair. For the role `captions`, all columns among its aliases that a file has are taken."""
     needs: tuple[str, ...] = ("caption", "url")
     """Roles that a file must have. Available images (bytes, paths, tar members) replace `url`."""
     caption_list: CaptionList = "first"
@@ -68,8 +68,8 @@ class Dataset:
     swap_size: bool = False
     """Whether the columns named width and height hold each other's values (LAION)."""
     images_root: str | None = None
-    """Folder (path or URL) that image paths are relative to. Images are read from below it and from below the
-    manifest's folder, by default only from below the latter."""
+    """Folder (path or URL) that image paths are relative to. Images are read only from below it and the manifest's
+    folder. By default they are read only from below the latter."""
     notes: str = ""
     """Remarks for users of the data."""
 

@@ -70,8 +70,9 @@ class Annotations:
         return [unit for unit in units if unit in found]
 
     def results(self) -> tuple[dict[str, list[Any]], tuple[StageFilter, ...]]:
-        """Return, for each unit, values that change when its annotations change, such as fingerprints; and the filters
-        of stages whose annotations the cascade does not know. All units that have not failed must be annotated."""
+        """Return two things. The first has, for each unit, values that change when its annotations change, such as
+        fingerprints. The second has the filters of stages whose annotations the cascade does not know. All units that
+        have not failed must be annotated."""
         work, running = self._work, [kind for kind in self._kinds if kind.runs(self._settings)]
         sources: dict[str, list[Any]] = {unit.name: [] for unit in work.units()}
         for kind in self._kinds:

@@ -97,8 +97,8 @@ before_main = ForkServer.branch_off
 
 
 def exit_status(do: Callable[[], int]) -> int:
-    """Return the status of `do`, 0 if it only staged a job. Print the message of an error of the user, the run or a
-    store, and return its status."""
+    """Return the status of `do`. It is 0 if `do` only staged a job. Print the message of an error of the user, the run
+    or a store, and return its status."""
 
     def do_or_stage() -> int:
         try:

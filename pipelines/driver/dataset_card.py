@@ -57,7 +57,7 @@ class Config:
     name: str
     rows: int
     schema: pa.Schema
-    """Common schema of all its part files; if they disagree, each column with its type in one of them."""
+    """Common schema of all its part files. If they disagree, it has every column, with its type in one of the files."""
     agrees: bool = True
     """False if a column has incompatible types in different parts."""
 

@@ -25,8 +25,8 @@ from open_diht.pipelines.stages.decide import broken_unit
 
 
 def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) -> tuple[str, ...]:
-    """Return the error lines of a run, at the end a remedy if no row has a caption or no image could be read. `funnel`
-    is None if the run ended before its counts were complete."""
+    """Return the error lines of a run. The last one is a remedy if no row has a caption or no image could be read.
+    `funnel` is None if the run ended before its counts were complete."""
     paths = {unit.name: unit.span.path for unit in work.plan.units}
     given_up = {paths[unit] for unit in work.quarantined}
     found = [

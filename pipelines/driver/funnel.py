@@ -118,7 +118,7 @@ def _drawn(condition: ColumnCondition, histograms: Mapping[str, Mapping[int, int
 
 
 def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> tuple[NotDecided, int]:
-    """Return the counts of the other units of a plan, and the number of captions that were read of them."""
+    """Return the counts of the other units of a plan, and the number of captions that were read in these units."""
     names, captions = {unit.name for unit in decided}, 0
     found: NotDecided = {"rows": 0, "units": 0, "uncounted": 0}
     for unit in plan.units:

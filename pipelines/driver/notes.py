@@ -79,7 +79,7 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
 
 
 def types_that_differ(infos: Sequence[FileInfo]) -> str | None:
-    """Return a warning if manifests give a column different types, which the results will have too."""
+    """Return a warning if the type of a column differs between manifests, and therefore between the results."""
     differing = check_consistent(infos)
     if not differing:
         return None

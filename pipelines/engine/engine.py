@@ -45,7 +45,7 @@ class Engine:
     sharing: Sharing | None = None
     """Divides the units among shards. Without it, this invocation runs all units."""
     quarantined: Failed = field(default_factory=dict)
-    """Records of the units that failed in this run, by name; of an image unit, by the name of its caption unit."""
+    """Records of the units that failed in this run, by name. A failed image unit has the name of its caption unit."""
 
     def clear_up(self) -> None:
         """Delete the leftovers of stopped runs, see `remove_leftovers`. On Dask first wait for workers that still run
@@ -115,8 +115,8 @@ class Engine:
     def _left_by(
         self, death: WorkerDied, stage: Stage, todo: Sequence[str], before: Mapping[str, FileStamp], tries: _Tries
     ) -> list[str]:
-        """Return the units left to run after a worker died. A unit has failed if `TRIES` deaths left its mark. Raise
-        WorkerDied after `TRIES` deaths in a row in which no unit was running or done."""
+        """Return the units left to run after a worker died. A unit has failed if it was running at `TRIES` deaths.
+        Raise WorkerDied after `TRIES` deaths in a row in which no unit was running or done."""
         marks = self.layout.progress(stage.name, "any").parent
         # The marks that are left are of the units that were running.
         under_way = {mark.name for mark in marks.glob("*")} & set(todo)

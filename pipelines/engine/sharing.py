@@ -135,7 +135,7 @@ class _Looks:
         self._others = set[str]()
 
     def failed(self, units: Sequence[str]) -> dict[str, FailedUnit]:
-        """Return the records of units that failed in a shard now at work. Earlier runs have other tokens."""
+        """Return the records of units that failed in a shard now at work. Those of earlier runs have other tokens."""
         stage, layout = self._stage, self._stage.layout
         now = stamps(layout.work / stage.name / "failed", ".json")
         new = [unit for unit in units if now.get(unit) not in (None, self._seen_failed.get(unit))]

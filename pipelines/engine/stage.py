@@ -27,8 +27,8 @@ from open_diht.pipelines.store.records import CommitRecord, Fingerprints, publis
 from open_diht.pipelines.store.storage import StorePath, is_gone
 
 TRIES = 3
-"""Failed tries of a unit in a row, or deaths of workers that ran it, after which it is quarantined. A
-changed input file needs only one."""
+"""A unit is quarantined after this many failed tries in a row, or deaths of workers that ran it. If its input file has
+changed, one failed try is enough."""
 PAUSES_S = (1.0, 5.0)
 """Seconds before the second and third try, since errors of a disk or a network may pass."""
 
@@ -71,7 +71,7 @@ class Stage(ABC):
     """Hash of all that the results depend on, see `current`: one for all units, or one per unit. Stored in the commit
     record."""
     part_of: ClassVar[str] = ""
-    """Name of the stage in STAGES if this is one of its passes; empty: `name`. Stored in the commit record."""
+    """Name of the stage in STAGES if this is one of its passes, otherwise empty. Stored in the commit record."""
     adds: ClassVar[bool] = False
     """True: a unit with a current commit record may be incomplete and is then extended. False: it is done."""
     planned: ClassVar[bool] = True

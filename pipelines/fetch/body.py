@@ -10,7 +10,7 @@ from open_diht.filters.download import FetchError, Reason
 
 _CHUNK = 256 * 2**10  # most images arrive in one read; with 64 threads, these buffers take 16 MiB
 _SLICE = 16 * 2**10
-"""Bytes unpacked at a time, since each member of a gzip stream copies those behind it."""
+"""Number of bytes unpacked at a time. It is small, since each member of a gzip stream copies the bytes behind it."""
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 

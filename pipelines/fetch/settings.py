@@ -32,7 +32,7 @@ _MAY_LIFT = {
     "allow": (Reason.BLOCKED_PORT, Reason.BLOCKED_ADDRESS),
     "user_agent": (Reason.HTTP_STATUS, Reason.OPT_OUT),
 }
-"""Setting -> the reasons of failure that may no longer apply when the setting permits more than before."""
+"""Maps a setting to the reasons of failure that may no longer apply when it permits more than before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,9 @@ class DownloadSettings:
     connect_timeout: Patience = 5.0
     """Longest time for a name resolution, and for a connection including its TLS handshake."""
     retries: Repeats = 1
-    """Attempts after the first, for temporary failures. These are: of the resolver, timeouts, broken or failed
-    connections (unless refused, or with an invalid certificate), truncated bodies, 408, 429, 502, 503, 504. A dead
-    host that times out costs another `connect_timeout` for each retry."""
+    """Attempts after the first, for temporary failures. These are errors of the resolver, timeouts, broken or failed
+    connections (unless refused, or with an invalid certificate), truncated bodies, and the statuses 408, 429, 502, 503
+    and 504. A dead host that times out costs another `connect_timeout` for each retry."""
     backoff: Wait = 1.0
     """Wait before the first retry, give or take a quarter; doubled for each further retry."""
     max_wait: Wait = 15.0

@@ -79,7 +79,7 @@ class Publisher:
     target: HubAddress
     """A data set repository, created if it is missing. Its revision is a branch; None means `MAIN`."""
     private: bool = False
-    """Whether a new repository is created as private. False: the default of its owner holds."""
+    """Whether a new repository is created as private. If False, the default of its owner holds."""
 
     @property
     def _branch(self) -> str:

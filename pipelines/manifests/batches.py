@@ -106,14 +106,14 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
 
 
 def _stand_ins(table: pa.Table, roles: Roles, stand_ins: list[str | None] | None) -> list[str | None]:
-    """Return a name of each image that is not its URL, or a hash of its bytes, or None."""
+    """Return for each image a name other than its URL, or a hash of its bytes, or None."""
     sources = [_texts(table, roles.image_path), stand_ins or [], _texts(table, roles.sha256), _texts(table, roles.md5)]
     given = [source for source in sources if source]
     return [next((source[row] for source in given if source[row]), None) for row in range(table.num_rows)]
 
 
 def _texts(table: pa.Table, name: str | None) -> list[str | None]:
-    """Return a column as texts, with the first text of a list. Return only None if `name` is None."""
+    """Return a column as texts, with the first text of a list. All values are None if `name` is None."""
     if name is None:
         return [None] * int(table.num_rows)
     column = table.column(name)
@@ -191,7 +191,7 @@ def _long_lists(name: str, column: pa.ChunkedArray) -> dict[int, _Why]:
 
 
 def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Return the length of every value in bytes, 0 for null."""
+    """Return the length of every value in bytes. It is 0 for null."""
     lengths = []
     for chunk in column.chunks:
         values = chunk.dictionary if pa.types.is_dictionary(column.type) else chunk

@@ -38,7 +38,7 @@ files; we read spans and heads."""
 _REMEMBERED_BYTES, _REMEMBERED_PARTS = 16 * 2**20, 256
 """Most cached bytes and parts of a remote file that is read in parts."""
 _UNPACKED_BYTES = 16 * 2**10
-"""Bytes that are decompressed at a time. At a damage, so many at most are lost before it."""
+"""Number of bytes that are decompressed at a time. At most this many good bytes are lost before corrupt ones."""
 
 
 # fsspec raises ValueError for an unknown protocol and ImportError for one whose package is not installed.
@@ -74,7 +74,7 @@ def _unreachable(path: str, error: Exception) -> Unreachable | None:
 
 
 def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
-    """Yield the items, converting errors that fetching one raises like `reading`."""
+    """Yield the items. Convert errors that fetching an item raises as `reading` does."""
     with reading(path):
         yield from items
 
@@ -173,7 +173,7 @@ class _Unpacked:
 
 
 def read_part(path: str, start: int, stop: int) -> bytes:
-    """Return bytes [start, stop) of a file, fewer if it ends before. Errors are those of the file system."""
+    """Return bytes [start, stop) of a file, or fewer if it ends before. Errors are those of the file system."""
     if is_remote(path):
         fs, inside = file_system(path)
         content: bytes = fs.cat_file(inside, start=start, end=stop)

@@ -30,7 +30,7 @@ _WEB = ("http://", "https://")
 
 @dataclass(frozen=True, kw_only=True)
 class MissingImage:
-    """The reason why there are no image bytes, in their place."""
+    """Takes the place of image bytes that are not there, and gives the reason."""
 
     reason: MissingReason
     """The reason as a code."""
@@ -39,11 +39,12 @@ class MissingImage:
 
 
 ImageOrMissing = bytes | MissingImage
-"""Image bytes as stored, not decoded, or why there are none."""
+"""Image bytes as stored, not decoded, or the reason why there are none."""
 
 
 def image_folders(manifest: str, dataset: Dataset) -> tuple[str, ...]:
-    """Return the folders and URLs below which images may be read: `images_root` if given, then the manifest's."""
+    """Return the folders and URLs below which images may be read: `images_root` if given, then the manifest's
+    folder."""
     own = posixpath.dirname(absolute(manifest))
     return (own,) if dataset.images_root is None else (absolute(dataset.images_root), own)
 
@@ -65,8 +66,9 @@ def check_images_root(dataset: Dataset) -> None:
 
 
 def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> ImageOrMissing:
-    """Return the bytes of an image file, or why there are none. Reads only below `folders`, see `inside`. The path is
-    as the manifest has it: relative, absolute, or a URL. Errors of an outage (see `is_outage`) are raised."""
+    """Return the bytes of an image file, or the reason why there are none. Reads only below `folders`, see `inside`.
+    The path is as the manifest has it: relative, absolute, or a URL. Errors of an outage (see `is_outage`) are raised.
+    """
     if path is None or not path.strip():
         return MissingImage(reason="image_not_available", message="the row names no image file")
     full = None if path.startswith(_WEB) else inside(path, folders)

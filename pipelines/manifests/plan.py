@@ -41,13 +41,13 @@ from open_diht.pipelines.store.ownership import check_output
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, is_local, store_errors
 
 UNIT_ROWS = (2_000, 100_000)
-"""Minimum and maximum of the desired rows of a caption unit, unless given. A larger unit is more work lost in a kill;
-a smaller one spends a larger part of its time on opening its file and on its record."""
+"""Minimum and maximum of the rows that a caption unit should have, unless the user sets them. A larger unit loses more
+work in a kill; a smaller one spends a larger part of its time on opening its file and on its record."""
 IMAGE_ROWS = (32, 10_000)
-"""Minimum and maximum of the rows of an image unit; its caption unit's last may have fewer. They are lower, because an
-image costs as much as many captions."""
+"""Minimum and maximum of the rows of an image unit. The last image unit of a caption unit may have fewer. The bounds
+are lower than those above, because an image costs as much as many captions."""
 UNITS_PER_CORE = 4
-"""Units that each core gets if they may be so small, so that cores with slow units do not finish long after others."""
+"""Units that each core should get, unless they become too small, so that slow units do not hold up a run's end."""
 
 
 class PlanMismatch(ValueError):
@@ -258,7 +258,7 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
 
 
 def known_plan(path: StorePath) -> dict[str, Any] | None:
-    """Return the content of a plan file, or None without one. Raise PlanMismatch if it is not a plan."""
+    """Return the content of a plan file, or None if it does not exist. Raise PlanMismatch if it is not a plan."""
     if not path.exists():
         return None
     found, why = None, ""

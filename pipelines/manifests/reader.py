@@ -113,7 +113,7 @@ def read_rows(table: pa.Table, dataset: Dataset) -> Batch:
 
 
 def roles_of(table: pa.Table, dataset: Dataset) -> Roles:
-    """Return the column of every role of a table, as of a file with its columns. Raises BadSchema like `read_rows`."""
+    """Return the column of every role of a table, as for a file with its columns. Raises BadSchema like `read_rows`."""
     return resolve_roles([column_of(field.name, field.type) for field in table.schema], dataset, "the batch")
 
 
@@ -124,10 +124,10 @@ def read_images(
     *,
     max_bytes: int = MAX_IMAGE_BYTES,
 ) -> Iterator[tuple[int, ImageOrMissing]]:
-    """Yield the images of chosen rows, in order: (ordinal, bytes as stored, or why there are none). `ordinals` are
-    indices of rows inside the span, strictly ascending; others are a ValueError. UnreadableFile and FileChanged are
-    raised as by `read`. In a damaged row group of Parquet, however, the wanted rows from the damage on yield a
-    `MissingImage`. If a store does not answer, Unreachable or the error of its client is raised."""
+    """Yield the images of chosen rows, in order: the ordinal, and the bytes as stored or the reason why there are none.
+    `ordinals` are indices of rows inside the span, strictly ascending; others are a ValueError. UnreadableFile and
+    FileChanged are raised as by `read`. In a damaged row group of Parquet, however, the wanted rows from the damage on
+    yield a `MissingImage`. If a store does not answer, Unreachable or the error of its client is raised."""
     wanted = [int(ordinal) for ordinal in ordinals]
     if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
         raise ValueError("ordinals must be strictly ascending, from 0")
@@ -174,8 +174,8 @@ def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
 
 @contextmanager
 def _watched(info_or_span: FileInfo | Span, dataset: Dataset) -> Iterator[tuple[FileInfo, Span]]:
-    """Yield a file's inspection and a span of it. The file of a span is checked for changes (see `unchanged`), and
-    inspected if its stored inspection does not hold. A `FileInfo` is taken as it is."""
+    """Yield a file's inspection and a span of it. A `FileInfo` is used as it is. The file of a span is checked for
+    changes (see `unchanged`), and inspected again if its stored inspection no longer holds."""
     if isinstance(info_or_span, FileInfo):
         yield info_or_span, whole_file(info_or_span)
         return

@@ -24,8 +24,8 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
 }
 _NUMBERS = ("similarity", "unsafe", "watermark", "aesthetic", "width", "height")
 _DISPENSABLE = ("uid", "sha256", "md5")
-"""Roles that a column of their aliases does not take if its type does not fit: without them, a row gets an id that is
-made of its content, and its download is not compared with a hash."""
+"""Roles that a column does not take by its alias if its type does not fit. Without these roles, a row gets an id that
+is made of its content, and its download is not compared with a hash."""
 MAX_COLUMNS = 10_000
 """Most columns of a file. Beyond it the file is refused, because the cost of a row grows with them."""
 COLUMNS = "--columns a,b,... (in Python: with_roles(columns=[...]))"
@@ -190,9 +190,9 @@ class Difference:
     found: str
     """The column's type in this file."""
     role: str | None
-    """The role of the column in either file. None without one, and if the values of both types are compared alike."""
+    """The role of the column in either file. None if it has none, or if the values of both types are compared alike."""
     first: str
-    """The first file that has the column, not as null, with which the others are compared."""
+    """The first file that has the column with a type other than null. The other files are compared with it."""
 
     def __str__(self) -> str:
         role = f" ({self.role})" if self.role else ""

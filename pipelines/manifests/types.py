@@ -59,8 +59,8 @@ class FileInfo:
     data_start: int = 0
     """Text: offset of the first byte after the header, in the uncompressed stream."""
     row_bytes: float = 0.0
-    """Mean uncompressed bytes of a row at the file's beginning (Parquet, and a tar of one sample: the stored bytes of
-    the file per row); 0 if no row was seen."""
+    """Mean uncompressed bytes of a row at the file's beginning, or 0 if no row was seen. For Parquet and for a tar of
+    one sample it is the stored bytes of the file per row."""
     images: bool = False
     """Whether the rows have images: a column of bytes or paths, or image members of a tar."""
 
@@ -96,7 +96,7 @@ class Span:
     exact: bool
     """Whether `rows` is exact rather than an estimate."""
     fingerprint: str = ""
-    """Fingerprint of the file that it was cut from. Reading fails if the file has another by then. "": not checked."""
+    """Fingerprint of the file that it was cut from, which the file must still have when it is read. "": not checked."""
     info: FileInfo | None = field(default=None, compare=False, repr=False)
     """Result of `inspect` for the file. Without it, the file is inspected again when needed."""
 
@@ -179,8 +179,8 @@ class Batch:
     bad: list[BadRow]
     """The bad rows, ascending by ordinal."""
     others: list[list[str]] = field(default_factory=list)
-    """Captions after the first of the good rows, distinct and not blank, "nan", "none" or "null"; length n, or 0
-    without `Roles.captions`."""
+    """The further captions of each good row, distinct and none of them blank, "nan", "none" or "null". The length is n,
+    or 0 without `Roles.captions`."""
 
     @property
     def rows(self) -> int:

@@ -25,8 +25,8 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import store_path
 
 _MUCH = 0.2
-"""Fraction of the workers' time without a processor from which the forecast reports it; a machine that does nothing
-else stays below."""
+"""If the workers had no processor for at least this fraction of their time, the forecast reports it. The fraction stays
+below on a machine that does nothing else."""
 before_main = ForkServer.branch_off
 """See `run_command`: workers are forked with the modules imported by then."""
 

@@ -37,7 +37,7 @@ class Estimate:
 
 
 def total(parts: Sequence[Estimate]) -> Estimate:
-    """Return the sum of estimates. The ends are added as if all errors had the same sign, so it is rather too wide."""
+    """Return the sum of estimates. Its interval is rather wide: the ends are added as if all errors had one sign."""
     ends = ([part.low for part in parts], [part.high for part in parts])
     lows, highs = (None if None in end else sum(filter(None, end)) for end in ends)
     return Estimate(sum(part.value for part in parts), lows, highs)

@@ -25,14 +25,15 @@ class Measured:
     """Rows by outcome: kept, dead_letter or a reason of rejection. Duplicates count as kept: a
     sample contains few pairs of them, and their fraction grows with the data."""
     to_fetch: int
-    """Rows that pass the column conditions and the caption filters; stages that need images request theirs."""
+    """Rows that pass the column conditions and the caption filters; stages that need images request those of these
+    rows."""
     seconds: Mapping[str, float]
-    """Seconds of a core by stage: CPU time, since wall-clock time also depends on other work on the machine; for
-    `download`, whose worker mostly waits for servers, wall-clock time, as for `score` on a GPU."""
+    """Seconds of a core by stage. They are CPU time, since wall-clock time also depends on other work on the machine.
+    For `download`, whose worker mostly waits for servers, and for `score` on a GPU they are wall-clock time."""
     stored: Mapping[str, int]
     """Bytes by place: work, kept, rejected, dead_letter, and shards or index."""
     images: int = 0
-    """Images read by OCR; images fetched if it has read none."""
+    """Images read by OCR, or images fetched if OCR has read none."""
     image_bytes: int = 0
     """Bytes of these images."""
     waited: float = 0.0

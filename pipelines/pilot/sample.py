@@ -22,8 +22,8 @@ from open_diht.pipelines.settings import RunSettings
 FOLDER = "pilot"
 """Name of the output folder of a pilot in that of a run."""
 LONG = 4
-"""Number of neighboring units that are joined to a long one: more would tell the two costs apart better, but would make
-the sample take longer."""
+"""Number of neighboring units that are joined to a long one. A larger number would separate the two costs better, but
+would make the sample take longer."""
 LONG_SHARE = 3
 """One unit in so many is a long one, and at least 2 are, since one shows no spread."""
 _MOST_UNITS = 20_000
@@ -45,9 +45,9 @@ class Sampling:
 
 
 def sampling(settings: RunSettings, count: int | None, share: float | None, seed: int) -> Sampling:
-    """Draw the units of a pilot: `count`, or without it the fraction `share` of all units, or without both `UNITS`. If
-    some units are made longer than others, `share` is a fraction of the rows. Raise WrongUse if the input has no
-    readable rows or a number is wrong."""
+    """Draw the units of a pilot. Their number is `count`, or the fraction `share` of all units, or `UNITS` if neither
+    is given. If some units are made longer than others, `share` is a fraction of the rows. Raise WrongUse if the input
+    has no readable rows or a number is wrong."""
     if count is not None and share is not None:
         raise WrongUse(f"{spelled_option('units')} and --share both set the size of the sample; give only one")
     if share is not None and not 0 < share <= 1:

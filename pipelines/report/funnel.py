@@ -23,11 +23,11 @@ class NotDecided(TypedDict):
     """Counts of the units that failed before their rows were decided."""
 
     rows: int
-    """Rows of these units, as read or else as the plan counts, and rows that the plan counts after the break of a
-    truncated unit."""
+    """Rows of these units: the rows that were read or, if none were, the rows that the plan counts. Rows that the plan
+    counts after the break of a truncated unit are included."""
     units: int
     uncounted: int
-    """Number of these units whose rows are unknown, and in no sum."""
+    """Number of these units whose rows are unknown and therefore in no sum."""
 
 
 class FunnelStep(TypedDict):
@@ -54,7 +54,7 @@ class CaptionCounts(TypedDict):
     """Counts of captions, if a row may have several."""
 
     captions_in: int
-    """Captions that were read: of each good row the distinct ones that hold text, and at least one."""
+    """Captions that were read. A good row counts its distinct captions that hold text, but at least one."""
     passed: int
     rejected: dict[str, int]
     """Number of rejected captions by reason."""

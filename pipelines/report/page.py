@@ -60,7 +60,7 @@ _LEGEND: Graph = {
 
 
 def render_report(funnel: FunnelRecord, examples: Mapping[str, Sequence[Example]], *, notes: Sequence[str] = ()) -> str:
-    """Return the report as one HTML file that loads nothing. Examples are by reason, or by end (kept, dead_letter)."""
+    """Return the report as one HTML file that loads nothing. `examples` are by reason, `kept` or `dead_letter`."""
     explanations = {step["reason"]: step.get("explanation", _UNKNOWN) for step in funnel["steps"]} | _ENDS
     totals = {"kept": funnel["kept"], "dead_letter": funnel["dead_letter"]["rows"], **funnel["rejected"]}
     reasons = reasons_of(funnel)

@@ -17,8 +17,9 @@ SIDE = 360
 _QUALITY = 80
 _LIMITS = DecodeLimits(decode_side=2 * SIDE, max_pixels=12_000_000)
 _JPEG_LIMITS = replace(_LIMITS, max_pixels=50_000_000)
-"""The driver and the server of `make view` decode thumbnails in their own memory: up to 25 bytes per pixel. A JPEG is
-reduced while it is decoded and takes up to 6. So a hostile image costs about 300 MB at most."""
+"""The driver and the server of `make view` decode thumbnails in their own memory, which takes up to 25 bytes per pixel.
+A JPEG is reduced while it is decoded and takes up to 6 bytes per pixel. So a hostile image costs about 300 MB at most.
+"""
 _JPEG = b"\xff\xd8\xff"
 
 

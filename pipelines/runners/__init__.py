@@ -14,7 +14,7 @@ from open_diht.pipelines.runners.portable import Workers
 __all__ = ["RUNNERS", "Backend", "Direct", "Job", "JobFailed", "RunnerError", "Staged", "Workers", "make_backend"]
 
 _BEAM_NAMES = {"PrismRunner": "prism", "DaskRunner": "dask", "FlinkRunner": "flink", "DataflowRunner": "dataflow"}
-"""Our names by Beam's, except for DirectRunner. Beam's launchers pass these, such as that of Flex templates."""
+"""Maps Beam's names of runners to ours, except for DirectRunner. Launchers of Beam's own pass these names."""
 
 
 def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers | None = None) -> Backend:

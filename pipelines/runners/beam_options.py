@@ -37,7 +37,7 @@ _BELONGS = {
     "SparkRunnerOptions": (),
     "KafkaStreamsRunnerOptions": (),
 }
-"""Runners for which the options of a class are accepted. Those of other classes are accepted, except for `_OURS`."""
+"""Maps a class of options to the runners that accept them. Options of other classes are accepted, except `_OURS`."""
 
 
 class _Parser(beam_options._BeamArgumentParser):
@@ -74,7 +74,7 @@ def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]
 
 
 def option_values(flags: Sequence[str]) -> dict[str, object]:
-    """Return the value of every Beam option by its name, Beam's default if `flags` lack it."""
+    """Return the value of every Beam option by its name. An option that `flags` lack has Beam's default."""
     return beam_options.PipelineOptions(list(flags)).get_all_options()
 
 

@@ -48,8 +48,9 @@ VARIABLE = "DASK_SCHEDULER_ADDRESS"
 CONNECT_SECONDS = 5.0
 POLL_SECONDS = 2.0
 PARTITIONS = 50
-"""Partitions per unit at a time, or per worker if these are more. Dask assigns them as workers become free, so that all
-end at about the same time, and the load of its scheduler does not grow with the number of units."""
+"""Partitions for each unit that runs at a time, or for each worker if there are more workers. Dask assigns them as
+workers become free, so that all end at about the same time, and the load of its scheduler does not grow with the number
+of units."""
 PACKAGES = (
     "apache-beam",
     "cloudpickle",
@@ -149,8 +150,8 @@ class Dask(PortableBackend):
                 yield client
 
     def address(self) -> str:
-        """Return the address of the scheduler, which may be given as a scheduler file: from the option, by default from
-        the variable, and without both that of `make dask-up`. Raise RunnerError if it is neither."""
+        """Return the scheduler's address, perhaps read from a file: that of the option, by default of the variable, and
+        without both that of `make dask-up`. Raise RunnerError if it is neither an address nor a file."""
         asked = self.workers.scheduler or os.environ.get(VARIABLE) or ADDRESS
         if os.path.isfile(asked):
             try:

@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.runners.runner import PipelineResult
 
 QUIET = ("--default_sdk_harness_log_level=ERROR",)
-"""Flags of every job, which the user's can override. Of the messages of Beam's workers they leave the errors."""
+"""Flags of every job, which the user's can override. Of the messages of Beam's workers they show only errors."""
 
 
 class RunnerError(ValueError):

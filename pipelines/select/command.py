@@ -66,7 +66,7 @@ class Candidates:
     place: NDArray[np.int64]
     """(n,) row of the index of that tar."""
     left_out: Mapping[str, int]
-    """Number of other rows by why they cannot be chosen."""
+    """Number of other rows by the reason why they cannot be chosen."""
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -90,7 +90,7 @@ main = command(parse, _select, failed=(RunFailed, BadIndex))
 
 def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     """Write the selection of an output and yield lines about it. WrongUse means that nothing was written; CorruptRecord
-    or BadIndex that a record or an index of the output is corrupt."""
+    or BadIndex means that a record or an index of the output is corrupt."""
     with store_errors(layout.root, WrongUse, SEE_TO_OUTPUT):
         plan, units, preset = _decided(layout)
     named, by = _numbers("--delay", options.delay), _numbers("--by", (options.by or "").split(","), 1.0)
@@ -362,7 +362,7 @@ def _write_indexes(
 
 def _others(count: NDArray[np.int64], samples: float, by: bool) -> dict[str, NDArray[np.float64]]:
     """Return the mean readings of each group (groups,) if all rows are read equally often, or only the first group.
-    With `by` that has the best rows by the columns, and not the kept ones."""
+    With `by`, the first group has the best rows by the columns instead of the kept ones."""
     found = {"all rows": np.full(len(count), samples / count.sum())}
     if count[0]:
         found["the rows first by the columns" if by else "the kept rows"] = np.array(

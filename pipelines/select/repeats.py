@@ -42,9 +42,9 @@ def worth(rows: ArrayLike, delays: ArrayLike, readings: ArrayLike, halves: float
 
 
 def per_row(group: NDArray[np.int64], value: NDArray[np.float64], means: Sequence[float]) -> NDArray[np.int64]:
-    """Return the whole number of readings of each row, (n,). The fraction of a group's mean becomes one more reading of
-    that fraction of its rows, those of the highest `value`, with NaN last. Fractions of readings are rounded over all
-    groups, so that the sum is exact."""
+    """Return the whole number of readings of each row, (n,). The fractional part of a group's mean is the part of its
+    rows that gets one more reading: those of the highest `value`, with NaN last. Fractions of readings are rounded over
+    all groups, so that the sum is exact."""
     found = np.zeros(len(group), np.int64)
     groups = [np.flatnonzero(group == number) for number in range(len(means))]
     ends = np.floor(np.cumsum([mean * len(rows) for mean, rows in zip(means, groups, strict=True)]) + 0.5)

@@ -95,7 +95,7 @@ class Annotator(Stage):
         return None
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:  # not abstract: most stages need no such step
-        """Do what needs the units together, after each of `todo` is done or has failed. Not called without any.
+        """Do what needs the units together, after each of `todo` is done or has failed. Not called if `todo` is empty.
 
         Args:
             work: the run's work.

@@ -51,8 +51,8 @@ DEAD_LETTERS = pa.schema(
         ("raw", pa.binary()),
     ]
 )
-"""A row of the dead-letter table: its place (`ordinal` is its index in the unit, null for the failure of a file or
-unit), the error, and a bad row of the manifest as far as it was read."""
+"""A row of the dead-letter table. It has its place, the error, and for a bad row of the manifest the row as far as it
+was read. `ordinal` is its index in the unit, and null for the failure of a file or unit."""
 
 
 class CaptionRecord(TypedDict):
@@ -78,7 +78,7 @@ class CaptionRecord(TypedDict):
     columns: dict[str, object]
     """Conditions on manifest columns whose rejects were not parsed, in the form of a preset."""
     values: NotRequired[dict[str, str]]
-    """By the name of each of these conditions, its `values_fingerprint`."""
+    """Maps the name of each of these conditions to its `values_fingerprint`."""
     captions: NotRequired[int]
     """Number of captions of the good rows, if a row may have several."""
     slow: str | None
@@ -88,7 +88,7 @@ class CaptionRecord(TypedDict):
 
 @dataclass
 class CaptionStage(Annotator):
-    """See `Annotator`. Part of every run; if it is not requested, rows not annotated before only get identities."""
+    """See `Annotator`. Part of every run. If it is not requested, rows not annotated before only get identities."""
 
     layout: Layout
     dataset: Dataset
@@ -182,7 +182,8 @@ class CaptionStage(Annotator):
         return known if known and known["annotated"] and self.parsed(known) else None
 
     def parsed(self, record: CommitRecord) -> bool:
-        """Return whether every row that passes the conditions was parsed: all skipped rows are rejected again."""
+        """Return whether every row that passes the conditions was parsed, because they still reject the skipped
+        rows."""
         then = [condition_of(*one) for one in record["columns"].items()]
         values = record.get("values", {})
         if any(values.get(one.reason) != self._values.get(one.reason) for one in then):

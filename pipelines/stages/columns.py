@@ -41,7 +41,7 @@ COLUMNS = "columns"
 
 
 def values_fingerprint(dataset: Dataset, conditions: Sequence[ColumnCondition]) -> str:
-    """Return the fingerprint of how the values that conditions compare are read, "" without conditions."""
+    """Return a fingerprint of how the values that conditions compare are read. Return "" without conditions."""
 
     def how(name: str) -> list[Any]:
         role = role_of(name, dataset)

@@ -59,7 +59,7 @@ class _Annotations:
         self._left = next(groups)
 
     def take(self, ordinals: NDArray[np.int64]) -> tuple[pa.Table, pa.Table]:
-        """Return the rows with these ordinals, and the other rows up to the last of these."""
+        """Return two tables: the rows with these ordinals, and the other rows before the last of these ordinals."""
         last = ordinals[-1] if len(ordinals) else -1
         while not self._left.num_rows or self._left["ordinal"][-1].as_py() < last:
             if (group := next(self._groups, None)) is None:
@@ -190,7 +190,7 @@ class DecideStage(Stage):
 
 
 def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterable[tuple[str, str]]) -> pa.Table:
-    """Return dead letters for rows that cannot be decided or written; `why`: error and message of each."""
+    """Return dead letters for rows that cannot be decided or written. `why` has the error and message of each."""
     known = rows.select(["ordinal", "uid", "caption"]).to_pylist()
     where = {"file": path, "unit": unit, "stage": stage}
     letters = [{**row, **where, "error": error, "message": text} for row, (error, text) in zip(known, why, strict=True)]

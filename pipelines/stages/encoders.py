@@ -168,16 +168,16 @@ class Encoder:
         return self._network.temperature
 
     def encode(self, images: Sequence[bytes]) -> list[Vector | UnreadableImage]:
-        """Return the embedding of each image, or why there is none."""
+        """Return the embedding of each image, or the reason why there is none."""
         return self.embed([self.prepare(image) for image in images])
 
     def prepare(self, data: bytes) -> torch.Tensor | UnreadableImage:
-        """Return the tensor of an image file, or why there is none. May run in a thread next to `embed`."""
+        """Return the tensor of an image file, or the reason why there is none. May run in a thread next to `embed`."""
         pixels = self.decode(data)
         return pixels if isinstance(pixels, UnreadableImage) else self.tensor(pixels)
 
     def decode(self, data: bytes) -> Pixels | UnreadableImage:
-        """Return the red, green and blue of an image file, (h, w, 3), or why there are none."""
+        """Return the red, green and blue of an image file, (h, w, 3), or the reason why there are none."""
         try:
             image = decode_image(data, self.limits)
         except UnreadableImage as error:
@@ -189,7 +189,7 @@ class Encoder:
         return self._network.prepare(Image.fromarray(pixels, "RGB"))
 
     def embed(self, prepared: Sequence[torch.Tensor | UnreadableImage]) -> list[Vector | UnreadableImage]:
-        """Return the embedding of each prepared image, or why there is none."""
+        """Return the embedding of each prepared image, or the reason why there is none."""
         results: list[Any] = list(prepared)
         good = [place for place, result in enumerate(results) if not isinstance(result, UnreadableImage)]
         for first in range(0, len(good), self._most):

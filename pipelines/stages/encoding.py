@@ -22,7 +22,7 @@ from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath
 
 OK = "ok"
-"""Status of a row with all its embeddings. The status of other rows is why one is missing."""
+"""Status of a row with all its embeddings. The status of another row is the reason why an embedding is missing."""
 _GROUP_ROWS = 1_024
 
 Encoded = Vector | UnreadableImage | MissingImage

@@ -38,8 +38,8 @@ class Export:
 
     @staticmethod
     def check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-        """Refuse `--export index` without stage `export`, for files that are not tars that training can read, and for
-        files with the same name; see `Annotator.check`."""
+        """Refuse `--export index` if stage `export` is left out, if files are not tars that training can read, or if
+        two files have one name. See `Annotator.check`."""
         if settings.export != INDEX:
             return
         if "export" not in settings.stages:
@@ -68,8 +68,8 @@ class Export:
         self.work.complete(ExportStage(self.layout, self.settings.dataset, known), self.work.alive(decided))
 
     def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> IndexCounts:
-        """Write outdated exports, and return the counts of indexes, {} for shards. If the stage is not requested,
-        remove exports that may be of other decisions, and the report."""
+        """Write outdated exports, and return the counts of indexes. For shards return {}. If the stage is not
+        requested, remove the report, and the exports that may be made from other decisions."""
         work, layout, began = self.work, self.layout, time.time()
         fingerprint, vouched = fingerprint_of(decided), Vouched(layout)
         if "export" not in self.settings.stages:
@@ -103,7 +103,7 @@ class Export:
         return left
 
     def _is_outdated(self, vouched: Vouched, decided: Mapping[str, str]) -> bool:
-        """Return whether there are exports that may be of other decisions. Killed runs leave some without a record."""
+        """Return whether exports may be of other decisions. Some have no record, because a run was killed."""
         record = vouched.read(self.layout.exported)
         if record is not None:
             return record.get("fingerprint") != fingerprint_of(decided)

@@ -1,4 +1,4 @@
-"""Decisions on the rows of a unit so far, from the stored annotations of captions and images."""
+"""Decide the rows of a unit by the annotations of captions and images that are stored so far."""
 
 from __future__ import annotations
 

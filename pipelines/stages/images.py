@@ -53,7 +53,7 @@ def load_downloads(layout: Layout, image_unit: str) -> pa.Table | None:
 
 
 def last_of_each(records: pa.Table) -> pa.Table:
-    """Return the records of several segments by ordinal, only the last record of each row."""
+    """Return the last record of each row among the records of several segments, by ordinal."""
     ordinals = np.asarray(records["ordinal"])
     order = np.argsort(ordinals, kind="stable")
     is_last = ordinals[order] != np.append(ordinals[order][1:], -1)
@@ -73,8 +73,8 @@ def images_of(
     dataset: Dataset,
     ordinals: Sequence[int] | npt.NDArray[np.int64],
 ) -> Iterator[tuple[int, bytes | MissingImage]]:
-    """Yield the images of chosen rows of a caption unit, in order: (ordinal, bytes, or why there are none). The
-    ordinals are strictly ascending. Errors are those of `read_images`."""
+    """Yield the images of chosen rows of a caption unit, in order: the ordinal, and the bytes or the reason why there
+    are none. The ordinals are strictly ascending. Errors are those of `read_images`."""
 
     def downloads(ordinal: int) -> str | None:
         image_unit = image_unit_name(unit, ordinal // image_rows)

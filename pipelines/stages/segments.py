@@ -107,8 +107,8 @@ class Survivors:
 
 
 def segments_of(layout: Layout, stage: str, unit: str, image_units: Iterable[int]) -> Iterator[StorePath]:
-    """Yield the files that a stage has stored of a caption unit, segment after segment of each image unit. Raise
-    CorruptRecord if a commit record is corrupt."""
+    """Yield the files that a stage has stored for a caption unit, by image unit and segment. Raise CorruptRecord if a
+    commit record is corrupt."""
     for number in image_units:
         name = image_unit_name(unit, number)
         path = layout.commit(stage, name)
@@ -130,7 +130,7 @@ def stored_values(layout: Layout, stage: str, unit: str, column: str, ordinals: 
         ordinals: the rows (n,).
 
     Returns:
-        The n values; of a row that was processed again, the last.
+        The n values. If a row was processed again, its last value counts.
 
     Raises:
         NotLookedAt: the stage has not processed one of the rows.
@@ -189,7 +189,7 @@ class SegmentStage(Stage):
             ordinals: the rows (n,), ascending.
 
         Yields:
-            The ordinal of each row, and its image file as stored, not decoded, or why there is none.
+            The ordinal of each row, and its image file as stored, not decoded, or the reason why there is none.
         """
         parent, plan, done = unit_of(unit), self._plan, 0
         try:

@@ -132,9 +132,9 @@ def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
 
 
 def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
-    """Return the content of each survivor's .json but `key` and `ordinal`, and the survivors' ordinals. It has the
-    columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. Manifest columns named
-    `key`, `ordinal` or `_extra` are renamed, because samples and readers add these."""
+    """Return the content of each survivor's .json without `key` and `ordinal`, and the ordinals of the survivors. The
+    content has the columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. Manifest
+    columns named `key`, `ordinal` or `_extra` are renamed, because samples and readers add these."""
     path = layout.part("kept", unit)
     if not path.exists():
         return pa.table({}), np.empty(0, np.int64)

@@ -52,7 +52,7 @@ class SpottingStage(SegmentAnnotator):
     layout: Layout
     dataset: Dataset
     fingerprint: str
-    """Fingerprint of engine, models and settings; of the settings alone if there are no images."""
+    """Fingerprint of engine, models and settings, or of the settings alone if there are no images."""
     settings: SpotterSettings
     survivors: Survivors
     """The rows whose images are read."""

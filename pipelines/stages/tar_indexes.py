@@ -1,8 +1,8 @@
 """Stage `export` with `--export index`: leave the input's tars unchanged, and index the survivors in each.
 
 Training reads these samples and no others. An index of all samples of a tar is kept in work/, so that the tar is not
-scanned again while it stays the same; later thresholds select from that. Units are tars, named after the first of their
-caption units that has not failed.
+scanned again while it stays the same. When thresholds change, the survivors are selected from this index. Units are
+tars, named after the first of their caption units that has not failed.
 """
 
 from __future__ import annotations
@@ -178,7 +178,8 @@ def read_index(path: StorePath) -> ShardIndex:
 
 
 def _beside(path: str) -> ShardIndex | None:
-    """Return the index next to a tar if its stamp or size is the tar's and it locates each sample, otherwise None."""
+    """Return the index next to a tar if its stamp or size is the tar's and it locates each sample. Otherwise return
+    None."""
     tar = store_path(path)
     place = tar.parent / str(place_beside(tar.name))
     try:

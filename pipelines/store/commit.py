@@ -191,7 +191,7 @@ def remove(path: StorePath) -> None:
 
 
 def remove_empty(*folders: StorePath) -> None:
-    """Delete the empty ones of these folders, in this order. An object store has no empty folders."""
+    """Delete those of these folders that are empty, in this order. An object store has no empty folders."""
     for folder in folders:
         if is_local(folder):
             with suppress(OSError):  # it does not exist, holds files, or may not be removed
@@ -200,8 +200,8 @@ def remove_empty(*folders: StorePath) -> None:
 
 @contextmanager
 def if_room() -> Iterator[None]:
-    """Ignore errors of a full disk in the `with` block, for a worker's marks of what it is running: Beam would wrap
-    their errors, and the unit's own files fail with a better one."""
+    """Ignore errors of a full disk in the `with` block. Use it for a worker's marks of what it is running, because Beam
+    would wrap their errors, and the unit's own files fail with a better message."""
     try:
         yield
     except OSError as error:
@@ -220,8 +220,8 @@ def retract(record: StorePath) -> None:
 
 def remove_leftovers(layout: Layout) -> None:
     """Delete the temporary files and folders that killed runs left in the folders of `Layout.folders`. Only names like
-    those of `temporary_beside` are deleted. In an object store only `work/` has any, and this machine's scratch
-    folder."""
+    those of `temporary_beside` are deleted. If the output is in an object store, only `work/` and this machine's
+    scratch folder have any."""
     if is_local(layout.root):
         for folder in layout.folders():
             assert is_local(folder)

@@ -21,8 +21,8 @@ _ENDINGS = (".parquet", ".tar", ".json", ".npz")
 _FILES = 500
 """Maximum number of files that a commit adds, not counting `_LAST` and `PUBLISHING`; hubs may fail on far more."""
 _BYTES = 8 * 2**30
-"""Maximum size in bytes of the files of a commit that are fetched from an object store, without `_LAST`. One larger
-file makes a commit."""
+"""Maximum size in bytes of the files of a commit that are fetched from an object store, without `_LAST`. A file that is
+larger makes a commit of its own."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ def is_ours(name: str) -> bool:
 
 
 def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterable[str]) -> list[Push]:
-    """Return the commits, in order, after which a repository holds `files` and no other published files but a card; []
-    if it does already. `changed` are the names of `files` that are missing there or differ, `there` all names in it."""
+    """Return the commits, in order, after which a repository holds `files` and no other published files but a card.
+    Return [] if it does already. `changed` are the names of `files` missing there or different, `there` all names in
+    it."""
     changed, there = set(changed), set(there)
     stale = tuple(sorted(name for name in there if is_ours(name) and name not in files and name != CARD))
     if not changed and not stale:

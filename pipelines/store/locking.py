@@ -171,7 +171,7 @@ def fence_of(root: StorePath) -> Fence | None:
 
 
 def token_of(root: StorePath) -> int:
-    """Return the fencing token of this process's run, 0 without a lock."""
+    """Return the fencing token of this process's run. It is 0 without a lock."""
     fence = fence_of(root)
     return fence.token if fence is not None else 0
 

@@ -16,7 +16,7 @@ from open_diht.pipelines.store.storage import StorePath, each, size_of, sizes
 
 
 class CommitRecord(TypedDict, total=False):
-    """Keys of commit records, of all stages and of some. Types such as `DecideRecord` have the others."""
+    """Keys of commit records that all or several stages have. Types such as `DecideRecord` have the other keys."""
 
     unit: str
     stage: str  # `Stage.part_of` if that is set, else the name of the stage
@@ -56,9 +56,9 @@ class CommitRecord(TypedDict, total=False):
 def publish_record(
     layout: Layout, path: StorePath, record: Mapping[str, Any], files: Iterable[StorePath], planned: bool = True
 ) -> None:
-    """Write a commit record that vouches for the sizes of files that exist, and for those in its entry `files`, of an
-    earlier record. Raise RunFailed if the folder has lost its plan, because it was removed meanwhile. Without `planned`
-    it needs none."""
+    """Write a commit record that vouches for the sizes of those `files` that exist, and for the files that its entry
+    `files` has from an earlier record. Raise RunFailed if the folder has lost its plan, because it was removed
+    meanwhile. Without `planned` the folder needs no plan."""
     if planned and not layout.plan.exists():
         raise RunFailed(removed(layout))
     given = list(files)
@@ -84,7 +84,7 @@ class Vouched:
         self._listed: dict[str, dict[str, int]] = {}
 
     def read(self, path: StorePath) -> CommitRecord | None:
-        """Return the record in a file, {} if it is corrupt. Return None without a file, or if it holds null."""
+        """Return the record in a file, or {} if it is corrupt. Return None if there is no file or it holds null."""
         try:
             found: CommitRecord | None = read_json(path)
         except CorruptRecord:
@@ -104,7 +104,7 @@ class Vouched:
         return True
 
     def current(self, path: StorePath) -> CommitRecord:
-        """Return the record in a file if it and all its files are intact, otherwise {}."""
+        """Return the record in a file if it and all its files are intact. Otherwise return {}."""
         record = self.read(path)
         return record if record and self.holds(record) else {}
 

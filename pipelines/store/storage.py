@@ -29,8 +29,8 @@ StorePath = Path | UPath
 """A file or folder, local or remote."""
 
 FileStamp = int | tuple[str, ...]
-"""Changes when a file is replaced: its time of modification in nanoseconds, 0 if it is gone; of an object, see
-`stamp_of`."""
+"""A value that changes when a file is replaced. It is the time of modification in nanoseconds, or 0 if the file is
+gone. For an object see `stamp_of`."""
 Row = dict[str, Any]
 """A row with columns of the user's own, or the JSON object of one; rows of our own tables have types."""
 
@@ -58,12 +58,12 @@ def store_path(text: str | StorePath) -> StorePath:
 
 
 def is_local(path: StorePath) -> TypeIs[Path]:
-    """Return whether a path is a `pathlib.Path`, so on a disk that this machine has mounted."""
+    """Return whether a path is a `pathlib.Path`, and therefore on a disk that this machine has mounted."""
     return isinstance(path, Path)
 
 
 def is_gone(path: StorePath) -> bool:
-    """Return whether a file certainly does not exist, so False if a store does not answer."""
+    """Return whether a file certainly does not exist. It is False if a store does not answer."""
     try:
         return not path.exists()
     except Exception:  # every store has errors of its own
@@ -145,7 +145,7 @@ def read_bytes(path: StorePath) -> bytes:
 
 
 def read_range(path: StorePath, start: int, stop: int) -> bytes:
-    """Return bytes [start, stop) of a file, fewer if it ends before."""
+    """Return bytes [start, stop) of a file, or fewer if it ends before."""
     if not is_local(path):
         content: bytes = path.fs.cat_file(path.path, start=start, end=stop)
         return content
@@ -154,7 +154,7 @@ def read_range(path: StorePath, start: int, stop: int) -> bytes:
 
 
 def row_count(path: StorePath) -> int:
-    """Return the number of rows in the footer of a Parquet file, 0 without a file."""
+    """Return the number of rows in the footer of a Parquet file. It is 0 without a file."""
     try:
         with open_parts(path) as file:
             return int(pq.ParquetFile(file).metadata.num_rows)
@@ -168,8 +168,8 @@ def each(do: Callable[[_T], Any], items: Iterable[_T], root: StorePath) -> Itera
 
 
 def stamps(folder: StorePath, ending: str) -> dict[str, FileStamp]:
-    """Return a stamp of each entry of a folder with this ending, by its name without it; on a disk, hidden entries are
-    left out. A stamp changes when the file is replaced, see `FileStamp`. The folder need not exist."""
+    """Return the stamps of the entries of a folder that have this ending, by name without the ending. On a disk, hidden
+    entries are left out. A stamp changes when the file is replaced, see `FileStamp`. The folder need not exist."""
     found = (
         {name: status.st_mtime_ns if status else 0 for name, status in _on_disk(folder)}
         if is_local(folder)

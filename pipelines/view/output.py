@@ -97,7 +97,7 @@ class Output:
         self._read(read_record(root / "run.json", _RunRecord))
 
     def _read(self, record: _RunRecord | None) -> None:
-        """Take over the settings of the run; `record` is None while it has not recorded them."""
+        """Take over the settings of the run. `record` is None if the run has not recorded them yet."""
         preset, preset_from = self._preset_of(record)
         self._check_columns(preset)
         # Nothing is taken over of a record that is refused, so that each page says so.
@@ -135,8 +135,8 @@ class Output:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages that decide: the run's, or until it has recorded them, those of captions, download and spotting
-        that have committed results."""
+        """The stages that decide. They are those of the run or, until the run has recorded them, those of captions,
+        download and spotting that have committed results."""
         if self._record is not None:
             return tuple(self._record["stages"])
         first = next(iter(stamps(self.layout.commits("captions"), ".json")), None)
@@ -155,7 +155,7 @@ class Output:
         return self.plan.number(unit) if unit in self.plan else len(self.plan.units)
 
     def funnel(self) -> FunnelRecord | None:
-        """Return the funnel of the last finished run, None before."""
+        """Return the funnel of the last finished run. Return None if no run has finished."""
         return read_record(self.layout.root / "funnel.json", FunnelRecord)
 
     def listing(self) -> Listing:
@@ -192,9 +192,9 @@ class Output:
         return self.layout.data("captions", unit) if end == UNDECIDED else self.layout.part(end, unit)
 
     def ordinals(self, unit: str, end: str) -> NDArray[np.int64]:
-        """Return the ordinals (n,) in the unit of the rows in its file of one of `ENDS`, which kept/ and rejected/ do
-        not store. A dead-letter row of the whole unit has -1. Raise FileNotFoundError if files are missing, as while a
-        run decides the unit again."""
+        """Return the ordinals (n,) in the unit of the rows in its file of one of `ENDS`. The files in kept/ and
+        rejected/ do not store ordinals. A dead-letter row of the whole unit has -1. Raise FileNotFoundError if files
+        are missing, as while a run decides the unit again."""
         if end == UNDECIDED:
             return _ordinals(self.part(end, unit))
         if end == "dead_letter":

@@ -137,7 +137,7 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
 
 
 def _ends(output: Output) -> list[tuple[str, str]]:
-    """Return the choices of an end: parameter of the address, and label."""
+    """Return the ends that can be chosen, each as parameter of the address and as label."""
     reasons = [step.reason for step in cascade(output.preset) if not step.rare]
     funnel = output.funnel()
     if funnel:

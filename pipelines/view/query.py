@@ -32,7 +32,7 @@ PAGE_ROWS = 24
 SECONDS = 3.0
 """A query ends after about this time even if its page is not full."""
 _GROUP_ROWS, _GROUP_BYTES = 65_536, 32 * 2**20
-"""Row groups are read together up to these bounds, the bytes those of their captions; a larger one is read alone."""
+"""Row groups are read together up to this many rows and bytes of captions. A larger row group is read alone."""
 _SHOWN = ("uid", "caption", "stage", "reason", "complexity", "actions", "overlap", "spotted", "duplicate_of", "error")
 """Columns that a list of rows shows, if the file has them."""
 _LOOK, _PROBE = 20, 1_000
@@ -91,7 +91,7 @@ class BadAddress(ValueError):
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """The place of a row: a unit, an end, and the row's number in the file of both."""
+    """The place of a row: its unit, its end, and its number in the file of this unit and end."""
 
     unit: str
     end: str
@@ -177,15 +177,15 @@ class QueryResult:
     looked_at: int
     """Number of rows examined."""
     after: Place | None
-    """Place where the search continues, perhaps after the last row, or None if all rows were examined."""
+    """Place where the search continues, which may be after the last row. It is None if all rows were examined."""
     seconds: float
 
 
 def search(
     output: Output, query: Query, start: Place | None = None, rows: int = PAGE_ROWS, seconds: float = SECONDS
 ) -> QueryResult:
-    """Return the next rows that fit, from a place that the page before names, or the first row. The search ends after
-    about `seconds`, but examines at least one piece of a file."""
+    """Return the next rows that fit, from the place that the previous page names, or from the first row. The search
+    ends after about `seconds`, but examines at least one piece of a file."""
     began, looked = time.monotonic(), 0
     hits: list[Hit] = []
     for unit, end, first, stop, found in _pieces(output, query, start):

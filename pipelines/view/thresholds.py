@@ -60,10 +60,10 @@ class Piece:
     unit: str
     rows: pa.Table
     records: pa.Table | None
-    """Records of their images, with `UNREAD` for missing ones, or None if images decide nothing."""
+    """Records of the rows' images, with `UNREAD` for missing ones, or None if images decide nothing."""
     unexamined: Bools
-    """Mask of the rows that a stage after the captions has not examined although it decides: of the image of some, no
-    run has read the text; for others the run has computed no score, or a stage of the user has seen nothing."""
+    """Mask of the rows that a stage after the captions has not examined although it decides. No run has read the text
+    in their image, or the run has computed no score for them, or a stage of the user has not seen them."""
     recorded: Reasons
     """Reasons why the run rejected rows; `KEPT` for all others and for undecided rows."""
 
@@ -80,7 +80,7 @@ class Sample:
     """Rows of the annotated units, including those that could not be read. Units without a count have the plan's
     estimate."""
     whole: bool
-    """Whether the sample holds all rows of these units that could be read, but for units without their files."""
+    """Whether the sample holds all rows of these units that could be read, except in units whose files are missing."""
     seed: int
 
     @property

@@ -1,1 +1,1 @@
-"""A module per claim: `arms(track, scale, data)` lists the arms, `run(arm, data)` runs one. Others serve them."""
+"""A module per claim: `arms(track, scale, data)` lists the arms, `run(arm, data)` runs one. The others are helpers."""

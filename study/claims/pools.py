@@ -1,4 +1,4 @@
-"""Pools of web pairs with CAT's decision on each. On LAION's captions it is that of C and A alone."""
+"""Pools of web pairs with CAT's decision on each. On LAION's captions this is the decision of C and A alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def open_pool(data: Data, side: int | None, noise: bool = False) -> Pool:
 
 
 def web_held(web: Web, half: int | None = None) -> Pairs:
-    """Return all held-out web pairs, or every other one from 0 or 1."""
+    """Return the held-out web pairs. With a `half` of 0 or 1, return every second one, from this index on."""
     held = np.flatnonzero(web.split == "held")
     return _web(web, held if half is None else held[half::2], "web").pairs
 

@@ -97,7 +97,7 @@ class Choice:
     injected: Bools
     """(m,) true for a pair whose caption is wrong, or only written in the image."""
     filters: Mapping[str, Bools]
-    """Maps filters, of rules, ca, t and cat, to the pairs (m,) that they keep."""
+    """Maps each of the filters rules, ca, t and cat to the mask (m,) of the pairs that it keeps."""
     scores: tuple[Keys, ...]
     """Scores (m,) by name, for each scorer. Higher is better."""
 
@@ -142,7 +142,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 
 
 def chosen(choice: Choice, arm: str, seed: int, share: float) -> NDArray[np.int64]:
-    """Return the rows of a pool that an arm learns from: for arms of equal size, at most the fraction `share`."""
+    """Return the rows of a pool that an arm learns from. Arms of equal size get at most the fraction `share`."""
     everything, scores = len(choice.origin), choice.scores[seed % len(choice.scores)]
     if arm == "all":
         return np.arange(everything)
@@ -175,7 +175,8 @@ def separation(key: NDArray[np.float64], injected: Bools) -> float:
 
 
 def scored(model: Trained, views: Mapping[str, Floats], captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Return a scorer's cosines (m,) by view, and as `score` those of the image itself, corrected by other pairs."""
+    """Return a scorer's cosines (m,) by view, and as `negcliploss` those of the view `score` corrected by other
+    pairs."""
     texts = model.texts(captions).numpy()
     images = {name: model.images(rows).numpy() for name, rows in views.items()}
     cosines = {name: (rows * texts).sum(axis=1).astype(np.float64) for name, rows in images.items()}

@@ -92,7 +92,7 @@ class ConceptStore:
 
     @cached_property
     def heads(self) -> dict[str, int]:
-        """Head name to the number of its concepts."""
+        """Maps the name of a head to the number of its concepts."""
         return {head: len(entry["names"]) for head, entry in self.vocabulary["heads"].items()}
 
     @property

@@ -41,7 +41,7 @@ class ShardTargets:
     ids: dict[str, npt.NDArray[np.uint32]]
     """Head name to ids (n, k)."""
     probabilities: dict[str, npt.NDArray[np.float16]]
-    """Head name to probabilities (n, k). Each row sums to 1 within float16 rounding, or is zero."""
+    """Maps the name of a head to probabilities (n, k). Each row sums to 1 within float16 rounding, or is zero."""
 
     def rows(self, keys: Sequence[str]) -> Ids:
         """Return the row of each key. Raises `ConceptMismatch` if one is missing."""
@@ -72,7 +72,7 @@ class ConceptTargets:
 
     @property
     def heads(self) -> dict[str, int]:
-        """Head name to the number of its concepts."""
+        """Maps the name of a head to the number of its concepts."""
         return dict(self.manifest["heads"])
 
     @property

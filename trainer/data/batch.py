@@ -25,8 +25,8 @@ class Batch:
     keys: list[str]
     """Keys of the samples in their shards or files."""
     concepts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Head ("objects", "attributes") to ids (b, k) int64 and probabilities (b, k) float32. Rows of
-    probabilities sum to 1, or are zero for samples without predictions. Empty if there are no targets."""
+    """Maps a head ("objects", "attributes") to ids (b, k) int64 and probabilities (b, k) float32. Rows of probabilities
+    sum to 1, or are zero for samples without predictions. Empty if there are no targets."""
 
     @property
     def hashes(self) -> Tensor:

@@ -86,8 +86,8 @@ class DataSettings:
     """Samples per epoch over all ranks. None: as many as one pass over the sources reads. With this or with weights an
     epoch may take only part of a source, or repeat it; the next epoch continues where this one stopped."""
     drop_last: bool = True
-    """True, which training requires: leave out the samples that do not fill a last global batch; in a shuffled epoch
-    they differ each time, and of a selection the next epoch begins with them. False: make a smaller last batch, split
+    """True, which training requires: leave out the samples that do not fill a last global batch. In a shuffled epoch
+    these differ each time; with a selection the next epoch begins with them. False: make a smaller last batch, split
     over ranks as evenly as possible; a rank's part may be empty."""
     workers: Count = 2
     """Processes of each rank that read and decode. 0: the training process does. The samples do not depend on it."""

@@ -171,7 +171,7 @@ def _naming(skip: Sequence[str], urls: Sequence[str], begun: Sequence[ShardFacts
 
 
 def _place(path: str) -> str:
-    """Return the absolute path of a local shard; a URL and a file name as they are."""
+    """Return the absolute path of a local shard. Return a URL or a file name unchanged."""
     return absolute(path) if "/" in path else path
 
 
@@ -207,9 +207,9 @@ def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], sk
 
 
 def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int) -> int:
-    """Choose the number of ranges of a source that are read in parallel, 1 without a window. It is a power of two, at
-    most `MOST_STREAMS`, and at most the number of shards of the source with most shards. Above 1 it also lets the cache
-    hold two windows of every stream."""
+    """Choose the number of ranges of a source that are read in parallel. Without a window it is 1. Otherwise it is a
+    power of two, at most `MOST_STREAMS`, and at most the number of shards of the source with most shards. Above 1 it
+    also lets the cache hold two windows of every stream."""
     if not window:
         return 1  # the order of the shards
     shards = max(sum(shard.samples > 0 for shard in source.shards) for source in sources)

@@ -29,7 +29,7 @@ class FoundShards(NamedTuple):
     urls: list[str]
     """Paths or URLs of the tars in order, including missing ones."""
     entries: dict[str, dict[str, Any]]
-    """File name of a tar to its entry in the manifest, if there is one. A pattern or a single tar has none."""
+    """Maps the file name of a tar to its entry in the manifest, if any. A pattern or a single tar has no entries."""
     indexes: str = ""
     """Folder with the indexes that state what to read of the tars. If it is empty, all samples are read and missing
     indexes are made."""

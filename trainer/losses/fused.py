@@ -74,7 +74,7 @@ def _on(tensor: Tensor) -> Any:
 
 
 def _kinds(tile: Tile) -> int:
-    """Return the number of hashes per pair, 0 without hashes."""
+    """Return the number of hashes per pair. It is 0 without hashes."""
     return 0 if tile.mine is None or tile.all_of is None else tile.mine[0].numel()
 
 

@@ -78,7 +78,7 @@ class HnNce(Loss):
     on a GPU that it supports, if the package and a C compiler are installed. Otherwise auto is eager if the matrix
     takes at most 256 MiB and `chunk` is not set, and tiles if not."""
     chunk: Positive | None = None
-    """Rows of a tile. None: tiles of at most 32 MiB, or 128 MiB with triton, or of one row."""
+    """Rows of a tile. None: as many as fit into 32 MiB, or 128 MiB with triton, but at least one."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -103,7 +103,7 @@ class HnNce(Loss):
         return f"HN-NCE (alpha {self.alpha:g}, beta {self.beta:g})"
 
     def remark(self, device: torch.device) -> str:
-        """Return a line if `implementation: auto` cannot use kernels on a GPU, otherwise an empty string.
+        """Return a line if `implementation: auto` cannot use kernels on a GPU. Otherwise return "".
 
         Raises `WrongUse` if `implementation: triton` cannot use them.
         """

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from open_diht.common.ranks import Ranks
 
 Statistics = Mapping[str, Tensor]
-"""Name to the values of rows, or to their mean, which the log shows under this name."""
+"""Maps the name of a statistic in the log to its values for the rows, or to their mean."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ def duplicates(mine: Tensor, all_of: Tensor) -> Tensor:
 
 def negatives_per_row(b: int, n: int, mine: Tensor | None, all_of: Tensor | None, device: torch.device) -> Tensor:
     """Count the negatives of each row, (b,): n - 1, minus the duplicates of the row's own sample. Duplicates by several
-    hashes are counted by inclusion and exclusion, in memory O(n). Without hashes there are none."""
+    hashes are counted by inclusion and exclusion, in memory O(n). Without hashes there are no duplicates."""
     if mine is None or all_of is None:
         return torch.full((b,), n - 1, device=device)
     left = torch.full((b,), n, device=device)

@@ -195,7 +195,7 @@ def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
 
 
 def head_lines(path: str, compression: Compression) -> list[Line]:
-    """Return the first lines of a file from one that is not empty on, limited to _HEAD_ROWS and about _HEAD_BYTES."""
+    """Return the first lines of a file, beginning with a non-empty one, up to _HEAD_ROWS and about _HEAD_BYTES."""
     with reading(path):
         stream = open_stream(path, compression)
     head: list[Line] = []

@@ -165,9 +165,9 @@ def parquet_tables(
     opened: OpenParquet, info: FileInfo, start: int, stop: int, columns: Sequence[str], chunk_rows: int
 ) -> Iterator[tuple[int, pa.Table]]:
     """Yield rows `start` to `stop` of a file, as the index of the first row in the file and a table. A table has plain
-    types (see arrow.py) and comes from one row group. It is complete from `chunk_rows` rows on (it has fewer than twice
-    as many), or from _CHUNK_BYTES on. A damaged row group loses only the rows from the unpacking step with the damage
-    on. UnreadableFile, for a row group that is damaged or needs too much memory, is raised after all readable rows."""
+    types (see arrow.py) and comes from one row group. It ends when it has `chunk_rows` rows (it has fewer than twice as
+    many) or _CHUNK_BYTES. Of a damaged row group, only the rows from the damaged unpacking step on are lost.
+    UnreadableFile, for a row group that is damaged or needs too much memory, is raised after all readable rows."""
     broken: UnreadableFile | None = None
     first = 0
     for group, count in enumerate(info.row_groups):

@@ -40,7 +40,8 @@ KEY, TEXT, JSON = "__key__", "txt", "json"
 """Column of the sample's key; member and column of its caption; member with its other columns."""
 _TEXTS = (TEXT, JSON)
 _HEAD_SAMPLES = 100
-"""Samples that tell columns and images. Images lie between their texts, so more would mean reading much of a tar."""
+"""Number of samples from which columns and images are found. Images lie between their texts, so more samples would mean
+reading much of a tar."""
 _ORDER_SAMPLES = 2_000
 """Most samples whose headers are read to learn why the first ones lack members."""
 _SORTED = "tar --sort=name -cf NEW.tar -C FOLDER ."

@@ -40,7 +40,8 @@ def cluster_count(rows: int, asked: int) -> int:
 
 
 def unit_length(vectors: NDArray[np.floating]) -> Vectors:
-    """Return vectors (n, d) as float32 of length 1, shorter if below 1e-12. A zero vector resembles nothing."""
+    """Return vectors (n, d) as float32 of length 1. Vectors shorter than 1e-12 stay shorter. A zero vector resembles
+    nothing."""
     wide = np.asarray(vectors, np.float32)
     return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.float32(1e-12))
 

@@ -48,7 +48,7 @@ class Deduplication:
     """The search for duplicates in one run."""
 
     def __init__(self, settings: RunSettings, work: Work, own: tuple[StageFilter, ...]):
-        """Store the run's settings and work; `own`: filters of stage `score` and of the user's stages."""
+        """Store the run's settings and work. `own` has the filters of stage `score` and of the user's stages."""
         self.settings, self._work, self._own = settings, work, own
         self.layout = work.layout
         self._images = images_at_hand(self.layout, work.plan.images)
@@ -86,7 +86,7 @@ class Deduplication:
     # ---- exact
 
     def _exact(self, kind: str, survivors: dict[str, str], *, rejects: bool, read: bool) -> None:
-        """Find the duplicates of a kind; `read`: whether to read images that stage `spotting` has not read."""
+        """Find the duplicates of a kind. `read` says whether to read images that stage `spotting` has not read."""
         settings = self.settings
         quick = not read or "spotting" in settings.stages  # spotting records already have the digests
         before = fingerprint_of(VERSION, kind, self._rejecting, read)

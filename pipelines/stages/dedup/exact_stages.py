@@ -108,7 +108,7 @@ class Pairs:
 
     def keys(self, unit: str, digests: Mapping[int, bytes]) -> Halves:
         """Return keys that equal pairs share. A row without URL is identified by the bytes of its image if they were
-        read, and otherwise by the image's stand-in. A row without all of these equals no other row."""
+        read, and otherwise by the image's stand-in. A row that has none of these equals no other row."""
         pairs = list(self.pairs)
         for ordinal, (place, caption) in self.bare.items():
             if ordinal in digests:
@@ -195,9 +195,9 @@ class KeyStage(Stage):
         return self._plan.image_units(read)
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
-        """Return the SHA-256 of these rows' images that are known or read now; {} without `read_missing` and stage
-        `spotting`. Images that this run's stage `spotting` has read are not read again. Records of earlier runs may be
-        of other files, as below another --images-root."""
+        """Return the SHA-256 of these rows' images, by ordinal, if they are known. With `read_missing` read the other
+        images. An image is known if this run's stage `spotting` has read it. Records of earlier runs are not used,
+        because they may be of other files, as below another --images-root."""
         digests: dict[int, bytes] = {}
         if ordinals and "spotting" in self.stages:
             records = load_records(self.layout, unit, self._image_units(unit))

@@ -19,7 +19,7 @@ from open_diht.pipelines.store.storage import StorePath, open_parts
 
 PAIR, IMAGE, SEMANTIC = "pair", "image", "semantic"
 UID = "uid"
-"""Not a kind of duplicates: rows that are another pair than the first row with their uid. It never rejects."""
+"""Rows that are another pair than the first row with their uid. It is no kind of duplicates and never rejects."""
 KINDS = (PAIR, IMAGE, SEMANTIC)
 """The kinds in the order of comparison; the reason of a kind is `duplicate_<kind>`."""
 # Fewer rows make a larger footer, which every unit reads; more make a unit read more entries of others.

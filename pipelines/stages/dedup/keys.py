@@ -9,8 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("cited_high", "<u8"), ("cited_low", "<u8")])
-"""A row: its key in two halves, its index in the unit, and a cited value in two halves: its uid, or its
-pair if the key is the uid. 36 bytes."""
+"""A row in 36 bytes: its key in two halves, its index in the unit, and a cited value in two halves. The cited value is
+its uid, or its pair if the key is the uid."""
 PARTS = 256
 """A unit's records are sorted by key and can be read by the key's first byte. With 512 MB for a range of keys, of 300
 bytes each, 256 ranges hold 458 million keys, about as many as the paper's rows."""
@@ -47,7 +47,7 @@ def halves_of_digests(digests: Sequence[bytes]) -> Halves:
 
 
 def uid_of(high: int, low: int) -> str:
-    """Return the uid of its first and its last 64 bits."""
+    """Return the uid that consists of these first and last 64 bits."""
     return f"{high:016x}{low:016x}"
 
 

@@ -1,9 +1,9 @@
 """Find semantic duplicates within a cluster, after SemDeDup (Abbas et al. 2023).
 
 They are images whose embeddings have a cosine above 1 - eps. Rows are taken in order, and a row that resembles an
-earlier one is a duplicate of it. So the order decides which row of a group stays: `first` is by unit and index in the
-unit, `far` (SemDeDup's default) from the least typical row, by cosine to the centroid, and `near` from the most
-typical.
+earlier one is a duplicate of it. So the order decides which row of a group stays. `first` goes by unit and index in the
+unit. `far` (SemDeDup's default) begins with the row of the lowest cosine to the centroid, and `near` with that of the
+highest.
 
 `against` says which earlier rows are compared. With `kept` they are the rows that stay, so every duplicate is within
 eps of a kept row. With `all`, as in SemDeDup, more may be removed, since a chain of similar rows collapses into its
@@ -66,10 +66,10 @@ def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
 def near_copies(
     vectors: NDArray[np.floating], order: NDArray[np.int64], eps: float, against: Against
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find which rows of (n, d) embeddings are near copies, taking the rows in `order`. Return for each row the row
-    that stays in its place, or -1 if it stays itself; and the cosine to the row that made it a duplicate (with `all`,
-    not always the one that stays), or 0. The embeddings may be a memory map: rows are read in tiles, and memory is a
-    few tiles and blocks, and 20 bytes per row."""
+    """Find which rows of (n, d) embeddings are near copies, taking the rows in `order`. Return two values for each row.
+    The first is the row that stays in its place, or -1 if it stays itself. The second is the cosine to the row that
+    made it a duplicate, or 0. With `all` this may be another row than the one that stays. The embeddings may be a
+    memory map: rows are read in tiles, and memory is a few tiles and blocks, and 20 bytes per row."""
     bound = np.float32(1.0 - eps)
     stays_for = np.full(len(vectors), -1, np.int64)
     cosines = np.zeros(len(vectors), np.float32)
@@ -108,7 +108,7 @@ def _within_tile(
     bound: np.float32,
     against: Against,
 ) -> None:
-    """Link the rows of a tile without link to earlier rows of the same tile."""
+    """Link the rows of a tile that have no link yet to earlier rows of the same tile."""
     sources = np.arange(len(rows)) if against == "all" else np.flatnonzero(link < 0)
     cosine = tile[sources] @ tile.T
     hit = (cosine > bound) & (np.arange(len(rows)) > sources[:, None])

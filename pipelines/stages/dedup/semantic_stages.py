@@ -93,7 +93,7 @@ class _OfEmbeddings(_SemanticStage):
 
     def _stored(self, unit: str, *columns: str) -> list[pa.Table]:
         """Return the ordinals and these columns of a unit's embedded images with status `OK`, in tables that are not
-        empty. They include rows that do not compete, and rows that were embedded several times, repeatedly."""
+        empty. They include rows that do not compete. A row that was embedded several times occurs as many times."""
         tables = []
         for image_unit in self._plan.image_units(read_json(self.layout.commit("captions", unit))):
             name = image_unit_name(unit, image_unit)

@@ -41,7 +41,7 @@ class Batch:
         self, images: NDArray[np.float16], texts: NDArray[np.float16], places: NDArray[np.int64], temperature: float
     ) -> NDArray[np.float64]:
         """Return the values to subtract from the scores of rows, (n,), given the unit vectors (n, d) of their images
-        and texts. `places` (n,): index of each row in the batch, -1 if it is not in it."""
+        and texts. `places` (n,) has the index of each row in the batch, or -1 for a row that is not in it."""
         parts = [np.zeros(0)]
         step = max(1, _CELLS // max(1, len(self)))
         for first in range(0, len(images), step):

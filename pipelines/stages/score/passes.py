@@ -95,8 +95,8 @@ def rows_of(layout: Layout, unit: str, first: int = 0, stop: int = PARTS) -> NDA
 def first_rows(
     units: list[tuple[int, str]], read: Callable[[str, int, int], NDArray[np.void]], count: int, rows: int
 ) -> NDArray[np.void]:
-    """Return the first `count` rows of all units in the random order, or all, as a structured array with `unit` and
-    `ordinal`. `read`: see `rows_of`."""
+    """Return the first `count` rows of all units in the random order, or all rows if there are fewer, as a structured
+    array with `unit` and `ordinal`. `read`: see `rows_of`."""
     wanted = min(count, rows)
     stop, found = 0, np.empty(0, [("unit", "<i4"), *ROW.descr])
     while len(found) < wanted:  # the number of rows in a part is only approximately known
@@ -122,8 +122,8 @@ SCHEMA = pa.schema([("ordinal", pa.int64()), (NEG_CLIP_LOSS, pa.float32())])
 
 @dataclass
 class BatchStage(Stage):
-    """A `Stage` of one unit, which takes the first of all rows in the random order as batches, one per row group. It
-    reads the embeddings of each unit with such rows once, and holds only those of the batches in memory."""
+    """A `Stage` of one unit. It divides the first rows of the random order over all units into batches, one per row
+    group. It reads the embeddings of each unit with such rows once, and holds only those of the batches in memory."""
 
     layout: Layout
     rule: NegativesRule
@@ -223,7 +223,7 @@ class NegativeStage(Stage):
 
 
 def _places(batch: pa.Table, unit: int, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the index in a batch of each row of a unit, or -1."""
+    """Return the index in a batch of each row of a unit. A row that is not in the batch has -1."""
     mine = np.flatnonzero(np.asarray(batch["unit"]) == unit)
     found = np.full(len(ordinals), -1, np.int64)
     found[np.searchsorted(ordinals, np.asarray(batch["ordinal"])[mine])] = mine
@@ -264,7 +264,7 @@ class ThresholdStage(Stage):
 
 
 def rows_kept(share: float, rows: int) -> int:
-    """Return how many rows a fraction above 0 is, rounded up: at least one of any."""
+    """Return the number of rows in a fraction above 0 of `rows`, rounded up, so that it is 0 only without rows."""
     count = math.ceil(share * rows - 1e-9)  # binary floating point may exceed a decimal fraction slightly
     return max(min(1, rows), count)
 
@@ -289,7 +289,7 @@ def _bin_of(scores: Callable[[], Scores], k: int, bins: Callable[[NDArray[Any]],
 
 
 def _keys(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return integers in the order of the scores."""
+    """Return an integer for each score. The integers have the same order as the scores."""
     bits = np.ascontiguousarray(scores + np.float32(0.0)).view(np.uint32)  # -0.0 is 0.0
     # The bits of negative floats ascend with magnitude, so they are inverted.
     return np.where(bits >> 31, ~bits, bits | np.uint32(2**31)).astype(np.int64)

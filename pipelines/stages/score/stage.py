@@ -81,7 +81,7 @@ class ImageText:
 
     @property
     def digest(self) -> int:
-        """Return a number of 64 bits that changes with the boxes; not `NOTHING_MASKED`."""
+        """Return a number of 64 bits that changes with the boxes. It never equals `NOTHING_MASKED`."""
         parts: list[NDArray[Any]] = [
             np.asarray(self.size, np.int64),
             *(np.asarray(box, np.float32) for box in self.boxes),
@@ -383,8 +383,8 @@ def _workers(work: Work, device: str) -> int:
 
 
 def settled_precision(layout: Layout, identity: Mapping[str, str], asked: str, device: str) -> str:
-    """Return the precision, and store it in OUTPUT. `AUTO` takes the precision that OUTPUT has for this model, so that
-    shards on machines of different kinds agree, or by default the device's best."""
+    """Return the precision, and store it in OUTPUT. For `AUTO` it is the precision that OUTPUT has for this model, so
+    that shards on machines of different kinds agree. If OUTPUT has none, it is the device's best."""
     path = layout.work / SCORE / "model.json"
     ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else best_precision(device)}
     # With `auto`, the first of several shards decides for all.

@@ -32,9 +32,9 @@ IMAGES, TEXTS, MASKED = "image_embedding", "text_embedding", "masked_text"
 def stored_scores(
     layout: Layout, plan: Plan, unit: str, columns: Sequence[str], ordinals: NDArray[np.int64] | None = None
 ) -> pa.Table:
-    """Return the stored rows of a caption unit, by ordinal, the last if a row was scored again. If nothing is stored,
-    the table has no rows and only the column `ordinal`. `columns` include `ordinal`; `ordinals` (n,) chooses rows, None
-    all."""
+    """Return the stored rows of a caption unit by ordinal. If a row was scored again, only the last result is returned.
+    If nothing is stored, the table has no rows and only the column `ordinal`. `columns` include `ordinal`; `ordinals`
+    (n,) chooses rows, and None chooses all."""
     paths = segments_of(layout, SCORE, unit, plan.image_units(read_json(layout.commit("captions", unit))))
     groups = (group for path in paths for group in row_groups(path, list(columns)))
     parts = [group if ordinals is None else group.filter(among(group, ordinals)) for group in groups]
