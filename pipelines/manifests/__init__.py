@@ -1,7 +1,10 @@
 """Manifests: from a pattern to batches of rows, and from rows to their images. Independent of Beam.
 
-paths = expand_inputs(pattern, dataset) infos = [inspect(path, dataset) for path in paths]  # may raise a ManifestError
-spans = [span for info in infos for span in split(info, unit_rows)] for batch in read(spans[0], dataset): ...
+paths = expand_inputs(pattern, dataset)
+infos = [inspect(path, dataset) for path in paths]  # may raise a ManifestError
+spans = [span for info in infos for span in split(info, unit_rows)]
+for batch in read(spans[0], dataset):
+    ...
 """
 
 from open_diht.pipelines.manifests.batches import make_uid
