@@ -70,7 +70,7 @@ _OF_PHOTOGRAPHY = re.compile(r"\b(tak(e|es|en|ing)|took|shoot(s|ing)?|shot|captu
 
 @dataclass(frozen=True)
 class Found:
-    """What a rule finds in each of a list of texts."""
+    """The result of a rule for each of a list of texts."""
 
     actions: Sequence[set[int]]
     """Indices of the first characters of the verbs that count."""
