@@ -166,7 +166,8 @@ def factual(text: str) -> Labels:
         "F1": lambda f: f1(f.acts, truth),
         "F1 of complexity": lambda f: f1(f.complex, complex_),
     }
-    about = f"{len(rows):,} captions, {truth.sum():,} with an action, {complex_.sum():,} of degree 2 or more"
+    least = f"{(degrees >= 1).sum():,} of degree 1 or more, {complex_.sum():,} of 2 or more"
+    about = f"{len(rows):,} captions, {truth.sum():,} with an action, {least}"
     return Labels(about, [row["caption"] for row in rows], columns)
 
 
