@@ -22,8 +22,8 @@ Score = Callable[[Choice, str], float]
 
 def blind_accuracy(choices: Sequence[Choice]) -> dict[str, float]:
     """Return the accuracy of each text-only rule, where a tie counts half. `shorter` and `longer` count words and
-    punctuation marks. `likelier` compares the mean log-probability of a word given the one before it, counted in the
-    right captions of other photographs."""
+    punctuation marks. `likelier` compares the mean log-probability of each word given the word before it, estimated
+    from the right captions of other photographs."""
     likelihood = _Bigrams(choices)
     rules: dict[str, Score] = {
         "shorter": lambda _, caption: -len(words(caption)),
@@ -69,7 +69,7 @@ class _Bigrams:
         return counts
 
     def of(self, image: int, caption: str) -> float:
-        """Return the mean log-probability of a word given the one before it, with 0.1 added to each pair count."""
+        """Return the mean log-probability of each word given the word before it, with 0.1 added to each pair count."""
         # Leave out the captions of this image: its own right caption would otherwise always look likely.
         own, sequence = self._own[image], [_END, *words(caption), _END]
         total = 0.0

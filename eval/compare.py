@@ -1,7 +1,7 @@
 """Compare two models on the same items: `make compare A=out/bench/one B=out/bench/other`.
 
-Reads the results of two runs of `make bench`, tests every task that both measured by the same rules on
-the same items, if there are enough, and writes compare.json, compare.md and compare.html.
+Reads the results of two runs of `make bench`, tests every task that both measured by the same rules on the same items,
+if there are enough items, and writes compare.json, compare.md and compare.html.
 
 Exit status: 0 compared; 1 no task could be tested, or a file is broken or cannot be written; 2 wrong use, nothing was
 written.
@@ -54,7 +54,7 @@ main = command(parse, _compare, failed=(EvalError,))
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of both reports."""
+    """A table that compare.md and compare.html both show."""
 
     columns: tuple[str, ...]
     """Headings; those of numbers end in a colon."""

@@ -50,7 +50,7 @@ NOT_SEED_NOISE = (
 OF_LABELS = ("top", "mean_per_class", "mean_per_category", "macro_f1", "worst_group", "roc_auc")
 """Beginnings of the names of metrics that depend on labels."""
 SAME = 1e-6
-"""Largest difference between a number and the mean of its items, which is summed in another order."""
+"""Largest difference between a number and the mean of its items. They are summed in different orders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class TaskComparison(Compared):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedAverage:
-    """The average over the compared tasks, equally weighted. Tasks with the same images count them once."""
+    """The average over the compared tasks, equally weighted. Images that several tasks share count once."""
 
     tasks: int
     a: float
@@ -145,7 +145,7 @@ class _OtherItems(Exception):
 
 
 def rows_of(folder: Path) -> list[Mapping[str, Any]]:
-    """Return the rows of results.json. Raises `WrongUse` if there is none, `DataBroken` if it is corrupt."""
+    """Return the rows of results.json. Raises `WrongUse` if the file is missing, `DataBroken` if it is corrupt."""
     rows = read_written(folder / "results.json") if folder.is_dir() else None
     if rows is None:
         raise WrongUse(f"{folder} has no results.json; name the OUTPUT folder of a `{spelled('bench')}`")
@@ -158,7 +158,7 @@ def rows_of(folder: Path) -> list[Mapping[str, Any]]:
 
 
 def main_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return the first row of every task except its few-shot rows. It holds the main number."""
+    """Return the row with the main number of every task: its first row that is not few-shot."""
     return {task: found[0] for task, found in by_task(rows, few_shot=False).items()}
 
 
@@ -230,7 +230,7 @@ def _compare_task(
 
 
 def _tested(metric: str, a: Items, b: Items, of_a: Estimate, of_b: Estimate) -> Paired:
-    """Test two means by McNemar if their items are 0 or 1, one per image, and otherwise by the paired t test."""
+    """Test two means: by McNemar if their items are 0 or 1, one per image, otherwise by the paired t test."""
     paired = difference(of_a, of_b)
     if is_mean(metric) and binary(a.hits, b.hits) and len(np.unique(a.clusters)) == len(a.keys):
         # Keep the difference and its standard error; replace the interval and the p value, which both hold

@@ -8,7 +8,7 @@ __all__ = ["DataBroken", "DataMissing", "EvalError", "FetchFailed", "ModelError"
 
 
 class EvalError(Exception):
-    """Base of the errors that the command line, unless it handles them, prints as one line with exit status 1."""
+    """Base of the evaluation's errors. The command line prints one that it does not handle, with exit status 1."""
 
 
 class ModelError(EvalError):

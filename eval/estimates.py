@@ -52,7 +52,7 @@ def mean(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
 def mean_per_class(hits: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
     """Return the mean over classes of the proportion of hits among a class's items.
 
-    Classes of a single item have no variance of their own; it is estimated across all of them.
+    A class of a single item has no variance of its own. The variance is estimated across all such classes.
 
     Args:
         hits: (n,) 1 for right, 0 for wrong, or in between.
@@ -68,8 +68,8 @@ def mean_per_class(hits: ArrayLike, labels: ArrayLike, clusters: ArrayLike | Non
 def macro_f1(predicted: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
     """Return the mean F1, 2 TP / (2 TP + FP + FN), over the classes among the labels, as in WILDS.
 
-    A class that is only predicted has no F1 of its own; such a prediction lowers the F1 of the true class. The interval
-    is for sets with as many images of each class; single-item classes are treated as in `mean_per_class`.
+    A class that occurs only among the predictions has no F1; predicting it lowers the F1 of the true class. The
+    interval is for sets with as many images of each class; single-item classes are treated as in `mean_per_class`.
 
     Args:
         predicted: (n,) predicted class of each item.
@@ -115,9 +115,9 @@ def _over_classes(
 def _within_classes(
     value: float, moved: Floats, class_of: NDArray[np.intp], sizes: NDArray[np.intp], images: NDArray[Any]
 ) -> Estimate:
-    """Return the mean over the classes of a stratum. `moved` (n,) is how much each item moved it. Deviations are taken
-    within a class; classes of one item are compared with each other. The variances of the classes are pooled, so their
-    degrees of freedom add up."""
+    """Return the mean over the classes of a stratum. `moved` (n,) is how much each item moved the mean. Deviations are
+    taken within a class; classes of one item are compared with each other. The variances of the classes are pooled, so
+    their degrees of freedom add up."""
     alone = sizes == 1
     # All classes of one item form one extra stratum, with the number len(sizes).
     stratum_of = np.where(alone[class_of], len(sizes), class_of)
@@ -169,7 +169,7 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Estimate:
 
     Args:
         scores: (n,) scores for class 1.
-        labels: (n,) 0 or 1. A single image of a class leaves 0 degrees of freedom.
+        labels: (n,) 0 or 1. If a class has a single image, there are 0 degrees of freedom.
 
     Raises:
         ValueError: A class does not occur.
@@ -204,9 +204,9 @@ def _share_below(values: Floats, others: Floats) -> Floats:
 def mean_average_precision(scores: ArrayLike, labels: ArrayLike) -> Estimate:
     """Return the mean over classes of average precision, the mean of the precision at every positive.
 
-    Ties count against it. A class without positives gets 0, as in CLIP_benchmark; one with a single positive leaves 0
-    degrees of freedom. The interval is for the mean result of sets with as many images, since average precision falls
-    with their number.
+    Ties count against the model. A class without positives gets 0, as in CLIP_benchmark. With a class of a single
+    positive there are 0 degrees of freedom. The interval is for the mean result of sets with as many images, since
+    average precision falls with the number of images.
 
     Args:
         scores: (n, c) scores.

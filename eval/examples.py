@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MOST = 6
-"""Maximum number of examples per task; their images are embedded, and the report is to stay small."""
+"""Maximum number of examples per task. The report embeds their images and has to stay small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +32,10 @@ class FoundTexts:
     image: Image.Image
     key: str
     texts: Sequence[tuple[str, float, bool]]
-    """(caption, cosine, whether it is the image's), nearest first."""
+    """(caption, cosine, whether the caption belongs to the image), nearest first."""
     rank: int
-    """Rank of its first right caption, from 1. In caption selection it is 1 plus the number of wrong captions ahead of
-    its last right one."""
+    """Rank of the image's first right caption, from 1. In caption selection, 1 plus the number of wrong captions ahead
+    of the last right one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +44,11 @@ class FoundImages:
 
     text: str
     images: Sequence[tuple[Image.Image, float, bool]]
-    """(image, cosine, whether it is the caption's), nearest first."""
+    """(image, cosine, whether the image belongs to the caption or cue), nearest first."""
     rank: int
     """Rank of the caption's image, from 1. For a cue with several images it is the rank of the last of them."""
     right: int = 1
-    """Number of images that belong to it."""
+    """Number of images that belong to the caption or cue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,7 +172,7 @@ class FeatureCache:
 
 
 def _write(folder: Path, rows: range, features: np.ndarray) -> None:
-    """Write a batch. Raises `ModelError` if features are not finite or not as many as rows."""
+    """Write a batch. Raises `ModelError` if a feature is not finite, or features and rows differ in number."""
     if features.shape[:1] != (len(rows),) or not np.isfinite(features).all():
         raise ModelError(
             f"{folder}, rows {rows.start} to {rows.stop}: features are not {len(rows)} rows of finite numbers"
@@ -231,7 +231,7 @@ def _missing(folder: Path, count: int, batch: int) -> list[range]:
 
 
 def _gaps(batches: Sequence[Batch], count: int) -> list[tuple[int, int]]:
-    """Return the (first, last + 1) of rows that are in no batch."""
+    """Return the ranges (first, last + 1) of rows that are in no batch."""
     gaps, reached = [], 0
     for first, last, _ in batches:
         if first > reached:

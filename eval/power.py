@@ -1,10 +1,10 @@
 """Differences that a test set can detect, computed before anything is measured: `make bench ARGS=--power`.
 
-Two models differ on a fraction of the items, and one is better by its wins there minus its losses.
-That fraction determines how many items a difference needs: models of one recipe disagree on few
-items, different ones on many. The power is that of the exact McNemar test, summed over the number
-of items on which the models disagree. Connor's formula (1987), about 2.8 sqrt(fraction / n), is for
-a test without exact p values and promises 80 % where the exact one has 77 to 80.
+Two models differ on a fraction of the items, and one is better by its wins there minus its losses. That fraction
+determines how many items a difference needs: models of one recipe disagree on few items, different ones on many. The
+power is that of the exact McNemar test, summed over the number of items on which the models disagree. Connor's formula
+(1987), about 2.8 sqrt(fraction / n), is for a test without exact p values and promises 80 % where the exact test
+reaches 77 to 80.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ DISAGREE = (0.05, 0.1, 0.2)
 """Fractions of items on which two models differ: seeds of one recipe, two recipes, two sizes (rough
 guesses of ours)."""
 POWER = 0.8
-"""The probability with which a difference is to be found."""
+"""The required probability of finding a difference."""
 
 
 def power(n: int, disagree: float, difference: float) -> float:
-    """Return how often the exact McNemar test on n items finds (p < 0.05) a difference, which is at most `disagree`."""
+    """Return how often the exact McNemar test on n items finds `difference`, at most `disagree`, at p < 0.05."""
     changed, few, chance = _called(n, disagree)
     # The fraction of changed items that the better model wins.
     won = (disagree + difference) / (2 * disagree)
@@ -39,8 +39,8 @@ def power(n: int, disagree: float, difference: float) -> float:
 
 @lru_cache(maxsize=1)
 def _called(n: int, disagree: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return the numbers of changed items, the critical losses of each, and its probability. The critical number is the
-    most losses (or wins) with p < 0.05, or -1 or NaN if p is never so small."""
+    """Return the possible numbers of changed items, and the critical number and the probability of each. The critical
+    number is the most losses (or wins) with p < 0.05. It is -1 or NaN if p is never so small."""
     # Six standard deviations around the mean; the remaining probability is negligible.
     spread = 6 * np.sqrt(n * disagree * (1 - disagree)) + 1
     changed = np.arange(max(0, int(n * disagree - spread)), min(n, int(n * disagree + spread)) + 1)

@@ -44,7 +44,7 @@ DECADE = 8
 COARSE = range(-6 * DECADE, 6 * DECADE + 1, 2 * DECADE)
 """The seven penalties tried first, from 1e-6 to 1e6, as in CLIP's protocol."""
 HELD_OUT = 5
-"""Interval between held-out training images of a class: more of them choose better, but leave fewer to fit on."""
+"""Interval between held-out training images of a class. Holding out more chooses better, but leaves fewer to fit on."""
 MAX_STEPS = 1000
 """Steps of L-BFGS, as in CLIP's protocol."""
 Floats = NDArray[np.float32]
@@ -104,9 +104,9 @@ def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots)
 
 
 def training_split(task: Task, data: DataSet, session: Session, metric: str) -> tuple[DataSet | None, list[Result]]:
-    """Return the training split for a probe of a task, or the rows that explain its absence. A split that is missing,
-    broken or without images of a class has a row; only the probe fails, since zero-shot needs no split. A task without
-    a training split, or with several labels per image, has no row."""
+    """Return the training split for a probe of a task, or None and rows with the reason. There is a row if the split is
+    missing, broken or lacks images of a class; only the probe fails, since zero-shot needs no split. There is no row if
+    the task names no training split, or an image has several labels."""
     if not task.support or data.labels is None or data.labels.ndim != 1:
         return None, []
     try:
@@ -129,7 +129,7 @@ def support_record(
     task: Task, support: DataSet, drawn: Images, data: DataSet, what: str
 ) -> tuple[dict[str, Any], list[str] | None]:
     """Return the protocol record of a training split, and the keys of images that are also test images. The record has
-    a warning about such images. The keys are None if this is unknown."""
+    a warning about such images. The keys are None if these images are unknown."""
     overlap = shared_images(drawn, data.images)
     record: dict[str, Any] = {
         "place": support.place,
@@ -239,7 +239,7 @@ def best(tried: dict[int, float]) -> int:
 
 def held_out(keys: Sequence[str], labels: Labels) -> NDArray[np.bool_]:
     """Return the mask (n,) of held-out samples. Each class is ordered by a hash of the keys, and every HELD_OUT-th
-    sample from the second on is held out. The only sample of a class is therefore not held out."""
+    sample from the second on is held out. So the only sample of a class is not held out."""
     # The hash makes the choice independent of the order of the samples.
     digests = [hashlib.sha256(f"held out/{key}".encode(errors="surrogatepass")).digest() for key in keys]
     ranked = np.array(sorted(range(len(keys)), key=digests.__getitem__))
@@ -256,7 +256,7 @@ def _penalty(step: int) -> float:
 
 
 def _fit(features: Floats, labels: Labels, penalty: float) -> tuple[LogisticRegression, bool]:
-    """Minimize the summed cross-entropy plus penalty / 2 ||W||^2. Also return whether it took less than MAX_STEPS."""
+    """Minimize the summed cross-entropy plus penalty / 2 ||W||^2. Also return whether MAX_STEPS was not reached."""
     from sklearn.exceptions import ConvergenceWarning  # the import takes seconds and few evaluations need it
     from sklearn.linear_model import LogisticRegression
 

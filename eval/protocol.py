@@ -15,9 +15,9 @@ from open_diht.eval.results import INTERVAL, Items, Result, TaskOutcome
 from open_diht.eval.task import Source, Task
 
 SHARED_RULES = 4
-"""Increased when a change of code shared by all kinds of task alters numbers or intervals; stored
-results are then measured again. Changes of a single kind increase its own `rules`, which are
-recorded with its numbers: models measured by different rules are not compared."""
+"""Increased when a change of code shared by all kinds of task alters numbers or intervals; stored results are then
+measured again. A change of a single kind increases the kind's own `rules`, recorded with its numbers: models measured
+by different rules are not compared."""
 
 
 def base(task: Task, data: DataSet, model: Model) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def by_template(
     task: Task, data: DataSet, model: Model, measure: Callable[[str, str, dict[str, Any]], tuple[list[Result], Items]]
 ) -> TaskOutcome:
     """Measure a task with each of its caption templates, of which the first gives the task's own numbers. `measure`
-    gets a template, the suffix of its metrics' names, and the start of their record."""
+    gets a template, a suffix for the names of metrics, and a record to complete."""
     results: list[Result] = []
     items: Items | None = None
     for template in task.caption_templates:

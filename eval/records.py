@@ -1,4 +1,4 @@
-"""Hashes, versions and JSON files, by which a run recognizes the results that an earlier one stored.
+"""Hashes, versions and JSON files, by which a run recognizes the results that an earlier run stored.
 
 A kill cannot truncate a file of ours, but a faulty disk or a person can corrupt it.
 """
@@ -34,7 +34,7 @@ def sha256_of(value: Any) -> str:
 
 
 def _json(value: Any) -> Iterator[str]:
-    """Yield the JSON in pieces, because that of many captions would take as much memory as they do."""
+    """Yield the JSON in pieces, because the JSON of many captions would take as much memory as the captions."""
     if not isinstance(value, list | tuple) or not value:
         yield _dumped(value)
     elif len(value) <= SHORT:
@@ -102,7 +102,7 @@ class Memo:
         return known["value"]
 
     def tree_hash(self, folder: Path) -> str:
-        """Return the sha256 over names and contents of all files below `folder`, except behind links to folders."""
+        """Return the sha256 over names and contents of all files below `folder`. Links to folders are not followed."""
         found = (path for path in folder.rglob("*") if path.is_file())
         return self.files_hash(folder, sorted(str(path.relative_to(folder)) for path in found))
 

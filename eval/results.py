@@ -59,7 +59,7 @@ class Items:
     hits: np.ndarray
     """(n,) float64: 1 right, 0 wrong, or in between (VQA, association)."""
     clusters: np.ndarray
-    """(n,) int64, the independent observation of each item, usually its image."""
+    """(n,) int64 number of the independent observation, usually the image, that each item belongs to."""
     predicted: np.ndarray
     """(n,) the model's output: a class index, a rank, a candidate's index, or whether a pair is right."""
     label: np.ndarray
@@ -147,12 +147,12 @@ def images_of(task: str, record: Mapping[str, Any]) -> str:
 
 
 def rules_of(record: Mapping[str, Any]) -> int:
-    """Return the version of the rules of the number's kind."""
+    """Return the version of the rules by which the number was measured."""
     return int(record.get("rules", 1))
 
 
 def version_of(record: Mapping[str, Any]) -> int:
-    """Return the version of the number's task."""
+    """Return the version of the task that the number is about."""
     return int(record.get("task_version", 1))
 
 
@@ -256,7 +256,7 @@ def is_mean(metric: str) -> bool:
 
 
 def estimate_of(items: Items, metric: str) -> Estimate | None:
-    """Return the metric as an `Estimate`. Return None if it is unknown or the items lack its arrays or classes."""
+    """Return an `Estimate` of `metric`. Return None if it is unknown, or the items lack its arrays or classes."""
     name = metric.partition(" ")[0]  # drop a caption template
     if is_mean(name):
         return estimates.mean(items.hits, items.clusters)

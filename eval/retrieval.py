@@ -73,7 +73,7 @@ def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: b
 
 
 def _kept(task: Task, data: DataSet) -> tuple[list[str], np.ndarray]:
-    """Return the captions that the task uses, and the index of each one's image."""
+    """Return the captions that the task uses, and the index of each caption's image."""
     assert data.captions is not None  # guaranteed by `open_task`
     kept = [captions[: task.captions_per_image] for captions in data.captions]
     owner = np.repeat(np.arange(len(kept)), [len(captions) for captions in kept])

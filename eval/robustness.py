@@ -26,8 +26,8 @@ class Robustness:
     value: float
     """Accuracy minus the expected one, between -1 and 1."""
     low: float | None
-    """Lower end of the 95 % interval over images of both sets, None if one lacks an interval. The curve is taken as
-    known."""
+    """Lower end of the 95 % interval over images of both sets, with the curve taken as known. It is None if the
+    accuracy on one of the sets has no interval."""
     high: float | None
     expected: float
     spread: float
@@ -37,8 +37,8 @@ class Robustness:
 
 
 def effective_robustness(main: Mapping[str, Mapping[str, Any]]) -> list[Robustness]:
-    """Return the robustness on every test set with a curve that was measured along with ImageNet. `main` has rows of
-    results.json, by task. Both top-1 accuracies must be above 0 and below 1."""
+    """Return the robustness on every test set that has a curve and was measured together with ImageNet, if both top-1
+    accuracies are above 0 and below 1. `main` maps a task to its row of results.json."""
     imagenet = main.get(IMAGENET)
     if imagenet is None or not _top1(imagenet):
         return []

@@ -83,7 +83,7 @@ def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
 
 
 def _check_output(suite: Suite, session: Session, say: Say) -> None:
-    """Raise `WrongUse` if the output is another model's. Print which results of this model will be left out."""
+    """Raise `WrongUse` if the output is another model's. Print which results of this model it will lose."""
     error = None
     try:
         if session.cache.group.first and (lost := _others(suite, session)):
@@ -97,7 +97,7 @@ def _check_output(suite: Suite, session: Session, say: Say) -> None:
 
 
 def _others(suite: Suite, session: Session) -> list[str]:
-    """Return the tasks of results.json that the suite lacks. Raises `WrongUse` if it is of other weights."""
+    """Return the tasks of results.json that the suite lacks. Raises `WrongUse` if results.json is of other weights."""
     path, record, key = session.output / "results.json", session.cache.model.record, "weights_sha256"
     try:
         rows = checked(read_written(path) or [])
@@ -122,7 +122,7 @@ def _write(session: Session, results: list[Result]) -> None:
 
 def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None]) -> list[Result]:
     """Return the results of one task, from the output if they were measured before (see `_kept`). `tell` gets the
-    results that are available first."""
+    results that are available before the probes."""
     cache, group, output, options = session.cache, session.cache.group, session.output, session.options
     found, shots, error = None, None, None
     try:
@@ -177,7 +177,7 @@ def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None
 
 def _kept(record: Path, key: str, output: Path) -> list[Result] | None:
     """Return the stored results of a task that was measured before on the same inputs by the same software. Return None
-    if there is no such record, or the key or a file written with them differs."""
+    if there is no such record, its key differs, or a file that was written with it has changed."""
     found = read_record(record, "key", "files", "results")
     if found is None or found["key"] != key:
         return None

@@ -38,8 +38,8 @@ CATEGORIES = 20
 
 
 def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the accuracy over all questions and its mean over categories. Each of 2 to CATEGORIES categories gets a
-    number, and so do questions with several right captions (`text_only`)."""
+    """Return the accuracy over all questions and its mean over categories. If there are 2 to CATEGORIES categories,
+    each gets a number. So do questions with several right captions (`text_only`)."""
     choices = data.choices
     assert choices is not None  # guaranteed by `open_task`
     images = cache.images(data.images, task.name)
@@ -88,9 +88,9 @@ def _captions(choices: Sequence[Choice], template: str) -> list[str]:
 
 
 def _answered(choices: Sequence[Choice], images: Features, texts: Features, cache: FeatureCache) -> np.ndarray:
-    """Return the outcome (q, 3) of each question, which the ranks of the cache divide. The columns are: whether the
-    right captions are ahead, whether they are alike without the image (0 if only one is right), and the index of the
-    nearest caption."""
+    """Return the outcomes (q, 3) of questions. The ranks of the cache divide the questions. The columns are: whether
+    the right captions are ahead, whether they are alike without the image (0 if only one is right), and the index of
+    the nearest caption."""
     starts = np.concatenate([[0], np.cumsum([len(choice.captions) for choice in choices])])
     # Small enough to be divided among the ranks.
     size = min(BLOCK, -(-len(choices) // cache.group.world))
@@ -135,7 +135,7 @@ def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> 
 
 
 def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return text, image and group score over all pairs, and the task's metric of 2 to CATEGORIES categories."""
+    """Return text, image and group score, and the task's metric by category if there are 2 to CATEGORIES."""
     pairs = data.pairs
     assert pairs is not None  # guaranteed by `open_task`
     clusters, category = clusters_of(pairs), np.array([pair.category for pair in pairs])

@@ -16,7 +16,7 @@ class Session:
     """One model on the data of one folder."""
 
     cache: FeatureCache
-    """The model and its features; its ranks work together."""
+    """The model, its cached features, and the ranks that work together."""
     root: Path
     """The folder of the data sets."""
     memo: Memo
@@ -28,11 +28,11 @@ class Session:
 
 
 def open_task(task: Task, root: Path, memo: Memo) -> DataSet:
-    """Return the data of a task, read for what its kind needs. Raises as `read_task`.
+    """Read the data of a task, with the annotations that its kind needs. Raises the errors of `read_task`.
 
     Args:
         task: The task.
         root: The folder of the data sets.
-        memo: Hashes of their files.
+        memo: Hashes and indexes of the files of the data sets.
     """
     return read_task(task, KINDS[task.kind].needs, root, memo)

@@ -1,15 +1,15 @@
 """Uncertainty of numbers: intervals for one model, paired tests between two.
 
-A number comes with the part of every image in it. This is about the image's influence divided by the number of images,
+A number comes with every image's part in it. A part is about the image's influence divided by the number of images,
 scaled so that the squares of independent images sum to the variance. Parts of one image in several tasks are added
 before squaring, and those of two models on the same image are subtracted. The five captions of one image are not five
 independent observations, so images are counted.
 
 A proportion gets the exact interval of Clopper and Pearson (1934) for the number of independent items with the same
-variance, reduced where the variance is poorly known (Korn and Graubard 1998). It holds for few items and near 0 and 1,
-where Wilson's interval may hold in only about 84 % of cases. A mean over classes is split into strata of classes of
-similar size, whose intervals are combined by the squares of their distances (Zou and Donner 2008), so that a small
-class with all items right still counts as uncertain. benchmarks/coverage.md has how often each interval holds.
+variance, reduced where the variance is poorly known (Korn and Graubard 1998). It also holds for few items and near 0
+and 1, where Wilson's interval may hold in only about 84 % of cases. A mean over classes is split into strata of classes
+of similar size, whose intervals are combined by the squares of their distances (Zou and Donner 2008), so that a small
+class with all items right still counts as uncertain. benchmarks/coverage.md shows how often each interval holds.
 
 All of this is sampling noise, of the test set and of the shots. Two trainings of one recipe differ beyond it (by about
 0.2 points on ImageNet, according to the DataComp authors). No test set can show that; it takes several seeds.
@@ -35,7 +35,7 @@ Indices = NDArray[np.int64]
 FEWEST = 3
 """Minimum number of draws of shots for which an interval is computed."""
 _EDGE = 1e-9
-"""Distance from 0 or 1, and size of a standard error, below which the difference is rounding."""
+"""A distance from 0 or 1, or a standard error, below this is taken for rounding."""
 _MANY = 1e6
 """Largest degrees of freedom that are computed with; Student's t is then practically normal."""
 
@@ -46,14 +46,14 @@ class Estimate:
 
     value: float
     parts: Floats = field(repr=False)
-    """(n,) about how far each image moved the number off its expectation. They sum to 0, their squares to the
-    variance."""
+    """(n,) about how far each image moved the number off its expectation. The parts sum to 0, and their squares sum to
+    the variance."""
     units: NDArray[Any] = field(repr=False)
     """(n,) distinct images, or groups of images. Equal values in two estimates of one set are the same images."""
     df: float
     """Degrees of freedom of the variance. Below 1 there are too few items to know it."""
     most: float
-    """The effective number of independent items, for a number of 0 or 1, whose parts carry no information."""
+    """The effective number of independent items, used if the number is 0 or 1, since then the parts tell nothing."""
 
     @property
     def variance(self) -> float:
@@ -101,7 +101,7 @@ class Averaged(Estimate):
     """(k,) weights that sum to 1."""
 
     def interval(self, level: float = 0.95) -> Interval | None:
-        """Return the interval that combines the distances from each number to its own ends (`_recovered`).
+        """Return the interval that combines the distances from each number to the ends of its interval (`_recovered`).
 
         A proportion of 0 or 1 has no parts but is uncertain, and contributes as such. Return None if one number has no
         interval, or `df` is below 1.
@@ -168,7 +168,7 @@ def share_interval(value: float, variance: float, df: float, most: float, level:
         value: The proportion, between 0 and 1.
         variance: Its squared standard error.
         df: Degrees of freedom of the variance.
-        most: The number of independent items where the variance says nothing.
+        most: The number of independent items to assume where the variance tells nothing.
         level: The coverage of the interval.
 
     Returns:
@@ -196,7 +196,7 @@ def share_interval(value: float, variance: float, df: float, most: float, level:
 def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Averaged:
     """Return the plain average of estimates, each given with a name for its set of images.
 
-    Parts of one image of one set are added; different sets are independent. Raises ValueError for no estimates.
+    Within a set, the parts of an image are added; sets are independent. Raises ValueError without estimates.
     """
     if not estimates:
         raise ValueError("no numbers to average over")
@@ -254,8 +254,8 @@ def stratified(strata: Sequence[Estimate], weights: ArrayLike) -> Estimate:
 def difference(a: Estimate, b: Estimate) -> Paired:
     """Return B minus A by a paired t test over the images of both.
 
-    Averages combine the distances to the ends of each number's difference, as their intervals do. A
-    small class in which no image changed thus remains uncertain.
+    For averages, the distances to the ends of each number's difference are combined, as in their intervals. So a small
+    class in which no image changed remains uncertain.
 
     Args:
         a: A's number.
@@ -334,7 +334,7 @@ def crossed_difference(a: Sequence[Estimate], b: Sequence[Estimate]) -> Paired:
 
 
 def _over_images(of_draw: Sequence[Estimate]) -> Averaged:
-    """Return the mean over draws as a number about these images alone."""
+    """Return the mean over draws, with the uncertainty of the images but not of the draws."""
     return Averaged(
         of=tuple(("images", estimate) for estimate in of_draw),
         weights=np.full(len(of_draw), 1 / len(of_draw)),
@@ -384,8 +384,8 @@ def _within(value: float, reach: float, df: float, changed: bool) -> Paired:
 
 
 def _recovered(reaches: Floats, alike: Floats) -> float:
-    """Return the distance from a sum to its end, by the method of variance estimates recovery (Zou and Donner 2008).
-    The distances (k,) of its terms are squared and added with their correlations (k, k)."""
+    """Return the distance from a sum to the end of its interval, by the method of variance estimates recovery (Zou and
+    Donner 2008). The distances (k,) of the terms are squared and added with their correlations (k, k)."""
     return math.sqrt(max(float(reaches @ alike @ reaches), 0.0))
 
 
@@ -409,8 +409,8 @@ def _correlations(names: Sequence[Hashable], units: Sequence[NDArray[Any]], part
 
 
 def _satterthwaite(total: float, spread: float, otherwise: float) -> float:
-    """Return the degrees of freedom of a sum of variances. `spread` is the sum of their squares, each divided by its
-    own degrees of freedom."""
+    """Return the degrees of freedom of `total`, a sum of variances. `spread` is the sum of the squared variances, each
+    divided by its degrees of freedom. If it is 0, return `otherwise`."""
     return total**2 / spread if spread > 0 else otherwise
 
 
@@ -455,8 +455,8 @@ def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
 def disagreement_interval(hits_a: ArrayLike, hits_b: ArrayLike) -> Interval:
     """Return the interval of the difference of two proportions on the same independent items.
 
-    It is Agresti and Min's (2005): half an item is added to each of the four outcomes, so that it holds if few items
-    differ.
+    The interval is that of Agresti and Min (2005): half an item is added to each of the four outcomes, so that it also
+    holds if few items differ.
 
     Args:
         hits_a: (n,) 0 or 1 for A.

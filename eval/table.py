@@ -1,9 +1,9 @@
 """Tabulate several models: `python -m open_diht.eval.table out/bench/one out/bench/other ... [--format latex]`.
 
-Reads results.json and the items of each folder, and prints the main number of every task that any of
-them measured, then the numbers over several tasks, as Markdown, CSV, LaTeX, or HTML (`--format
-html`). Nothing is bold: `make compare` tests whether two models differ. Except in CSV, a mark shows
-a task's number with another metric, data, rules or version than that of the first model that has it.
+Reads results.json and the items of each folder, and prints the main number of every task that any of them measured,
+then the numbers over several tasks, as Markdown, CSV, LaTeX, or HTML (`--format html`). Nothing is bold: `make compare`
+tests whether two models differ. Except in CSV, a number is marked if its metric, data, rules or version differ from
+those of the first model that has the task.
 
 Exit status: 0 printed; 1 a file is broken; 2 wrong use.
 """

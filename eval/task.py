@@ -29,8 +29,8 @@ class Source:
     """Folder or file below the data folder, or an absolute path (`/...`, `~/...`); `repository:...` is
     below the checkout, for data that comes with it."""
     split: str = "test"
-    """The split's name, recorded with the numbers. Webdataset, folder, and torchvision for sets with splits read the
-    split of this name."""
+    """The split's name, recorded with the numbers. The layouts webdataset and folder read this split, and so does
+    torchvision for sets that have splits."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further options of the layout's reader."""
 
@@ -62,7 +62,7 @@ class Task:
     """The publication of the data set, or of the task made of it."""
     items: Positive | None = None
     """Number of items of the published split: images for most kinds, questions of caption selection, pairs of pair
-    selection, cues of association. Without a sample, a different number is noted next to the result."""
+    selection, cues of association. Unless `sample` is set, a different number is noted next to the result."""
     classes: Positive | None = None
     """Number of classes (classification)."""
     class_names: str | tuple[str, ...] = "dataset"
@@ -73,21 +73,21 @@ class Task:
     direction: Direction | None = None
     """image_to_text or text_to_image (retrieval)."""
     caption_templates: tuple[str, ...] = ("{}",)
-    """Templates that captions or cues are put into; each gives its own numbers, the first one the task's
+    """Templates that captions or cues are put into. Each gives its own numbers, and the first gives the task's
     (retrieval, caption selection, pair selection, association)."""
     captions_per_image: Positive | None = None
     """Number of captions of an image that are kept, from the first on (retrieval). None keeps all."""
     candidates: Positive | None = None
     """Most answers offered per question if the data has no list of its own (vqa). None means 10."""
     sample: Positive | None = None
-    """Evaluate a seeded sample of at most so many items instead of all; the protocol states it."""
+    """Largest number of items to evaluate, drawn by a seed. None evaluates all. The protocol states the number."""
     support: tuple[Source, ...] = ()
     """Sources of the training split that probes are fitted on (classification). Without it there are no few-shot
     rows."""
     fetch: Mapping[str, Any] = field(default_factory=dict)
     """Download instructions for `make bench-data`. They are empty if a program may not fetch the data."""
     caution: str = ""
-    """Models that the number does not test, in a few words, shown next to it in terminal, reports and comparisons."""
+    """Models that the number does not test, in a few words. Terminal, reports and comparisons show them with it."""
     note: str = ""
     """A pitfall or a choice that affects how to read the number."""
 
@@ -139,8 +139,8 @@ class Options:
     """Options of a run that change numbers; results of a task are stored with them."""
 
     strict_ties: bool = False
-    """Retrieval: count every equal score that is not right against the model."""
+    """In retrieval, count every wrong item of equal score against the model."""
     shots: Shots | None = field(default_factory=Shots)
     """Few-shot points of the tasks that have a training split. None measures no few-shot point."""
     linear_probe: bool = False
-    """Fit a linear probe on all of the training split too."""
+    """Also fit a linear probe on the whole training split."""

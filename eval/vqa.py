@@ -1,8 +1,8 @@
 """Visual question answering by a dual encoder: the answer is the candidate whose statement is nearest to the image.
 
-The protocols are our own (`vqa/multiple_choice`, `vqa/entailment`); the paper's is not public. Where several candidates
-are nearest, the question counts with their mean accuracy, so a model that cannot tell them apart
-scores chance in any order of the candidates.
+The protocols are our own (`vqa/multiple_choice`, `vqa/entailment`); the paper's is not public. If several candidates
+are equally near, the question counts with their mean accuracy, so a model that cannot tell them apart scores chance in
+any order of the candidates.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
 
 
 def _origin(task: Task, data: DataSet) -> str:
-    """Return the origin of the candidates. Only VQAv2's reader makes lists, for questions without one."""
+    """Return the origin of the candidates. Only VQAv2's reader makes lists, for questions that have none."""
     made = f", else {task.candidates or DEFAULT_CANDIDATES} frequent answers per type of question"
     return "the data's own" + (made if data.layout == "vqav2" else "")
 
@@ -149,8 +149,8 @@ def normalized(answer: str) -> str:
 def soft_accuracy(answer: str, annotators: Sequence[str]) -> float:
     """Return the VQA accuracy of one answer (Antol et al. 2015, as computed by their evaluation): min(matches among the
     other annotators / 3, 1), averaged over leaving out each annotator once. With ten annotators, 1, 2, 3, 4 matches
-    give 0.3, 0.6, 0.9, 1. With fewer than four, the number of others replaces 3; a single annotator is compared
-    directly."""
+    give 0.3, 0.6, 0.9, 1. With fewer than four annotators, the number of the others replaces 3; a single annotator is
+    compared directly."""
     if not annotators:
         raise ValueError("a question without annotators cannot be scored")
     wanted = normalized(answer)

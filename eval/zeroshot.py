@@ -102,7 +102,7 @@ def _label_ranks(cache: FeatureCache, features: Features, classifier: np.ndarray
 def _single_label(
     task: Task, data: DataSet, table: np.ndarray, record: Mapping[str, Any]
 ) -> tuple[list[Result], Items]:
-    """Return the metrics and the items of single labels from the (n, 3) of `_label_ranks`."""
+    """Return the metrics and the items of single labels from `table`, the result of `_label_ranks`."""
     labels, bursts, classes = data.labels, data.bursts, record["class_names"]["count"]
     assert labels is not None
     ranks, predicted, margin = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2]
@@ -147,9 +147,9 @@ def _single_label(
 def _group_results(
     task: Task, groups: np.ndarray, hits: Mapping[str, np.ndarray], bursts: np.ndarray | None, record: Mapping[str, Any]
 ) -> list[Result]:
-    """Return the accuracies `hits` of the worst group. A task about worst groups also gets those of each group, unless
-    there are more than GROUPS. `groups` (n,) are names, such as regions of the world. Among many groups the worst one
-    is partly low by chance, since small groups vary most. If some groups are large, the worst of these is reported too.
+    """Return each accuracy in `hits` for the worst group, and for the worst large group if only some are large: among
+    many groups the worst is partly low by chance, since small ones vary most. A task about worst groups also gets its
+    accuracy for each group, unless there are more than GROUPS. `groups` (n,) are names, such as regions of the world.
     """
     names, counts = np.unique(groups, return_counts=True)
     sizes = dict(zip(names.tolist(), counts.tolist(), strict=True))

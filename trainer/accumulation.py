@@ -55,9 +55,9 @@ def backward(
     scaler: torch.amp.GradScaler | None = None,
 ) -> BatchLoss:
     """Add the gradient of the whole batch's loss to the parameters, and return the losses, detached. `batch` holds this
-    rank's pairs, as many as on every other rank, and is computed in at most `parts` parts. `seeds` has one seed of
-    torch's random numbers per part; with None they are not seeded. Raises ValueError if the batch cannot be cut into so
-    many parts, or has no targets for a head."""
+    rank's pairs, as many as on every other rank, and is computed in `parts` parts. `seeds` has a seed of torch's random
+    numbers for each part. None seeds nothing. Raises ValueError if the batch cannot be cut into so many parts, or has
+    no targets for a head."""
     ranks = ranks or Ranks()
     if not 1 <= parts <= len(batch):
         raise ValueError(f"a batch of {len(batch)} pairs on this rank cannot be computed in {parts} parts")

@@ -1,4 +1,4 @@
-"""Dual encoders in open_clip's description, which builds the model here and is exported with it.
+"""Dual encoders described in open_clip's form. The description builds the model and is exported with it.
 
 The key `tower` in a `vision_cfg` or `text_cfg` selects a tower of `open_diht.trainer.towers`, or one by import path.
 """
@@ -30,7 +30,7 @@ class BadArchitecture(WrongUse):
 
 
 def architecture(settings: ModelSettings) -> dict[str, Any]:
-    """Return the model in open_clip's form (its `model_cfg`), as `settings` change it. Raises `BadArchitecture`."""
+    """Return the model's description (open_clip's `model_cfg`), changed by `settings`. Raises `BadArchitecture`."""
     if settings.architecture is not None:
         model = deepcopy(settings.architecture)
         missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model]
@@ -122,7 +122,7 @@ def image_size(model: dict[str, Any]) -> int:
 
 def tokenizer(model: dict[str, Any]) -> Any:
     """Return a function from a list of captions to (b, context) int64 ids. Raises `BadArchitecture` if a tokenizer of
-    Hugging Face cannot be loaded or needs code of its own, or if that of a tower lacks a setting."""
+    Hugging Face cannot be loaded or needs code of its own, or a tower's tokenizer lacks a setting."""
     text = model["text_cfg"]
     context = text.get("context_length", 77)
     try:
@@ -140,7 +140,7 @@ def tokenizer(model: dict[str, Any]) -> Any:
 
 
 def same_tokens(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether ids mean the same with two text_cfgs: the tokenizer of a user's tower may use any setting."""
+    """Return whether ids mean the same in two text_cfgs. A tower of the user's own may tokenize by any setting."""
     return one == other or not (is_own(one) or is_own(other))
 
 

@@ -84,7 +84,7 @@ class Parts:
                 f"{needed.per_pair / 2**20:.3g} MiB, {free / 2**30:.3g} GiB are free"
             )
         self.config = self.stepper.config = config
-        """The configuration, with numbers of streams and micro-batches where it left them to the program."""
+        """The configuration, completed by the numbers of streams and micro-batches that the program chose."""
         schedule = config.schedule
         samples = schedule.samples or math.ceil((schedule.epochs or 0) * self.loader.samples_per_epoch)
         self.total_samples, self.total_steps = samples, math.ceil(samples / schedule.batch_size)
@@ -135,9 +135,9 @@ def prepare_torch(config: Config) -> None:
 
 
 def about_scale(config: Config, steps: int) -> str:
-    """Return a warning that the initial scale is too high for the loss and for a run too short to lower it, or "". In a
-    short run the scale stays about where it starts: a step of AdamW changes its logarithm by about the learning rate,
-    which a cosine schedule halves on average."""
+    """Return a warning if the initial scale is too high for the loss and the run too short to lower it, or "" if not.
+    In a short run the scale stays about where it starts: a step of AdamW changes its logarithm by about the learning
+    rate, which a cosine schedule halves on average."""
     if not isinstance(config.loss, HnNce) or config.model.warm_start:
         return ""  # a warm start brings a scale that was learned
     beta, scale = config.loss.constants[1], 1 / config.model.temperature
@@ -152,7 +152,7 @@ def about_scale(config: Config, steps: int) -> str:
 
 
 def _about_precision(config: Config, device: torch.device) -> str:
-    """Return a warning that the GPU only emulates bf16, or ""."""
+    """Return a warning if the GPU only emulates bf16, otherwise ""."""
     if device.type != "cuda" or config.run.precision != "bf16":
         return ""
     if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -161,7 +161,7 @@ def _about_precision(config: Config, device: torch.device) -> str:
 
 
 def _about_rounding(config: Config, samples: int, steps: int) -> str:
-    """Return a warning that whole batches read more samples than were selected, or ""."""
+    """Return a warning if whole batches read more samples than were selected, otherwise ""."""
     if not config.data.selection or not (more := steps * config.schedule.batch_size - samples):
         return ""
     return (
@@ -189,7 +189,7 @@ def _pairs_per_rank(config: Config, ranks: Ranks) -> int:
 
 
 def _check_holdout(config: Config, loader: Loader) -> None:
-    """Raise `WrongUse` if a check would find no held-out pairs of a source, which would only show after hours."""
+    """Raise `WrongUse` if a source has no held-out pairs for a check. Otherwise this would only show after hours."""
     split = config.data.split
     if not config.check.retrieval_samples or not split.holdout or split.part != "train":
         return

@@ -1,11 +1,11 @@
 """Checkpoints: complete or absent, and verified before use.
 
 A checkpoint is a folder `step-000000001000` with `model.safetensors` (the dual encoder by open_clip's names),
-`training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both, and
-the SHA-256 of its own values). On a disk it is written under a temporary name, flushed and renamed; on loading
-both files are checked against the manifest. The check of a step comes after its checkpoint, and its result replaces the
-manifest alone, atomically, so that the checkpoint is valid at every moment. A resumed run renames a damaged checkpoint
-and uses the one before it, if there is one.
+`training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both, and the
+SHA-256 of its own values). On a disk it is written under a temporary name, flushed and renamed; on loading both files
+are checked against the manifest. A step is checked after its checkpoint is written. The result replaces only the
+manifest, atomically, so that the checkpoint is always valid. A resumed run renames a damaged checkpoint and uses the
+one before it, if there is one.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def step_of(name: str) -> int | None:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Only the first rank saves; all may load. Writing behind a URL needs `uploads`."""
+    """The checkpoints of one run. Only the first rank saves; all may load. Writing to a URL needs `uploads`."""
 
     def __init__(
         self,
@@ -95,15 +95,15 @@ class Checkpoints:
         return f"{self.store}/{name_of(step)}"
 
     def digest(self, step: int) -> str:
-        """Return the SHA-256 of the entries of a step's manifest that no check changes. Raises `Damaged`."""
+        """Return the SHA-256 of those entries in a step's manifest that no check changes. Raises `Damaged`."""
         manifest = self._manifest(step)
         return content_digest({name: manifest[name] for name in ("step", "samples", "files")})
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Publish a checkpoint, and remove those that the settings do not keep. A store behind a URL receives it in the
-        background: on return its files are on this machine's disk, and the checkpoint before it is in the store. Raises
-        `CheckpointError` if this checkpoint or the one before it could not be written (the newest one in the store
-        stays), or the error of another upload."""
+        """Publish a checkpoint, and remove those that the settings do not keep. A store at a URL receives the
+        checkpoint in the background: on return it is on this machine's disk, and the checkpoint before it in the store.
+        Raises `CheckpointError` if one of these two could not be written; the newest one in the store stays. Raises the
+        error of another upload that failed."""
         about = replace(checkpoint, model={}, training={})
         if self._uploads is None:
             self._publish(about, lambda: self._staged(checkpoint))
@@ -123,7 +123,7 @@ class Checkpoints:
 
     def record_check(self, step: int, metric: float | None) -> None:
         """Record the check of a saved step in its manifest, and remove the checkpoints that the settings do not keep.
-        Behind a URL this happens in the background, after the upload of the checkpoint. Raises the error of an earlier
+        At a URL this happens in the background, after the upload of the checkpoint. Raises the error of an earlier
         upload, or `CheckpointError` if the manifest cannot be read or written; the checkpoint then stays as it was."""
         if self._uploads is None:
             self._record_check(step, metric)
@@ -243,10 +243,10 @@ class Checkpoints:
             raise Damaged(f"{file} cannot be read: {error}") from error
 
     def _prune(self, coming: Checkpoint | None = None) -> bool:
-        """Remove the checkpoints that the settings do not keep, and return whether there were any. One with a damaged
-        manifest is renamed and reported instead, because the settings may keep it. `coming`, a checkpoint about to be
-        written, counts like the others. Until it is written a run would resume from the newest existing one, so that
-        one is always kept."""
+        """Remove the checkpoints that the settings do not keep, and return whether there were any. A checkpoint with a
+        damaged manifest is renamed and reported instead, because the settings may keep it. `coming`, a checkpoint about
+        to be written, counts like the others. The newest existing one is always kept: until `coming` is written, a run
+        would resume from it."""
         there = self.steps()
         steps = there if coming is None else [*there, coming.step]
         kept = {*steps[-self._settings.keep_last :], *there[-1:]}

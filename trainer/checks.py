@@ -96,9 +96,9 @@ def lines(found: Mapping[str, Share]) -> list[str]:
 
 
 def _holdout(parts: Parts) -> Loader:
-    """Return the held-out pairs, in a fixed order, without concepts. Pairs in shards come from the shards that the
-    training has open, which excludes `data.skip`. `data.max_bad_share` does not apply: the training's own loader
-    decides when too much of the data is bad."""
+    """Return the held-out pairs, in a fixed order, without concepts. From `data.sources`, the pairs are those of the
+    shards that the training has open, so without `data.skip`. `data.max_bad_share` does not apply: the training's own
+    loader decides when too much of the data is bad."""
     data = parts.config.data
     settings = replace(
         data,

@@ -20,7 +20,7 @@ Factor = Annotated[float, Range(at_least=0, at_most=1e6)]
 
 
 def _yes_or_no(value: Any) -> str:
-    """Return the first word in a value or in the values of nested dicts that YAML 1.1 reads as true or false, or ""."""
+    """Return the first value, also of nested dicts, that YAML 1.1 reads as true or false, or "" without one."""
     if isinstance(value, dict):
         return next(filter(None, map(_yes_or_no, value.values())), "")
     return value if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off") else ""
@@ -67,7 +67,7 @@ class ModelSettings:
     temperature: Above0 = 0.07
     """Initial temperature. Logits are cosines divided by the learned temperature. (paper)"""
     max_scale: Above0 = 100.0
-    """Upper limit of the factor of the cosine, 1 / temperature, clamped after each finite step. (convention)"""
+    """Upper limit of the cosine's factor, 1 / temperature, applied after each finite step. (convention)"""
     bias: Annotated[float, Range(at_least=-100, at_most=100)] | None = None
     """Initial bias of the logits. Of the built-in losses only `loss.name: siglip` learns one and
     requires it: -10, with temperature 0.1. None: no bias. (SigLIP's paper)"""

@@ -111,7 +111,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _compatible(section: str, values: Any, above: Any) -> Any:
-    """Return the values of a section that can stand next to those above."""
+    """Return those values of a section that the values `above` do not exclude."""
     if not isinstance(values, Mapping) or not isinstance(above, Mapping):
         return values
     name = str(above.get("name"))

@@ -1,6 +1,6 @@
 """Exported models: folders that `open_clip.create_model_and_transforms("local-dir:...")` loads.
 
-If a tower is not one of open_clip's, `load` loads them instead.
+`load` loads those with a tower that is not open_clip's.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def export(
 
 
 def loaded_by(architecture: Mapping[str, Any], folder: Path | None) -> str:
-    """Return the Python call that loads an exported model. A folder of None stands for the path of a copy."""
+    """Return the Python call that loads an exported model. Without `folder` it has a placeholder for a path."""
     place = str(folder or "PATH_OF_A_COPY")
     if has_own_tower(dict(architecture)):
         return f"open_diht.trainer.export.{_load_call(architecture, place)}"

@@ -23,7 +23,7 @@ class CannotPush(TrainingError):
 
 
 def push(folder: Path | str, target: str, *, private: bool = False) -> str:
-    """Publish an exported model, at a path or URL of `WORKDIR/export`, as `hf://owner/name`, which is created if
+    """Publish the exported model in `folder`, a path or URL, as `target`, `hf://owner/name`, which is created if
     needed. Raises `WrongUse` if the folder is not an exported model, the target is not a repository, or there is no
     token; `CannotPush` if the hub was not reached or did not accept it; `StoreError` if the URL cannot be read."""
     address = parse_address(target)

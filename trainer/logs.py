@@ -27,8 +27,8 @@ class MissingTracker(WrongUse):
 
 
 class RunLog:
-    """A log of values by step. Whole lines are never removed. After a resume, which is a line of kind `event`, steps
-    may appear again; the last value of a step counts. `resumed_at` is 0 for a new run. The log calls `grown` when files
+    """A log of values by step. Whole lines are never removed. A resume is a line of kind `event`. After it steps may
+    appear again; the last value of a step counts. `resumed_at` is 0 for a new run. The log calls `grown` when files
     have grown, and with `now=True` before a checkpoint. Raises `WrongUse` if the log cannot be written,
     `MissingTracker` if the tracker cannot be used."""
 
@@ -174,7 +174,7 @@ class Pulse:
 
     @contextmanager
     def filling(self, line: Callable[[], str]) -> Iterator[None]:
-        """Report `line()` in silences of the `with` block, from a thread."""
+        """Report `line()` from a thread whenever the `with` block has been silent for `every_s`."""
         ended = threading.Event()
 
         def fill() -> None:

@@ -26,7 +26,7 @@ USED = 0.8
 _PAIRS = 2  # pairs of the smaller probe
 _MIB, _GIB = 2**20, 2**30
 _SHORT = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""Texts of out-of-memory errors without a class in torch: of the CPU's allocator, and of libraries that allocate."""
+"""Texts of out-of-memory errors that have no class in torch: of its CPU allocator, and of libraries that allocate."""
 
 
 class OutOfMemory(TrainingError):
@@ -43,8 +43,8 @@ class Need:
     """Bytes kept from the forward to the backward pass, for each pair of a part."""
 
     def parts(self, pairs: int, free: int) -> int:
-        """Return the smallest number of parts in which the pairs fit into `free` bytes. Raises `WrongUse` without
-        one."""
+        """Return the smallest number of parts in which the pairs fit into `free` bytes. Raises `WrongUse` if none is
+        enough."""
         at_once = min(pairs, int(USED * free - self.fixed) // max(self.per_pair, 1))
         if at_once < 1:
             raise WrongUse(
@@ -124,8 +124,8 @@ def _kept(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) 
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the bytes that this rank may use: the free memory of its GPU, or on a CPU an equal part of what is
-    free."""
+    """Return the bytes that this rank may use: the free memory of its GPU, or on a CPU an equal part of this machine's
+    free memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # unused cache is free

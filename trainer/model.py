@@ -38,9 +38,9 @@ class Encoded(NamedTuple):
 
 class Student(nn.Module):
     """A dual encoder and its concept heads. In training mode, frozen modules stay in evaluation mode. So do batch
-    norms, because a step would depend on how its batch is spread over ranks and micro-batches; with `batch_statistics`
-    they use the statistics of the batch and learn their average. `features` is the input of the heads
-    (`concepts.features`)."""
+    norms, because otherwise a step would depend on how its batch is spread over ranks and micro-batches. With
+    `batch_statistics` they use the statistics of the batch and learn their average. `features` is the input of the
+    heads (`concepts.features`)."""
 
     def __init__(
         self,

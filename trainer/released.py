@@ -1,4 +1,4 @@
-"""Convert a checkpoint that the authors released to open_clip's form.
+"""Convert a released checkpoint of the authors to open_clip's form.
 
 Use `python -m open_diht.trainer.released NAME FILE --output DIR` with a file that you have downloaded. This
 project does not distribute the files. The model zoo of the official repository states their addresses (its code is
@@ -31,7 +31,7 @@ class Released:
     """A checkpoint that the authors released."""
 
     architecture: str
-    """open_clip's name. In open_clip a quickgelu variant loads without an error and computes something else."""
+    """open_clip's name. Its quickgelu variant would load without an error and compute something else."""
     image_size: int
     parameters: int
 

@@ -87,7 +87,7 @@ def training_state(
 
 
 def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir: str) -> Config:
-    """Return the configuration of a resumed run, with the choices that the program made when it began. Raises
+    """Return the configuration of a resumed run, with the choices that the program made when the run began. Raises
     `WrongUse` if settings outside `MAY_CHANGE` differ from the checkpoint's."""
     if config.data.streams is None:
         config = replace(config, data=replace(config.data, streams=begun["data"]["streams"]))
@@ -146,9 +146,9 @@ def left_out(parts: Parts) -> list[str]:
 
 
 def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
-    """Load the checkpoint of another run at `branch.path` into the parts, on all ranks. Raises `WrongUse` if it does
-    not exist, its model, text_cfg or trained weights are others, its samples do not fill whole batches, or no samples
-    are left to see. Raises `CheckpointError` if it is damaged, `StoreError` if it cannot be downloaded."""
+    """Load the checkpoint of another run at `branch.path` into the parts, on all ranks. Raises `WrongUse` if it is
+    missing, has another model or text_cfg, its run trained other weights, its samples do not fill whole batches, or no
+    samples are left. Raises `CheckpointError` if it is damaged, `StoreError` if it cannot be downloaded."""
     with _opened(path, parts.config.data.cache_folder, ranks) as (checkpoints, step):
         try:
             found = checkpoints.load(step)

@@ -115,8 +115,8 @@ class Skipped:
 
 
 class Stepper:
-    """The optimizer, the loss and the state that steps change. Replace a `schedule.micro_batches` of auto in
-    `Stepper.config` before `settle`."""
+    """The optimizer, the loss and the state that steps change. If `schedule.micro_batches` is auto, replace it in
+    `Stepper.config` by a number before `settle`."""
 
     def __init__(self, student: Student, config: Config, ranks: Ranks, device: torch.device):
         self.student, self.config, self.ranks, self.device = student, config, ranks, device

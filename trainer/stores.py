@@ -1,9 +1,9 @@
-"""Stores of files and folders, on a disk or behind an fsspec URL, and uploading in the background.
+"""Stores of files and folders, on a disk or at an fsspec URL, and uploading in the background.
 
 If a store writes single files atomically, as object stores do, a file or a folder is put into it whole or not at all,
-even if the process is killed. Object stores cannot rename a folder atomically, so there one of its files is the *last*:
-it is uploaded last and removed first, and a folder without it is being written or removed, or was left by a run that
-ended in between.
+even if the process is killed. Object stores cannot rename a folder atomically, so there one file of a folder is its
+*last*, which is uploaded last and removed first. A folder without its last file is being written or removed, or was
+left by a run that ended in between.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class LocalStore:
         (self.folder / path).unlink(missing_ok=True)
 
     def names(self, last: str) -> list[str]:
-        """Return the names of all folders. Each is complete, because it was renamed at the end, unless it is
-        temporary."""
+        """Return the names of all folders. Unless a folder is temporary, it is complete, because it was renamed at the
+        end."""
         return sorted(path.name for path in self.folder.glob("*") if path.is_dir())
 
     def stage(self, name: str) -> Path:
@@ -98,15 +98,15 @@ class LocalStore:
         shutil.rmtree(gone)
 
     def sweep(self, ours: Callable[[str], bool], last: str) -> None:
-        """Delete temporary folders of killed runs, and temporary files in folders named in `ours`."""
+        """Delete temporary folders of killed runs, and temporary files in folders whose name `ours` accepts."""
         for folder in (self.folder, *(self.folder / name for name in self.names(last) if ours(name))):
             remove_temporaries(folder)
 
 
 class FsspecStore:
-    """A store in a folder behind an fsspec URL. Its methods raise `StoreError` if the store fails, and
-    FileNotFoundError. `stage` and `get` make folders on `disk`, which all ranks of a machine share, one at a time.
-    Raises `WrongUse` if the protocol is unknown, or its client is not installed or does not accept the URL."""
+    """A store in a folder at an fsspec URL. Its methods raise `StoreError` if the store fails, and FileNotFoundError if
+    a file is missing. `stage` and `get` keep one folder at a time on `disk`, which all ranks of a machine share. Raises
+    `WrongUse` if the protocol is unknown, or its client is not installed or does not accept the URL."""
 
     def __init__(self, url: str, disk: Path = Path(os.devnull)):
         self.url, self._disk = url.rstrip("/"), disk
@@ -158,7 +158,7 @@ class FsspecStore:
             self.fs.pipe_file(inside, content)
 
     def upload(self, file: Path, path: str) -> None:
-        """Create or replace a file from one on the disk, of any size."""
+        """Create or replace a file by a copy of a file on the disk, of any size."""
         with self._asking(path) as inside:
             self.fs.put_file(str(file), inside)
 
@@ -219,7 +219,7 @@ class FsspecStore:
             self.delete(f"{name}/{path}")
 
     def sweep(self, ours: Callable[[str], bool], last: str) -> None:
-        """Delete folders named in `ours` without their last file, which killed runs left."""
+        """Delete folders whose name `ours` accepts and whose last file is missing. Killed runs left them."""
         whole = self.names(last)
         for name in {path.partition("/")[0] for path in self.files()}.difference(whole):
             if ours(name):
@@ -232,7 +232,7 @@ class FsspecStore:
 
     @contextmanager
     def _asking(self, path: str) -> Iterator[str]:
-        """Yield the file system's name of a path. Turn errors in the block but FileNotFoundError into `StoreError`."""
+        """Yield the file system's name of a path. Errors in the block become `StoreError`, except FileNotFoundError."""
 
         def translation(error: Exception) -> StoreError | None:
             missing = isinstance(error, FileNotFoundError)
@@ -266,7 +266,7 @@ def on_disk(folder: str) -> Iterator[Path]:
 
 class Uploads:
     """An executor that runs one job at a time and stops at the first permanent failure, whose error the next `submit`
-    or `wait` raises. Its threads are daemons: Python waits for those of a ThreadPoolExecutor when it exits, but a
+    or `wait` raises. Its threads are daemons, unlike those of a ThreadPoolExecutor, for which Python waits at exit: a
     second Ctrl-C must end the process in the middle of a job."""
 
     fence: Fence | None = None

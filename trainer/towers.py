@@ -6,8 +6,8 @@ A tower is a `torch.nn.Module` whose constructor takes `embed_dim`, the size of 
 - An image tower has `input_shape`, (d,) for features or (3, side, side) for images, and maps (b, *input_shape) to
   (b, embed_dim).
 - A text tower also takes `vocab_size` and `context_length`, and maps ids (b, context_length) to (b, embed_dim). Short
-  captions are padded with id 0. Ids are CLIP's tokens, unless the class has a static method `tokenizer` from its
-  text_cfg to a function from captions to ids that has a `vocab_size`.
+  captions are padded with id 0. Ids are CLIP's tokens, unless the class has a static method `tokenizer`. It gets the
+  text_cfg and returns a function from captions to ids, with an attribute `vocab_size`.
 
 A plugin may give its class a name by `register`.
 """

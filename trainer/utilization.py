@@ -68,7 +68,7 @@ def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> 
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return this process's peak bytes without workers: on a GPU of torch's allocator, on a CPU of resident memory."""
+    """Return this process's peak memory in bytes: that of torch's allocator on a GPU, else the resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # it is in KiB

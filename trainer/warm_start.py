@@ -61,9 +61,9 @@ def warm_start(model: DualEncoder, settings: ModelSettings, text: Mapping[str, A
 
 
 def find_weights(place: str, key: str) -> Path:
-    """Return the path of the weights at `place`: a file, the only one in a folder, or that of `package:NAME`. Among
-    several files in a folder, the only one called `open_clip*` is taken. Raises `BadWeights` if this leaves none or
-    several, or the file has another SHA-256 than is known."""
+    """Return the path of the weights at `place`: a file, a folder with one file of weights, or `package:NAME`. If a
+    folder has several files, the only one called `open_clip*` is taken. Raises `BadWeights` if no file or several are
+    left, or a known file has another SHA-256."""
     path = Path(place)
     if place.startswith("package:"):
         name = place.removeprefix("package:")
@@ -137,8 +137,8 @@ def _fit_errors(path: Path) -> Iterator[None]:
 
 
 def _check_text_width(state: State, model: DualEncoder, path: Path) -> None:
-    """Raise `BadWeights` if a text tower's position embeddings differ in more than their number: open_clip cannot
-    resize them."""
+    """Raise `BadWeights` if a text tower's position embeddings differ in more than their number: open_clip resizes only
+    that."""
     found = state.get("positional_embedding", state.get("text.positional_embedding"))
     mine = getattr(getattr(model, "text", model), "positional_embedding", None)
     if found is None or (mine is not None and found.shape[1:] == mine.shape[1:]):

@@ -1,4 +1,4 @@
-"""The WORKDIR of a run: a folder on a disk, or behind an fsspec URL.
+"""The WORKDIR of a run: a folder on a disk or at an fsspec URL.
 
 With a URL a run works in a folder on the disk and uploads its files in the background. A checkpoint is uploaded when it
 is written, its manifest last. The log and the curves are uploaded before each checkpoint, and every few seconds while
@@ -71,8 +71,8 @@ class Workdir:
                 (self.folder / name).write_bytes(self.store.read(name))
 
     def grown(self, now: bool = False) -> None:
-        """Upload log and curves to a URL if no upload runs and the last one is seconds ago. `now` uploads in any
-        case."""
+        """If WORKDIR is a URL, upload log and curves, unless an upload runs or the last one was just begun. With `now`
+        upload in any case."""
         due = now or (self.uploads.idle and self._clock() - self._uploaded_at >= _EVERY_S)
         if self.store is not None and due:
             self._uploaded_at = self._clock()
@@ -85,7 +85,7 @@ class Workdir:
             self.uploads.submit(lambda: store.put(self.folder / name, name, last))
 
     def incomplete(self) -> Exception | None:
-        """Wait until the store has all files. Return the error that prevented it, if any."""
+        """Wait until the store has all files. Return the error that prevented this, if any."""
         try:
             self.grown(now=True)
             self.uploads.wait()
@@ -107,7 +107,7 @@ class Workdir:
 
 
 def spool(url: str, cache_folder: str | None, reader: str = "") -> Path:
-    """Return this machine's folder for files on their way to or from a URL, one folder per `reader` of it."""
+    """Return this machine's folder for files on their way to or from a URL, one per `reader` of the URL."""
     name = hashlib.sha256(f"{url} {reader}".rstrip().encode()).hexdigest()[:16]
     return Path(cache_folder or default_cache()) / "workdirs" / f"{name}-{socket.gethostname()}"
 

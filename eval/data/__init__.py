@@ -59,7 +59,7 @@ _LISTS: dict[Texts, tuple[tuple[str, ...], str, str]] = {
     "class_names": (("webdataset", "torchvision", "folder"), "classnames.txt", "class_names: [cat, dog]"),
     "templates": (("webdataset",), "zeroshot_classification_templates.txt", 'templates: ["a photo of a {c}."]'),
 }
-"""For each list the layouts that may bring one, its file in a webdataset, and an example of how a task gives it."""
+"""For each kind of list: the layouts that may contain it, its file in a webdataset, and an example entry of a task."""
 
 
 class TextList(NamedTuple):
@@ -70,9 +70,9 @@ class TextList(NamedTuple):
 
 
 def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
-    """Read the data of a task from its first available source and check it against the task's entry. Raises DataMissing
-    if no source is available, with how to get the data, DataBroken if one is invalid, and WrongUse if the options of a
-    source do not fit its layout."""
+    """Read the data of a task from its first available source and check it against the task's entry. Raises
+    DataMissing, with how to get the data, if no source is available, DataBroken if the data is invalid, and WrongUse if
+    a source's options do not fit its layout."""
     try:
         data = _first(task, task.sources, needs, root, memo)
     except (DataMissing, DataBroken) as error:
@@ -86,7 +86,7 @@ def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
 
 
 def check_options(tasks: Sequence[Task]) -> None:
-    """Raise `WrongUse` if the options of a source do not fit its layout, as far as this shows without its data."""
+    """Raise `WrongUse` if a source's options do not fit its layout. Only what can be known without data is checked."""
     nowhere = Path(os.devnull) / "nowhere"
     for task in tasks:
         for source in (*task.sources, *task.support):
@@ -114,7 +114,7 @@ def _first(task: Task, sources: Sequence[Source], needs: Annotation, root: Path,
 
 
 def path_of(source: Source, root: Path) -> Path:
-    """Return the path of a source. It is below `root`, unless the path is absolute or of the repository."""
+    """Return the path of a source: below the checkout for `repository:...`, otherwise absolute or below `root`."""
     if source.path.startswith(REPOSITORY):
         return Path(__file__).resolve().parents[2] / source.path.removeprefix(REPOSITORY)
     return root / Path(source.path).expanduser()
@@ -146,8 +146,8 @@ def _read(task: Task, source: Source, needs: Annotation, path: Path, memo: Memo)
 
 
 def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None = None) -> DataSet:
-    """Return the data, after checking that it has the annotations of its kind and that its labels fit its classes. With
-    `test` these are the classes of `test`. Labels of class folders are matched by name."""
+    """Return the data, after checking that it has the annotations `needs` and that its labels fit the classes of
+    `test`, or without `test` its own classes. Labels of class folders are matched by name."""
     if getattr(data, needs) is None:
         raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
     if needs != "labels" or data.labels is None:
@@ -169,7 +169,7 @@ def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None 
 
 
 def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
-    """Renumber class folders as in `names`. Raises `DataBroken` for a folder that does not name exactly one of them."""
+    """Number class folders as in `names`. Raises `DataBroken` if a folder does not match exactly one name."""
     assert data.labels is not None and data.class_names is not None  # set by the reader of the folder layout
     squeezed = [_squeezed(name) for name in names]
     numbers = []
@@ -206,7 +206,7 @@ def templates(task: Task, data: DataSet) -> TextList:
 
 
 def _lacking(task: Task, data: DataSet | None) -> str:
-    """Return which lists the prompts of a classification lack, and how to give them. `data` is None if unread."""
+    """Return which lists a classification lacks, and how to give them. `data` is None if it was not read."""
     if task.kind != "classification":
         return ""
     lacking: list[Texts] = []
@@ -228,8 +228,8 @@ def _no_lists(place: str, kinds: Sequence[Texts]) -> str:
 
 
 def _listed(kind: Texts, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet) -> TextList:
-    """Choose between the data's own list and the task's. The lists of a webdataset belong to its labels and take
-    precedence. The names of other layouts are made for programs, and used only if the task has none."""
+    """Choose between the list of the data (`own`) and that of the task (`wanted`). A webdataset's list belongs to its
+    labels and takes precedence. Other layouts have names made for programs, used only if the task gives no list."""
     if own and (wanted == "dataset" or data.layout == "webdataset"):
         return TextList(list(own), f"the data set's own, {data.place}")
     if wanted == "dataset":

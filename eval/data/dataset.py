@@ -25,12 +25,12 @@ class Question:
     """A question about an image. Raises ValueError if it lacks answers or candidates, or a text is not a string."""
 
     key: str
-    """Unique name, as in the annotations below. `image` and `images` are indices of images."""
+    """Unique name. Here and in the classes below, `image` and `images` are indices of images."""
     image: int
     question: str
     """The question's text, or the hypothesis of SNLI-VE."""
     kind: str
-    """yes/no, number, other or snli_ve, or another kind of a webdataset. The first three are derived from people's
+    """yes/no, number, other, snli_ve, or a kind that a webdataset names. The first three are derived from people's
     answers, so no statement may depend on them; they only group the numbers."""
     answers: tuple[str, ...]
     """Each annotator's answer. SNLI-VE has only the gold label."""
@@ -52,11 +52,11 @@ class Choice:
     captions: tuple[str, ...]
     """Captions, the right ones first."""
     right: int
-    """Number of right captions, at least one; at least one is wrong."""
+    """Number of right captions. At least one caption is right, and at least one is wrong."""
     category: str
     """The error in the wrong captions, or another name to report numbers by."""
     cluster: int
-    """Number shared by questions about the same photograph or parts of it; they are one observation."""
+    """Number that questions about one photograph, or parts of it, share. Together they are one observation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,9 @@ class Association:
     images: tuple[int, ...]
     """Indices of the images to choose from, those that go with the cue first."""
     right: int
-    """Number of images that go with the cue, at least one; at least one does not."""
+    """Number of images that go with the cue. At least one image does, and at least one does not."""
     cluster: int
-    """Number shared by cues for the same images; they are one observation."""
+    """Number that cues for the same images share. Together they are one observation."""
 
 
 A = TypeVar("A", Question, Choice, Pair, Association)
@@ -104,8 +104,8 @@ class Images(Protocol):
         """Return the image in RGB. Raises `DataBroken`."""
 
     def stored_hash(self, index: int) -> str | None:
-        """Return the sha256 of the stored image, after "file:" or "pixels:", without decoding it. A part of an image
-        adds its box. Return None if the image has neither a file nor an array."""
+        """Return "file:" or "pixels:" and the sha256 of the stored image, without decoding it. For a part of an image,
+        the box follows. Return None if the image has neither a file nor an array."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +126,9 @@ class DataSet:
     pairs: tuple[Pair, ...] | None = None
     associations: tuple[Association, ...] | None = None
     groups: tuple[str, ...] | None = None
-    """Next to labels: the group of each image, such as a region of the world."""
+    """The group of each labeled image, such as a region of the world."""
     bursts: np.ndarray | None = None
-    """(n,) int64, next to labels. Images with equal numbers, a series, are one observation. None means no series."""
+    """(n,) int64 series of each labeled image. The images of a series are one observation. None means no series."""
     class_names: tuple[str, ...] | None = None
     """The data's own class names in order of label."""
     templates: tuple[str, ...] | None = None
@@ -138,8 +138,8 @@ class DataSet:
 
     @property
     def items(self) -> int:
-        """Number of choices, pairs or associations, or of images if there are none, as `items` and `sample` of a
-        task."""
+        """Number of choices, pairs or associations, or of images if there are none of these. `items` and `sample` of a
+        task count in the same way."""
         annotated = (self.choices, self.pairs, self.associations)
         return next((len(one) for one in annotated if one is not None), len(self))
 
@@ -162,7 +162,7 @@ class DataSet:
         return sha256_of(content)
 
     def take(self, indices: Sequence[int]) -> DataSet:
-        """Return the images at `indices`, with the annotations all of whose images are among them."""
+        """Return the images at `indices`, and those annotations whose images are all among them."""
         position = {index: place for place, index in enumerate(indices)}
 
         def kept(annotations: tuple[A, ...] | None) -> tuple[A, ...] | None:
@@ -205,7 +205,7 @@ def _moved(item: A, position: Mapping[int, int]) -> A:
 
 
 class _Taken:
-    """A subset of other images."""
+    """Some of the images of another `Images`."""
 
     def __init__(self, images: Images, indices: tuple[int, ...]):
         self._images, self._indices = images, indices
@@ -245,7 +245,7 @@ def sample_indices(keys: Sequence[str], count: int) -> list[int]:
 
 
 def decode(content: bytes | Path, place: str) -> Image.Image:
-    """Return the first frame of an image in RGB, without transparency and EXIF rotation. Raises `DataBroken`."""
+    """Return an image's first frame in RGB, without transparency, not turned by EXIF. Raises `DataBroken`."""
     try:
         image = open_image(_bytes(content), _LIMITS, _FORMATS).decode()
         with decoding(f"pixels of mode {image.mode}"):

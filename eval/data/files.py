@@ -23,7 +23,7 @@ from open_diht.eval.records import Memo
 
 csv.field_size_limit(1 << 24)  # the module's own 128 KiB would refuse a row that lists many captions
 _MOST = 2**28
-"""Largest text in bytes, decompressed; published lists of captions have a few megabytes."""
+"""Largest accepted text in bytes after decompression. Published lists of captions have a few megabytes."""
 
 
 class FileImages:
@@ -49,8 +49,8 @@ class FileImages:
 
 def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mapping[str, Any] | None = None) -> DataSet:
     """Read images from <folder>/<split>/<class>/.../<image>. Labels follow the sorted class folders, whose names, with
-    spaces for underscores, are the class names. The option `groups` is a file of rows in `folder` (see `read_rows`),
-    one per image: `image` is its path below the split, `group` its group's name."""
+    spaces for underscores, are the class names. The option `groups` names a file in `folder` with a row per image (see
+    `read_rows`): `image` is the image's path below the split, `group` the name of its group."""
     options = options or {}
     if set(options) - {"groups"}:
         raise WrongUse(f"{place}: a folder takes the option groups; got {dict(options)}")
@@ -90,10 +90,10 @@ def _groups(path: Path, names: Sequence[str], place: str) -> tuple[str, ...]:
 
 
 def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read images listed in the rows of a file: .tsv or .csv with a header, .jsonl or .json. Options: `image`, the
-    pattern over a row's columns (`"{image_path}"`) of the image's path relative to the file; `caption` or `label`, the
-    column with it; `leave_out`, images to skip; `skip_empty`, whether to skip rows without caption or label; `below`, a
-    folder between the file's and the images. Rows of one image are combined, in order of appearance."""
+    """Read images listed in the rows of a file: .tsv or .csv with a header, .jsonl or .json. Options: `image`, a
+    pattern for an image's path from a row's columns (`"{image_path}"`); `below`, the images' folder, relative to the
+    file's folder; `caption` or `label`, the column with it; `leave_out`, images to skip; `skip_empty`, whether to skip
+    rows without caption or label. Rows of one image are combined, in order of appearance."""
     unknown = set(options) - {"image", "caption", "label", "leave_out", "skip_empty", "below"}
     if unknown or "image" not in options or ("caption" in options) == ("label" in options):
         raise WrongUse(
@@ -134,7 +134,7 @@ def check_images(root: Path, names: Collection[str], place: str) -> None:
 
 
 def _text(value: Any) -> str:
-    """Return a column's value as text. It is empty for JSON's null, and beyond the end of a short row."""
+    """Return a column's value as text. None, from JSON's null or a column beyond the end of a short row, gives ""."""
     return "" if value is None else str(value)
 
 
@@ -148,9 +148,9 @@ class Columns(string.Formatter):
 
 
 def read_lines(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read images and captions from two text files of `folder`, line by line, as translations are published. Options:
-    `images`, the file with the names of the images; `captions`, the file with the captions, .gz or not; `image`, the
-    pattern of an image's path over {name} and its words {0}, {1}, ... (`"images/{name}"`)."""
+    """Read images and captions from two text files of `folder` with matching lines, as translations are published.
+    Options: `images`, the file with the images' names; `captions`, the file with the captions, .gz or not; `image`, a
+    pattern for an image's path from the {name} and its words {0}, {1}, ... (`"images/{name}"`)."""
     if set(options) != {"images", "captions", "image"}:
         raise WrongUse(f"{place}: lines takes the options images, captions and image; got {dict(options)}")
     listed, said = (_text_lines(folder / str(options[name]), place) for name in ("images", "captions"))
@@ -208,7 +208,7 @@ def _labels(found: Mapping[str, Sequence[Any]], place: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def usable(place: str, row: Any) -> Iterator[None]:
-    """Turn an error about a missing column, or one with an unusable value, into `DataBroken`."""
+    """Turn the error of a missing column, or of a column with an unusable value, into `DataBroken`."""
     try:
         yield
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -218,7 +218,7 @@ def usable(place: str, row: Any) -> Iterator[None]:
 
 def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> Iterator[Any]:
     """Yield the rows, objects or lists, of a .tsv, .csv or .jsonl, or of a .json with a list or an object of rows.
-    `quoting` is that of a .tsv; a .csv has values with commas in quotes. Raises `DataMissing` if there is no file,
+    `quoting` applies to a .tsv. In a .csv, values with commas are in quotes. Raises `DataMissing` if there is no file,
     `DataBroken` for other content or a row longer than the header, and `WrongUse` for another suffix."""
     if path.suffix not in (".tsv", ".csv", ".jsonl", ".json"):
         raise WrongUse(f"{place}: a file of rows ends in .tsv, .csv, .jsonl or .json")

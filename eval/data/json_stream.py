@@ -83,7 +83,7 @@ class _Text:
         self.expect("]")
 
     def _more(self) -> bool:
-        """Read at least as much as is pending, so that repeated decoding stays proportional to the file."""
+        """Read at least as much as is pending, so that repeated decoding takes time proportional to the file."""
         read = self._file.read(max(CHUNK, len(self._text) - self._at))
         self._text, self._at = self._text[self._at :] + read, 0
         return bool(read)

@@ -21,7 +21,7 @@ DEFAULT_CANDIDATES = 10
 
 def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None, memo: Memo, place: str) -> DataSet:
     """Read VQAv2 from its official files in `folder`. Options: `questions`, `annotations` and `train_annotations`, file
-    names, and `image`, the pattern of an image's path over {image_id}. A question of VQA v1 offers its own
+    names, and `image`, a pattern for an image's path from {image_id}. A question of VQA v1 offers its own
     `multiple_choices`. Other questions offer the most frequent training answers to questions of their type, or to all
     questions if the type is unknown."""
     wanted = ("questions", "annotations", "train_annotations", "image")
@@ -80,8 +80,8 @@ def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
 
 
 def _entries(path: Path, name: str, place: str) -> Iterator[tuple[str, Any]]:
-    """Yield the objects of the list `name` in a file {..., name: [...], ...}, each with its name for messages. They are
-    decoded one at a time, because all annotations of VQAv2 would take gigabytes."""
+    """Yield the objects of the list `name` in a file {..., name: [...], ...}, each with a name for messages. Objects
+    are decoded one at a time, because all annotations of VQAv2 would take gigabytes."""
     try:
         for number, entry in enumerate(elements(path, name), start=1):
             yield f"{place}/{path.name}, {name} {number}", entry
@@ -90,8 +90,8 @@ def _entries(path: Path, name: str, place: str) -> Iterator[tuple[str, Any]]:
 
 
 def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read SNLI-VE from its official file, without rows that have no gold label ("-"), following its authors. Options:
-    `file`, a .jsonl, and `image`, a pattern over its columns."""
+    """Read SNLI-VE from its official file, skipping rows without a gold label ("-") as its authors do. Options: `file`,
+    a .jsonl, and `image`, a pattern for an image's path from the columns."""
     if set(options) != {"file", "image"}:
         raise WrongUse(f"{place}: snli_ve takes the options file and image; got {dict(options)}")
     path = folder / options["file"]

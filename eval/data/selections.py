@@ -24,11 +24,11 @@ Box = tuple[int, int, int, int]
 
 
 def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read captions to choose from for images of `folder`. Options: `files`, names of .json (a list, or an object of
-    rows), .jsonl, .csv or .tsv files; patterns over their columns: `image`, the path of the image, `right` and `wrong`,
-    lists of patterns that give the captions, and `category` (default: the file's name without suffix); `crop`, four
-    patterns for left, top, width and height, in pixels, of the relevant part of the image; `at_least`, the number of
-    questions below which a category is dropped."""
+    """Read images of `folder`, each with captions to choose from. Options: `files`, names of .json (a list, or an
+    object of rows), .jsonl, .csv or .tsv files; patterns over their columns: `image`, the path of the image, `right`
+    and `wrong`, lists of patterns that give the captions, and `category` (default: the file's name without suffix);
+    `crop`, four patterns for left, top, width and height, in pixels, of the relevant part of the image; `at_least`, the
+    number of questions below which a category is dropped."""
     _check(options, place, needed={"files", "image", "right", "wrong"}, known={"category", "crop", "at_least"})
     if len(options.get("crop", range(4))) != 4:
         raise WrongUse(f"{place}: crop takes four patterns, for left, top, width and height")
@@ -63,8 +63,8 @@ def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: 
 
 def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
     """Read pairs of images of `folder` with a caption each. Options: `files` and `category` as in `read_selection`;
-    `images` and `captions`, two patterns each, for the first and the second image and caption. With one pattern each,
-    two successive rows are a pair."""
+    `images` and `captions`, each a list of two patterns, one for each half of the pair. If both lists have only one
+    pattern, two successive rows are a pair."""
     _check(options, place, needed={"files", "images", "captions"}, known={"category"})
     patterns, said = list(options["images"]), list(options["captions"])
     if len(patterns) != len(said) or len(patterns) not in (1, 2):
@@ -89,9 +89,9 @@ def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
 
 def read_associations(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
     """Read cues, and the images of `folder` to choose from for each. Options: `files` as in `read_selection`; `cue`, a
-    pattern; `candidates` and `right`, the columns with the names of all images and of those that go with the cue, a
-    list or its JSON; `image`, the pattern of an image's path over {name}; `at_least`, the number of candidates below
-    which a cue is dropped."""
+    pattern; `candidates`, the column that lists the names of all images; `right`, the column that lists those that go
+    with the cue; `image`, a pattern for an image's path from {name}; `at_least`, the number of candidates below which a
+    cue is dropped."""
     _check(options, place, needed={"files", "cue", "candidates", "right", "image"}, known={"at_least"})
     images = _Listed(folder, place)
     found: list[Association] = []
@@ -132,11 +132,11 @@ class _Row:
     place: str
 
     def category(self, options: Mapping[str, Any]) -> str:
-        """Return the option's pattern filled in. Without the option return the file's name without its suffix."""
+        """Return the option `category` filled in. Without this option return the file's name without its suffix."""
         return self.fill(options["category"]) if "category" in options else self.stem
 
     def fill(self, pattern: str) -> str:
-        """Fill the pattern with the row's columns. Raises `DataBroken` for a misfit or an empty result."""
+        """Fill the pattern with the row's columns. Raises `DataBroken` if it does not fit or gives ""."""
         named = self.content if isinstance(self.content, dict) else {}
         try:
             found = Columns().format(str(pattern), *(self.content.values() if named else self.content), **named).strip()
@@ -170,7 +170,7 @@ def _rows(folder: Path, files: Sequence[str], place: str) -> list[_Row]:
 
 
 class _Listed:
-    """The images that rows name, or parts of them, each once, in order of appearance."""
+    """The images, or parts of images, that rows name: each once, in order of appearance."""
 
     def __init__(self, folder: Path, place: str):
         self._folder, self._place = folder, place
@@ -185,7 +185,7 @@ class _Listed:
         return self._found.setdefault((name, box), len(self._found))
 
     def file(self, name: str) -> int:
-        """Return a number for the file."""
+        """Return the number of a file, which is new for a new file."""
         return self._files.setdefault(name, len(self._files))
 
     def opened(self, memo: Memo) -> FileImages | Crops:

@@ -1,4 +1,4 @@
-"""Data sets that torchvision can read. It never downloads when a task is read."""
+"""Data sets that torchvision can read. Reading a task never downloads."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.records import Memo, sha256_of
 
 PATHS = ("SUN397",)
-"""The torchvision classes of our tasks whose class names are paths."""
+"""Torchvision data sets of our tasks in which class names are paths."""
 
 
 def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], download: bool = False) -> Any:
     """Return the torchvision data set that the options describe: `name` is the class, and the others are its arguments.
-    It is downloaded if `download` is set and the class can do so. A class with `train` instead of `split` gets whether
-    the split is "train". Raises torchvision's errors for absent data, and `WrongUse` for an unknown class, option or
-    split."""
+    The set is downloaded if `download` is true and the class can download. A class that takes `train` instead of
+    `split` gets `train=True` for "train". Raises torchvision's errors for absent data, and `WrongUse` for an unknown
+    class, option or split."""
     kind, arguments = _kind(options)
     parameters = inspect.signature(kind).parameters
     if "split" in parameters:

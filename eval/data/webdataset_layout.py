@@ -41,14 +41,14 @@ TYPES: dict[str, tuple[Annotation, str]] = {
     "vqa": ("questions", "json"),
 }
 METADATA = "npy"
-"""Extension of the member with DataComp's numbers of an image."""
+"""Extension of the member with DataComp's numbers about an image."""
 
 
 def read_webdataset(
     folder: Path, split: str, needs: Annotation, memo: Memo, place: str, options: Mapping[str, Any] | None = None
 ) -> DataSet:
-    """Read the set in `folder`. Options, for classification: `group`, the position in <key>.npy of an image's group;
-    `group_name`, a word before the number; `burst`, the position of the number that images of one series share."""
+    """Read the set in `folder`. Options, for classification: `group` and `burst`, the positions in <key>.npy of the
+    numbers of an image's group and of its series; `group_name`, a word to put before a group's number."""
     options = options or {}
     if set(options) - {"group", "group_name", "burst"}:
         raise WrongUse(f"{place}: a webdataset takes the options group, group_name and burst; got {dict(options)}")
@@ -144,7 +144,7 @@ def _shards(folder: Path, place: str) -> list[Path]:
 
 
 def _index(shard: Path) -> list[list[Any]]:
-    """Return [key, extension, offset, size, sha256 of an image's content or ""] of every sample member."""
+    """Return [key, extension, offset, size, sha256] of every sample member. The sha256 is "" except for images."""
     members: list[list[Any]] = []
     try:
         with open(shard, "rb") as file:
@@ -162,8 +162,8 @@ def _index(shard: Path) -> list[list[Any]]:
 
 
 def _samples(shards: Sequence[Path], members: Mapping[str, str], memo: Memo, place: str) -> list[dict[str, Any]]:
-    """Return every sample in order, as its key and [shard, offset, size, sha256 of an image or ""] by member. `members`
-    maps our names of members to file extensions; the image is recognized without one."""
+    """Return every sample in order: its "key", and for each name in `members` its [shard, offset, size, sha256 of an
+    image or ""]. `members` maps names to extensions. Several extensions are an image, so "image" maps to ""."""
     by_extension = {extension: what for what, extension in members.items()}
     samples: dict[str, dict[str, Any]] = {}
     for number, shard in enumerate(shards):

@@ -40,7 +40,7 @@ REFERENCE_FILES = (
     *(f"{REFERENCE_TEXTS}/{name}" for name in ("model.safetensors", "config.json", "tokenizer.json")),
     f"{REFERENCE_TEXTS}/tokenizer_config.json",
 )
-"""The files without which the encoder does not load or reads texts in another way."""
+"""The files that the encoder needs, to load or to read texts in the right way."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.fetch") -> int:
@@ -119,9 +119,9 @@ def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None)
 
 
 def fetch_weights(word: str, fetcher: Fetcher) -> None:
-    """Download weights, `NAME:TAG` as open_clip names them, into weights/NAME/TAG of the default data folder. Raises
-    `WrongUse` where open_clip does not know the pair, or its weights need another activation. This is not checked if
-    only sizes are wanted."""
+    """Download weights, `NAME:TAG` as open_clip names them, into weights/NAME/TAG of the default data folder. Unless
+    only sizes are wanted, raises `WrongUse` if open_clip does not know the pair or the weights need another
+    activation."""
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
     from open_diht.eval.models.weights import lacks_quickgelu
@@ -183,7 +183,7 @@ def _fetch(task: Task, fetcher: Fetcher, options: argparse.Namespace) -> None:
 
 
 def fetch_torchvision(name: str, source: Source, root: Path) -> None:
-    """Download the split of the torchvision set in `source`. Torchvision checks it."""
+    """Download the split of a torchvision set that `source` names. Torchvision checks the files."""
     folder = path_of(source, root)
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""Unpack zip and tar archives, and write the samples of a webdataset and images as JPEG."""
+"""Unpack zip and tar archives, write the samples of a webdataset, and encode images as JPEG."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from open_diht.common.files import published, published_folder
 from open_diht.eval.errors import FetchFailed
 
 Sample = tuple[str, Mapping[str, Any]]
-"""Key, and the content of its members, bytes or text, by extension."""
+"""A sample: its key, and the content (bytes or text) of each member by extension."""
 
 
 def unpack(archive: Path, members: Mapping[str, Path]) -> None:

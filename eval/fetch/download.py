@@ -1,4 +1,4 @@
-"""Download files so that each is complete, checked if its hash is known, and recorded; sizes are printed first."""
+"""Print the sizes of files, then download them. Each file is complete, recorded, and checked if its hash is known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUMS = "SHA256SUMS"
 RETRIES = 3
 WAIT_S = 30.0  # silence of a server after which a try is given up; slow transfers may take longer
 LINES = 20
-"""About this many progress lines, and at most twice as many, are printed for a set of many files."""
+"""Approximate number of progress lines for a set of many files. At most twice as many are printed."""
 PLAIN = {"Accept-Encoding": "identity"}  # without it, a length could be that of the compressed form
 
 pooch.get_logger().setLevel("WARNING")
@@ -45,9 +45,9 @@ class Remote:
 
 
 def download(url: str, path: Path, digest: str | None = None, transfer: Callable[[Path], Path] | None = None) -> None:
-    """Download a file to `path`, unless it exists. It appears complete, with the given hash, or not at all; until then
-    it is in the folder `<path>.part`, which no reader takes for a file. Raises `FetchFailed`, also for another hash and
-    for a web page instead of a file."""
+    """Download a file to `path`, unless it exists. The file appears complete and with the given hash, or not at all; an
+    incomplete file is in the folder `<path>.part`. Raises `FetchFailed`, also if the hash differs or the server sends a
+    web page instead."""
     if path.exists():
         return
     folder = path.with_name(f"{path.name}.part")
@@ -86,7 +86,7 @@ def _from_url(url: str, path: Path, folder: Path) -> Path:
 
 
 def size_of(url: str) -> int | None:
-    """Return the file's size in bytes that its server states, if it does. Raises `FetchFailed`."""
+    """Return the size in bytes that the server states. Return None if it states none. Raises `FetchFailed`."""
     try:
         answer = requests.head(url, headers=PLAIN, allow_redirects=True, timeout=WAIT_S)
     except requests.RequestException as error:
@@ -102,7 +102,7 @@ def _refuse_status(url: str, answer: requests.Response) -> None:
 
 
 def named_digest(path: Path, algorithm: str) -> str:
-    """Return `algorithm:hex` of a file by sha256, md5, or `git`: git's name of the content (sha1 with a header)."""
+    """Return a file's `algorithm:hex`, by sha256, md5 or git (git's name of the content, sha1 with a header)."""
     # git hashes a header with the size before the content.
     started = hashlib.sha1(f"blob {path.stat().st_size}\0".encode()) if algorithm == "git" else hashlib.new(algorithm)
     with path.open("rb") as content:
@@ -110,8 +110,8 @@ def named_digest(path: Path, algorithm: str) -> str:
 
 
 class Fetcher:
-    """Downloads files into the data folder `root`, or with `sizes_only` prints their sizes. `root`/SHA256SUMS records
-    every file that `get` downloads, also if it was unpacked, moved or removed since: `sha256sum --check
+    """Downloads files into the data folder `root`, or with `sizes_only` prints their sizes. `root`/SHA256SUMS keeps the
+    hash of every file that `get` downloads, even after the file is unpacked, moved or removed. `sha256sum --check
     --ignore-missing SHA256SUMS` checks the files that are still in their place."""
 
     def __init__(self, root: Path, say: Say, *, sizes_only: bool = False, zero_shot: bool = False):

@@ -23,7 +23,7 @@ DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t
 """Address of Google Drive's files by id, without the confirmation page about virus scans."""
 ROWS = "rows.jsonl"
 BATCH = 64
-"""Rows of a parquet file that are converted at once: they hold images, of some megabytes each at most."""
+"""Rows of a parquet file that are converted at once. A row may hold an image of several megabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,24 +31,24 @@ class FileEntry:
     """An entry of `fetch.files`."""
 
     file: str
-    """Address, or a file's name in the data set `hub`; there, a name that ends in "/" is a folder."""
+    """A file's address, or its name in the data set `hub`. A name in `hub` that ends in "/" is a folder."""
     hub: str = ""
     """`owner/name` of a data set on the hub."""
     drive: str = ""
     """The id of `file` on Google Drive, in place of `hub` or a URL."""
     each: str = ""
-    """A list of names below the data folder that an earlier entry fetches. `file` is then an address
-    pattern over {name} and its parts between underscores, {0}, {1}, ..., and `to` a folder."""
+    """Path below the data folder of a list of names that an earlier entry fetches. Each name is then a file in the
+    folder `to`; `file` is its address with {name}, or {0}, {1}, ... for the name's parts between underscores."""
     to: str = ""
     """Target of the file or folder, below the data folder."""
     unpack: Mapping[str, str] = field(default_factory=dict)
-    """For a zip or tar: maps its members, or folders in it that end in "/", to targets. The archive is removed
+    """Maps members of a zip or tar, or folders in it (with a "/" at the end), to targets. The archive is removed
     afterwards."""
     rows: str = ""
     """The folder for `rows.jsonl` and images, made from the parquet files of `hub` whose names begin with `file`."""
     size: Positive | None = None
-    """Size in bytes, approximate for a file of `each`. Without it the server is asked. Unused for `hub`, which lists
-    it."""
+    """Size in bytes, approximate for a file of `each`. None asks the server. It is unused for `hub`, which lists
+    sizes."""
     digest: str | None = None
     """`md5:...`, `sha256:...` or `git:...`, if known; unused for a file of `hub` or `each`."""
 
@@ -139,9 +139,9 @@ def _remote(entry: FileEntry, hubs: Mapping[str, HubSet], root: Path) -> Remote:
 
 
 def write_rows(files: Sequence[Path], target: Path) -> int:
-    """Write the rows to `target`/rows.jsonl and their images to `target`/images, completely or not at all. Equal images
-    with the same suffix are written once, named by their content; the path below `target` replaces the image in its
-    column."""
+    """Write the rows to `target`/rows.jsonl and their images to `target`/images, completely or not at all. Images are
+    named by content, so equal ones with the same suffix are written once. In its column, an image is replaced by its
+    path below `target`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -36,8 +36,8 @@ UNPACKERS: Mapping[str, tuple[str, ...]] = {
 
 
 def fetch_ucf101(folder: Path, fetcher: Fetcher, videos: Path | None = None) -> None:
-    """Write the frames of each split that has no folder: test, and train unless only zero-shot is wanted. With a folder
-    of unpacked videos and lists, nothing is downloaded."""
+    """Write the frames of each split whose folder is missing: test, and train unless only zero-shot is wanted. If
+    `videos` is a folder of unpacked videos and lists, nothing is downloaded."""
     splits = [split for split in LIST_OF if split == "test" or not fetcher.zero_shot]
     missing = [split for split in splits if not (folder / split).is_dir()]
     if not missing:

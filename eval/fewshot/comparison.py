@@ -40,8 +40,8 @@ class FewShotComparison(Compared):
 def compare_few_shot(
     task: str, a: Path, b: Path, rows_a: Sequence[Mapping[str, Any]], rows_b: Sequence[Mapping[str, Any]]
 ) -> list[FewShotComparison]:
-    """Compare every method but zero-shot at every k that both result folders have for a task. There is one entry per
-    method and k, or a single entry with a note if they cannot be paired. Raises `DataBroken` for a corrupt file in
+    """Return a comparison for each method, except zero-shot, and each k that both result folders have for a task. If
+    the numbers cannot be paired, return a single entry with a note. Raises `DataBroken` for a corrupt file in
     few_shot/."""
     try:
         return _paired(task, a, b, rows_a, rows_b)
@@ -109,7 +109,7 @@ _Shots = Mapping[int, Sequence[Sequence[str]]]
 
 
 def _record(path: Path) -> tuple[str, _Shots] | None:
-    """Return the metric and the shots of a record, or None if it is absent. Raises `DataBroken` if it is corrupt."""
+    """Return the metric and shots of a record. Return None if it is absent. Raises `DataBroken` if it is corrupt."""
     record = read_written(path)
     if record is None:
         return None

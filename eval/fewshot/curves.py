@@ -122,9 +122,9 @@ class FewShotResult:
     points: tuple[CurvePoint, ...]
     choices: tuple[Hyperparameters, ...]
     shots: Mapping[int, tuple[tuple[str, ...], ...]]
-    """Keys of each class in order, by seed. The k shots are the first k."""
+    """Maps a seed to each class's keys in the order of the draw. The first k of them are the k shots."""
     short_classes: Mapping[int, tuple[int, ...]]
-    """Classes with fewer than k samples, by k. They contribute all their samples."""
+    """Maps k to the classes with fewer than k samples. These contribute all their samples."""
     n: int
     """Number of test images."""
     predicted: Mapping[Cell, NDArray[np.int64]] = field(repr=False)
@@ -138,8 +138,8 @@ class FewShotResult:
         raise KeyError(f"no point of {method!r} at {shots} shots")
 
     def rows(self, task: str, protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the rows of results.json, one per point: the task's protocol record with the point's choices. Only
-        `record` has the keys of the shots, by seed, because they are long and equal in all rows."""
+        """Return a row of results.json per point, with the task's protocol record and the point's choices. The keys of
+        the shots are only in `record`, because they are long and equal in all rows."""
         rows = []
         none = TOO_FEW_ITEMS if len(self.settings.seeds) >= FEWEST else TOO_FEW
         for point in self.points:
@@ -234,7 +234,7 @@ def predict_curves(
     encoded: Encoded, settings: FewShotSettings, group: Ranks | None
 ) -> tuple[dict[int, DrawnShots], tuple[Hyperparameters, ...], dict[Cell, NDArray[np.int64]]]:
     """Return shots by seed, choices, and test predictions of every cell, all without test labels. The ranks divide
-    support sets and independent methods, and all get everything. Raises the errors of `run`."""
+    support sets and independent methods. Every rank gets the whole result. Raises the errors of `run`."""
     group = group or Ranks()
     test = _tensor(encoded.test, settings.device)
     _check_normalized(test, "test")

@@ -21,11 +21,11 @@ from open_diht.eval.fewshot.solver import Ridge, SoftmaxLoss
 NOTHING = "nothing to choose"
 RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, math.inf)
 """Maximum change of the scores in logits (root mean square over classes, without the bias), from the zero-shot
-classifier (0) to the ordinary probe (inf). delta is this over the logit scale, times ||W_0||_F, so that the radii are
-comparable between tasks of 10 and 1000 classes and between models."""
+classifier (0) to the ordinary probe (inf). delta is the radius divided by the logit scale, times ||W_0||_F, so that
+radii are comparable between tasks of 10 and 1000 classes and between models."""
 RADIUS_OF_ONE_SHOT = RADII.index(8.0)
-"""Index of the radius for one shot, which by default is also the minimum for several. It was found on Fashion-MNIST
-and the stamps, which flatters their figures in benchmarks/RESULTS.md."""
+"""Index of the radius for one shot, which by default is also the minimum for several. It was found on Fashion-MNIST and
+the stamps, so figures of these sets in benchmarks/RESULTS.md are too favorable."""
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
 """L2 weights relative to the squared logit scale."""
 PENALTY_OF_ONE_SHOT = PENALTIES.index(0.01)
@@ -40,7 +40,7 @@ class Fitted:
     """Maps features (m, d) to scores (m, C)."""
     chosen: dict[str, float]
     selected_on: str
-    """`support_cv`, `fixed`, or a note that there was nothing to choose. It is never the test set."""
+    """`support_cv`, `fixed`, or a note that there was nothing to choose. The test set is never used."""
     converged: bool = True
     loss: float | None = None
     """Cross-entropy of a chosen radius or penalty on held-out shots, if there is one."""
@@ -61,8 +61,8 @@ def probe(support: Support) -> Fitted:
 
 @functools.lru_cache(maxsize=1)
 def random_init(support: Support) -> Fitted:
-    """Fit the ordinary linear probe with L2, without the text. It starts at zero. A random start would change nothing
-    but a constant in all biases, because the penalized problem has no other freedom in its optimum."""
+    """Fit the ordinary linear probe with L2, without the text. It starts at zero. A random start would end at the same
+    optimum, up to a constant in all biases, because the penalty leaves no other freedom."""
     blind = replace(support, classifier=torch.zeros_like(support.classifier))
     choice = select(blind, _path_scores(PENALTIES, _l2_at), PENALTY_OF_ONE_SHOT)
     penalty = PENALTIES[choice.index]
@@ -85,7 +85,7 @@ METHODS: dict[str, Callable[[Support], Fitted]] = {
     "text-or-zero": text_or_zero,
 }
 USES = {"text-or-zero": ("probe", "random-init")}
-"""Methods that reuse the cached fits of other methods on the same support set."""
+"""Maps a method to the methods whose cached fits on the same support set it reuses."""
 
 
 def fitted_together(methods: Sequence[str]) -> list[tuple[str, ...]]:
@@ -118,8 +118,8 @@ def _l2_at(support: Support, penalty: float, start: Tensor | None = None, tolera
 def _path_scores(
     values: Sequence[float], fit: Callable[[Support, float, Tensor | None, float], Probe]
 ) -> Callable[[Support, Tensor], Iterator[Tensor]]:
-    """Return a function that yields the scores of one probe per value, each started from the previous solution. This
-    takes a fraction of the steps. The loss is about the same if the solver converges and radii are finite."""
+    """Return a function that yields the scores of one probe per value, each started from the previous solution. Such a
+    start takes a fraction of the steps, and the loss is about the same if the solver converges and radii are finite."""
 
     def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
         start = None

@@ -23,12 +23,12 @@ class Predictions:
     keys: NDArray[np.str_]
     """(n,) names of the images, which are equal for every model on the same data."""
     label: NDArray[np.int64]
-    """(n,) their classes."""
+    """(n,) the true classes of the images."""
     methods: NDArray[np.str_]
     shots: NDArray[np.int64]
     seeds: NDArray[np.int64]
     predicted: NDArray[np.int32]
-    """(methods, shots, seeds, n)"""
+    """(methods, shots, seeds, n) predicted classes."""
 
     def write(self, path: Path) -> None:
         """Write the predictions as .npz."""
@@ -45,7 +45,7 @@ class Predictions:
         return self.predicted[places[0], places[1], places[2:]]
 
     def ordered(self, keys: NDArray[np.str_]) -> Predictions:
-        """Return the predictions in the order of `keys`. Raises KeyError if the images differ or own keys repeat."""
+        """Return the predictions in the order of `keys`. Raises KeyError if images differ or a key occurs twice."""
         place = {key: index for index, key in enumerate(self.keys.tolist())}
         # Finding every key proves that the images are the same if lengths are equal and no key is repeated.
         if len(place) != len(self.keys) or len(keys) != len(self.keys):

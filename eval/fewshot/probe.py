@@ -4,7 +4,7 @@
 
 delta = 0 is the zero-shot classifier, bit for bit; delta = inf is the ordinary linear probe. In between, delta limits
 how far the probe moves from the text (DiHT, CVPR 2023, few-shot section; norm, solver and scaling are ours). The
-model's logit scale stays outside, so delta is in units of the classifier's unit rows and comparable between models.
+model's logit scale is not part of W, so delta is in units of the classifier's unit rows and comparable between models.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Probe:
 def fit_probe(
     loss: SoftmaxLoss, radius: float, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
 ) -> Probe:
-    """Fit the probe of a loss on a ball of radius delta, an absolute Frobenius norm; the bias has a tenth of it.
-    `start` are initial offsets (C, d + 1), and `tolerance` is the gap to reach, in nats. In a finite ball, once the
-    solver converges, the mean loss is at most the gap above its optimum, whatever the start."""
+    """Fit the probe of a loss in a ball of `radius` delta, an absolute Frobenius norm. The bias has a tenth of this
+    radius. `start` are initial offsets (C, d + 1), and `tolerance` is the gap to reach, in nats. If the ball is finite
+    and the solver converges, the mean loss is at most the gap above its optimum, from any start."""
     if not radius >= 0:
         raise ValueError(f"radius {radius}: norms are not negative")
     if radius == 0:

@@ -2,12 +2,12 @@
 
 Few-shot results are often tuned on the test set, or on a validation set far larger than the support. Here the shots are
 divided into at most four folds, each fold is predicted from the others, and the candidate with the lowest cross-entropy
-wins. In a tie the most cautious one wins. A single shot per class leaves nothing to validate on, so its value is fixed
-in advance.
+wins. In a tie the most cautious one wins. A single shot per class leaves nothing to validate on, so the candidate is
+fixed in advance.
 
-A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side. There is therefore no
+A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side. So there is no
 one-standard-error rule by default: it would stay too near the text, above all with few shots. And several shots get at
-least the freedom of one (`floor`). benchmarks/RESULTS.md has the figures.
+least the freedom of one shot (`floor`). benchmarks/RESULTS.md has the figures.
 
 Hits are not used: with 20 held-out shots they are too coarse, and the choice jumps between draws.
 """
@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 SUPPORT_CV = "support_cv"
 FIXED = "fixed"
 FOLDS = 4
-"""Maximum number of folds. Each fits every candidate. A fold of sixteen shots already leaves twelve to fit on."""
+"""Maximum number of folds, each of which fits every candidate. Of sixteen shots, each fit has twelve."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -33,14 +33,14 @@ class DrawnShots:
     by_class: tuple[tuple[int, ...], ...]
     """Indices into the training set, class by class."""
     keys: tuple[tuple[str, ...], ...]
-    """Their keys."""
+    """Keys of these samples, class by class."""
 
     def indices(self, k: int) -> Indices:
         """Return the k-shot support set, class by class. A class with fewer drawn samples gives all of them."""
         return np.array([index for order in self.by_class for index in order[:k]], dtype=np.int64)
 
     def places(self, k: int) -> Indices:
-        """Return the rank from 0 of every sample of `indices(k)` within its class, by which folds are dealt."""
+        """Return the rank of every sample of `indices(k)` within its class, from 0. Folds are made by this rank."""
         return np.array([index for order in self.by_class for index in range(len(order[:k]))], dtype=np.int64)
 
     def short_classes(self, k: int) -> list[int]:

@@ -1,8 +1,8 @@
 """Accelerated proximal gradient descent (FISTA) for softmax regression with a constraint or a penalty.
 
-The problem is convex, so in a finite ball or with a penalty the objective must not depend on the path to it. The step
-size comes from the curvature of the cross-entropy; there is no learning rate to tune. In a finite ball the Frank-Wolfe
-gap bounds the distance of the objective from its optimum, so "converged" describes the answer and not the last step.
+The problem is convex, so in a finite ball or with a penalty every start must reach the same objective. The step size
+comes from the curvature of the cross-entropy; there is no learning rate to tune. In a finite ball the Frank-Wolfe gap
+bounds the distance of the objective from its optimum, so "converged" describes the answer and not the last step.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Ball:
 
     def gap(self, offsets: Tensor, gradient: Tensor) -> float:
         """Return the Frank-Wolfe gap: the sum of <G, D> + radius ||G|| over weights and bias. D are the offsets and G
-        is the gradient, both (C, d + 1). For an infinite radius a part is ||G||, a bound for offsets that are off by
-        1."""
+        is the gradient, both (C, d + 1). If a radius is infinite, its summand is ||G||, a bound for offsets at most 1
+        off."""
         gradient = gradient.double()  # the two terms almost cancel
         weight_norm = gradient[:, :-1].norm().item()
         bias_norm = gradient[:, -1].norm().item()
@@ -76,7 +76,7 @@ class Ridge:
         return self.weight / 2 * offsets[:, :-1].double().square().sum().item()
 
     def gap(self, offsets: Tensor, gradient: Tensor) -> float:
-        """Return ||G_W||^2 / (2 weight), by strong convexity, plus ||G_b||, a bound for a bias that is off by 1."""
+        """Return ||G_W||^2 / (2 weight), by strong convexity, plus ||G_b||, a bound for a bias at most 1 off."""
         weight_norm = (gradient[:, :-1] + self.weight * offsets[:, :-1]).norm().item()
         return weight_norm**2 / (2 * self.weight) + gradient[:, -1].norm().item()
 
@@ -135,9 +135,9 @@ def solve(
 ) -> Solution:
     """Minimize loss + term, from the offsets `start` (C, d + 1) or 0, until the term's gap is at most `tolerance`.
     After `max_steps` the last offsets are returned, even if the gap is larger. The curvature bound can be a hundred
-    times the curvature near the answer. The step is therefore longer than the bound's inverse wherever the descent
-    inequality still holds, and falls back to it otherwise. Momentum restarts where it points uphill (O'Donoghue and
-    Candes 2015)."""
+    times the curvature near the answer. So the step is longer than the bound's inverse where the descent inequality
+    still holds, and equal to this inverse elsewhere. Momentum restarts where it points uphill (O'Donoghue and Candes
+    2015)."""
     bound = loss.curvature()
     curvature = bound * _FIRST_GUESS
     zero = loss.base.new_zeros(loss.shape)

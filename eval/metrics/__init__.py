@@ -17,11 +17,11 @@ class Rows(Protocol):
 
     @property
     def count(self) -> int:
-        """N."""
+        """Number n of vectors."""
 
     @property
     def width(self) -> int:
-        """D."""
+        """Width d of a vector."""
 
     def rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Return (stop - start, d) float32, in `out` if it is given."""

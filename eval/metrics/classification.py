@@ -1,4 +1,4 @@
-"""Metrics of classification from scores and labels. Ties go to the lower class index, or rank negatives first."""
+"""Metrics of classification from scores and labels. Ties go to the lower class; in rankings negatives come first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from open_diht.eval.metrics import Rows, tiles
 def logits_in_tiles(
     features: Rows, classifier: np.ndarray, scale: float, part: Sequence[range] | None = None
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield slices of rows and their logits scale * x @ classifier, (block, c), for the blocks in `part`, or all."""
+    """Yield slices of rows and their logits scale * x @ classifier, (block, c), for all blocks or those in `part`."""
     weights = torch.from_numpy(np.ascontiguousarray(classifier, dtype=np.float32))
     for block in tiles(features.count, weights.shape[1]) if part is None else part:
         rows = torch.from_numpy(features.rows(block.start, block.stop))
@@ -39,8 +39,8 @@ def lowest_best(logits: torch.Tensor) -> torch.Tensor:
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean over occurring classes of the fraction of hits (n,), 0 or 1, among a class's items (balanced
-    accuracy)."""
+    """Return the balanced accuracy: the fraction of `hits` (n,), each 0 or 1, among a class's items, as a mean over the
+    classes that occur."""
     counts = np.bincount(labels)
     sums = np.bincount(labels, weights=hits)
     present = counts > 0
@@ -65,6 +65,6 @@ def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndar
 
 
 def sorted_truth(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (n,) the items by falling score, negatives first in a tie, and their labels in that order."""
+    """Return the indices (n,) of the items by falling score, negatives first in a tie, and the labels in that order."""
     order = np.lexsort((labels, -scores))
     return order, labels[order].astype(bool)

@@ -19,15 +19,15 @@ import torch
 from open_diht.eval.metrics import BLOCK_ROWS, Rows, tiles
 
 PART = 1 << 18
-"""Most scores compared at once (those of one query, if they are more): a few MiB of intermediate results."""
+"""Most scores compared at once, for a few MiB of intermediate results. The scores of one query are never divided."""
 
 
 def image_to_text_ranks(
     images: Rows, captions: Rows, image_of: np.ndarray, *, strict: bool = False, part: Sequence[range] | None = None
 ) -> np.ndarray:
     """Return the 0-based rank of each image's best caption among all captions. `strict` puts all wrong captions of
-    equal score ahead. `part` has the blocks of images to rank, such as a rank's; None ranks all. Raises ValueError if
-    an image has no caption."""
+    equal score ahead. `part` lists the blocks of images to evaluate, such as those of one process; None stands for all.
+    Raises ValueError if an image has no caption."""
     order = np.argsort(image_of, kind="stable")
     # The start of each image's captions in that order.
     starts = np.searchsorted(image_of[order], np.arange(images.count + 1))
@@ -68,9 +68,9 @@ def text_to_image_ranks(
 
 
 def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, first: torch.Tensor) -> torch.Tensor:
-    """Return (b,) how many of the scores (b, n) are ahead of `own` (b,): the higher ones, and the equal ones of an
-    index below `first` (b,). If `right` (b,) is given, equal scores are ahead whatever their index, except those of the
-    query's own right items, whose number it is."""
+    """Return (b,) how many scores of each row (b, n) beat `own` (b,): the higher ones, and equal ones at an index below
+    `first` (b,). If `right` (b,), the number of the query's right items that score `own`, is given, all other equal
+    scores beat it too."""
     ahead = torch.empty(len(scores), dtype=torch.int64)
     index = torch.arange(scores.shape[1], dtype=torch.int32)
     # Compare in parts, because intermediate results are larger than the scores.

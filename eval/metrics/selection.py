@@ -30,9 +30,9 @@ def alike(texts: np.ndarray, right: int) -> bool:
 
 
 def pair_scores(scores: np.ndarray) -> dict[str, np.ndarray]:
-    """Return text, image and group score of pairs as 0.0 or 1.0 each (Winoground, Thrush et al. 2022). `scores` (n, 2,
-    2) are each pair's images by its captions. Text score: each image prefers its own caption. Image score: each caption
-    prefers its own image. Chance is 25 % for both and 1/6 for the group."""
+    """Return text, image and group score of each pair, 0.0 or 1.0 (Winoground, Thrush et al. 2022). `scores` (n, 2, 2)
+    have a row per image and a column per caption. Text score: each image prefers its own caption. Image score: each
+    caption prefers its own image. Group score: both. Chance is 1/4, 1/4 and 1/6."""
     own0, own1 = scores[:, 0, 0], scores[:, 1, 1]
     text = (own0 > scores[:, 0, 1]) & (own1 > scores[:, 1, 0])
     image = (own0 > scores[:, 1, 0]) & (own1 > scores[:, 0, 1])

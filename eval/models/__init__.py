@@ -42,7 +42,7 @@ def load_model(
     - an architecture of open_clip, with `pretrained` the path of its weights, a tag that was fetched before with
       `python -m open_diht.eval.fetch --weights NAME:TAG`, or `random` for untrained weights. A tag has the
       preprocessing that open_clip lists for it; a path and `random` have open_clip's default;
-    - `local-dir:<folder>` or `open_clip:<model>:<weights>`, as presets and `--score-model` name the same models.
+    - `local-dir:<folder>` or `open_clip:<model>:<weights>`, as in presets and `--score-model`.
 
     Args:
         word: A name or a folder, see above.
@@ -62,9 +62,9 @@ def load_model(
         (2, 512)
 
     Raises:
-        WrongUse: `word`, `pretrained` or `precision` is not one of these, the weights are missing, a model that has
-            its own weights is given others (the reference also another precision), or the tag's weights need QuickGELU
-            and the architecture has GELU.
+        WrongUse: `word`, `pretrained` or `precision` is not one of these; the weights are missing; `pretrained` is
+            given for a model that has its own weights, or a `precision` but fp32 for the reference; or the tag's
+            weights need QuickGELU and the architecture has GELU.
         ModelError: Loading fails, or the model gives features that are not finite numbers.
     """
     if precision not in PRECISIONS:
@@ -147,7 +147,7 @@ def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
 
 
 def _released_names() -> list[str]:
-    """Return the names of the authors' models. It is empty without the trainer, which checks them."""
+    """Return the names of the authors' models. The list is empty without the trainer, which checks these models."""
     try:
         from open_diht.trainer.released import RELEASED
     except ImportError:

@@ -90,7 +90,7 @@ def _unit(features: torch.Tensor, what: str) -> np.ndarray:
 
 
 def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
-    """Return the sha256, in hex, of a state dict, which does not depend on the form of its file."""
+    """Return the sha256, in hex, of a state dict. It does not depend on the format of the file."""
     digest = hashlib.sha256()
     # Sorted, so that the order in a file does not matter.
     for name in sorted(state):

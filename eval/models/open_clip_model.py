@@ -1,6 +1,6 @@
-"""Models of open_clip: its architectures, random or with weights of a file, and folders of our trainer or open_clip.
+"""Models of open_clip: architectures with random weights or a file's, and folders that our trainer or open_clip wrote.
 
-Texts are encoded without their padding, where open_clip computes all 77 positions of a prompt of ten tokens. In CLIP's
+Texts are encoded without their padding; open_clip would compute all 77 positions for a prompt of ten tokens. In CLIP's
 text tower attention is causal and the feature is read at the end-of-text token, so later positions cannot affect it. On
 the shorter sequence, the model's own forward computes the same feature in a fraction of the time.
 """
@@ -124,8 +124,8 @@ def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipMode
 def load_architecture(
     name: str, weights: Path | None, device: str, precision: Precision, tag: Mapping[str, Any] | None = None
 ) -> OpenClipModel:
-    """Load an architecture of open_clip with the weights of a file, or random ones. `tag` is open_clip's name of the
-    weights, whose preprocessing it has. Without it open_clip's default applies. Raises `ModelError` if it cannot be
+    """Load an architecture of open_clip with the weights of a file, or random ones. `tag` is open_clip's entry for the
+    weights, with their preprocessing. Without `tag` open_clip's default applies. Raises `ModelError` if it cannot be
     loaded, or the weights do not fit."""
     return _load(f"{name} with {weights or 'random weights'}", name, weights, device, precision, tag or {})
 
@@ -199,7 +199,7 @@ def encode_short(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _positions(model: Any, length: int) -> Iterator[None]:
-    """Limit the model to its first `length` positions within the context."""
+    """In the `with` block, limit the model to its first `length` positions."""
     position, mask = model.positional_embedding, model.attn_mask
     model.positional_embedding = torch.nn.Parameter(position[:length], requires_grad=False)
     model.attn_mask = mask[:length, :length]

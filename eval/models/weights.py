@@ -30,7 +30,7 @@ def lacks_quickgelu(name: str, tag: Mapping[str, Any]) -> bool:
 
 
 def check_exported(folder: Path) -> None:
-    """Raise `ModelError` if an exported folder has no weights, or an invalid file of them."""
+    """Raise `ModelError` if an exported folder has no file of weights, or an invalid one."""
     found = [path for path in folder.iterdir() if path.suffix in NAMES and path.is_file()]
     if not found:
         raise ModelError(f"folder {folder} has a configuration but no weights ({', '.join(NAMES)}); export it again")
@@ -40,8 +40,8 @@ def check_exported(folder: Path) -> None:
 
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the weights in a file, without executing code in it, and without reading the values if
-    the format allows. The result is empty for numpy's formats, which open_clip converts. Raises `ModelError` if another
-    file cannot be read so, or a pickle holds no weights by name."""
+    the format allows. The result is empty for numpy's formats, which open_clip converts. Raises `ModelError` if a file
+    in another format cannot be read, or a pickle holds no weights by name."""
     if path.suffix in (".npz", ".npy"):
         return {}
     with loading(lambda why: ModelError(f"{path} is damaged, or not a weights file that needs no code ({why})")):
@@ -61,7 +61,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_positions(path: Path, name: str, settings: Mapping[str, Any]) -> None:
-    """Raise `ModelError` if position embeddings under CLIP's names miss the architecture's size by more than one."""
+    """Raise `ModelError` if weights under CLIP's names differ from the architecture by more than one position."""
     vision, text = settings.get("vision_cfg", {}), settings.get("text_cfg", {})
     size, patch, length = vision.get("image_size"), vision.get("patch_size"), text.get("context_length", 77)
     shapes = shapes_of(path)

@@ -28,7 +28,7 @@ def write_report(
 ) -> None:
     """Write results.json, results.md and report.html into `folder`, each completely or not at all. The first row of a
     task is its main number. Items in `folder`/items give averages their intervals; averages.json keeps the averages
-    that suites of the user's own files define, see `across`. Raises ValueError for a row that lacks a column, and
+    that the user's own suite files define, see `across`. Raises ValueError for a row that lacks a column, and
     `DataBroken` for corrupt items."""
     rows = checked(results)
     tasks = group_tasks(rows)

@@ -21,7 +21,7 @@ from open_diht.eval.statistics import Averaged, average
 from open_diht.eval.tasks import load_suite, suite_names
 
 AVERAGES = "averages.json"
-"""File with the averages that the suite files of a run define, as names of tasks by suite."""
+"""File with the averages that a run's suite files define: for each suite, the names of the averaged tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +133,12 @@ def _of_suite(
 
 
 def _images(tasks: Sequence[TaskRows]) -> tuple[str, ...]:
-    """Return an identifier of the images behind tasks. Parts of a suite that share their images have equal ones."""
+    """Return an identifier of the images that tasks use. It is equal for parts of a suite with the same images."""
     return tuple(dict.fromkeys(images_of(task.task, task.main["protocol"]) for task in tasks))
 
 
 def _average(tasks: Sequence[TaskRows], folder: Path) -> Averaged | None:
-    """Return the average of the tasks' items. Return None if those of a task are not stored, or lack its metric."""
+    """Return the average of the tasks' items. Return None if a task's items are not stored or lack its metric."""
     found = []
     for task in tasks:
         path = folder / "items" / f"{task.task}.npz"

@@ -85,7 +85,7 @@ def checked(results: Sequence[Row]) -> list[Row]:
 
 
 def by_task(results: Sequence[Row], *, few_shot: bool) -> dict[str, list[Row]]:
-    """Return the few-shot rows, or all others, by task. The first of the others has a task's main number."""
+    """Return rows by task: those of few-shot, or all others, whose first row has the task's main number."""
     found: dict[str, list[Row]] = {}
     for row in results:
         if (row["kind"] == "few_shot") == few_shot:

@@ -131,7 +131,7 @@ def _interval(row: Row) -> str:
 
 
 def _choices(table: FewShotTable) -> Iterator[dict[str, Any]]:
-    """Yield the chosen hyperparameters by method, number of shots and seed, and the data of the choice."""
+    """Yield the chosen hyperparameters by method, number of shots and seed, and on which data they were chosen."""
     for method, k in itertools.product(table.methods, table.shots):
         row = table.of(method, k)
         for choice in row["protocol"]["few_shot"].get("choices", ()) if row is not None else ():

@@ -20,7 +20,7 @@ class Reference:
     value: float
     """The published value in percent."""
     source: str
-    """The publication, and whether it was read there."""
+    """The publication, and whether the value was read in it."""
     differs: str
     """Differences between its protocol and ours."""
 

@@ -33,7 +33,7 @@ FEW_SHOT = (
 
 def shots_said(record: Mapping[str, Any], short: Mapping[int, int]) -> str:
     """Return the notes on the shots: overlap with test images, classes with too few images, and cautions. Older results
-    have no overlap. `short` has the number of classes with fewer images for each k."""
+    do not state the overlap. `short` maps k to the number of classes with fewer images."""
     parts, support = [], record.get("support", {})
     if "also_test" in support:
         found = support["also_test"]

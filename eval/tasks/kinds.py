@@ -37,7 +37,7 @@ class Kind(ABC):
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, options: Options) -> TaskOutcome:
         """Return the numbers, the task's own first, and the outcome of each item.
 
-        All ranks of `cache.group` call this. The outcome of the first one is written.
+        All ranks of `cache.group` call this. The outcome of the first rank is written.
 
         Raises:
             DataBroken: The data does not fit.

@@ -26,15 +26,15 @@ def suite_names() -> list[str]:
 
 
 def load_suite(name: str) -> Suite:
-    """Return the suite of that name, or of that YAML file. Raises `WrongUse`."""
+    """Return the built-in suite `name`, or the suite of the YAML file `name`. Raises `WrongUse`."""
     path = _SHELF.path(name)
     # Built-in suites do not change while the program runs, so they are cached.
     return _shipped(path) if path.parent == _SHELF.folder else _suite(path)
 
 
 def choose_tasks(words: str) -> Suite:
-    """Return the tasks of a comma-separated list of suites, suite files and task names. Of several tasks of one name
-    the last is returned. Raises `WrongUse` for no word, an unknown word or an invalid suite file."""
+    """Return the tasks of a comma-separated list of suites, suite files and task names. If tasks have the same name,
+    only the last is returned. Raises `WrongUse` for no word, an unknown word or an invalid suite file."""
     listed = [word.strip() for word in words.split(",") if word.strip()]
     if not listed:
         raise WrongUse(f"no tasks in {words!r}; name a suite ({', '.join(suite_names())}) or tasks")
@@ -55,7 +55,7 @@ def choose_tasks(words: str) -> Suite:
 
 
 def suite_files(words: str) -> list[Suite]:
-    """Return the suites of the suite files in such a list, for the averages that they define. Raises `WrongUse`."""
+    """Return the suites of the suite files in `words`, for the averages that they define. Raises `WrongUse`."""
     return [load_suite(word) for word in map(str.strip, words.split(",")) if word.endswith((".yaml", ".yml"))]
 
 

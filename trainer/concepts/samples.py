@@ -142,8 +142,8 @@ class HeadSamples:
     def pools(
         self, epoch: int, batch_size: int, frequencies: npt.NDArray[np.float64], first: int = 0
     ) -> Iterator[tuple[int, Iterator[tuple[npt.NDArray[np.float16], npt.NDArray[np.int64], npt.NDArray[np.float32]]]]]:
-        """Yield, from the pool `first` on, its number and batches of features (n, d), ids and weights (n, m). They are
-        a function of the seed. The last batch of a pool may be smaller. Features of earlier pools are not read."""
+        """Yield each pool from `first` on: its number, and batches of features (n, d), ids and weights (n, m), which
+        are a function of the seed. The last batch of a pool may be smaller. Features of earlier pools are not read."""
         waiting: list[Usable] = []
         number = 0
         for some in self.usable(Part.TRAIN):

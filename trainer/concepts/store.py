@@ -47,7 +47,7 @@ class Labels:
         return Labels(offsets.astype(np.int64), np.concatenate(ids) if ids else np.zeros(0, np.int32))
 
     def padded(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return ids and weights (n, most). Each of a sample's m concepts weighs 1/m, padding 0."""
+        """Return ids and weights (n, most). Each of a sample's m concepts has the weight 1/m, and padding has 0."""
         counts = self.counts()[rows]
         most = max(1, int(counts.max(initial=0)))
         within = np.arange(most)[None, :] < counts[:, None]  # False for padding

@@ -97,7 +97,7 @@ class ConceptTargets:
 
     def shard(self, name: str, sha256: str = "") -> ShardTargets | None:
         """Return the targets of a shard. Return None if there are none. An empty `sha256` of the tar is not checked.
-        Raises `ConceptMismatch` if they are damaged or of another tar, `StoreError` if the store of a URL failed."""
+        Raises `ConceptMismatch` if targets are damaged or of another tar, `StoreError` if the store of a URL failed."""
         entry = self._shards.get(name)
         if entry is None:
             return None
@@ -116,7 +116,7 @@ class ConceptTargets:
 
 def open_targets(folder: str | Path) -> ConceptTargets:
     """Open the targets in the output folder of `make concepts` or in its `targets/`, at a path or an fsspec URL. Raises
-    `ConceptMismatch` if none can be read or their version is another, `WrongUse` or `StoreError` for a URL."""
+    `ConceptMismatch` if no targets can be read or they have another version, `WrongUse` or `StoreError` for a URL."""
     place = store_at(f"{folder}/targets" if store_at(folder).exists("targets") else folder)
     try:
         manifest = json.loads(place.read(MANIFEST))

@@ -38,7 +38,7 @@ class Makes(Protocol):
     """A maker of batches by position, whose result does not depend on earlier calls."""
 
     state: Callable[[str], None]
-    """Receives a line about the current work, to report if it stalls."""
+    """Receives a line about the current work, which is reported if the work stalls."""
 
     def batch(self, epoch: int, number: int) -> tuple[Any, Any]:
         """Return a batch, and the bad samples met while making it."""

@@ -71,11 +71,11 @@ class Loader(ABC):
         self.problems: list[str] = []
         """Lines about the first bad samples and shards."""
         self.indexed: Counter[str] = Counter()
-        """Samples by kind that are left out from the start (see `OpenSource.bad`), the same on all ranks."""
+        """Number of samples left out from the start, by kind (see `OpenSource.bad`). It is the same on all ranks."""
         self.read: Counter[str] = Counter({"ok": 0})
         """Number of samples returned (`ok`), and of bad ones by kind, including those of `take_over`."""
         self.lost = 0
-        """Bad samples of this epoch."""
+        """Number of bad samples in this epoch."""
         self.waited_s = 0.0
         """Seconds that the caller waited for batches."""
         self._resumed: tuple[int, int] | None = None
@@ -97,11 +97,11 @@ class Loader(ABC):
         return dict(self.read + self.indexed) | {"ok": self.read["ok"]}  # the sum of counters drops zeros
 
     def take_over(self, read: Mapping[str, int], epoch: int, lost: int) -> None:
-        """Continue the counts of an earlier loader: its `read`, and `lost` in that epoch."""
+        """Continue the counts of an earlier loader: its `read`, and its `lost` in an epoch."""
         self.read, self.lost, self._resumed = Counter(read), lost, (epoch, lost)
 
     def check_lost(self, epoch: int, lost: int) -> None:
-        """Raise `TooManyBad` if an epoch has more bad samples, over all ranks or here, than `max_bad_share` allows."""
+        """Raise `TooManyBad` if `lost` bad samples, of this rank or of all, are more than `max_bad_share` allows."""
         if lost > self._settings.max_bad_share * self.samples_per_epoch:
             last = f"; last: {self.problems[-1]}" if self.problems else ""
             raise TooManyBad(
@@ -263,8 +263,8 @@ class ShardLoader(Loader):
 
 
 class Prefetch:
-    """A thread that fetches the remote shards of an epoch's next shuffle window while this one is read. Without it all
-    workers would wait at the start of every window, which needs many new shards at once. The cache must hold two
+    """A thread that fetches the remote shards of an epoch's next shuffle window while the current one is read. Without
+    it all workers would wait at the start of every window, which needs many new shards at once. The cache must hold two
     windows of every stream of this machine. No thread is started if all shards are local."""
 
     def __init__(self, reader: Reader, batches: int):

@@ -90,9 +90,9 @@ class _Recent:
 
 
 class SourceOrder:
-    """An infinite sequence of draws from one source, pass after pass, each with every row once. `sizes` are (shards,)
-    or (shards, rounds). With rounds, a shard's rows are in groups: a pass takes the first group of all shards, then the
-    second of all, and so on. With `window` 0 shards and samples keep their order."""
+    """An infinite sequence of draws from one source, pass after pass. A pass draws every row once. `sizes` are
+    (shards,) or (shards, rounds). With rounds, a shard's rows are in groups: a pass takes the first group of all
+    shards, then the second of all, and so on. With `window` 0 shards and samples keep their order."""
 
     def __init__(self, sizes: Sequence[int | Sequence[int]], *, seed: int, source: int, window: int, streams: int):
         self._sizes = np.atleast_2d(np.asarray(sizes, np.int64).T)  # (rounds, shards)

@@ -1,4 +1,4 @@
-"""Make batches from shards: read, decode, and join concept targets. Runs in the workers, if any; holds no position."""
+"""Make batches from shards, in the workers if any: read, decode, and join concept targets. No position is kept."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class _Opened:
     """Numbers of the source and of the shard in it."""
     shard: Shard
     descriptor: int | None
-    """File descriptor of a local tar. A remote one has None, because the cache could not free an open file."""
+    """File descriptor of a local tar. None for a remote tar, because the cache could not free an open file."""
     index: ShardIndex
     rows: npt.NDArray[np.int64]
     """Rows of the index to read, see `rows_to_read`."""
@@ -369,7 +369,7 @@ class Reader:
         )
 
     def _empty(self) -> Batch:
-        """Return an empty batch, for a rank without rows of a smaller last batch."""
+        """Return an empty batch, for a rank that gets no rows of a smaller last batch."""
         blank = self._transform(Image.new("RGB", (64, 64)))  # gives the shape and type of images
         return Batch(
             images=blank.new_zeros((0, *blank.shape)),
@@ -434,8 +434,8 @@ def _own_random_state() -> Iterator[None]:
 
 
 def heads_of(concepts: Sequence[ConceptTargets | None]) -> dict[str, int]:
-    """Return the heads and their sizes, equal for all sources with targets, or an empty dict if no source has any.
-    Raises `ConceptMismatch` if the heads or the numbers of targets per sample differ."""
+    """Return the size of each head, or an empty dict if no source has targets. Raises `ConceptMismatch` if the sources
+    differ in heads, their sizes or the number of targets per sample."""
     known = [each for each in concepts if each is not None]
     for other in known[1:]:
         if other.heads != known[0].heads or other.k != known[0].k:

@@ -67,12 +67,12 @@ class DataSettings:
     shards, rounded down to a power of two, at most 64, and for remote shards at most as many as fit in the cache.
     Without a shuffle it is 1. A resumed run keeps its number."""
     skip: tuple[str, ...] = ()
-    """File names or paths of shards to leave out. A resumed run that began with them takes only file names;
-    samples of the following shards take their places in the order, so that all other samples keep theirs."""
+    """File names or paths of shards to leave out. A resumed run that began with them takes only file names. Samples of
+    the shards after them fill their places in the order, so that all other samples keep their places."""
     subset: str = ""
-    """Local file with the uids of the samples to read from shards: DataComp's `subset.npy`, or a text file
-    with one uid of 32 hex digits per line. A sample's uid is the `uid` of its JSON, else that in a key
-    `UID` or `UID-NUMBER`. The run reports how many uids are missing from the shards. Empty: all samples."""
+    """Local file with the uids of the samples to read from shards: DataComp's `subset.npy`, or a text file with one uid
+    of 32 hex digits per line. A sample's uid is the `uid` of its JSON, or else the UID of a key `UID` or `UID-NUMBER`.
+    The run reports how many uids are missing from the shards. Empty: all samples."""
     selection: str = ""
     """Uids with repeats, instead of `subset`: a folder of `make select`, its `selection.npy` or `selection.parquet`, or
     another file whose uids occur as often as an epoch reads their samples. A held-out part is read once. Empty: no
@@ -90,14 +90,14 @@ class DataSettings:
     these differ each time; with a selection the next epoch begins with them. False: make a smaller last batch, split
     over ranks as evenly as possible; a rank's part may be empty."""
     workers: Count = 2
-    """Processes of each rank that read and decode. 0: the training process does. The samples do not depend on it."""
+    """Processes of each rank that read and decode. 0: the training process does. This number changes no sample."""
     prefetch: Positive = 2
     """Batches that each worker prepares in advance."""
     stall_s: Above0 = 300.0
     """Seconds to wait for a batch of the workers before the run ends with an error that reports their state."""
     max_bad_share: Share = 0.01
-    """Largest tolerated fraction of bad samples, of a source when it is indexed and of an epoch over all ranks
-    while it is read; more end the run. Samples of missing shards and of shards without concept targets count as bad."""
+    """Largest tolerated fraction of bad samples: of a source when it is indexed, and of an epoch, over all ranks, while
+    it is read. More end the run. Samples of missing shards and of shards without concept targets count as bad."""
     decode_side: Positive | None = None
     """Smallest side, in pixels, to which JPEGs may be reduced while decoding. They are decoded at a half, a quarter
     or an eighth of their size if both sides stay at or above it, which saves most of the time. None: full size."""

@@ -30,8 +30,8 @@ from open_diht.trainer.data.store import ShardFile, ShardStore, default_cache
 from open_diht.trainer.data.subset import Found, Subset
 
 MOST_STREAMS = 64
-"""Largest default number of streams, because a worker keeps the shards in use open, with their
-indexes in memory: about three per stream at the default window."""
+"""Largest default number of streams, because a worker keeps the shards in use open, with their indexes in memory: about
+three shards per stream at the default window."""
 _WINDOWS = 2  # the window that is read, and the next one, which is fetched meanwhile
 _FEW = 8  # up to this many shards are indexed in this process: starting others takes seconds, as they import torch
 _NO_GUARD = (
@@ -108,9 +108,9 @@ def open_source(
     found: Found | None = None,
 ) -> OpenSource:
     """Find the shards of a source, and index those without a current index. For a resumed run, `begun` lists the shards
-    that it began with, in their order then. `found` records the uids of the subset that are in the shards. Raises
-    `DataError` if the data cannot be used as configured, `WrongUse` if fsspec cannot use the path, OSError if the cache
-    folder cannot be written."""
+    that it began with, in order. `found` records the uids of the subset that are in the shards. Raises `DataError` if
+    the data cannot be used as configured, `WrongUse` if fsspec cannot use the path, OSError if the cache folder cannot
+    be written."""
     there = find_shards(source.path)
     urls, manifest = there.urls, there.entries
     skipped = _naming(settings.skip, urls, begun or ())
@@ -158,7 +158,7 @@ def open_source(
 
 
 def _naming(skip: Sequence[str], urls: Sequence[str], begun: Sequence[ShardFacts]) -> frozenset[str]:
-    """Return the entries of `data.skip` that name shards of a source, also if they have gone since the run began."""
+    """Return the entries of `data.skip` that name shards of a source or shards that the run began with."""
     places, gone = {_place(url) for url in urls}, {fact.name for fact in begun}
     names, folders = {name_of(url) for url in urls} | gone, {place.rpartition("/")[0] for place in places}
     return frozenset(
@@ -177,7 +177,7 @@ def _place(path: str) -> str:
 
 def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: set[str]) -> list[Shard]:
     """Return the shards that a resumed run began with, marking those that `skip` names as left out. Raises `BadSource`
-    if others have gone, changed, are new, or have other samples to read."""
+    if another shard is missing, changed or new, or has other samples to read."""
     there, result = {shard.file.name: shard for shard in found}, []
     for fact in begun:
         shard = there.pop(fact.name, None)
@@ -207,9 +207,9 @@ def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], sk
 
 
 def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int) -> int:
-    """Choose the number of ranges of a source that are read in parallel. Without a window it is 1. Otherwise it is a
-    power of two, at most `MOST_STREAMS`, and at most the number of shards of the source with most shards. Above 1 it
-    also lets the cache hold two windows of every stream."""
+    """Choose the number of ranges of a source that are read in parallel. Without a window it is 1. Otherwise it is the
+    largest power of two for which the cache can hold two windows of every stream, at most `MOST_STREAMS` and the number
+    of shards of the source with most shards, and at least 1."""
     if not window:
         return 1  # the order of the shards
     shards = max(sum(shard.samples > 0 for shard in source.shards) for source in sources)

@@ -19,7 +19,7 @@ from open_diht.trainer.data.errors import BadSource, DataError, ShardMismatch
 
 MANIFEST = "manifest.json"
 INDEXES = "index"
-"""Folder with the manifest of `make filter` for shards elsewhere, and indexes that state what to read of them."""
+"""Folder with a manifest by `make filter` of shards in another place, and indexes that state what to read of them."""
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 

@@ -2,7 +2,7 @@
 
 A subset is DataComp's `subset.npy` (uids as pairs of unsigned 64-bit numbers), a text file with one uid of 32 hex
 digits per line, or a Parquet file with columns `uid` and `repeats`. A sorted `.npy` file is searched on the disk, so it
-may be larger than memory; that of a subset must have no repeats. A uid that occurs r times in a selection of `make
+may be larger than memory; a subset's file must have no repeats. A uid that occurs r times in a selection of `make
 select` is read r times in a pass, or once if it is held out.
 """
 
@@ -27,8 +27,8 @@ SELECTION = "selection.npy"
 
 
 class Subset:
-    """A set of uids. With `repeats`, as in a selection, a uid is read as often as it occurs, otherwise once. A pickled
-    copy of a sorted set opens the file again."""
+    """A set of uids. With `repeats`, as in a selection, a uid is read as often as it occurs. Without `repeats` it is
+    read once. A pickled copy of a sorted set opens the file again."""
 
     def __init__(self, path: Path, repeats: bool = False):
         self._path, self._repeats, sorted_, strictly = path, repeats, True, True
@@ -50,7 +50,7 @@ class Subset:
 
     @property
     def contents(self) -> str:
-        """The line about the set among the contents of a loader."""
+        """The line that identifies this set in `Loader.contents`."""
         return f"{'selection' if self._repeats else 'subset'} {self.digest}"
 
     def _counted(self) -> tuple[int, int]:
@@ -81,7 +81,7 @@ class Subset:
         return np.where(places < 0, 0, self._bound(index, after=True) - places if self._repeats else 1)
 
     def _bound(self, index: ShardIndex, after: bool = False) -> npt.NDArray[np.int64]:
-        """Return the position of the first uid that is not less than each sample's. With `after` it must be greater."""
+        """Return how many uids are less than that of each sample, (n,). With `after`, also count the equal ones."""
         high, low, pairs = index.rows["uid_high"], index.rows["uid_low"], self._pairs
         first, last = np.zeros(len(high), np.int64), np.full(len(high), len(pairs), np.int64)
         for _ in range(len(pairs).bit_length()):  # one binary search for all samples

@@ -8,8 +8,8 @@ log(alpha) and S, N are those of `rows`. Backward recomputes the similarities of
     dL/ds_ij = omega_i e^{(1+beta) s_ij - S_i(1+beta)}                                                   w held constant
     dL/ds_ii = -omega_i
 
-Matrix products are torch's. The operations between them are two passes over each tile. The passes here
-read a tile once per operation and hold two tiles of chunk x n at a time; those of `fused` read it once.
+Matrix products are torch's. The operations between them are two passes over each tile. The passes here read a tile once
+per operation and hold two tiles of chunk x n at a time; the passes of `fused` read a tile once.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def hn_nce_rows_chunked(
 
 
 class _ChunkedRows(torch.autograd.Function):
-    """The function of (loss, hit, hardest), each (b,). Only the loss is differentiable, and only once."""
+    """The autograd function of (loss, hit, hardest), each (b,). Only the loss is differentiable, and only once."""
 
     @staticmethod
     def forward(

@@ -161,5 +161,5 @@ class InfoNce(HnNce):
         return 1.0, 0.0
 
     def describe(self) -> str:
-        """Return the name; it has no constants."""
+        """Return the name; the loss has no constants to show."""
         return "InfoNCE"

@@ -1,7 +1,7 @@
 """The base of losses over the pairs of a batch that is spread over ranks, with exact gradients; and the concept loss.
 
-Rank r owns b rows of each modality. The features of all ranks are gathered *with gradient*, and rank r computes
-the losses of its own rows against all columns, in both directions unless they have one mean. The average over ranks,
+Rank r owns b rows of each modality. The features of all ranks are gathered *with gradient*, and rank r computes the
+losses of its own rows against all columns, in both directions unless these have the same mean. The average over ranks,
 which DDP computes, is the gradient of the whole batch's loss, for both encoders and the temperature.
 """
 
@@ -44,7 +44,7 @@ class Loss(ABC):
 
         Args:
             x_bd: L2-normalized float32 or float64 features of the rows.
-            y_nd: the same of the columns.
+            y_nd: L2-normalized features of the columns, of the same type.
             scale: scalar factor of the cosine, exp of the learned log scale.
             offset: row i belongs to column `offset` + i.
             mine: (b, k) hashes of caption and image of the rows. With None no duplicates are known.
@@ -88,7 +88,7 @@ class Loss(ABC):
             ranks: the ranks of the run. By default this process alone.
 
         Returns:
-            The mean over rows and directions (one if `symmetric`), and the means of the statistics.
+            The loss, a mean over rows and (unless `symmetric`) both directions; and the means of the statistics.
         """
         ranks = ranks or Ranks()
         hashes = hashes if self.tells_duplicates else None
@@ -122,7 +122,7 @@ def concept_loss(logits_bc: Tensor, ids_bk: Tensor, probabilities_bk: Tensor, co
 
     Targets are sparse: the k most probable concepts of a sample, renormalized to sum to 1. With head logits v the loss
     of a sample is logsumexp(v) - sum_k p_k v[c_k], without a dense (batch, vocabulary) target. The result is the sum
-    over samples with concepts (those without have probabilities 0), divided by `count`; 0 if there are none.
+    over samples with concepts (the others have probabilities 0), divided by `count`. It is 0 if no sample has concepts.
 
     Args:
         logits_bc: logits of the head; the loss is computed in float32 (or float64).

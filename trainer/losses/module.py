@@ -86,7 +86,7 @@ class HnNceLoss(nn.Module):
         return f"alpha={self.loss.alpha:g}, beta={self.loss.beta:g}"
 
     def _advise(self, logit_scale: Tensor) -> None:
-        """Log, at most once in a process, if its first training step has a scale too high for short runs."""
+        """Log a warning, once in a process, if its first training step has a scale that is too high for short runs."""
         if HnNceLoss._advised or not self.loss.beta or not self.training:
             return
         HnNceLoss._advised = True  # reading the scale waits for a GPU, so it is read once

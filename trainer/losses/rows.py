@@ -82,7 +82,7 @@ def _by_kind(hashes: Tensor) -> tuple[Tensor, ...]:
 
 
 def _joint(hashes: Sequence[Tensor]) -> Tensor:
-    """Return one hash per row. Rows with equal hashes of every kind have equal ones."""
+    """Return a hash per row, equal for rows whose hashes of every kind are equal."""
     joint = hashes[0]
     for other in hashes[1:]:
         joint = joint * _ODD + other  # int64 wraps around
@@ -117,11 +117,11 @@ def hn_nce_rows(
     mine: Tensor | None = None,
     all_of: Tensor | None = None,
 ) -> RowLosses:
-    """Compute HN-NCE of rows x (b, d) against columns y (n, d), in memory O(b n); the reference of the other forms. The
-    arguments are those of `Loss.rows` and the constants: `alpha`, 0 to 1, `beta`, at least 0, and `detach_weights`,
-    which holds the weights w constant in the gradient. Columns that share a hash with the row are not negatives, and
-    n-1 becomes the number of negatives left. Raises ValueError if a constant is out of range, or alpha is 0 and a row
-    has no negatives."""
+    """Compute HN-NCE of rows x (b, d) against columns y (n, d), in memory O(b n); the other forms must agree with this
+    one. The arguments are those of `Loss.rows` and the constants: `alpha`, 0 to 1, `beta`, at least 0, and
+    `detach_weights`, which holds the weights w constant in the gradient. Columns that share a hash with the row are not
+    negatives, and n-1 becomes the number of negatives left. Raises ValueError if a constant is out of range, or alpha
+    is 0 and a row has no negatives."""
     check_constants(alpha, beta)
     b, n = len(x_bd), len(y_nd)
     count = negatives_per_row(b, n, mine, all_of, x_bd.device)
