@@ -36,8 +36,8 @@ def device_here() -> str:
 
 
 def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> None:
-    """Raise WrongUse if torch does not know the device, this machine lacks it, or it does not compute in a precision of
-    `PRECISIONS`. `prefix` is the prefix of the options in the message, see `add_device_options`."""
+    """Raise WrongUse if torch does not know the device, this machine lacks it, or it does not compute in `precision`.
+    `prefix` is the prefix of the options in the message, see `add_device_options`."""
     import torch
 
     option = f"--{prefix}device"

@@ -4,10 +4,10 @@ store reports times, because the clocks of two machines may differ by that much.
 not renewed for an hour.
 
 A holder that is paused or cut off from the store cannot notice that its lease expires and another run acquires one. So
-each lease has a fencing token, a number that only grows: the object `N.token` in the folder of leases, which its holder
-creates where no object may be replaced (a conditional put, if the store has it). Shards with equal settings share one.
-All that writes under a lease calls `Fence.check` first, in every process, and ends with LeaseLost if there is a newer
-token.
+each lease has a fencing token, a number that only grows: the object `N.token` in the folder of leases, which the holder
+creates without replacing an object (by a conditional put, if the store has that). Shards with equal settings share one
+token. All code that writes under a lease calls `Fence.check` first, in every process, and ends with LeaseLost if there
+is a newer token.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from open_diht.common.stores import create, many_at_once
 
 RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
 """Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds: several
-renewals may fail before it ends, and the lease of a killed run blocks others for less than a minute."""
+renewals may fail before a lease ends, and the lease of a killed run blocks others for less than a minute."""
 SLOW_S = 4.0
-"""A longer renewal is reported, because other work that waits for the store may print nothing for minutes."""
+"""Renewals that take more seconds are reported: other work that waits for the store may be silent for minutes."""
 _KEPT_S = 3600.0
 """A run that acquires a lease deletes leases not renewed for longer. A machine may have slept for some time."""
 _PAUSES_S = (2.0, 4.0, 8.0)
@@ -206,7 +206,7 @@ class Lease:
         return found
 
     def _shares(self, other: Mapping[str, Any]) -> bool:
-        """Return whether both leases are shared and of shards with equal settings."""
+        """Return whether both leases are shared and belong to shards with equal settings."""
         alike = settings_of(str(other.get("shard", ""))) == settings_of(self._shard)
         return bool(self._shared and other.get("shared") and alike)
 

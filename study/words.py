@@ -39,7 +39,7 @@ ARMS = {
     "text-or-zero": "text or zero",
     "zero-shot": "zero-shot",
 }
-"""Names of arms on the page. Other arms keep their own."""
+"""Names of arms on the page. Arms that are not listed keep their names."""
 NEEDS = {
     "random": "nothing",
     "cat": "CPU; images of captions that pass",

@@ -41,7 +41,7 @@ from open_diht.common.fields import Count, Positive, Share, check_fields
 from open_diht.filters.spotting.folding import Folded, fold, is_ideograph
 
 LEAST_CHANCE: Final = 0.001
-"""The chance from which `common_words.txt` lists a word; of rarer ones its samples have too few to count."""
+"""Least chance of a word in `common_words.txt`. Rarer words occur too seldom in the samples to be counted."""
 Unit = Literal["line", "word", "joined"]
 SpottedText = tuple[str, float]
 

@@ -94,8 +94,8 @@ def default_target() -> Path:
 
 
 def models_root(folder: Path | str | None = None) -> Path:
-    """Return the absolute path of the folder of the model folders, which need not exist: `folder` if given,
-    $DIHT_OCR_MODELS if set, or the default target."""
+    """Return the absolute path of the folder that holds the model folders: `folder` if given, $DIHT_OCR_MODELS if set,
+    or the default target. The folder need not exist."""
     chosen = folder or os.environ.get(MODELS_VARIABLE) or default_target()
     return Path(chosen).expanduser().absolute()
 
