@@ -248,7 +248,7 @@ class _Numbered:
 
 
 class _Told(Model):
-    """A model whose features are `vectors` of an image's number, or of the number of texts it has read before."""
+    """A model with made-up features: `vectors` at the number of an image, or at a text's place in reading order."""
 
     def __init__(self) -> None:
         self.name, self.width, self.logit_scale, self._read = "told", WIDTH, 1.0, 0

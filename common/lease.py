@@ -108,9 +108,9 @@ class _Other:
 
 class Lease:
     """A lease on a folder of leases, which holds nothing else. Two runs that exclude each other and ask at the same
-    moment may both back off. Other runs see the name `shard` in `at_work`. Shards share the folder if their names end
-    alike after the last hyphen. `say` receives a message when a renewal takes longer than SLOW_S, or `take_alone` has
-    to wait."""
+    moment may both back off. Other runs see the name `shard` in `at_work`. Shards may share the folder if their names
+    are equal after the last hyphen. `say` receives a message when a renewal takes longer than SLOW_S, or `take_alone`
+    has to wait."""
 
     def __init__(self, fs: Any, folder: str, of: str, shard: str = "", say: Callable[[str], None] = lambda line: None):
         self._fs, self._folder, self._of, self._shard, self._say = fs, folder.rstrip("/"), of, shard, say
@@ -149,7 +149,7 @@ class Lease:
 
     def take_alone(self) -> bool:
         """Acquire the lease exclusively. Wait up to a minute for the lease of a killed run to expire. Return False, and
-        hold none, if another run, which is alive, renews a lease that forbids this one."""
+        hold none, if a run that is alive renews a lease that forbids this one."""
         known, pauses = dict[tuple[str, float], float](), chain(_PAUSES_S, repeat(_PAUSES_S[-1]))
         while not self.take(shared=False):
             if not known:
@@ -211,7 +211,7 @@ class Lease:
         return bool(self._shared and other.get("shared") and alike)
 
     def _next_token(self, known: list[int], others: list[dict[str, Any]]) -> int:
-        """Return the token of the shards at work, or create the next one and remove those that are `known`."""
+        """Return the token of the shards at work. If there is none, create the next one and delete the `known` ones."""
         newest = max(known, default=0)
         if newest and others:  # shards with equal settings, or this lease would have been refused
             holder = self._content(newest).get("holder")

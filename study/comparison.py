@@ -76,9 +76,9 @@ class Compared:
     paired: Paired
     """The test, in the unit of `Measure.of`."""
     detectable: float = math.nan
-    """The difference for the better that such a test would detect in 80 % of cases, whatever the other tests of its
-    table give (as in the first step of the correction). It is NaN before `corrected` has set it, and 0 if it is unknown
-    or no item changed."""
+    """The improvement that such a test would detect in 80 % of cases, whatever the other tests of its table give (as in
+    the first step of the correction). It is NaN before `corrected` has set it, and 0 if it is unknown or no item
+    changed."""
     seeds: int
     images: int
 

