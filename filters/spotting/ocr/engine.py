@@ -82,7 +82,7 @@ class Engine:
         return self._cut(image, found)
 
     def _look(self, pixels: Pixels, planes: Floats) -> tuple[list[Found], Floats]:
-        """Return the lines found in `pixels` (height, width, 3), and the map. `planes` is the input of the detector."""
+        """Return the lines that the detector finds in pixels (height, width, 3), given as its input, and its map."""
         settings, size = self.settings, (pixels.shape[1], pixels.shape[0])
         (probabilities,) = self._detect(planes)[0]
         map_size = probabilities.shape[1], probabilities.shape[0]
