@@ -37,7 +37,7 @@ COLD = 2_000
 BASE = "plain `nlp.pipe`"
 PHASES = ("cold", "warm", "seen")
 Side = Callable[[Sequence[str], Sequence[str]], object]
-"""A function of captions and of the same captions normalized."""
+"""A function of two arguments: captions, and the same captions normalized."""
 
 
 def annotated(captions: Sequence[str], parses: Sequence[Parse]) -> pa.Table:
@@ -89,7 +89,7 @@ def rows(seconds: dict[str, dict[str, list[float]]]) -> Iterator[list[str]]:
 
 
 def kernels() -> str:
-    """Return the processor, and the kernels that OpenBLAS has chosen for it, which decide the speed of the parse."""
+    """Return the processor, and its kernels in OpenBLAS: the speed of the parse depends on them."""
     found = {f"{pool['internal_api']} {pool['version']} {pool.get('architecture')}" for pool in threadpool_info()}
     return f"{processor()}; {', '.join(sorted(found))}"
 

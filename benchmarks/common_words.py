@@ -1,4 +1,4 @@
-"""Count the words that are in any caption with some probability, and so say little about one image.
+"""Count the words that are common in captions, and so say little about one image.
 
 `filters/spotting/common_words.txt` lists the words found in at least one of a thousand captions of a sample. Its counts
 come from three public caption samples (the header of the file names them); make it again with

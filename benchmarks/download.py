@@ -3,8 +3,8 @@
     python -m benchmarks.download [--images 1000] [--repeats 3] [--threads 32]
 
 A server process on this machine answers from memory. Each side is a separate process with one download unit, as in a
-worker; the sides take turns, and rates and memory are medians. Both reduce to 512 pixels on the longest side and leave
-small JPEGs unchanged. CPU time is that of the side after it has loaded its tools, without the server.
+worker; the sides take turns, and rates and memory are medians. Both sides reduce images to 512 pixels on the longest
+side and leave small JPEGs unchanged. CPU time excludes the server and the loading of the tools.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ async def serve() -> None:
 
 
 def download(side: str, urls: list[str], folder: Path, threads: int, place: str) -> dict[str, Any]:
-    """Run one unit of one side. Its seconds exclude the loading of the tools. Ours may read from `place`, a host and
-    port, although it is local."""
+    """Run one download unit of a side. The seconds exclude the loading of the tools. `place` is a host and port from
+    which our side may read although the address is local."""
     from open_diht.pipelines.fetch import DownloadSettings, Fetcher
     from open_diht.pipelines.fetch.records import REQUESTED
     from open_diht.pipelines.fetch.shard import fetch_shard
@@ -100,7 +100,7 @@ def download(side: str, urls: list[str], folder: Path, threads: int, place: str)
 
 
 def plain(table: pa.Table, folder: Path, threads: int) -> int:
-    """Download with img2dataset's own classes, one retry and opt-out headers obeyed, and return how many are stored."""
+    """Download with img2dataset's classes, with one retry; obey opt-out headers. Return the number of stored images."""
     from img2dataset.downloader import Downloader
     from img2dataset.resizer import Resizer
     from img2dataset.writer import WebDatasetSampleWriter

@@ -173,7 +173,7 @@ def shots(count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def captioned(count: int) -> Iterator[Sample]:
-    """Yield the same photographs with five made-up captions each."""
+    """Yield the photographs of `shots` with five made-up captions each."""
     words = look_up("class_names", "clip_benchmark:imagenet1k")
     for index, (key, shot) in enumerate(shots(count)):
         lines = (f"a photo of {words[(7 * index + 131 * n) % 1000]} and {index} more" for n in range(CAPTIONS))
@@ -184,7 +184,7 @@ IMAGES = 1000
 
 
 def memory(counts: Sequence[int]) -> None:
-    """Print by how much the peak memory grows by retrieval, in both directions, and by features. Each side is a
+    """Print by how much encoding and retrieval in both directions raise the peak memory. Each side runs in its own
     process."""
     sides = ("ours", "clip-benchmark")
 
@@ -205,7 +205,7 @@ def vectors(start: int, stop: int) -> torch.Tensor:
 
 def peak_of(side: str, count: int) -> float:
     """Return the MiB by which the peak of this process grows while `side` encodes and ranks `count` captions. The
-    captions themselves, a multiple of IMAGES, are in memory before."""
+    captions themselves, whose number is a multiple of IMAGES, are in memory before."""
     per_image = count // IMAGES
     if side == "ours":
         captions = tuple(
@@ -248,7 +248,7 @@ class _Numbered:
 
 
 class _Told(Model):
-    """A model whose features are `vectors` of an image's number, or of the number of texts it has read before."""
+    """A model with made-up features: `vectors` at the number of an image, or at a text's place in reading order."""
 
     def __init__(self) -> None:
         self.name, self.width, self.logit_scale, self._read = "told", WIDTH, 1.0, 0

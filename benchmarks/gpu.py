@@ -13,9 +13,9 @@ Each part is a separate process, ended after ten minutes; if one fails, the repo
     nccl        one rank: gather with gradient, DDP
     concepts    the default teacher in float32 and bf16: images per second, agreement
 
-It prints Markdown for RESULTS.md and with --output writes JSON, both with the name of the device. --tiny runs the parts
-at tiny sizes in one process (a minute for all), as a smoke test, where a part that fails ends the run; without CUDA,
-what needs it reports so.
+The program prints Markdown for RESULTS.md and with --output writes JSON, both with the name of the device. --tiny is a
+smoke test: it runs the parts at tiny sizes in one process (a minute for all), and a part that fails ends the run. Parts
+that need CUDA report if it is missing.
 """
 
 from __future__ import annotations

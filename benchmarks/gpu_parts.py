@@ -58,7 +58,7 @@ class Sizes:
 
 
 def sizes(tiny: bool) -> Sizes:
-    """Return tiny sizes for any device, or those of the tables for a GPU."""
+    """Return the sizes: tiny ones, for any device, or those of the published tables, for a GPU."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if tiny:
         return Sizes(
@@ -360,7 +360,7 @@ def resume(size: Sizes) -> list[Row]:
 
 
 def nccl(size: Sizes) -> list[Row]:
-    """Run a barrier, the gather with its gradient, and steps with DDP on one rank. Report it if there is no CUDA."""
+    """Run a barrier, the gather with its gradient, and steps with DDP on one rank. Without CUDA, only report that."""
     if size.device == "cpu":
         return [{"nccl": "needs CUDA"}]
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533", "RANK": "0", "WORLD_SIZE": "1"}

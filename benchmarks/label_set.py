@@ -1,8 +1,8 @@
-"""The labels of captions by a language model, and these captions.
+"""Read captions, and the labels that a language model gave them.
 
-Labels of others' captions are committed by row number (labels/GUIDE.md explains how they were made); we may
-not ship these captions. They are read from a folder with `img2dataset/test_10000.parquet` (10,000 LAION-400M
-captions, column TEXT) and `cc3m_validation/Validation_GCC-1.1.0-Validation.tsv`.
+Captions that may not be shipped are labeled by row number (labels/GUIDE.md explains how the labels were made). These
+captions are read from a folder with `img2dataset/test_10000.parquet` (10,000 LAION-400M captions, column TEXT) and
+`cc3m_validation/Validation_GCC-1.1.0-Validation.tsv`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CC3M = Path("cc3m_validation/Validation_GCC-1.1.0-Validation.tsv")
 
 Bools = NDArray[np.bool_]
 Readings = tuple[frozenset[str], ...]
-"""Verb words of the stated actions, one set per reading. It is empty without a reading."""
+"""Verb words of the stated actions, one set per reading. The tuple is empty if there is no reading."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Truth:
 
     @staticmethod
     def of(readings: Sequence[Sequence[bool]]) -> Truth:
-        """Build labels from two readings per caption. Equal readings count. A caption without any is False."""
+        """Build labels from two readings per caption. A caption counts if they agree. Without readings it is False."""
         first, second = np.array([reading or (False, False) for reading in readings], bool).T
         return Truth(first, first == second)  # captions on which the readings differ are not counted
 

@@ -1,11 +1,11 @@
-"""LAION-2B-en on paper: core-hours of captions, OCR and decisions, without the download.
+"""Estimate the core-hours of LAION-2B-en: captions, OCR and decisions, without the download.
 
     python -m benchmarks.laion2b [--captions FOLDER] [--rows 2.32e9] [--caption-rate R] [--image-ms WITHOUT WITH]
 
-A run of `paper` reads the images of captions that pass it or a preset that it foresees, so this counts the captions
-of 10,000 LAION rows that pass any of them. Rates are CPU time of one thread, warm, measured here or given: captions
-after the first 2,000, decisions and export of a real run over the captions, and OCR of the sample's images. How
-many of LAION's images hold text is not known, so OCR is a range, from none to half of them.
+A run of preset `paper` reads an image if its caption passes `paper` or a preset that the run foresees, so this counts
+the captions of 10,000 LAION rows that pass any of these presets. Rates are CPU time of one warm thread, measured here
+or given: captions after the first 2,000, decisions and export of a real run, and OCR of the sample's images. How many
+of LAION's images hold text is not known, so OCR is a range, from none to half of them.
 """
 
 from __future__ import annotations

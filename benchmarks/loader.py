@@ -45,7 +45,7 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera")
 
 
 def write_shards(folder: Path, samples: int, side: int, shards: int) -> None:
-    """Write shards of random crops of photographs, with as many samples each; `side` is the longest side in pixels."""
+    """Write equally large shards of random crops of photographs. `side` is the longest side in pixels."""
     photographs = [Image.fromarray(getattr(skimage.data, name)()).convert("RGB") for name in PHOTOGRAPHS]
     draw = random.Random(0)
     per_shard = samples // shards

@@ -2,11 +2,11 @@
 
     python -m benchmarks.memory [CONFIG ...]
 
-For each configuration, without concept heads, it prints: weights; gradients, moments, images and
-features of a rank; MiB that a pair takes from the forward to the backward pass; and, for GPUs of several sizes,
-`schedule.micro_batches` of the configuration's batch on eight of them, or "no" if it does not fit.
-`open_diht.trainer.memory` counts all but the weights, here in seconds on tensors without memory (those
-of torch's FakeTensorMode for a CPU, in the configuration's precision).
+For each configuration, without concept heads, it prints: weights; gradients, moments, images and features of a rank;
+MiB that a pair takes from the forward to the backward pass; and, for GPUs of several sizes, the
+`schedule.micro_batches` that the configuration's batch needs on eight such GPUs, or "no" if it does not fit.
+`open_diht.trainer.memory` counts all but the weights. This takes seconds, on tensors without memory (torch's
+FakeTensorMode for a CPU, in the configuration's precision).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def as_lines(caption: str, rng: random.Random, most: int) -> list[SpottedText]:
 
 
 def piece_of(caption: str, rng: random.Random) -> str | None:
-    """Return one to five neighboring ASCII words of LEAST_PIECE characters or more in all, or None after ten draws."""
+    """Draw one to five neighboring ASCII words, in all LEAST_PIECE or more characters. Return None after ten draws."""
     words = caption.split()
     for _ in range(10):
         start, count = rng.randrange(len(words)), rng.randint(1, 5)

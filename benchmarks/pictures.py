@@ -3,10 +3,10 @@
     make filter OUTPUT=out/sample
     python -m benchmarks.pictures out/sample docs/images
 
-`rejected-pair.png` has a rejected pair with its evidence and the funnel, from the report; `view.png` has the page of
-thresholds of `make view`. Next to each picture a text file has its words, by which a test sees that it is out of date.
-This needs playwright and a Chromium. The pair is one of the sample whose photograph may be redistributed
-(data/sample/PROVENANCE.tsv).
+`rejected-pair.png` shows, from the report, a rejected pair with its evidence, and the funnel. `view.png` shows the page
+of thresholds of `make view`. A text file next to each picture has the words in it, so that a test notices an outdated
+picture. This program needs playwright and a Chromium. The pair is one of the sample whose photograph may be
+redistributed (data/sample/PROVENANCE.tsv).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 """Names of the program on PATH, by preference."""
 
 CAPTION = "Countdown to launch"
-"""Beginning of the caption of the pair, whose photograph (SpaceX) is in the public domain."""
+"""Beginning of the pair's caption. The photograph (SpaceX) is in the public domain."""
 KEEP = """beginning => {
   const card = [...document.querySelectorAll("article.card")].find(one => one.innerText.includes(beginning));
   const reason = card.closest("section[id]");
@@ -39,7 +39,7 @@ KEEP = """beginning => {
   document.querySelector("section").parentElement.prepend(shown);
   for (const one of [...shown.parentElement.children]) if (one !== shown) one.remove();
 }"""
-"""Leaves only the pair and the funnel of the report."""
+"""JavaScript that leaves only the pair and the funnel of the report."""
 THRESHOLDS = "thresholds?captions.min_complexity=2&text_spotting.min_chars=9"
 """The page of thresholds, two of which are moved."""
 

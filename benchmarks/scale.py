@@ -3,12 +3,12 @@
     python -m benchmarks.scale [--captions FOLDER] [--rows N] [--repeats K]
     python -m benchmarks.scale --memory 100000 1000000
 
-A plain process calls the caption stage on one unit after another: read, annotate, write, commit. Beam does the same
-through FnApiRunner, in two shards as two invocations that each do every second unit, through Prism in one worker
-process (if `make prism` has built it), and through Dask on a scheduler and two workers of this machine. Times are wall
-times and include the start of the workers and the loading of the models; only Dask's workers are started before, as on
-a cluster, and have imported this program. The sides run in turn. Memory is the peak resident set of one process that
-does all the rows; captions are LAION's, and each copy gets a number so that it is another caption.
+A plain process calls the caption stage on one unit after another: read, annotate, write, commit. Beam does the same in
+four ways: through FnApiRunner; in two shards, as two invocations that each do every second unit; through Prism in one
+worker process (if `make prism` has built it); and through Dask on a scheduler and two workers of this machine. Times
+are wall times and include the start of the workers and the loading of the models. Only Dask's workers are started
+before, as on a cluster, and have imported this program. The sides run in turn. Memory is the peak resident set of one
+process that does all the rows. Captions are LAION's; a number makes each copy a new caption.
 """
 
 from __future__ import annotations

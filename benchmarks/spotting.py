@@ -6,8 +6,8 @@ decisions.
 All sides read the same files, with one thread in each process. PaddleOCR's defaults are full resolution (`min`, 64) and
 recognition in batches of 6; it gets the small models (the largest available) or the tiny ones, and ONNX Runtime. Its
 orientation and unwarping models are off: no package has their weights, and the defaults would be slower with them.
-`PaddleOCR, our sizes` is its pipeline with our sizes and thresholds, but it has no second look or reading and reduces
-images less while decoding. Our spotter was built on that pipeline before version 2 of its processing.
+`PaddleOCR, our sizes` is PaddleOCR's pipeline with our sizes and thresholds, without our second look and reading;
+images are reduced less while decoding. Our spotter used that pipeline before version 2 of its processing.
 
 Each run is a separate process and the sides take turns; the tables have median times, and ratios are those of runs of
 the same round: to PaddleOCR's defaults, and to its pipeline with our sizes. CPU time counts the decoding of the files
@@ -15,8 +15,8 @@ and the reading, in all processes and threads of a side; the loading of the mode
 images are excluded. Images with text are those in which the reference reads a line of three letters or more with a
 score of 0.8 or more; the mix has as many with as without. A second table has the same images at 1,000 to 1,600 pixels.
 A decision is whether the image's caption overlaps its text. Captions come from `manifest.tsv` next to the folder
-(columns image_path, caption); an image without one is compared with what the reference reads in it. A third table has
-the images reduced to 256 pixels.
+(columns image_path, caption); an image without a caption is compared with what the reference reads in it. A third table
+has the images reduced to 256 pixels.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Side:
     peak: Callable[[], float] = memory_mib
     """Return the peak resident memory of all of its processes, in MiB."""
     warm: int | None = 8
-    """Number of images read before the measurement. None reads all, if shapes are compiled when they first occur."""
+    """Number of images read before the measurement. None means all: for a side that compiles shapes as they occur."""
 
 
 @contextmanager
@@ -210,7 +210,7 @@ def captions_of(files: Sequence[Path]) -> dict[str, list[str]]:
 
 def decisions(files: Sequence[Path], strings: Strings, reference: Strings, rule: OverlapRule) -> list[bool]:
     """Return whether each (image, caption) would be dropped. `strings` were read in the images. For an image without a
-    caption, the strings of the `reference` take its place."""
+    caption, the `reference` strings serve as the caption."""
     captions = captions_of(files)
     dropped = []
     for file, found, known in zip(files, strings, reference, strict=True):
@@ -278,8 +278,8 @@ def drawn(files: list[Path], count: int) -> list[Path]:
 
 
 def resized(files: Sequence[Path], folder: Path, sides: tuple[int, int]) -> list[Path]:
-    """Write the images at another size, as `<stem>.jpg`, and return the paths. `sides` are the smallest and greatest
-    longest side, in pixels."""
+    """Write the images at another size, as `<stem>.jpg`, and return the paths. The longest side of each image, in
+    pixels, lies between the two `sides`."""
     rng = random.Random(5)
     written = []
     for file in files:

@@ -59,7 +59,7 @@ DRAWN = 0.5
 """Probability that an epoch draws a row without a verb candidate."""
 SEED = 0
 CALIBRATED = 2_000
-"""Number of captions whose activations set the ranges of int8. Up to twice as many, or all if fewer, are used."""
+"""Number of captions whose activations set the ranges of int8: all if there are fewer, else up to twice as many."""
 BITS7 = 63
 """Int8 weights of linear layers have seven bits, so no processor without VNNI saturates: 2 * 255 * 63 < 2 ** 15."""
 WIDTH = 384
@@ -320,8 +320,8 @@ def model_of(net: Net, calibration: Sequence[Encoded], vocabulary: Sequence[str]
 
 
 def _ranges(net: Net, calibration: Sequence[Encoded]) -> dict[str, tuple[float, float]]:
-    """Return the range of the input of each linear layer: the medians over batches of its ends, each without the most
-    extreme ten-thousandth."""
+    """Return the range of the inputs of each linear layer. A batch's range leaves out the highest and the lowest
+    ten-thousandth; each end is the median over batches."""
     lows: dict[str, list[float]] = {}
     highs: dict[str, list[float]] = {}
     chosen = calibration[:: max(1, len(calibration) // CALIBRATED)]

@@ -7,8 +7,8 @@ Ours: HN-NCE, both concept heads (`--concepts` classes each, top 10), gradient n
 with a separate group for the heads, clamp of the scale, through the `Stepper` that trains. Theirs:
 `open_clip.create_model`, ClipLoss, AdamW with open_clip's two groups, clamp, as in open_clip_train's loop (without its
 logging and loss scaling). Both use the same random pairs and precision, and steps in turn; the result is the median of
-the ratios of steps of one round. `--all` adds our step with InfoNCE and no heads, which shows the cost of the heads and
-HN-NCE, and with two micro-batches.
+the ratios of steps of one round. `--all` adds our step with two micro-batches, and our step with InfoNCE and no heads,
+which shows the cost of the heads and HN-NCE.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ANCHOR = "open_clip, ClipLoss"
 
 
 def pairs(model: str, batch: int, concepts: int, device: str, side: int | None = None) -> Batch:
-    """Return random pairs with targets of ten concepts. Images are bytes of the model's side or another."""
+    """Return random pairs with targets of ten concepts. Images are bytes, of `side` or the model's size."""
     size = side or open_clip.get_model_config(model)["vision_cfg"]["image_size"]
     texts = torch.randint(1, 49000, (batch, 77))
     texts[:, -1] = 49407  # the end-of-text token, whose place open_clip pools at
@@ -55,7 +55,7 @@ def pairs(model: str, batch: int, concepts: int, device: str, side: int | None =
 
 
 def stepper_of(name: str, batch: int, concepts: int, device: str, precision: str, **changes: Any) -> Stepper:
-    """Return a stepper of the trainer. 0 `concepts` mean no heads. `changes` are sections of its configuration."""
+    """Return a stepper of the trainer. 0 `concepts` mean no heads. `changes` override sections of the configuration."""
     base = {
         "data": {"sources": [{"path": "not read"}]},
         "model": {"name": name},

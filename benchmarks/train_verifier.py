@@ -11,8 +11,8 @@ takes some minutes on one core.
 The verifier is two logistic regressions (L2) on the fraction of positive readings. Actions: the examples are verb
 candidates; CC3M captions, which are cleaner than LAION's, and captions written for training have less weight; the
 parser's vector of the verb is added as a linear probe. Details (attributes and relations): only the caption has a
-label, so in captions that most readings call complex all candidates count at first, and in two further rounds only
-those that the model itself believes in, and the most likely one. Deterministic.
+label. In captions that most readings call complex, all candidates count at first; in two further rounds, only those
+that the model itself believes in and the most likely one. Deterministic.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ labels.
     python -m benchmarks.verifier --folds                               # choose the threshold of details
 
 No weights have seen the test part, a uniform sample of the 10,000 rows (labels/GUIDE.md). Each annotation is counted by
-itself, without rows whose two readings of it differ. `--folds` scores the complexity of captions of shops, and of
-others, in the other parts by five-fold cross-validation of the verifier, where no host is in two folds.
+itself, without rows whose two readings of it differ. `--folds` cross-validates the verifier on the other parts, in five
+folds that share no host, and scores the complexity of captions of shops and of other captions.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class GivenOnce(argparse.Action):
 
 
 def number(hint: Any) -> Callable[[str], Any]:
-    """Return a parser for `type=` of argparse: text to the number that `hint` describes, such as `Positive`."""
+    """Return a function for `type=` of argparse that parses a number of the type `hint`, such as `Positive`."""
     kind = get_args(hint)[0]
 
     def parse(text: str) -> Any:
@@ -82,8 +82,8 @@ def number(hint: Any) -> Callable[[str], Any]:
 def add_fields(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: type[Any], *names: str, prefix: str = ""
 ) -> None:
-    """Add an option --<prefix><name> for each field of a dataclass, or only for `names`. It has the field's type and
-    default, and the first sentence of its docstring as help."""
+    """Add an option --<prefix><name> for each field of a dataclass, or only for `names`. The option has the field's
+    type and default; the help is the first sentence of the field's docstring."""
     hints, said = get_type_hints(kind, include_extras=True), field_docstrings(kind)
     for field in dataclasses.fields(kind):
         if field.name in (names or hints):
@@ -135,8 +135,8 @@ def command(
     ended: Callable[..., int] = exit_status,
     **ends: Any,
 ) -> Callable[..., int]:
-    """Return the function `main` of a command. It takes the arguments of `parse`, by default those of the process, or
-    the result of `parse` as keyword `options`. It returns the exit status by `ended(..., **ends)`."""
+    """Return the function `main` of a command. `main` takes the arguments of `parse`, by default the process's, or the
+    result of `parse` as keyword `options`. `main` returns the exit status that `ended(..., **ends)` gives."""
 
     def main(*arguments: Any, options: argparse.Namespace | None = None, **defaults: str) -> int:
         return ended(lambda: do(options or parse(*arguments, **defaults)), **ends)
@@ -191,8 +191,8 @@ def refuse_empty(options: argparse.Namespace, *names: str) -> None:
 
 
 def check_folder(called: str, folder: Path) -> None:
-    """Raise `WrongUse` for a local folder that results must not be written into (the root of the file system, the home
-    folder), or with a name that the file system does not accept. `called` is its name in messages, such as OUTPUT."""
+    """Raise `WrongUse` if no results may be written into a local folder (the root of the file system, the home folder),
+    or if the file system does not accept its name. `called` is its name in messages, such as OUTPUT."""
     try:
         str(folder).encode()  # raises for names that are not UTF-8
     except UnicodeEncodeError as error:

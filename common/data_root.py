@@ -9,13 +9,13 @@ VARIABLE = "DIHT_BENCH_DATA"
 REFERENCE = "reference"
 """Name of the offline reference encoder, and of its folder in the data root."""
 REFERENCE_IMAGES = "efficientnet-lite0-57934424.pth"
-"""File name of the image tower's weights in that folder."""
+"""File name of the image tower's weights in the folder `REFERENCE`."""
 REFERENCE_TEXTS = "minilm"
-"""Name of the text tower's folder in that folder."""
+"""Name of the text tower's folder in the folder `REFERENCE`."""
 
 
 def data_root(folder: Path | str | None = None) -> Path:
-    """Return `folder`, or without it the folder of evaluation data: $DIHT_BENCH_DATA, or `diht/bench` in
-    $XDG_CACHE_HOME or `~/.cache`. An empty variable counts as unset."""
+    """Return `folder` if given, else the folder of evaluation data: $DIHT_BENCH_DATA, else `diht/bench` in
+    $XDG_CACHE_HOME, else `diht/bench` in `~/.cache`. An empty variable counts as unset."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(folder or os.environ.get(VARIABLE) or Path(cache) / "diht" / "bench").expanduser()

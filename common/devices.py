@@ -36,8 +36,8 @@ def device_here() -> str:
 
 
 def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> None:
-    """Raise WrongUse if torch does not know the device, this machine lacks it, or it does not compute in a precision of
-    `PRECISIONS`. `prefix` is the prefix of the options in the message, see `add_device_options`."""
+    """Raise WrongUse if torch does not know the device, this machine lacks it, or it does not compute in `precision`.
+    `prefix` is the prefix of the options in the message, see `add_device_options`."""
     import torch
 
     option = f"--{prefix}device"
@@ -100,10 +100,10 @@ def best_precision(device: str) -> str:
 
 
 class Claim:
-    """A claim of this process on one device, until it is closed or the process ends. Each claim takes the first free
-    turn, so that processes of this user are spread over the devices. A claim is a locked file in `folder`, by default
-    one per user in the temporary folder. It is named by the UUID of the GPU, because jobs that see different GPUs may
-    number them alike."""
+    """A claim of this process on one device, until it is closed or the process ends. Devices have numbered turns; a
+    claim takes the lowest turn that is free on any device, which spreads this user's processes over the devices. A
+    claim is a locked file in `folder`, by default a folder per user in the temporary folder. The file is named by the
+    UUID of the GPU, because jobs that see different GPUs may number them alike."""
 
     def __init__(self, devices: Sequence[str], folder: Path | None = None):
         folder = folder or Path(tempfile.gettempdir()) / f"diht-gpus-{os.getuid()}"

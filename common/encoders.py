@@ -91,8 +91,8 @@ def lite0_weights(encoder: str, extra: str) -> Path:
 
 @contextmanager
 def loading(refused: Callable[[str], Exception]) -> Iterator[None]:
-    """Turn the errors of torch and of the model libraries for a damaged or wrong file of weights into the exception
-    `refused(reason)`. The reason fits on one line."""
+    """Turn the errors that torch and the model libraries raise for a damaged or wrong file of weights into the
+    exception `refused(reason)`. The reason fits on one line."""
     from safetensors import SafetensorError
 
     try:
@@ -159,9 +159,9 @@ def no_code() -> Iterator[None]:
 
 def create_open_clip(name: str, pretrained: str | None = None, **settings: Any) -> tuple[Any, Any, Any]:
     """Return a model of open_clip, its evaluation preprocessing and its tokenizer. Run no code, and ask no hub. `name`
-    is an architecture, or `local-dir:<folder>`. `pretrained` is the path of an architecture's weights. Without it they
-    are random, or those in the folder. Raises ValueError if a text model or tokenizer needs code, and errors of the
-    libraries, see `loading`."""
+    is an architecture, or `local-dir:<folder>`. `pretrained` is the path of an architecture's weights. Without it the
+    weights are random, or those in the folder. Raises ValueError if a text model or tokenizer needs code, and errors of
+    the libraries, see `loading`."""
     import open_clip
 
     with no_hub(), no_code():

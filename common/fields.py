@@ -90,7 +90,7 @@ def check_fields(instance: Any) -> None:
 
 def converted(hint: Any, value: Any, where: str) -> Any:
     """Return the value as the type `hint` requires: integers as floats, lists as tuples, mappings or None as
-    dataclasses, keys of mappings as texts. Nothing else is converted. Raise the BadValue of `build`."""
+    dataclasses, keys of mappings as texts. Nothing else is converted. Raise BadValue as `build` does."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -121,8 +121,8 @@ def converted(hint: Any, value: Any, where: str) -> Any:
 
 
 def one_of(known: Iterable[Any], value: Any, where: str) -> Any:
-    """Return `value` if it is one of the known values, such as the keys of a registry. Raise BadValue if it is not,
-    with the nearest one in the message, if any is close."""
+    """Return `value` if it is one of the known values, such as the keys of a registry. Otherwise raise BadValue; the
+    message has the nearest known value, if any is close."""
     if value not in (choices := list(known)):
         names = [str(choice) for choice in choices]
         raise BadValue(f"{where} is {shown(value)}{nearest(str(value), names)}; choose {', '.join(names)}")

@@ -79,7 +79,7 @@ def client() -> HfApi:
 
 def explained(address: HubAddress, error: type[Exception], then: str = "") -> AbstractContextManager[None]:
     """Turn exceptions of requests to a hub in the `with` block into `error` with a one-line message. Errors of that
-    class, and OSErrors that are not of the hub client, pass through."""
+    class, and OSErrors from elsewhere than the hub client, pass through."""
     try:
         from huggingface_hub import constants, errors
     except ImportError as missing:

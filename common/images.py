@@ -1,9 +1,9 @@
 """Open untrusted images in bounded time and memory.
 
-Images on the web include decompression bombs, truncated downloads, HTML error pages and animations.
-`open_image` looks at the content only: file names and declared types are ignored. To decode an image that
-it returns and compose it on white takes at most 36 bytes per pixel, and time proportional to
-pixels x scans, both of which are limited. All other input raises BadImage with a reason, when it is opened or decoded.
+Images on the web include decompression bombs, truncated downloads, HTML error pages and animations. `open_image` looks
+at the content only: file names and declared types are ignored. Decoding a returned image and composing it on white
+takes at most 36 bytes per pixel, and time proportional to pixels x scans, both of which are limited. All other input
+raises BadImage with a reason, when it is opened or decoded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Find the version of this installation, and the command that adds packages to it.
 
-The command is uv if uv made the installation or pip is missing, otherwise pip. Without uv it is pip, which Python
-brings along for environments that were made without.
+If uv made the installation or pip is missing, the command is uv. Otherwise, and if uv is not installed, the command is
+pip, which Python can add to an environment without pip.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ store reports times, because the clocks of two machines may differ by that much.
 not renewed for an hour.
 
 A holder that is paused or cut off from the store cannot notice that its lease expires and another run acquires one. So
-each lease has a fencing token, a number that only grows: the object `N.token` in the folder of leases, which its holder
-creates where no object may be replaced (a conditional put, if the store has it). Shards with equal settings share one.
-All that writes under a lease calls `Fence.check` first, in every process, and ends with LeaseLost if there is a newer
-token.
+each lease has a fencing token, a number that only grows: the object `N.token` in the folder of leases, which the holder
+creates without replacing an object (by a conditional put, if the store has that). Shards with equal settings share one
+token. All code that writes under a lease calls `Fence.check` first, in every process, and ends with LeaseLost if there
+is a newer token.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from open_diht.common.stores import create, many_at_once
 
 RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
 """Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds: several
-renewals may fail before it ends, and the lease of a killed run blocks others for less than a minute."""
+renewals may fail before a lease ends, and the lease of a killed run blocks others for less than a minute."""
 SLOW_S = 4.0
-"""A longer renewal is reported, because other work that waits for the store may print nothing for minutes."""
+"""Renewals that take more seconds are reported: other work that waits for the store may be silent for minutes."""
 _KEPT_S = 3600.0
 """A run that acquires a lease deletes leases not renewed for longer. A machine may have slept for some time."""
 _PAUSES_S = (2.0, 4.0, 8.0)
@@ -108,9 +108,9 @@ class _Other:
 
 class Lease:
     """A lease on a folder of leases, which holds nothing else. Two runs that exclude each other and ask at the same
-    moment may both back off. Other runs see the name `shard` in `at_work`. Shards share the folder if their names end
-    alike after the last hyphen. `say` receives a message when a renewal takes longer than SLOW_S, or `take_alone` has
-    to wait."""
+    moment may both back off. Other runs see the name `shard` in `at_work`. Shards may share the folder if their names
+    are equal after the last hyphen. `say` receives a message when a renewal takes longer than SLOW_S, or `take_alone`
+    has to wait."""
 
     def __init__(self, fs: Any, folder: str, of: str, shard: str = "", say: Callable[[str], None] = lambda line: None):
         self._fs, self._folder, self._of, self._shard, self._say = fs, folder.rstrip("/"), of, shard, say
@@ -149,7 +149,7 @@ class Lease:
 
     def take_alone(self) -> bool:
         """Acquire the lease exclusively. Wait up to a minute for the lease of a killed run to expire. Return False, and
-        hold none, if another run, which is alive, renews a lease that forbids this one."""
+        hold none, if a run that is alive renews a lease that forbids this one."""
         known, pauses = dict[tuple[str, float], float](), chain(_PAUSES_S, repeat(_PAUSES_S[-1]))
         while not self.take(shared=False):
             if not known:
@@ -206,12 +206,12 @@ class Lease:
         return found
 
     def _shares(self, other: Mapping[str, Any]) -> bool:
-        """Return whether both leases are shared and of shards with equal settings."""
+        """Return whether both leases are shared and belong to shards with equal settings."""
         alike = settings_of(str(other.get("shard", ""))) == settings_of(self._shard)
         return bool(self._shared and other.get("shared") and alike)
 
     def _next_token(self, known: list[int], others: list[dict[str, Any]]) -> int:
-        """Return the token of the shards at work, or create the next one and remove those that are `known`."""
+        """Return the token of the shards at work. If there is none, create the next one and delete the `known` ones."""
         newest = max(known, default=0)
         if newest and others:  # shards with equal settings, or this lease would have been refused
             holder = self._content(newest).get("holder")

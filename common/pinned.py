@@ -14,12 +14,12 @@ MINILM_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 
 def is_pinned(path: Path, sha256: str) -> bool:
-    """Return whether a file or folder has a known digest of `digest_of`, read again only if size or time changed."""
+    """Return whether `digest_of` a file or folder is `sha256`. Files are read again only if size or time changed."""
     return digest_of(path) == sha256
 
 
 def check_pinned(path: Path, sha256: str, error: Callable[[str], Exception], remedy: str) -> None:
-    """Raise an error if a file or folder does not have a known digest of `digest_of`."""
+    """Raise an error if `digest_of` a file or folder is not `sha256`."""
     if not is_pinned(path, sha256):
         raise error(f"{path} has sha256 {digest_of(path)}, expected {sha256}; {remedy}")
 

@@ -25,7 +25,7 @@ SAID = {
     signal.SIGTERM: "terminated",
     signal.SIGHUP: "ended, as its terminal was closed",
 }
-"""The signals that end a command, and its message."""
+"""Signal that ends a command -> the message to the user."""
 LOADING = "loading libraries"
 """The first line of a command whose imports take seconds."""
 _remedy = ""
@@ -55,11 +55,11 @@ def run_command(
     during the imports ends the process at once. A later one raises KeyboardInterrupt, so that locks are released and
     jobs ended; a second signal does not wait for that.
 
-    `parser` names a light module. Its function `parse` takes the arguments of `main`, and makes the keyword `options`
-    of `main` of them before `module` is imported. It ends the process if they are wrong or ask for help; otherwise
-    `LOADING` is printed. Without `parser`, `main` parses its arguments itself. `resumes` tells the user that the same
-    command resumes after a signal. `workers` says that worker processes provide the parallelism: numeric libraries of
-    this process then use one thread, see `ONE_THREAD`, and libraries log only errors.
+    `parser` names a light module. Before `module` is imported, its function `parse` turns the arguments of `main` into
+    the keyword `options` of `main`. It ends the process if they are wrong or ask for help; otherwise `LOADING` is
+    printed. Without `parser`, `main` parses its arguments itself. `resumes` tells the user that the same command
+    resumes after a signal. `workers` says that worker processes provide the parallelism: numeric libraries of this
+    process then use one thread, see `ONE_THREAD`, and libraries log only errors.
     """
     global _remedy, _terminal
     _remedy = "; run the same command to resume" if resumes else ""

@@ -128,7 +128,7 @@ class ShardIndex:
 
     def rows_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Return the rows of all samples that begin in a byte range of the tar, in order: (samples,) indices into
-        `rows`, or -1 for samples that are not in it."""
+        `rows`, or -1 for samples that `rows` lacks."""
         first, last = np.searchsorted(self.starts, [start, stop])
         numbers = np.searchsorted(self.starts, self.rows["image_at"], side="right") - 1  # sample number of each row
         here = np.flatnonzero((numbers >= first) & (numbers < last))

@@ -24,8 +24,8 @@ def check_level(level: float) -> None:
 
 
 def wilson(hits: float, n: int, level: float = 0.95) -> Interval:
-    """Return the Wilson score interval of a proportion of hits, which need not be whole. For whole hits it lies in [0,
-    1]. Raise ValueError for n < 1, hits outside 0 to n, or a level outside (0, 1)."""
+    """Return the Wilson score interval of a proportion of hits. `hits` need not be a whole number; if it is, the
+    interval lies in [0, 1]. Raise ValueError for n < 1, hits outside 0 to n, or a level outside (0, 1)."""
     check_level(level)
     if n < 1 or not 0 <= hits <= n:
         raise ValueError(f"wilson: {hits} hits of {n} items; expected n >= 1 and 0 <= hits <= n")
@@ -35,8 +35,8 @@ def wilson(hits: float, n: int, level: float = 0.95) -> Interval:
 
 
 def score_interval(share: float, n: float, z: float) -> Interval:
-    """Return the Wilson score interval of a proportion of `n` items, or an effective number, which need not be whole.
-    It may exceed [0, 1] by rounding."""
+    """Return the Wilson score interval of a proportion of `n` items. `n` may be an effective number, and need not be
+    whole. The interval may exceed [0, 1] by rounding."""
     center = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n

@@ -62,8 +62,8 @@ def stamp_of(info: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def is_of_client(error: BaseException) -> bool:
-    """Return whether an error is of an object store's client, such as no credentials, no such host, no answer. Most of
-    Python's own errors that clients raise, such as FileNotFoundError, are not."""
+    """Return whether an error comes from an object store's client, such as no credentials, no such host, no answer.
+    Most of Python's own errors that clients raise, such as FileNotFoundError, do not count."""
     if isinstance(error, ValueError) and str(error).startswith("Invalid endpoint"):
         return True  # botocore's, of an AWS_ENDPOINT_URL without http://
     return any(kind.__module__.partition(".")[0] in _CLIENTS for kind in type(error).__mro__)
@@ -114,7 +114,7 @@ def in_words(error: BaseException) -> str:
 
 
 def lacks_conditions(error: OSError) -> bool:
-    """Return whether a store refused a put because it has no conditional ones (501 NotImplemented, or 405)."""
+    """Return whether a store refused a put because it lacks conditional puts (501 NotImplemented, or 405)."""
     return error.errno in (errno.ENOSYS, errno.EPERM)
 
 

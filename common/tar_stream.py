@@ -27,8 +27,8 @@ class Member:
     name: str
     """Path in the tar. Bytes that are not UTF-8 become surrogate escapes."""
     offset: int
-    """Uncompressed offset of the first header, extended ones included, or of zeros before it in tars joined with
-    cat."""
+    """Offset of the member in the uncompressed stream: of its first header, which may be an extended one, or in tars
+    joined with cat, of the zeros before that."""
     content: int
     """Offset of its content in the uncompressed stream."""
     size: int

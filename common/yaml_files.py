@@ -99,8 +99,8 @@ class Shelf:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file. Raise the `BadYaml` of `parse_yaml`, or one for a file that is a URL, cannot
-    be opened or is not UTF-8."""
+    """Return the content of a YAML file. Raise `BadYaml` as `parse_yaml` does, and if the path is a URL, or the file
+    cannot be opened or is not UTF-8."""
     if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", str(path)):  # Path turns two slashes into one
         raise BadYaml(
             f"{address[1]}://{str(path)[address.end() :]} is a URL, and settings are read from local files; download "
@@ -116,8 +116,8 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, place: str) -> Any:
-    """Return the content of a YAML text. Raise BadYaml if it is not valid YAML or is nested too deeply, or has a key
-    written twice or a value that cannot be read."""
+    """Return the content of a YAML text. Raise BadYaml if it is not valid YAML, is nested too deeply, repeats a key, or
+    has a value that cannot be read."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.reader.ReaderError as error:

@@ -30,13 +30,13 @@ class LocalCluster(ABC):
     Args:
         state: folder of its logs, process ids and files.
         port: port on which the cluster answers.
-        size: number of `sizes`.
+        size: how many of `sizes` the complete cluster has.
     """
 
     name: str
     """Name of the cluster in messages."""
     sizes: str
-    """Noun that its size counts, such as slots."""
+    """Noun for what `size` counts, such as slots."""
     daemons: tuple[str, ...]
     """Names of the daemons, in the order in which they start."""
 

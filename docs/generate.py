@@ -1,7 +1,7 @@
-"""Write what the code says into the pages: python -m docs.generate.
+"""Write the parts of the pages that are made from the code: python -m docs.generate.
 
 A page has `<!-- settings: MODULE.CLASS -->`, or another word of `MAKERS`, and a later `<!-- end -->`; the lines between
-them are made from the code, and committed. So are the pages of the tasks of the evaluation, as a whole.
+them are made from the code, and committed. The pages of the evaluation's tasks are made from the code as a whole.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COMMAND = "python -m docs.generate"
 _MADE = re.compile(r"^(<!-- (\w+)(?:: (.+?))? -->\n)((?:(?!<!--).)*?)(<!-- end -->)$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"^<!-- (?!end -->).*$", re.MULTILINE)
 _LISTED = 8
-"""Maximum number of class names and templates shown of a list: enough to see what they are like, in a table's cell."""
+"""Maximum number of class names or templates in a table's cell: enough to show what those of a task are like."""
 
 
 def main() -> int:
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def pages() -> dict[Path, str | None]:
-    """Return the text of each page that the code has a part in; None for the page of a task that no suite has."""
+    """Return the text of each page with parts made from the code, and None for the page of a task that no suite has."""
     folder = REPOSITORY / "docs"
     texts = {path: path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.md"))}
     made: dict[Path, str | None] = {path: filled(text, path) for path, text in texts.items() if "<!-- " in text}
@@ -78,7 +78,7 @@ def settings(name: str) -> Iterator[str]:
 
 
 def sections(name: str) -> Iterator[str]:
-    """Yield the table of each dataclass that a field of this one holds, under its own heading.
+    """Yield a heading and the table of each dataclass that is in a field of the named dataclass.
 
     For a field whose class is chosen by name, the table shows the class of the default.
     """
@@ -134,7 +134,7 @@ def _cell(text: str) -> str:
 
 
 def presets() -> Iterator[str]:
-    """Yield the settings of all presets: those of `paper`, and which other presets have which other value."""
+    """Yield the settings of all presets: the values of `paper`, and the values in which other presets differ."""
     from open_diht.filters.presets import load_preset, preset_names
 
     loaded = {name: _settings(load_preset(name).as_content()) for name in sorted(preset_names())}

@@ -101,7 +101,7 @@ class _Addresses(HTMLParser):
 def on_post_build(config: MkDocsConfig) -> None:
     """Raise PluginError if a page loads something from another site, or has a link within the site that leads nowhere.
 
-    Pages must work without a network, as files too, and not reveal their readers.
+    Pages must also work as files and without a network, and must not reveal their readers.
     """
     site = Path(config.site_dir).resolve()
     pages = {page: _Addresses(page) for page in sorted(site.rglob("*.html"))}

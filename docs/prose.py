@@ -1,8 +1,8 @@
 """Find prose that readers have to read twice: python -m docs.prose.
 
 Docstrings, comments, messages and Markdown are searched for archaic or translated turns, for British spelling and for
-tables of more than eight columns, docstrings and comments for fragments at their beginning; all files are searched for
-the marks of merge conflicts.
+tables of more than eight columns. Docstrings and comments are also searched for fragments at their beginning, and all
+files for the marks of merge conflicts.
 """
 
 from __future__ import annotations

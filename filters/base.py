@@ -1,8 +1,7 @@
 """Base classes of filters: a filter is one reason to reject a pair, decided from annotations.
 
-A filter measures nothing. The stages annotate rows; a filter decides on whole tables of
-annotations. A threshold can therefore change without a new parse of the rows that were parsed or a
-second OCR of the images that were read, and rejected rows are written with their evidence.
+A filter measures nothing. The stages annotate rows; a filter decides on whole tables of annotations. So a threshold can
+change without parsing captions or reading images again, and every rejected row is written with its evidence.
 
 A custom filter is a registered frozen dataclass. Its fields are its settings, which a preset sets
 in a section named after the filter's reason; a preset without that section does not use the filter.
@@ -40,8 +39,8 @@ class CaptionEvidence:
 
     rows: pa.Table
     """`uid` and `caption`, null where the row has none. If captions were annotated, also the columns of
-    `captions.annotate.SCHEMA`. They are null where a column rejects the row and, except for `parsed`, where a lean run
-    did not parse. Last come the columns that the preset has conditions on (see `open_diht.filters.columns`)."""
+    `captions.annotate.SCHEMA`. They are null if a condition on a column rejects the row and, except for `parsed`, if
+    the caption was only tagged. Last come the columns that have conditions (see `open_diht.filters.columns`)."""
     decided: CaptionDecisions | None
     """The preset's counts for each row, or None if captions were not annotated."""
 
@@ -59,7 +58,7 @@ class CaptionEvidence:
 
 @dataclass(frozen=True)
 class ImageEvidence:
-    """Images that were read, once for each of their captions that passed the caption filters."""
+    """Images that were read. Each occurs once for each of its captions that passed the caption filters."""
 
     captions: list[str]
     records: pa.Table
@@ -108,8 +107,8 @@ def register_filter(kind: _Kind) -> _Kind:
 
     Raises:
         TypeError: the class is not a frozen dataclass.
-        ValueError: the reason is not a lower-case identifier, or belongs to another registered filter. A preset with a
-            section for a filter refuses reasons that are built in.
+        ValueError: the reason is not a lower-case identifier, or belongs to another registered filter. Built-in reasons
+            are refused later, by a preset with a section for the filter.
     """
     if not dataclasses.is_dataclass(kind) or not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise TypeError(f"filter {kind.__name__} is not a frozen dataclass; decorate it with @dataclass(frozen=True)")

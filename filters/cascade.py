@@ -69,7 +69,7 @@ _SCORES = {
 
 
 class NotLookedAt(RuntimeError):
-    """The error that rows pass the filters so far but lack the annotations that the next filter needs."""
+    """Rows pass the filters so far, but lack the annotations that the next filter needs."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class StageFilter(Protocol):
 
     @property
     def steps(self) -> Sequence[Step]:
-        """The filter's reasons, in cascade order. They are empty if the program's own cascade has them."""
+        """The filter's reasons, in cascade order. There are none if the built-in cascade has them."""
 
     @property
     def fingerprint(self) -> str:
@@ -109,8 +109,8 @@ class StageFilter(Protocol):
 
 @runtime_checkable
 class MeasuringFilter(StageFilter, Protocol):
-    """A filter that exposes its numbers in columns of kept/ and rejected/, and those with conditions in histograms
-    too."""
+    """A filter that exposes its numbers in columns of kept/ and rejected/. Histograms show the numbers with
+    conditions."""
 
     @property
     def conditions(self) -> Sequence[ColumnCondition]:
@@ -121,8 +121,8 @@ class MeasuringFilter(StageFilter, Protocol):
 
 
 def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]:
-    """Return the steps of a preset, in order, without those for duplicates that the preset keeps. The steps of `own`,
-    filters of stage `score` and of the user's stages, follow those of the preset, except duplicates."""
+    """Return the steps of a preset, in order. The steps of `own`, filters of stage `score` and of the user's stages,
+    come after those of the preset, but before those for duplicates. Duplicates that the preset keeps have no step."""
     dedup = preset.dedup
     same_image = "The same image is in an earlier row."
     duplicates = (
@@ -282,7 +282,7 @@ def with_one_caption(
 
 
 def _one_of_each(captions: pa.Table, owners: NDArray[np.int64], decided: Decisions, preset: Preset) -> Decisions:
-    """Return the decisions on rows with several captions from those on their `captions`, see `each_caption`."""
+    """Combine the decisions on `captions` (see `each_caption`) into those on the rows, which may have several."""
     places = {step.reason: place for place, step in enumerate(cascade(preset))}
     # One image is read for all captions of a row, so `KEPT` and `DEAD` do not meet in it.
     reached = np.array([places.get(reason, len(places)) for reason in decided.reasons], np.int64)

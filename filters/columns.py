@@ -27,7 +27,7 @@ from open_diht.common.naming import nearest
 from open_diht.filters.base import Bools, CaptionEvidence, CaptionFilter
 
 STORED = "column:"
-"""Prefix that, with the name of a condition, names the column of annotated rows with its values."""
+"""Prefix of columns of annotated rows. The name of a condition follows; the column has the values it compares."""
 MISSING_PLACE, OTHERS_PLACE = -1_000_000, 1_000_000
 """Bins of rows without a value, and of values that the condition does not list."""
 _BINS_BESIDE = 20
@@ -166,8 +166,8 @@ class ColumnCondition(CaptionFilter):
 
     @property
     def _bins(self) -> dict[Any, Value]:
-        """Return the listed values in order, each under the value that is compared. A value that is listed twice, such
-        as `true` and the text "true", is there once."""
+        """Return compared value -> listed value, in order. A value that is listed twice, such as `true` and the text
+        "true", occurs once."""
         found: dict[Any, Value] = {}
         for one in self._listed:
             found.setdefault(float(one) if self.numeric else as_word(one), one)

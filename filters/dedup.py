@@ -10,9 +10,9 @@ import pyarrow as pa
 from open_diht.common.fields import Count, Positive, Range, check_fields
 
 COPIES = pa.schema([("duplicate_of", pa.string()), ("duplicate_similarity", pa.float32())])
-"""Columns of rejected rows. `duplicate_of` is the uid of the row that they duplicate, which a later kind may reject.
-The cosine is to the row that made them duplicates, which with `against: all` may be a third row. It is null for exact
-duplicates.
+"""Columns of rejected rows. `duplicate_of` is the uid of the row that a rejected row duplicates; a later kind may
+reject that row too. `duplicate_similarity` is the cosine to the row that caused the rejection, with `against: all`
+perhaps a third row. It is null for exact duplicates.
 """
 
 

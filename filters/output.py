@@ -23,10 +23,10 @@ REJECTED_CAPTION = pa.struct([("caption", pa.string()), ("reason", pa.string())]
 def output_rows(
     original: pa.Table, rows: pa.Table, records: pa.Table | None, decisions: Decisions, caption_column: str | None
 ) -> pa.Table:
-    """Return the rows with the original columns and ours. An original column with one of our names is renamed, see
-    `making_way`. A string column `caption` that is the caption itself is not kept twice. `rows` are the same rows with
-    `uid` and the decided `caption`. `caption_column` is the original column that holds the caption, None if several
-    columns do."""
+    """Return the rows with the original columns and the added ones. An original column with an added name is renamed,
+    see `making_way`. A string column `caption` that is the caption itself is not kept twice. `rows` are the same rows
+    with `uid` and the decided `caption`. `caption_column` is the original column that holds the caption, None if
+    several columns do."""
     if caption_column == "caption" and pa.types.is_string(original["caption"].type):
         original = original.drop_columns("caption")
     own = OURS if decisions.each is None else (*OURS, *SEVERAL)

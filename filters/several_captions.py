@@ -20,7 +20,7 @@ from open_diht.filters.captions.annotate import SCHEMA
 OTHERS = "others"
 """Column with the captions after the first of a row."""
 OTHER_CAPTIONS = f"{OTHERS}.list.element.caption"
-"""Path of the texts of these captions in a Parquet file, to read them without their annotations."""
+"""Path of these captions' texts in a Parquet file, for reading the texts without the annotations."""
 BATCH_ROWS = 200
 """Rows of a batch, each of which may have as many captions as `manifests.types.MAX_CAPTIONS` permits."""
 
@@ -46,7 +46,7 @@ def captions_in(rows: pa.Table) -> int:
 
 
 def captions_of(rows: pa.Table) -> list[str]:
-    """Return all captions of each row as one text, which equal rows share."""
+    """Return one text per row, with all its captions. Rows with equal captions have equal texts."""
     first = [caption or "" for caption in rows["caption"].to_pylist()]
     if OTHERS not in rows.column_names:
         return first

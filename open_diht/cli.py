@@ -31,12 +31,12 @@ class Command:
 
     about: str
     module: str
-    """The module that has `main(arguments, prog)`, which takes `defaults` as keywords. Imported only for its command:
-    most bring Beam or torch."""
+    """The module that has `main(arguments, prog)`, which takes `defaults` as keywords. It is imported only for its
+    command: most modules import Beam or torch."""
     extras: tuple[str, ...] = ()
-    """Extras of the distribution that it needs."""
+    """Extras of the distribution that the command needs."""
     defaults: tuple[tuple[str, str], ...] = ()
-    """Options that need not be given here, though the module wants them."""
+    """Options that the module requires and the user need not give, with their values."""
     parser: str | None = None
     """A module that parses the arguments before `module` is imported, see `run_command`."""
     resumes: bool = True

@@ -1,4 +1,4 @@
-"""Losses for trainers other than ours: `HnNceLoss` takes the place of open_clip's `ClipLoss`."""
+"""Losses for trainers of other projects: `HnNceLoss` takes the place of open_clip's `ClipLoss`."""
 
 from open_diht.trainer.losses.module import HnNceLoss
 

@@ -3,7 +3,7 @@
 Seeds and test images are both random samples, so both contribute to the error: two-way random effects with Student's t
 (`open_diht.eval.statistics.crossed_difference`; benchmarks/coverage.md has the coverage of such intervals). With many
 seeds a bootstrap crossed over seeds and images gives about the same (tests/study/test_comparison.py). With five seeds
-it underestimates their variation, and where the interaction of seeds and images dominates it counts that three times.
+it underestimates their variation, and it counts a dominant interaction of seeds and images three times.
 
 The captions of a photograph are not independent, so their mean counts once. Ranks are compared by their geometric mean,
 which is far more sensitive than recall at k: the difference is that of mean logarithms, reported in percent.
@@ -76,9 +76,9 @@ class Compared:
     paired: Paired
     """The test, in the unit of `Measure.of`."""
     detectable: float = math.nan
-    """The difference for the better that such a test would detect in 80 % of cases, whatever the other tests of its
-    table give (as in the first step of the correction). It is NaN before `corrected` has set it, and 0 if it is unknown
-    or no item changed."""
+    """The improvement that such a test would detect in 80 % of cases, whatever the other tests of its table give (as in
+    the first step of the correction). It is NaN before `corrected` has set it, and 0 if it is unknown or no item
+    changed."""
     seeds: int
     images: int
 

@@ -69,13 +69,13 @@ class _Set:
     claims: str
     """The claims, or parts of claims, that need the set."""
     fetch: str
-    """Command that gets it."""
+    """Command that gets the set."""
     of_evaluation: bool = False
-    """True if it is in the evaluation's folder instead of the study's."""
+    """True if the set is in the evaluation's folder instead of the study's."""
     one_of: bool = False
     """True if one of the files is enough."""
     tracks: tuple[str, ...] = TRACKS
-    """Tracks that need it."""
+    """Tracks that need the set."""
 
 
 SETS = {

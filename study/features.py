@@ -113,7 +113,7 @@ class FeatureLoader(Loader):
 
     @property
     def contents(self) -> Sequence[str]:
-        """SHA-256 and pairs of the file."""
+        """One line: the SHA-256 of the file and its number of pairs."""
         return [f"features {self._sha256} {len(self._keys)}"]
 
     def batch(self, epoch: int, number: int) -> tuple[Batch, list[Any]]:

@@ -49,7 +49,7 @@ class Seen:
     """n images with the values computed from them."""
 
     features: Floats
-    """(n, d) the teacher's features, not standardized."""
+    """(n, d) features of the teacher, not standardized."""
     flipped: Floats
     """(n, d) features of the mirror images."""
     masked: Floats
@@ -62,7 +62,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """m pairs of a caption and a photograph, and the images out of n that each of them needs."""
+    """m pairs of a caption and a photograph, and n images. Each pair needs some of the images."""
 
     photograph: NDArray[np.int64]
     """(n,) the photograph of each image."""

@@ -5,8 +5,8 @@
     FOLDER/cat.parquet          the same for the arms that `Rows.pack` has packed: key, name, values
     FOLDER/machines/HASH.json   the machine: processor, versions
 
-A line counts once it ends in a newline, and its items are written before it. A killed study
-therefore resumes with the first arm that has no line. Several processes may write into one folder.
+A line counts once it ends in a newline, and its items are written before it. So a killed study resumes with the first
+arm that has no line. Several processes may write into one folder.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ CLAIMS = ("cat", "rivals", "concepts", "negatives", "fewshot", "select")
 """Names of the claims, in the order of the page."""
 CPU, GPU, GPU_TINY = "cpu", "gpu", "gpu-tiny"
 TRACKS = (CPU, GPU, GPU_TINY)
-"""The models: small towers on a CPU; a ViT at 112 pixels on a GPU; a tiny ViT on a CPU, which tests
-the code of the second. Rows of different tracks are never compared."""
+"""The models: small towers on a CPU; a ViT at 112 pixels on a GPU; a tiny ViT on a CPU, which tests the code of the GPU
+track. Rows of different tracks are never compared."""
 ZERO_SHOT = "zero-shot"
 """An arm without seeds and budget, which is compared with every seed and budget of another."""
 TUNING = "tuning"

@@ -1,6 +1,6 @@
 """Small generated sets for `STUDY=tiny`, which tries the code of the study.
 
-They are colored shapes with sentences about them. Their results show that the code works and nothing about the claims.
+They are colored shapes with sentences about them. Results show only that the code works, nothing about the claims.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OF_EACH = {"train": 4, "test": 4}
 
 
 def write_synthetic(folder: Path) -> None:
-    """Write the generated sets to `folder`, with the same content every time, unless the last one is there."""
+    """Write the generated sets to `folder`, unless the last one exists. Their content is always the same."""
     if (folder / "web-features.npz").exists():  # written last, so it implies the others
         return
     # One seed and a fixed order of drawing give the same content every time.

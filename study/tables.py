@@ -1,8 +1,8 @@
 """The tables, for each track: the arms that are compared, and the result of each line.
 
 Every line is one comparison, at one pool and one budget, on one test set. All p values of a table are corrected for
-their number. A line with a corrected p value below 0.05 is called. `worse` is a reversal of the claim and is stated in
-words. So are the lines that could not be called, with the difference that would have been detected, if known.
+their number. A line with a corrected p value below 0.05 is called `better` or `worse`. `worse` is a reversal of the
+claim and is stated in words. Other lines are stated too, with the difference that would have been detected, if known.
 """
 
 from __future__ import annotations

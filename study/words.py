@@ -39,7 +39,7 @@ ARMS = {
     "text-or-zero": "text or zero",
     "zero-shot": "zero-shot",
 }
-"""Names of arms on the page. Other arms keep their own."""
+"""Names of arms on the page. Arms that are not listed keep their names."""
 NEEDS = {
     "random": "nothing",
     "cat": "CPU; images of captions that pass",
@@ -158,8 +158,8 @@ def separations_in_markdown(found: Sequence[Row]) -> str:
 
 def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
     """Return sentences on how many lines hold, what is reversed, and what could not be shown, with the difference that
-    would have been detected, if known. Lines of the same arms, pool, test set and verdict that do not hold share a
-    sentence."""
+    would have been detected, if known. Lines that do not hold share a sentence if they have the same arms, pool, test
+    set and verdict."""
     held = sum(line.verdict == "better" for line in lines)
     said = [f"In {held} of {len(lines)} comparisons the first arm is better."]
     for verdict, what in (("worse", "Reversed"), ("open", "Not shown")):

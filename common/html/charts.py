@@ -54,8 +54,8 @@ def bar(parts: Iterable[tuple[str, float]]) -> str:
 
 
 def interval_bar(value: float, low: float | None, high: float | None, chance: float | None) -> str:
-    """Return a track from 0 to 100 % with the value, its interval, and a tick at chance, all fractions. Pass None to
-    omit one of them."""
+    """Return a track from 0 to 100 % with the value, its interval, and a tick at chance. The arguments are fractions.
+    Pass None to omit the interval or the tick."""
     parts, said = [], f"{100 * value:.1f} %"
     if low is not None and high is not None:
         parts.append(f'<i class="ci" style="left:{_at(low)}%;width:{float(_at(high)) - float(_at(low)):.2f}%"></i>')

@@ -47,7 +47,7 @@ def show(text: str, limit: int = 400) -> str:
 
 
 def prose(text: str, limit: int = 400) -> str:
-    """Return `show` of a sentence of ours, with the text between backticks as code."""
+    """Return `show` of a sentence of this program, with the text between backticks as code."""
     return re.sub(r"`([^`<]+)`", r"<code>\1</code>", show(text, limit))
 
 

@@ -8,8 +8,7 @@
 All files are in one folder (`--state`, by default .dask): logs, process ids, the scheduler's file, the workers' files.
 Every port binds to the loopback address, because anyone who reaches a Dask port can run code there. Workers inherit the
 environment and the folder of this command and use its Python, which needs the extra `dask`. Exit status 0: success,
-also if there is nothing to stop; 2: no cluster could be started or, for `status`, found, with one line that gives the
-reason.
+also if there is nothing to stop; 2: no cluster could be started, or `status` found none; one line gives the reason.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@
     python3 -m deploy.flink.cluster status
 
 Its files are in one folder (`--state`, by default .flink): packages, installation, configuration, logs, process ids.
-There is one JobManager and one TaskManager with `--slots` slots; every port binds to the loopback address. It needs
-Java 11 to 21, and pip with access to a package registry the first time (232 MB), but only the standard library. Exit
-status 0: success, also if there is nothing to stop; 2: no cluster could be started or, for `status`, found, with one
-line that gives the reason.
+There is one JobManager and one TaskManager with `--slots` slots; every port binds to the loopback address. The script
+needs Java 11 to 21 and, the first time, pip with access to a package registry (232 MB). It uses only the standard
+library. Exit status 0: success, also if there is nothing to stop; 2: no cluster could be started, or `status` found
+none; one line gives the reason.
 """
 
 from __future__ import annotations

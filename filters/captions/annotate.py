@@ -75,15 +75,15 @@ relations with scores, 0 to 1: the verifier's, or those after the second opinion
 
 @dataclass
 class Moves:
-    """The sum of what second opinions have changed."""
+    """Totals of what second opinions have changed."""
 
     asked: int = 0
-    """Captions that were asked about."""
+    """Number of captions that were asked about."""
     raised: int = 0
     lowered: int = 0
-    """Candidates of these captions whose scores became higher or lower."""
+    """Numbers of candidates of these captions whose scores became higher (`raised`) or lower."""
     total: float = 0.0
-    """Sum of the absolute changes of their scores."""
+    """Sum of the absolute changes of these candidates' scores."""
 
 
 def provenance(lean: bool = False, second_opinion: bool = False) -> dict[str, str]:
@@ -201,7 +201,7 @@ def table_of(
 def _lists(
     kind: pa.ListType, lengths: Sequence[int | None], elements: Sequence[Any], scores: Odds | None = None
 ) -> pa.ListArray:
-    """Return elements (named tuples) and their scores as lists of the given lengths, null for the length None."""
+    """Return elements (named tuples) and their scores as lists of the given lengths. A length of None gives null."""
     arrays = []
     for field in kind.value_type:
         if field.name == "score" and scores is not None:

@@ -50,7 +50,7 @@ _RATINGS = {
     "page word": ("unrated noun", "no page word", "at times a page word", "page word"),
 }
 _READ_WORDS = 60
-"""First words of a text, whose weight in the second opinion is measured by leaving out one at a time."""
+"""Number of first words whose weight in the second opinion is measured, by leaving out one at a time."""
 _SHOWN_WORDS = 3
 _TAG = re.compile("|".join(rf"(?<![\w$]){re.escape(tag)}(?![\w$])" for tag in _TAGS))
 _RATING = re.compile(rf"({'|'.join(_RATINGS)}) (-1|[0-3]|None)\b")
@@ -88,8 +88,8 @@ def explain(caption: str, second_opinion: bool = False) -> Explanation:
 def _with_opinion(
     found: tuple[list[Evidence], ...], graph: CaptionGraph, caption: str, verifier: Verifier
 ) -> tuple[list[Evidence], ...]:
-    """Return evidence for the scores after the second opinion. If it was asked for the caption, the reasons begin with
-    the log odds that it adds, and with the words without which it would differ most."""
+    """Return evidence for the scores after the second opinion. If a second opinion was asked for, the reasons begin
+    with the log odds that it adds, and with the words without which it would differ most."""
     revised = revise(verifier.score([graph], [caption]), [graph], load_opinion())
     if not revised.asked:
         return found
@@ -97,7 +97,7 @@ def _with_opinion(
     whole, *without = load_opinion().ask([words, *(words[:gone] + words[gone + 1 :] for gone in range(len(words)))])
 
     def weights(token: int | None) -> list[float]:
-        """Return what each word adds to the log odds of complexity or of the action at a token, [] if it is unread."""
+        """Return what each word adds to the log odds of the action at `token` ([] if unread), or of complexity."""
         if token is None:
             return [whole.complex - one.complex for one in without]
         if token >= len(whole.actions):

@@ -3,7 +3,7 @@
 They are computed column by column, for all candidates of many captions at once. Most come in groups; each is a function
 in `feature_names.py` with the columns of its arguments. Arguments recur between candidates, so `verifier.py` caches the
 weight of a group by its arguments. The features of the caption itself (`Captions.facts`) apply to all its candidates;
-they are separate so that they are not weighed for each of them. Names are readable, so a score can be explained.
+they are separate, so that they are weighed once per caption. Names are readable, so a score can be explained.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ class Columns:
     """Index of each candidate's caption."""
     groups: Sequence[Group]
     values: Mapping[str, NDArray[np.float64]]
-    """Other features: name -> their numbers."""
+    """Features outside the groups: name -> the number of each candidate."""
 
     def features(self, place: int) -> Features:
-        """Return the features of one candidate by name, without false and zero ones."""
+        """Return the features of one candidate by name. Those that are false or zero are left out."""
         found = [make(*[column[place] for column in columns]) for make, *columns in self.groups]
         found.append({name: float(column[place]) for name, column in self.values.items()})
         return {name: value for features in found for name, value in features.items() if value}
@@ -217,8 +217,8 @@ class Captions:
         )
 
     def _noun_behind(self, at: int) -> int:
-        """Return the place of the last noun of the run behind a word, which may begin with words that describe the
-        noun: "walking boots" or "feeding the two ducks". Return `_NOWHERE` without a noun."""
+        """Return the place of the last of the nouns that follow a word, also after words that describe the noun:
+        "walking boots" or "feeding the two ducks". Return `_NOWHERE` if no noun follows."""
         place, last = at + 1, _NOWHERE
         while self._tags[place] in _DESCRIBES_A_NOUN:
             place += 1

@@ -132,7 +132,7 @@ class CaptionGraph:
     actions: tuple[Action, ...] = ()
     relations: tuple[Relation, ...] = ()
     object_at: dict[int, int] = field(default_factory=dict)
-    """Token -> object, for every token of the compound of an object that the parse has."""
+    """Token -> object, for every token in an object's compound. Objects that the parse does not have are left out."""
     children: Children = field(default_factory=dict)
     """Token -> its children in the parse; tokens without children are absent."""
 
@@ -241,8 +241,8 @@ def _untied(
     taken: set[int],
 ) -> Iterator[Attribute]:
     """Yield describing words that the parse ties to no object. They are inside a name or compound (`titled`, "Elegant
-    Wedding Card") or near their object (`listed`, "Chair - modern"). If the parse names no other object, another noun
-    may become one."""
+    Wedding Card") or near their object (`listed`, "Chair - modern"). If the parse has no other object, another noun may
+    become the object."""
     tied = len(objects)  # objects of the parse; more may be appended below
     for token, tag in enumerate(parse.tags):
         if not (words[token].group or tag in ADJECTIVE_TAGS) or tag in _DOES or token in taken:
@@ -275,7 +275,7 @@ def _untied(
 
 
 def _nearest(places: Sequence[int], token: int) -> int | None:
-    """Return the index of the last of the sorted `places` before the token, or without one of the first after it."""
+    """Return the index of the last of the sorted `places` before the token, or if none is before, the first after."""
     before = bisect_left(places, token)
     if before:
         return before - 1
@@ -285,7 +285,7 @@ def _nearest(places: Sequence[int], token: int) -> int | None:
 
 @cache
 def _tied_groups() -> dict[str, str]:
-    """Return the words that the parse may tie to their object whatever their tag, with the first of their groups."""
+    """Return word -> its first group, for the words that the parse may tie to their object whatever their tag."""
     return {word: group for group in reversed(_GROUPS) for word in lexicon.words(group)}
 
 

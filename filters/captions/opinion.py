@@ -36,14 +36,14 @@ HEADS = 12
 KINDS = 3
 """Token types: not beginning with a capital, capitalized, and two or more characters without small letters."""
 LONGEST = 128
-"""Most pieces that are read; about the words behind them there is no opinion."""
+"""Maximum number of pieces that are read. Words after them get no opinion."""
 BUCKET = 4
-"""Texts are padded to a multiple of this many pieces: more would compute more padding, fewer split batches further."""
+"""Texts are padded to a multiple of this: a larger number computes more padding, a smaller one splits batches more."""
 BATCH = 64
 UNSURE = (0.08, 0.85)
 """A caption is asked about if the highest score of its action candidates is in this range, ends included."""
 UNSURE_DETAILS = (0.1, 0.8)
-"""If that score is higher, it is asked about if the highest one of its attributes and relations is in this range."""
+"""Captions above `UNSURE` are asked about if the highest score of their attributes and relations is in this range."""
 STEP = 0.125
 """Log odds are rounded to multiples of this."""
 
@@ -66,7 +66,7 @@ class Said(NamedTuple):
     """The opinion on a text, as log odds in steps of `STEP`."""
 
     actions: Odds
-    """(read words,) that the word is the verb of a stated action, averaged with the same about the caption."""
+    """(read words,): that a word is a stated action's verb, averaged with the log odds that the caption states any."""
     complex: float
 
 
@@ -147,8 +147,8 @@ class Revised(NamedTuple):
 
 
 def revise(scores: Scores, graphs: Sequence[CaptionGraph], opinion: Opinion) -> Revised:
-    """Return scores with the second opinion on the captions that the verifier is unsure about. The candidates of the
-    graphs, in their order, are those of the scores."""
+    """Return scores with the second opinion on the captions that the verifier is unsure about. `scores` has the
+    candidates of the graphs, in the same order."""
     owners = {
         name: np.repeat(np.arange(len(graphs)), [len(getattr(graph, name)) for graph in graphs])
         for name in scores._fields
@@ -180,7 +180,7 @@ def _within(values: Odds, ends: tuple[float, float]) -> NDArray[np.bool_]:
 
 
 def averaged(scores: Odds, odds: Odds) -> Odds:
-    """Return scores, 0 to 1, averaged as log odds with those of the second opinion that are not NaN."""
+    """Average scores, 0 to 1, as log odds with `odds` of the second opinion. Where those are NaN, scores stay."""
     inside = np.clip(scores.round(4), 1e-4, 1 - 1e-4)
     both = (np.log(inside / (1 - inside)) + odds) / 2
     return np.where(np.isnan(odds), scores, 1 / (1 + np.exp(-both)))

@@ -1,6 +1,6 @@
 """Decide Complexity and Action from annotations: pure functions of columns and thresholds.
 
-The complexity of an object is the number of its attributes, of distinct actions it takes part in, and of its relations,
+The complexity of an object is the number of its attributes, its relations, and the distinct actions it takes part in,
 counting only what the rule admits. The complexity of a caption is the maximum over its objects. The actions of a
 caption are its distinct action lemmas. This is our reading of DiHT, whose parser and rules are not published.
 """
@@ -54,8 +54,8 @@ class CaptionRule:
     min_action_score: Share = 0.0
     """Action candidates with a lower score do not count."""
     second_opinion: bool = False
-    """True: a small transformer is asked about captions whose scores are uncertain; the log odds of
-    their scores are then the average of its own and the verifier's."""
+    """True: a small transformer is asked about captions whose scores are uncertain; the log odds of their scores are
+    then the average of the transformer's and the verifier's."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -70,8 +70,8 @@ class CaptionDecisions:
     """The result of a rule for a table of annotations, one entry per row."""
 
     parsed: Bools
-    """False for captions without annotations: a lean run found no verb candidate in them, or a
-    condition on a column rejects their row."""
+    """False for captions without annotations: they were tagged but not parsed, or a condition on a column rejects their
+    row."""
     complexity: Ints
     """Complexity; 0 if the caption was not parsed."""
     actions: pa.ListArray

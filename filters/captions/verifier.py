@@ -36,7 +36,7 @@ _CACHED = 10_000  # cached arguments per group of features
 
 
 class _Known(dict[tuple[Any, ...], float]):
-    """Cache of the log odds of a group of features by its arguments, most of which recur."""
+    """Cache of the log odds of a group of features, by the group's arguments. Most arguments recur."""
 
     def __init__(self, weigh: Callable[[Features], float], make: Make):
         super().__init__()
@@ -106,7 +106,7 @@ class Scorer:
 
     def reasons(self, features: Features, read: float = 0.0, count: int = REASONS) -> list[tuple[str, float]]:
         """Return the features with the largest contributions to the log odds, for or against, each with its
-        contribution. `read` is the output of `read` for its vector."""
+        contribution. `read` is the output of the method `read` for the candidate's vector."""
         weighed = {name: value * self.weights.get(name, 0.0) for name, value in features.items()}
         shares = [(name, share) for name, share in {**weighed, IN_CONTEXT: read}.items() if share]
         return sorted(shares, key=lambda share: -abs(share[1]))[:count]
@@ -122,7 +122,7 @@ class Evidence(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Probabilities of the candidates of some graphs, graph by graph, in the order of a graph's own tuples."""
+    """Probabilities of the candidates of some graphs, graph by graph, in the order of the graph's tuples."""
 
     actions: Odds
     attributes: Odds

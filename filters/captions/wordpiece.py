@@ -26,7 +26,7 @@ _IDEOGRAPHS = (
 
 
 class WordPieces(dict[str, tuple[int, ...]]):
-    """A cache of words and the indices of their pieces in the vocabulary, a list of pieces by index."""
+    """Cache: word -> the indices of its pieces in the vocabulary, which is a list of pieces."""
 
     def __init__(self, vocabulary: Sequence[str]):
         super().__init__()

@@ -39,8 +39,8 @@ class Word(NamedTuple):
     """The verb form that a noun or adjective may really be. A base form that is seldom another word
     is `inflected` as well; other base forms count only after a plural ("Rescuers help")."""
     seldom: bool
-    """True if its verb states nothing visible, or if it is a base form that is usually another word; never if `form` is
-    "ing" or None. It then counts only directly after a word that can act ("Firefighters rescue", "Minister tweets")."""
+    """True if the verb states nothing visible, or a base form is usually another word; never if `form` is "ing" or
+    None. The word then counts only directly after a word that can act ("Firefighters rescue", "Minister tweets")."""
     noun: tuple[int, int]
     """(can act, is a page word) as in `NounRating`; `PERSON` for `_PERSON_WORDS`, `UNKNOWN` for unrated words."""
 

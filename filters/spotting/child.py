@@ -51,8 +51,8 @@ class Child:
 
     def __init__(self, settings: SpotterSettings) -> None:
         self.ready = False
-        """True if no exchange has begun that did not end. The unread answer of one that was interrupted would pass for
-        that of the next request."""
+        """True if every exchange that began has ended. The unread answer of an interrupted exchange would pass for the
+        answer to the next request."""
         self.served = 0
         self.rss_mib = 0.0
         self._numbers = itertools.count(1)
@@ -93,8 +93,8 @@ class Child:
 
     def ask(self, images: Sequence[bytes], timeout_s: float) -> list[dict[str, Any]]:
         """Send some image files to the child and return its answers (see worker.answers), within `timeout_s` for all of
-        them. Raise ChildDied or ChildTimeout if it ended, answered another request or was late, and kill it. After any
-        exception, also Ctrl-C, the child cannot be used again."""
+        them. Raise ChildDied if the child ended or answered another request, ChildTimeout if it was late, and kill it.
+        After any exception, also Ctrl-C, the child cannot be used again."""
         self.ready = False
         number, deadline = next(self._numbers), time.monotonic() + timeout_s
         try:

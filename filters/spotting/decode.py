@@ -90,9 +90,9 @@ def decode_image(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | N
     samples are scaled, not clipped. The EXIF orientation is applied; color profiles are ignored. An image of 1 x 1
     pixel is an image; its use is the caller's decision.
 
-    `decode_jpeg` decodes plain JPEGs (whole, grey or RGB, upright). Pillow decodes all others, also those for which it
-    returns None and those that it cannot reduce enough for `limits`. Raise UnreadableImage if the bytes cannot be
-    decoded or exceed a limit, and otherwise only MemoryError, which says nothing about the image.
+    `decode_jpeg` decodes plain JPEGs (whole, grey or RGB, upright). Pillow decodes all other images, also those for
+    which `decode_jpeg` returns None or that it cannot reduce enough for `limits`. Raise UnreadableImage if the bytes
+    cannot be decoded or exceed a limit, and otherwise only MemoryError, which says nothing about the image.
     """
     try:
         return _decoded(data, limits, decode_jpeg)

@@ -41,7 +41,7 @@ from open_diht.common.fields import Count, Positive, Share, check_fields
 from open_diht.filters.spotting.folding import Folded, fold, is_ideograph
 
 LEAST_CHANCE: Final = 0.001
-"""The chance from which `common_words.txt` lists a word; of rarer ones its samples have too few to count."""
+"""Least chance of a word in `common_words.txt`. Rarer words occur too seldom in the samples to be counted."""
 Unit = Literal["line", "word", "joined"]
 SpottedText = tuple[str, float]
 
@@ -334,8 +334,8 @@ def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
 def _alike(run: str, shapes: str, places: Mapping[int, int], allowed: int) -> Iterator[tuple[int, int]]:
     """Yield the runs of whole words of the string (first word, word after the last) that may differ from a run by up to
     `allowed` edits, which are fewer than its characters. `places` maps the index in `shapes` where a word starts, or
-    the last one ends, to the number of words before it. Of `allowed` + 1 pieces of the run one is then intact, and has
-    moved by at most `allowed` characters."""
+    the last one ends, to the number of words before it. If the run is cut into `allowed` + 1 pieces, one of them is
+    then intact, and has moved by at most `allowed` characters."""
     size = len(run) // (allowed + 1)
     for offset in range(0, size * (allowed + 1), size):
         piece = run[offset : offset + size]
@@ -369,8 +369,8 @@ def _look_alike_table(groups: tuple[str, ...]) -> dict[int, str]:
 
 @lru_cache(maxsize=1)
 def word_chances() -> Mapping[str, float]:
-    """Return folded word -> fraction of captions with it, the largest of the samples, for every word whose fraction is
-    `LEAST_CHANCE` or more. benchmarks/common_words.py counts them."""
+    """Return folded word -> fraction of captions with the word, for fractions of `LEAST_CHANCE` or more. The fraction
+    is the largest among the samples. benchmarks/common_words.py counts them."""
     lines = importlib.resources.files(__package__).joinpath("common_words.txt").read_text(encoding="utf-8").splitlines()
     pairs = (line.split("\t") for line in lines if line and not line.startswith("#"))
     return MappingProxyType({word: float(chance) for word, chance in pairs})

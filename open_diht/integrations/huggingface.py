@@ -23,8 +23,8 @@ def add_decisions(
 ) -> AnyDataset:
     """Return the data set with the columns of CAT added and all of its rows. Images are not decoded on the way.
 
-    Columns of an earlier decision are replaced. A `Dataset` keeps its format or transform; if that names columns, those
-    of CAT are added to it. A streamed data set returns to Python objects.
+    Columns of an earlier decision are replaced. A `Dataset` keeps its format or transform; if that names columns, the
+    columns of CAT are added to it. A streamed data set returns to Python objects.
 
     Args:
         dataset: a `Dataset`, or an `IterableDataset` that streams.

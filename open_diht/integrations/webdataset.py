@@ -14,13 +14,13 @@ from open_diht.common.naming import listing
 
 class CatStage:
     """A stage for `WebDataset.compose`: it passes on the samples that CAT keeps. Put it before `decode`, so that fewer
-    are decoded.
+    samples are decoded.
 
     Args:
         cat: the filters that decide; its preset may not have conditions on columns, except on a language.
         caption: member with the caption, as bytes or text; or alternatives, as in webdataset: `txt;caption`.
-        image: member with the image, as bytes, or alternatives, by default all that a run takes. With None, the
-            captions alone decide.
+        image: member with the image, as bytes, or alternatives. By default these are all endings that a run takes.
+            With None, the captions alone decide.
         keep_all: also pass on the samples that are rejected, to look at their `__cat_reason__`.
         batch_size: most samples that are decided together, and in memory, by default 1,000, or 256 with images.
 

@@ -1,4 +1,4 @@
-"""The claim of CAT: kept pairs teach more than as many random ones, and more than all if there are enough of them.
+"""The claim of CAT: kept pairs teach more than as many random pairs, and more than all pairs if enough are kept.
 
 Pools: the web pairs (`natural`), and these with noise (`injected`): web images with LAION's captions, and images that
 show their caption. The decisions are those of the product's filters, preset `paper`, without T on LAION's captions.

@@ -22,8 +22,8 @@ class Track:
     side: int | None
     """Side of the stored images in pixels. None means cached features."""
     budgets: Mapping[str, Any]
-    """Maps the scale (`full`, `quick`, `tiny`) to numbers of samples seen, each with its number of seeds (or one per
-    arm)."""
+    """Maps the scale (`full`, `quick`, `tiny`) to numbers of samples seen, each with its number of seeds (or a number
+    for each arm)."""
 
 
 @cache

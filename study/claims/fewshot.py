@@ -44,7 +44,7 @@ METHODS = ("probe", "random-init", "text-or-zero")
 TASKS = {"fashion-mnist": "fashion_mnist", "cifar10": "cifar10"}
 """Maps pools that are tasks of the evaluation to their names there."""
 TEMPLATES = ("a photo of a {}.", "a photo of {}, a type of food.", "{}")
-"""Templates for groceries: ours, written before any measurement."""
+"""Templates for groceries, written for this study before any measurement."""
 INSIDE = (
     "Granny Smith", "Banana", "Lemon", "Orange", "Pineapple", "Pomegranate", "Cabbage", "Brown Cap Mushroom",
     "Cucumber", "Zucchini",

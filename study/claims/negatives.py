@@ -1,10 +1,10 @@
 """The claim of HN-NCE: weighting hard negatives improves retrieval if the initial logits are soft enough.
 
-beta sharpens the weights of negatives depending on the scale of the logits, which a short run
-hardly changes. There are therefore two pools of rows: `usual`, every beta at the usual initial
-scale, and `tuned`, each beta at its best scale on one half of the held-out web pairs, found with
-seeds of their own at the nearest budget with a grid (rows of stage `tuning`; `best_scales`). Results are
-reported on the other half and on Flickr8k's test photographs. All arms train on the web's training pairs.
+beta sharpens the weights of negatives depending on the scale of the logits, which a short run hardly changes. So there
+are two pools of rows. `usual` has every beta at the usual initial scale. `tuned` has each beta at its best scale on one
+half of the held-out web pairs, found with other seeds at the nearest budget with a grid (rows of stage `tuning`;
+`best_scales`). Results are reported on the other half and on Flickr8k's test photographs. All arms train on the web's
+training pairs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def reported(track: str, budget: int, seeds: Sequence[int]) -> list[Arm]:
-    """Return the arms of every beta at the usual scale and at its own."""
+    """Return the arms of every beta at the usual scale and at its best scale."""
     about = described(ABOUT)
     # A budget without a grid of its own uses the scales of the nearest one.
     chosen = about["chosen"][min(about["chosen"], key=lambda known: abs(known - budget))]

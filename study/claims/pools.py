@@ -1,4 +1,4 @@
-"""Pools of web pairs with CAT's decision on each. On LAION's captions this is the decision of C and A alone."""
+"""Pools of web pairs with CAT's decision on each. On LAION's captions, C and A alone decide."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Pool:
 
 
 def open_pool(data: Data, side: int | None, noise: bool = False) -> Pool:
-    """Return the web's training pairs as pixels of `side` or features. Noise adds pairs as in a crawl: LAION's captions
-    with images of other pairs, and images that show their caption. Raises `SetMissing`, and `FilterFailed` for the
-    noise."""
+    """Return the web's training pairs, with pixels of `side`, or features if it is None. `noise` adds pairs as in a
+    crawl: LAION's captions with images of other pairs, and images that show their caption. Raises `SetMissing`, and
+    with `noise` also `FilterFailed`."""
     web = data.web(side)
     parts = [_web(web, np.flatnonzero(web.split == "train"), "web")]
     if noise:
@@ -47,7 +47,7 @@ def open_pool(data: Data, side: int | None, noise: bool = False) -> Pool:
 
 
 def web_held(web: Web, half: int | None = None) -> Pairs:
-    """Return the held-out web pairs. With a `half` of 0 or 1, return every second one, from this index on."""
+    """Return the held-out web pairs. With a `half` of 0 or 1, return every second pair, from that index on."""
     held = np.flatnonzero(web.split == "held")
     return _web(web, held if half is None else held[half::2], "web").pairs
 

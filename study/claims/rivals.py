@@ -1,8 +1,8 @@
-"""CAT and its rivals: compare how much choices of pairs of one size teach.
+"""CAT and its rivals: compare how much equally large choices of pairs teach.
 
-Written before the first run. An arm learns from 30 % of its pool, or from as many pairs as the strictest filter of the
-pool keeps if that is less. A filter that keeps more is cut to that size at random; a score keeps its best pairs. Only
-`all`, `t-whole` and `masked-whole` have other sizes. All arms see as many samples. Arms of `rivals.yaml`:
+Written before the first run. An arm learns from 30 % of its pool, or, if that is less, from as many pairs as the
+strictest filter of the pool keeps. A filter that keeps more is cut to that size at random; a score keeps its best
+pairs. Only `all`, `t-whole` and `masked-whole` have other sizes. All arms see as many samples. Arms of `rivals.yaml`:
 
     random, random-2          two draws
     rules                     English, more than two words and more than five characters
@@ -10,18 +10,18 @@ pool keeps if that is less. A filter that keeps more is cut to that size at rand
     score                     cosine of image and caption
     negcliploss               the same, corrected by other pairs (`open_diht.pipelines.stages.score`)
     flipped                   the cosine of the mirror image, in which text cannot be read
-    masked                    all but as many of the lowest masked cosines as T rejects
-    ca-score, ca-masked, cat-score    the best by a score of what CAT's filters keep
+    masked                    all but the lowest masked cosines, as many as T rejects
+    ca-score, ca-masked, cat-score    of the pairs that CAT's filters keep, the best by a score
     mix                       a logistic regression of all annotations, fitted on pairs of the same kind
-    t-whole, masked-whole     what T keeps; all but the fraction of wrong captions by the masked cosine
+    t-whole, masked-whole     what T keeps; all but the lowest masked cosines, as many as wrong captions
 
 Scorers are trained as Data Filtering Networks are (arXiv 2309.17425), with the model of the study, on pairs that no arm
 sees, with three seeds; seed s of an arm uses scorer s mod 3. Notes on pools with injected pairs have the probability
 that a true pair scores higher than an injected one.
 
 Pools: `natural` and `injected` are those of the claim cat without the parts for scorers and mix. `lettered-N` are
-photographs: 20 % have the caption of another one written in and given, N % have their own written in, the others are as
-they are. T and masks are decided by the filter's own OCR.
+photographs: 20 % have the caption of another photograph, as caption and written in; N % have their own caption written
+in; the others are unchanged. T and masks are decided by the filter's own OCR.
 
 Tests: Flickr8k's test photographs and held-out web pairs; `lettered-test`, test photographs with another caption
 written in, which a model that reads gets wrong; and `rendered`, captions on plain color, which only a model that reads
@@ -30,8 +30,8 @@ can find (a guess has a geometric-mean rank of about 370 of 1,000).
 Questions, each a table with Holm's correction for all of its lines:
 
 1. `rivals`: is an arm better than `random`? The line of `random-2` shows what chance does.
-2. `combined`: what does a score add to C and A or to all of CAT, and a combination to the score alone?
-3. `masking`: T or masking, as the fraction of useful text grows, of equal and of own size?
+2. `combined`: what does a score add to C and A, or to all of CAT? What does a combination add to the score alone?
+3. `masking`: is T or masking better as the fraction of useful text grows, at equal sizes and at their own?
 4. `reading`: do models of arms that keep text read it?
 
 An answer is a corrected p value below 0.05 at the smaller budget (five seeds); the larger one (three seeds) says
@@ -76,11 +76,11 @@ RANKED = {
     "ca-masked": ("ca", "masked"),
     "cat-score": ("cat", "score"),
 }
-"""Arms that keep the best pairs, with the filter that comes first and the score."""
+"""Arm that keeps the best pairs -> (the filter applied before, or None; the score)."""
 LARGEST_BATCH = 8192
 """Most pairs that the corrected score compares with."""
 ITEMS = ("flickr8k-test/t2i", "flickr8k-test/i2t", "web-held/t2i", "lettered-test/t2i", "rendered/t2i")
-"""Ranks that rows keep."""
+"""Names of the ranks that rows keep."""
 LEAST_WORDS, LEAST_CHARACTERS = 3, 6
 
 Bools = NDArray[np.bool_]
@@ -103,7 +103,7 @@ class Choice:
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """Return all arms at all budgets: by budget, smallest first, then FEWEST seeds of all pools, then the others."""
+    """Return all arms by budget, smallest first; at each budget, FEWEST seeds of all pools precede the others."""
     for name in ("web", "flickr8k", "laion"):
         data.wanted(name)
     return planned(track, scale)
@@ -270,7 +270,7 @@ def _rules(known: Keys) -> Bools:
 
 @lru_cache(maxsize=1)
 def _web(data: Data) -> _Candidates:
-    """The pairs of `injected`. Those that are not injected are the pairs of `natural`."""
+    """Return the pairs of `injected`. Without the injected ones, they are the pairs of `natural`."""
     pool, parts = open_pool(data, None, noise=True), described(ABOUT)["parts"]["web"]
     names, web = list(parts), pool.origin == "web"
     # An image is in one part only, whatever its captions.
@@ -293,7 +293,7 @@ def _web(data: Data) -> _Candidates:
 
 @lru_cache(maxsize=1)
 def _photographs(data: Data) -> tuple[Plan, Seen, Keys, int, tuple[Trained, ...]]:
-    """Photographs with text for `lettered` pools, facts on captions, a pool's number of photographs, and scorers."""
+    """Return what `lettered` pools share: plan, images with text, facts on captions, photographs per pool, scorers."""
     about, parts = described(ABOUT)["lettered"], described(ABOUT)["parts"]["lettered"]
     photographs, contents = data.flickr8k("train"), data.photographs("train")
     count = len(contents)
@@ -305,7 +305,7 @@ def _photographs(data: Data) -> tuple[Plan, Seen, Keys, int, tuple[Trained, ...]
 
 
 def _lettered(data: Data, own: float) -> _Candidates:
-    """Pairs of photographs, of which a fraction `own` has its own caption written in."""
+    """Return pairs of photographs, of which a fraction `own` has its own caption written in."""
     made, looked, of_captions, pool, scorers = _photographs(data)
     origin, image, given = made.pairs(own, described(ABOUT)["lettered"]["other"])
     captions = [made.captions[at] for at in given.tolist()]

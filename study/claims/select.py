@@ -1,5 +1,5 @@
-"""Selection: compare rows and repeats by `make select` with the kept pairs alone, and with all pairs read equally
-often.
+"""Selection: compare the rows and repeats that `make select` chooses with the kept pairs alone, and with all pairs read
+equally often.
 
 The rule is the product's own (`open_diht.pipelines.select.repeats`). Its two constants are the delay of rejected pairs
 and the readings that halve a pair's worth. They were fitted on one half of each pool; the results reported are of the
@@ -46,8 +46,8 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train on the arm's pairs, each as often as it says, and rank the test pairs. Return metrics, ranks by test set
-    and direction, and notes."""
+    """Train on the arm's pairs, each as often as the arm says, and rank the test pairs. Return metrics, ranks by test
+    set and direction, and notes."""
     on, tuning = track_of(ABOUT, arm.track), arm.settings.get("stage") == TUNING
     pairs, verdict, words = _half(arm.pool, data, on.side, 0 if tuning else 1)
     repeats = chosen(verdict, arm.arm, arm.budget, arm.seed)
@@ -66,9 +66,9 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 
 
 def chosen(verdict: NDArray[np.str_], arm: str, budget: int, seed: int) -> NDArray[np.int64]:
-    """Return how often an epoch of an arm holds each pair of a pool, (m,). An arm is all, kept, selected by the
-    product's delays, or `delay-N` for one delay of all rejected pairs. The seed draws the pairs of a group that are
-    read once more than others."""
+    """Return how often an epoch of an arm holds each pair of a pool, (m,). An arm is `all`, `kept`, `delay-N` (one
+    delay for all rejected pairs) or another (the product's delays). The seed draws the pairs of a group that are read
+    once more than others."""
     if arm in ("all", "delay-0"):
         return np.ones(len(verdict), np.int64)
     if arm == "kept":
@@ -91,8 +91,8 @@ def _half(name: str, data: Data, side: int | None, half: int) -> tuple[Pairs, ND
 
 def fitted(rows: Sequence[Row]) -> tuple[float, float]:
     """Return the delay of rejected pairs and the readings that halve a pair's worth, by least squares on a grid. The
-    logarithm of the rank is taken to fall linearly with that of the worth of the samples, by a separate line for each
-    pool and test set."""
+    logarithm of the rank is taken to fall linearly with the logarithm of the samples' worth, with a line for each pool
+    and test set."""
     tuning = [row for row in rows if row.arm.settings.get("stage") == TUNING]
     count: dict[str, tuple[float, float]] = {}
     series: dict[tuple[str, str], list[tuple[tuple[float, float], float]]] = {}

@@ -104,9 +104,9 @@ def verb_forms() -> frozenset[str]:
 
 @lru_cache(maxsize=20_000)
 def verb_lemma(form: str) -> str | None:
-    """Return the rated verb of which the lower-case `form` is an inflection. Return None without one. An irregular form
-    is of its own verb ("found" of find). If a regular form has several, a verb that was rated by reading is preferred
-    ("singing" is a form of sing, not of singe)."""
+    """Return the rated verb of which the lower-case `form` is an inflection, or None if there is none. An irregular
+    form belongs to its own verb ("found" to find). If a regular form has several verbs, one rated by reading is
+    preferred ("singing" is a form of sing, not of singe)."""
     if form in _irregular():
         return _irregular()[form]
     rated = list(filter(_verbs().__contains__, _may_inflect(form)))
@@ -131,7 +131,7 @@ def verb_rating(lemma: str) -> VerbRating | None:
 
 
 def noun_rating(word: str) -> NounRating | None:
-    """Return the rating of a lower-case noun, singular or in a plural of `_PLURALS`, or None if it has none."""
+    """Return the rating of a lower-case noun, singular or in a plural of `_PLURALS`. Return None for an unrated one."""
     nouns = _nouns()
     if rating := nouns.get(word):
         return rating

@@ -128,8 +128,8 @@ class TokenEncoder:
         return self._mixer(products)
 
     def encode(self, vectors: Floats, lengths: Ints) -> Floats:
-        """Return the vectors of tokens in their context, float32 (tokens, width), from the context-free vectors of the
-        tokens of some texts, one text after the other, and the number of tokens of each."""
+        """Return the vectors of tokens in their context, float32 (tokens, width). `vectors` are the context-free ones,
+        one text after the other; `lengths` has the number of tokens of each text."""
         out, stops = np.empty_like(vectors), np.cumsum(lengths)
         for texts in groups_of(lengths, _BLOCK_TOKENS):
             here = slice(int(stops[texts.start] - lengths[texts.start]), int(stops[texts.stop - 1]))

@@ -1,9 +1,9 @@
-"""spaCy's tokenizer with a cache of chunks: the text between two spaces is split the same way
-everywhere, except where a special case crosses a space.
+"""spaCy's tokenizer with a cache of chunks. A chunk, the text between two spaces, is split the same way everywhere,
+except where a special case crosses a space.
 
-The same holds for the context-free half of a token's vector (`TokenEncoder.embed`), so chunks are
-cached with their tokens, and tokens with their vectors. Both caches have two generations: an entry
-that is not used during a whole generation is dropped, so common words stay.
+The context-free half of a token's vector (`TokenEncoder.embed`) is also the same everywhere. So chunks are cached with
+their tokens, and tokens with their vectors. Both caches have two generations: an entry that is not used during a whole
+generation is dropped, so common words stay.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ class _Generation:
 class ChunkTokenizer:
     """Turns texts into tokens with context-free vectors, by the tokenizer of a pipeline.
 
-    From then on the pipeline's vocabulary computes only IS_SPACE and those attributes of a new word that `encoder`
-    embeds; the others cost as much as splitting the text. Raises UnsupportedModel if the tokenizer is not spaCy's, or
-    if an embedded attribute does not follow from the chunk alone.
+    From then on, the pipeline's vocabulary computes only some attributes of a new word: IS_SPACE and those that
+    `encoder` embeds. The other attributes cost as much as splitting the text. Raises UnsupportedModel if the tokenizer
+    is not spaCy's, or if an embedded attribute does not follow from the chunk alone.
     """
 
     def __init__(self, nlp: Language, encoder: TokenEncoder, chunks: int = CHUNKS):

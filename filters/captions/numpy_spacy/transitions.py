@@ -56,9 +56,9 @@ class ArcEagerParser:
         self._mask = np.where(valid, 0, -np.inf).astype(np.float32)
 
     def __call__(self, vectors: Floats, lengths: Ints) -> tuple[Ints, Ints]:
-        """Parse texts, from the vectors in context of their tokens, float32 (tokens, width), and the number of tokens
-        of each. Return for each token the index of its head in its text (its own if it is a root), and the index in
-        `moves` of the transition that drew the arc, or `ROOT`; both int64 (tokens,)."""
+        """Parse texts. `vectors`, float32 (tokens, width), are those of all tokens in context; `lengths` has the number
+        of tokens of each text. Return two int64 arrays (tokens,): the index of each token's head in its text (a root is
+        its own head), and the index in `moves` of the transition that drew the arc, or `ROOT`."""
         heads, moves = np.empty(len(vectors), np.int64), np.empty(len(vectors), np.int64)
         first = np.cumsum(lengths) - lengths
         # Group texts by length: they finish together, and few steps run with only a few long texts left.

@@ -21,9 +21,9 @@ _END: Final = ("Softmax", "Identity", "Add", "MatMul")
 
 
 def load_recogniser(folder: Path, alphabet: Alphabet) -> tuple[bytes, list[str]]:
-    """Return a recognizer's ONNX file, and the characters of its classes from 1 on; class 0 is the blank. `latin`
-    keeps the characters that fold to ASCII letters and digits, or to nothing. Raise ValueError if the characters are
-    no list or an empty one, or, with `latin`, the model does not end as PaddleOCR's do."""
+    """Return a recognizer's ONNX file, and the characters of its classes from 1 on; class 0 is the blank. `latin` keeps
+    the characters that fold to ASCII letters and digits, or to nothing. Raise ValueError if the characters are no list
+    or an empty one. For `latin`, also raise it if the model does not end as PaddleOCR's do."""
     model, characters = (folder / "inference.onnx").read_bytes(), _characters(folder / "inference.yml")
     if alphabet == "all":
         return model, characters

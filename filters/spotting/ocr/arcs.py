@@ -47,8 +47,8 @@ class Arc:
 def find_arc(
     contour: Contour, probabilities: Floats, scale: tuple[float, float], settings: SpotterSettings
 ) -> Arc | None:
-    """Return the arc of text in an outline. Return None without one, or if it is straight enough for `text_box`.
-    `scale` is in pixels of the image per pixel of the map (height, width), across and down."""
+    """Return the arc of text in an outline. Return None if there is no arc, or the text is straight enough for
+    `text_box`. `scale` (across, down) is the size of a pixel of the map `probabilities`, in pixels of the image."""
     if cv2.contourArea(contour) < _LEAST_AREA:
         return None
     rectangle, _ = corners_of(contour)
@@ -67,7 +67,7 @@ def find_arc(
 
 
 def unroll(pixels: Pixels, arc: Arc) -> Pixels:
-    """Return the band of an image along an arc as a line, uint8 (HEIGHT, width, 3)."""
+    """Return an image's band along an arc, straightened: uint8 (HEIGHT, width, 3)."""
     length = abs(arc.stop - arc.start) * arc.radius
     angles = np.linspace(arc.start, arc.stop, max(1, round(HEIGHT * length / arc.thickness)))
     outer, inner = arc.radius + arc.thickness / 2, arc.radius - arc.thickness / 2

@@ -89,7 +89,7 @@ def corners_of(points: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], float
 
 
 def text_box(contour: Contour, probabilities: Floats, settings: SpotterSettings) -> npt.NDArray[np.float32] | None:
-    """Return the box of a straight line as corners (4, 2) in pixels of the map, or None if too small or unlikely."""
+    """Return the corners (4, 2) of a straight line in pixels of the map. Return None if it is too small or unlikely."""
     if min(cv2.minAreaRect(contour)[1]) < _LEAST_CORE:  # most are specks
         return None
     core, _ = corners_of(contour)

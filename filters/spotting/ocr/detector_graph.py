@@ -63,9 +63,9 @@ def _factor_gates(graph: Graph) -> bool:
 
 
 def _enlarge_last(graph: Graph) -> bool:
-    """Move the last layers before the enlargement of the map. Two transposed convolutions of 2 x 2 pixels do not
-    overlap. So each of the 4 x 4 pixels that come from a place depends on that place alone: the layers become two of 1
-    x 1 pixels, with a channel for each of the pixels, and a rearrangement."""
+    """Compute the last layers before the map is enlarged. Two transposed convolutions of 2 x 2 pixels turn each place
+    into 4 x 4 pixels, which depend on that place alone. So two layers of 1 x 1 pixels, with a channel for each of the
+    16 pixels, give the same; a rearrangement follows."""
     head: list[Any] = []
     name = graph.output
     while len(head) < len(_HEAD) and (node := graph.maker(name)) is not None:
@@ -104,7 +104,7 @@ def _pointwise(first: _Array, first_bias: _Array, second: _Array, second_bias: _
 
 
 def _convolve_at_half_size(graph: Graph) -> bool:
-    """Compute the head's 3 x 3 convolution at half the size; all of its maps but the last are enlarged ones.
+    """Compute the head's 3 x 3 convolution at half the size: all maps that it reads but the last are enlarged ones.
 
     In an enlarged map two neighbors are one pixel: a window of 3 x 3 sees 2 x 2 pixels of the map at half the size, and
     which of its rows and columns coincide depends on whether the output's row and column are even. So each of the four
@@ -134,7 +134,7 @@ def _convolve_at_half_size(graph: Graph) -> bool:
 
 def _kinds(graph: Graph, last: str, convolution: Any, weights: Sequence[_Array], followers: Sequence[Any]) -> list[str]:
     """Return the four kinds of output of a convolution and its followers, layers of single pixels: even and odd columns
-    of even rows, then of odd rows. The graph already has "half.maps", the maps at half the size; `last` was not
+    of even rows, then of odd rows. The graph already has "half.maps", the maps at half the size; the map `last` was not
     enlarged."""
     whole, halved = graph.add_constant("half.last", weights[-1]), np.concatenate(weights[:-1], axis=1)
     kinds = []
@@ -186,7 +186,7 @@ def _summed(weights: _Array, odd: int, axis: int) -> _Array:
 
 
 def _half_scale(graph: Graph, node: Any) -> _Array | None:
-    """Return half the scales of a node that only repeats pixels by an even factor for one reader, or None."""
+    """Return half the scales of a node with one reader that repeats pixels by an even factor, or None for others."""
     if node is None or node.op_type != "Resize" or graph.only_user(node.output[0]) is None:
         return None
     if not _has(node, _REPEATING):
@@ -198,7 +198,7 @@ def _half_scale(graph: Graph, node: Any) -> _Array | None:
 
 
 def _halve(graph: Graph, node: Any) -> str:
-    """Make a node enlarge half as much and return the name of its result, or remove it if it would not enlarge."""
+    """Make a node enlarge half as much, or remove it if nothing is left. Return the name of the smaller map."""
     scales = _half_scale(graph, node)
     if scales is None or scales[2] == 1:
         graph.remove(node)
@@ -208,7 +208,7 @@ def _halve(graph: Graph, node: Any) -> str:
 
 
 def _split_concatenations(graph: Graph) -> bool:
-    """Write a convolution of two joined maps as the sum of one over each, which is the same and copies no map."""
+    """Replace a convolution over two joined maps by the sum of a convolution over each map. This copies no map."""
     found = False
     for joined in [node for node in graph.nodes if node.op_type == "Concat"]:
         weights = _weights_over(graph, joined)

@@ -36,8 +36,8 @@ _MARGIN: Final = 16
 _LEAST_ENLARGEMENT: Final = 1.2
 """A smaller enlargement would show the detector nearly what it has seen."""
 _WHOLE: Final = 0.7
-"""A line with less of the area of another one at its place is a piece of it. Two looks at a whole line differ by a few
-pixels at its rim; pieces that replaced lines were most of what a second look lost."""
+"""A line with less than this fraction of another line's area, at the same place, is a piece of that line. Two looks at
+a whole line differ by a few pixels at its rim; pieces that replaced lines were most of what a second look lost."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ def faint_region(
 
 
 def merge(first: Sequence[Found], closer: Sequence[Found]) -> list[Found]:
-    """Return the lines of two looks. The closer look counts for a line found twice unless it has only a piece of it."""
+    """Return the lines of two looks. For a line found twice, the closer look counts unless it has only a piece."""
     kept = [line for line in first if not any(_within(line, other) and not _piece(other, line) for other in closer)]
     return kept + [line for line in closer if not any(_within(line, other) for other in kept)]
 
 
 def moved(line: Found, left: int, top: int) -> Found:
-    """Return a line of a part of an image in pixels of the image."""
+    """Return a line found in a part of an image, moved to its place in the whole image."""
     box, arc = line
     x, y = arc.center if arc else (0.0, 0.0)
     return box + np.array((left, top), np.int32), arc and replace(arc, center=(x + left, y + top))

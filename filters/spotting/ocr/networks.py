@@ -15,8 +15,8 @@ Network = Callable[[Floats], Floats]
 
 def load_network(model: bytes, settings: SpotterSettings, fixed: Collection[tuple[int, ...]] = ()) -> Network:
     """Load a network with one input and one output. Raise RuntimeError if the processor does not support the precision
-    of the settings. OpenVINO compiles the network separately for each of the `fixed`, frequent, shapes of the input
-    that occurs, which takes some 20 MiB and saves about a quarter of the time."""
+    of the settings. `fixed` are frequent shapes of the input: OpenVINO compiles the network separately for each that
+    occurs, which takes some 20 MiB and saves about a quarter of the time."""
     return _OpenVino(model, settings, fixed) if settings.engine == "openvino" else _OnnxRuntime(model)
 
 
@@ -36,7 +36,7 @@ class _OnnxRuntime:
 
 
 class _OpenVino:
-    """A network in OpenVINO, compiled separately by shape alone, because results differ in the last digits."""
+    """A network in OpenVINO. The shape alone selects the compiled form, because results differ in the last digits."""
 
     def __init__(self, model: bytes, settings: SpotterSettings, fixed: Collection[tuple[int, ...]]) -> None:
         import openvino

@@ -97,7 +97,7 @@ class Graph:
         return next((node for node in self.nodes if name in node.output), None)
 
     def only_user(self, name: str) -> Any:
-        """Return the node that reads a tensor. Return None if several or none do, or if it is the model's output."""
+        """Return the only node that reads a tensor. Return None if there is no such node, or for the model's output."""
         users = [node for node in self.nodes if name in node.input]
         return users[0] if len(users) == 1 and name != self.output else None
 
@@ -118,7 +118,7 @@ class Graph:
     def insert(
         self, before: Any, operator: str, inputs: Sequence[str], output: str, **attributes: int | bytes | Sequence[int]
     ) -> str:
-        """Insert a new node before another, or append it if that is None, and return the name of its output."""
+        """Insert a new node before `before`, or append it if that is None. Return the name of its output."""
         node = _messages()["Node"](op_type=operator, input=inputs, output=[output])
         for name, value in attributes.items():
             field, kind = _FIELDS.get(type(value), ("ints", _INTS))

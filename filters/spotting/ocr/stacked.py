@@ -18,7 +18,7 @@ from open_diht.filters.spotting.ocr.detection import Floats, Pixels, Quad
 # These limits are wide on purpose: a column that is none costs a reading and mostly gives no word, a column that is
 # missed costs the overlap.
 _LEAST_PROPORTION: Final = 2.5
-"""Least height by width of a column: three letters or more one above the other."""
+"""Least ratio of height to width of a column: three letters or more one above the other."""
 _LEAST_LETTERS, _MOST_LETTERS = 4, 30
 """Fewer than four are found by chance wherever short lines stand above each other; longer words are not on signs."""
 # Relative to the width of the wider of two parts:
@@ -26,12 +26,12 @@ _MOST_SHIFT: Final = 0.5
 _LEAST_GAP, _MOST_GAP = -0.3, 2.5
 """Boxes of neighboring letters may overlap; the detector may have missed a letter or two between two parts."""
 _LEAST_WIDTH: Final = 0.3
-"""An I is a third as wide as an M."""
+"""Least ratio of the widths of two neighbors: an I is a third as wide as an M."""
 _LEAST_HEIGHT: Final = 0.6
-"""Least height by the width of a part itself: wider ones are separate lines."""
+"""Least ratio of a part's height to its width: wider parts are separate lines."""
 # Relative to the width of the column:
 _BLUR: Final = 0.06
-"""Joins the strokes of a letter, and leaves the gap between two letters."""
+"""Blur that joins the strokes of a letter, and leaves the gap between two letters."""
 _LEAST_INK: Final = 0.15
 """Least height of a letter; lower marks are specks or dashes."""
 _DOT: Final = 0.3
