@@ -1,4 +1,4 @@
-"""Hard negatives: select captions for an image, keep pairs of both apart, select images for a cue.
+"""Hard negatives: select captions for an image, tell pairs of images and captions apart, select images for a cue.
 
 Caption selection: all right captions of an image must score above all wrong ones (SugarCrepe, ARO,
 What'sUp). Pair selection: two images and two captions that are easily confused, with text, image

@@ -11,8 +11,8 @@ and 1, where Wilson's interval may hold in only about 84 % of cases. A mean over
 of similar size, whose intervals are combined by the squares of their distances (Zou and Donner 2008), so that a small
 class with all items right still counts as uncertain. benchmarks/coverage.md shows how often each interval holds.
 
-All of this is sampling noise, of the test set and of the shots. Two trainings of one recipe differ beyond it (by about
-0.2 points on ImageNet, according to the DataComp authors). No test set can show that; it takes several seeds.
+All of this is sampling noise, of the test set and of the shots. Two trainings of one recipe also differ (by about 0.2
+points on ImageNet, according to the DataComp authors). No test set can show this difference, only several seeds.
 """
 
 from __future__ import annotations

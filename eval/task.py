@@ -56,8 +56,8 @@ class Task:
     """Instructions to get the data, in one sentence, shown where the data is not available. `{fetch}` stands for the
     command that fetches it."""
     version: Positive = 1
-    """Version, increased when a change of this entry changes its numbers. They are then measured again and not compared
-    with older ones. Other tasks are unaffected."""
+    """Version, increased when a change of this entry changes its numbers. The numbers are then measured again and not
+    compared with older ones. Other tasks are unaffected."""
     paper: str = ""
     """The publication of the data set, or of the task made of it."""
     items: Positive | None = None
@@ -69,7 +69,7 @@ class Task:
     """`dataset` (the data's own), `source:set` of `eval/templates`, or the list itself. A webdataset's
     own names take precedence."""
     templates: str | tuple[str, ...] = "dataset"
-    """`dataset`, `source:set` or a list of prompts, as for class names; a webdataset's own take precedence."""
+    """`dataset`, `source:set` or a list of prompts, as for class names; a webdataset's templates take precedence."""
     direction: Direction | None = None
     """image_to_text or text_to_image (retrieval)."""
     caption_templates: tuple[str, ...] = ("{}",)

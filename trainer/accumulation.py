@@ -1,10 +1,10 @@
 """The gradient of one batch, computed in parts (GradCache, Gao et al. 2021).
 
-The contrastive loss couples all pairs of a batch, so averaging the gradients of parts is not its gradient. Instead: (1)
-encode every part without gradient and keep the features; (2) compute one loss over the features of all ranks, and its
-gradient with respect to them; (3) encode each part again, with the same random numbers, and backpropagate its feature
-gradients. Losses that are sums over samples, such as the concept loss, are added in (3). Ranks average the gradients of
-the parameters once, in the last part.
+The contrastive loss couples all pairs of a batch, so the mean of the parts' gradients is not the batch's gradient.
+Instead: (1) encode every part without gradient and keep the features; (2) compute one loss over the features of all
+ranks, and its gradient with respect to them; (3) encode each part again, with the same random numbers, and
+backpropagate its feature gradients. Losses that are sums over samples, such as the concept loss, are added in (3).
+Ranks average the gradients of the parameters once, in the last part.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def backward(
 ) -> BatchLoss:
     """Add the gradient of the whole batch's loss to the parameters, and return the losses, detached. `batch` holds this
     rank's pairs, as many as on every other rank, and is computed in `parts` parts. `seeds` has a seed of torch's random
-    numbers for each part. None seeds nothing. Raises ValueError if the batch cannot be cut into so many parts, or has
-    no targets for a head."""
+    numbers for each part; if it is None, nothing is seeded. Raises ValueError if the batch cannot be cut into so many
+    parts, or has no targets for a head."""
     ranks = ranks or Ranks()
     if not 1 <= parts <= len(batch):
         raise ValueError(f"a batch of {len(batch)} pairs on this rank cannot be computed in {parts} parts")

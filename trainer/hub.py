@@ -1,7 +1,7 @@
 """Publish a trained model on a hub: `python -m open_diht.trainer.hub WORKDIR/export hf://owner/name`.
 
 All files of the folder are published in one commit, so no reader sees half a model. open_clip then loads
-`hf-hub:owner/name`, if the towers are its own. The environment provides the token (`HF_TOKEN`) and the address of
+`hf-hub:owner/name`, if the towers are open_clip's. The environment provides the token (`HF_TOKEN`) and the address of
 another hub (`HF_ENDPOINT`).
 """
 

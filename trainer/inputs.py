@@ -50,8 +50,8 @@ def _no_answer(error: Exception) -> BadSource | None:
 
 
 def resolved(config: Config) -> tuple[Config, str]:
-    """Replace `concepts.path` auto by paths or "", and return the configuration with a line that reports it. Raises
-    `BadSource` if the store of the data cannot be reached."""
+    """Replace a `concepts.path` of auto by paths or "". Return the configuration, and a line that reports the choice.
+    Raises `BadSource` if the store of the data cannot be reached."""
     path = config.concepts.path
     line = f"concept targets: {path}" if path else "concept distillation is not requested"
     if path == "auto" and config.data.loader:  # its path need not be a folder

@@ -147,8 +147,8 @@ def left_out(parts: Parts) -> list[str]:
 
 def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
     """Load the checkpoint of another run at `branch.path` into the parts, on all ranks. Raises `WrongUse` if it is
-    missing, has another model or text_cfg, its run trained other weights, its samples do not fill whole batches, or no
-    samples are left. Raises `CheckpointError` if it is damaged, `StoreError` if it cannot be downloaded."""
+    missing, has another model, text_cfg or set of trained weights, or its samples do not fill whole batches or leave
+    none to see. Raises `CheckpointError` if it is damaged, `StoreError` if it cannot be downloaded."""
     with _opened(path, parts.config.data.cache_folder, ranks) as (checkpoints, step):
         try:
             found = checkpoints.load(step)

@@ -63,7 +63,7 @@ class HubSet:
 
 
 def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, fetcher: Fetcher) -> None:
-    """Download splits of the set `owner/name` in CLIP_benchmark's webdataset layout; only the first one must exist. A
+    """Download splits of the set `owner/name` in CLIP_benchmark's webdataset layout; only the first split must exist. A
     split's `nshards.txt` is put in place last, so that no reader takes an interrupted split for a complete one."""
     wanted = [split for split in splits if not (folder / split / "nshards.txt").exists()]
     for split in splits:

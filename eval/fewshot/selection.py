@@ -5,9 +5,9 @@ divided into at most four folds, each fold is predicted from the others, and the
 wins. In a tie the most cautious one wins. A single shot per class leaves nothing to validate on, so the candidate is
 fixed in advance.
 
-A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side. So there is no
-one-standard-error rule by default: it would stay too near the text, above all with few shots. And several shots get at
-least the freedom of one shot (`floor`). benchmarks/RESULTS.md has the figures.
+A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side. For this reason there
+is no one-standard-error rule by default: it would stay too near the text, above all with few shots. And several shots
+get at least the freedom of one shot (`floor`). benchmarks/RESULTS.md has the figures.
 
 Hits are not used: with 20 held-out shots they are too coarse, and the choice jumps between draws.
 """
@@ -100,8 +100,8 @@ def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Ten
 
 
 def most_cautious(losses: NDArray[np.float64], standard_errors: float = 0.0) -> int:
-    """Return the first candidate whose mean loss is at most `standard_errors` above the lowest. The standard error is
-    that of the difference on the same samples, which is usually far smaller than that of either loss."""
+    """Return the first candidate whose mean loss is at most `standard_errors` standard errors above the lowest. These
+    are of the difference on the same samples, so usually far smaller than those of either loss."""
     behind = losses - losses[np.argmin(losses.mean(axis=1))]
     error = behind.std(axis=1, ddof=1) / np.sqrt(losses.shape[1]) if losses.shape[1] > 1 else np.zeros(len(losses))
     return int(np.flatnonzero(behind.mean(axis=1) <= standard_errors * error)[0])

@@ -1,8 +1,8 @@
 """Select the training samples that are the shots, as a function of seed, keys and labels alone.
 
-Samples of a class are ordered by a hash of seed and key, and k shots are the first k. Shots are
-therefore nested (the shot of k = 1 is among the two of k = 2). They do not depend on the order of
-the samples, the model, or the version of a random generator.
+Samples of a class are ordered by a hash of seed and key, and the first k are the k shots. So shots are nested (the shot
+of k = 1 is among the two of k = 2). They do not depend on the order of the samples, the model, or the version of a
+random generator.
 """
 
 from __future__ import annotations

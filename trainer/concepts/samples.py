@@ -1,9 +1,9 @@
 """The training, validation and test samples of a head, and the order of the training samples.
 
-The hash of its key puts a sample into a part, so parts do not change when shards are added. Training up-samples
-rare concepts by the square root of their frequency: a concept in a fraction f of the samples has the repeat factor
-r = max(1, sqrt(t / f)), a sample has the largest factor of its concepts, and it occurs floor(r) times in an epoch,
-and once more with probability r - floor(r). (Square-root up-sampling, this form of it, and t are (unverified).)
+A sample's part depends on the hash of its key, so parts do not change when shards are added. Training up-samples rare
+concepts by the square root of their frequency: a concept in a fraction f of the samples has the repeat factor r =
+max(1, sqrt(t / f)), a sample has the largest factor of its concepts, and it occurs floor(r) times in an epoch, and once
+more with probability r - floor(r). (Square-root up-sampling, this form of it, and t are (unverified).)
 """
 
 from __future__ import annotations

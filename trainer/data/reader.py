@@ -269,8 +269,8 @@ class Reader:
         self, source: int, shard: int, row: int, seed: int, bad: list[Bad]
     ) -> Iterator[tuple[_Opened, int, bool]]:
         """Yield candidates for a sample: shard, row of the index, and whether it is the sample itself. First comes the
-        sample, then others of its shard, then samples of the following shards that are not missing. They are a function
-        of position, seed and missing shards, so all ranks and every resume agree."""
+        sample, then others of its shard, then samples of the following shards that are not missing. Candidates are a
+        function of position, seed and missing shards, so all ranks and every resume agree."""
         there = self._there[source]
         first, attempt = bisect_left(there, shard), 0
         for step in range(len(there) + _NEIGHBORS):

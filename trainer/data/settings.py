@@ -50,7 +50,7 @@ class DataSettings:
     sources: tuple[Source, ...] = ()
     """The data sets to read. Set either these or `loader`."""
     loader: str = ""
-    """Import path, `package.module:Class`, of a loader of your own that is used instead of that of shards
+    """Import path, `package.module:Class`, of a loader of your own that is used instead of the loader of shards
     ([guide](../extend/tower.md))."""
     path: str = ""
     """Data of `loader`, in a form that the loader defines."""
@@ -110,9 +110,9 @@ class DataSettings:
     """Folder for remote shards while they are read, for indexes (see `index_folder`), and for files on their
     way to a remote WORKDIR (about two checkpoints). None: `$XDG_CACHE_HOME/diht` or `~/.cache/diht`."""
     cache_gib: Above0 = 50.0
-    """Largest size of the cache of remote shards, in GiB, for all ranks of a machine together. The least
-    recently used shards are dropped first. It must hold two windows of the shuffle of every stream that
-    the machine reads; if it does not, the run is refused and the error states the size needed."""
+    """Largest size of the cache of remote shards, in GiB, for all ranks of a machine together. The least recently used
+    shards are dropped first. The cache must hold two windows of the shuffle of every stream that the machine reads; if
+    it cannot, the run is refused and the error states the size needed."""
 
     @property
     def places(self) -> tuple[str, ...]:

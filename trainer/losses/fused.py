@@ -26,8 +26,8 @@ _NONE = tl.constexpr(-math.inf)
 
 
 def hn_nce_rows_fused(x_bd: Tensor, y_nd: Tensor, scale: Tensor, *, chunk: int | None, **options: Any) -> RowLosses:
-    """Compute `hn_nce_rows` on a GPU, with the same arguments and result, in tiles of `chunk` rows or about 128 MiB.
-    Also raises ValueError if the features are not on a GPU, unless Triton interprets the kernels."""
+    """Compute `hn_nce_rows` on a GPU, with the same arguments and result, in tiles of `chunk` rows, by default about
+    128 MiB. Also raises ValueError if the features are not on a GPU, unless Triton interprets the kernels."""
     if not x_bd.is_cuda and not _INTERPRETED:
         raise ValueError(
             f"loss.implementation is triton, but the features are on {x_bd.device.type}: set it to auto, or train on "
