@@ -58,8 +58,7 @@ _READING = pa.struct([field for field in RECORD if field.name != "ordinal"])
 class AnnotateCaptions(beam.PTransform[Any, Any]):
     """A transform that annotates captions: it adds a column `annotations` to batches, for `ApplyCat`.
 
-    Annotations are null for a row that cannot be read (see `ApplyCat`). Without a caption they are those of an empty
-    text.
+    A row that cannot be read (see `ApplyCat`) has null annotations. A row without caption has those of an empty text.
 
     Args:
         caption: the column with the captions.
