@@ -17,7 +17,7 @@ from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.store.storage import store_path
 
 before_main = ForkServer.branch_off
-"""See `run_command`: workers are forked with the modules imported by then."""
+"""Called by `run_command` after the imports: starts the process that workers are forked from."""
 
 
 def _settings(options: argparse.Namespace) -> ConceptSettings:

@@ -22,8 +22,8 @@ NO_IMAGE = "missing_image"
 NOT_FINITE = "not_finite"
 TEACHER_FAILED = "teacher_failed"
 MAX_ASPECT = 20
-"""Longer images are cropped to this aspect ratio, around the middle. Most teachers resize the shorter
-side, which would enlarge a line of pixels enormously, and then use the middle."""
+"""Longer images are cropped around the middle to this aspect ratio. Most teachers resize the shorter side, and then use
+the middle; they would make an image enormous that is one line of pixels."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def prepared(content: bytes | None, teacher: LoadedTeacher) -> Any:
 
 
 def extracted(images: Sequence[Any], teacher: LoadedTeacher) -> Features:
-    """Return the features of a batch of results of `prepared`. Raise TeacherFailed if memory ran out, or the teacher
-    failed on every one of several images."""
+    """Return the features of a batch of images that `prepared` has converted. Raise TeacherFailed if memory ran out, or
+    if the teacher failed on each of several images."""
     bad = {place: image for place, image in enumerate(images) if isinstance(image, Bad)}
     places = [place for place in range(len(images)) if place not in bad]
     found = _found([images[place] for place in places], teacher) if places else []

@@ -1,7 +1,7 @@
 """Extract features of a frozen teacher for every image. A unit is a shard.
 
-For a given batch size, batches depend only on the shard. So with equal processors and threads, a killed
-and resumed run produces the same bytes as an undisturbed one, and n shards of a run the same as one process. A unit's
+For a given batch size, batches depend only on the shard. So with equal processors and threads, the results are the same
+bytes whether a run was undisturbed or was killed and resumed, and whether one process or n shards made them. A unit's
 results are saved about every minute, and the next run with the same settings resumes from there. The row of an image
 that cannot be decoded, or on which the teacher fails, holds zeros and is marked.
 
@@ -47,13 +47,13 @@ class FeatureStage(Stage):
     shards: StorePath
     teacher: Teacher
     fingerprint: Mapping[str, str] | Fingerprints
-    """Fingerprint of each unit: teacher, precision and tar. The batch size is not part of it, because it changes only
-    the last bits: after lowering it for lack of memory, finished units remain valid."""
+    """Fingerprint of each unit: teacher, precision and tar. The batch size is not part of it, so finished units remain
+    valid if a user lowers the size for lack of memory. It changes only the last bits of features."""
     batch_size: int = 32
     device: str = "cpu"
     precision: str = "fp32"
     threads: int = 1
-    """Number of threads in each worker: of torch on a CPU, of decoding on a GPU."""
+    """Number of threads in each worker. On a CPU they compute; for a GPU they decode images."""
     name: str = field(default="features", init=False)
     planned = False
     noun = "images"
@@ -120,12 +120,12 @@ class FeatureStage(Stage):
 
 
 def feature_path(layout: Layout, unit: str) -> StorePath:
-    """Return the path of the features of a shard (`unit`, without .tar), a float16 array (n, d)."""
+    """Return the path of a shard's features, a float16 array (n, d). `unit` is the shard's file name without .tar."""
     return layout.data("features", unit).with_suffix(".npy")
 
 
 def status_path(layout: Layout, unit: str) -> StorePath:
-    """Return the path of the `keys` and `good` (bool) of the rows of a shard (`unit`, without .tar)."""
+    """Return the path of the `keys` and `good` (bool) of a shard's rows. `unit`: see `feature_path`."""
     return layout.data("features", unit).with_suffix(".npz")
 
 

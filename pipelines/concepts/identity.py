@@ -1,9 +1,9 @@
 """Identify the features in a folder: their teacher, and the precision it computes in.
 
-Features are keyed to the model, the SHA-256 of its weights, its preprocessing and the precision,
-but not to the versions of torch and of the model's library: another version that computes the same
-invalidates nothing. This is checked: the folder stores the float32 features of one fixed image, and
-a run with features of the same teacher and precision to extract compares its own with them.
+Features are keyed to the model, the SHA-256 of its weights, its preprocessing and the precision, but not to the
+versions of torch and of the model's library: another version that computes the same invalidates nothing. This is
+checked: the folder stores the float32 features of one fixed image. Before a run extracts features of the same teacher
+and precision, it computes those of this image too, and compares them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath
 
 SAME = 0.01
-"""Maximum relative distance of equal features of one image. Processors and versions differ by
-about 0.00001; another interpolation in the preprocessing by about a tenth."""
+"""Maximum relative distance of two features of one image that count as equal. Another processor or version changes them
+by about 0.00001, another interpolation in the preprocessing by about a tenth."""
 
 
 def record_path(layout: Layout) -> StorePath:
@@ -32,8 +32,8 @@ def record_path(layout: Layout) -> StorePath:
 
 
 def precision_of(layout: Layout, teacher: Teacher, asked: str, device: str) -> str:
-    """Return the precision to compute in, bf16 or fp32. `AUTO` takes that of this teacher's features in the folder, so
-    that shards on machines of several kinds agree. Without such features it takes the device's best."""
+    """Return the precision to compute in, bf16 or fp32. `AUTO` stands for the precision of this teacher's features in
+    the folder, so that shards on different kinds of machines agree, or for the device's best if there are none."""
     if asked != AUTO:
         return asked
     known = read_json(record_path(layout))
@@ -50,8 +50,8 @@ def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
 
 
 def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.NDArray[np.float32]) -> None:
-    """Record what identifies the features of a folder, or compare with its record of the same teacher and precision.
-    Raise WrongUse if `sees`, the result of `seen` on this machine, differs from the recorded features."""
+    """Record what identifies a folder's features. For a folder that has a record of the same teacher and precision,
+    raise WrongUse if `sees`, the result of `seen` on this machine, differs from the recorded features."""
     path = record_path(layout)
     ours: dict[str, Any] = {
         "teacher": teacher.identity(),
@@ -77,7 +77,7 @@ def _listed(versions: dict[str, str]) -> str:
 
 
 def _fixed() -> Image.Image:
-    """Return an image with edges, gradients and fine patterns that is not square."""
+    """Return an image that is not square and has edges, gradients and fine patterns."""
     y, x = np.mgrid[0:300, 0:400]
     red = 255 * x / 400
     green = 255 * ((x // 7 + y // 5) % 2)

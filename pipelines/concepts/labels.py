@@ -1,4 +1,4 @@
-"""Store the concepts of every sample in the shards as class ids, on which the teacher's heads are trained."""
+"""Store class ids for the concepts of every sample in the shards. The teacher's heads are trained on them."""
 
 from __future__ import annotations
 
@@ -85,5 +85,5 @@ class LabelStage(Stage):
 
 
 def label_path(layout: Layout, unit: str) -> StorePath:
-    """Return the path of the labels of a shard (`unit`, without .tar)."""
+    """Return the path of a shard's labels. `unit` is the shard's file name without .tar."""
     return layout.data("labels", unit).with_suffix(".npz")

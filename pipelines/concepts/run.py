@@ -71,13 +71,13 @@ class ConceptSettings:
     batch_size: int | None = None
     """Number of images in a batch, by default 32, or 256 on a GPU."""
     device: str = AUTO
-    """torch device of the teacher. cuda takes all GPUs, by default with a process each on the direct runner. auto is
-    cuda if this machine has it, and otherwise cpu."""
+    """torch device of the teacher. cuda takes all GPUs; the direct runner by default starts one process for each GPU.
+    auto means cuda if this machine has it, otherwise cpu."""
     precision: str = AUTO
-    """bf16, fp32 or auto. auto takes that of this teacher's features in the folder, or by default bf16 if the device
-    supports it and otherwise fp32."""
+    """bf16, fp32 or auto. auto means the precision of this teacher's features in the folder. Without such features it
+    means bf16 if the device supports it, otherwise fp32."""
     workers: int | None = None
-    """Units at a time. By default the direct runner has one for each GPU of `device`, or for each core without GPUs;
+    """Units at a time. By default the direct runner has one for each GPU of `device`, or without GPUs for each core;
     other backends have their own default. On Prism, Dask and Dataflow the backend decides."""
     backend: Backend = field(default_factory=Direct)
     """Where the work runs."""
@@ -133,7 +133,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
 
 
 def _check_output(layout: Layout) -> None:
-    """Raise WrongUse if `check_folder` refuses OUTPUT, or it holds foreign files where its first run would write."""
+    """Raise WrongUse if `check_folder` refuses OUTPUT, or foreign files are where its first run would write."""
     if is_local(layout.root):
         check_folder("OUTPUT", layout.root)
     if layout.plan.exists() or any((layout.work / stage).is_dir() for stage in _STAGES):
@@ -194,8 +194,8 @@ class Extraction:
 
 
 def outdated(layout: Layout, stage: str, fingerprints: Mapping[str, str]) -> Iterator[str]:
-    """Yield each unit that is not committed with its fingerprint. Delete records that are corrupt, and those with files
-    that are missing or of another size."""
+    """Yield each unit that has no commit record with its fingerprint. Delete records that are corrupt, or whose files
+    are missing or of another size."""
     vouched = Vouched(layout)
     records = each(lambda unit: vouched.read(layout.commit(stage, unit)), fingerprints, layout.root)
     for (unit, fingerprint), record in zip(fingerprints.items(), records, strict=True):
@@ -214,17 +214,16 @@ class _Run:
     layout: Layout
     say: Callable[[str], None]
     kept: dict[str, FileStamp]
-    """Parts of kept/, each with a stamp that changes with it."""
+    """Parts of kept/, each with a stamp that changes when the part changes."""
     shards: dict[str, Shard]
     """See `shard_entries`."""
     extraction: Extraction
     asked: str
-    """Fingerprint of teacher, `min_count` and `max_size`; shards share units if theirs are equal."""
+    """Fingerprint of teacher, `min_count` and `max_size`. Shards share units only if their fingerprints are equal."""
     lock: FileLock | Lease
 
     def do(self) -> int:
-        """Do the part of a shard. The last shard, or a run without shards, then does the rest. Return the exit
-        status."""
+        """Do the shard's part. The last shard, or a run without shards, then does the rest. Return the exit status."""
         retract(self.layout.root / "concepts.json")  # no reader may take unfinished output for finished
         kept, shards = sorted(self.kept), list(self.shards)
         if self.settings.shard:
@@ -255,7 +254,7 @@ class _Run:
 
     @cached_property
     def _fingerprints(self) -> dict[str, dict[str, str]]:
-        """Fingerprints of units by stage, for the stages that do not wait for the vocabulary."""
+        """Fingerprint of each unit, by stage, for the stages that do not wait for the vocabulary."""
         names = fingerprint_of(NAMES_VERSION, model_provenance())
         counts = {unit: fingerprint_of(names, stamp) for unit, stamp in self.kept.items()}
         return {"vocabulary": counts, "features": self.extraction.fingerprints(self.shards)}
@@ -322,7 +321,7 @@ class _Run:
         return True
 
     def _do(self, stage: Stage, fingerprints: dict[str, str]) -> bool:
-        """Do the units of a stage that are not committed with their fingerprint. Return False if some failed."""
+        """Do the units of a stage that have no commit record with their fingerprint. Return False if some failed."""
         todo = list(outdated(self.layout, stage.name, fingerprints))
         if todo and stage.name == "features":
             self.say(f"features: {self.extraction.said}, {self.engine.workers} at a time")
@@ -369,7 +368,7 @@ class _Run:
         return self._is_good(list(records.values()))
 
     def _is_good(self, records: Sequence[dict[str, Any]]) -> bool:
-        """Report bad images and corrupt shards. Return whether no shard is corrupt and not too many images are bad."""
+        """Report bad images and corrupt shards. Return False if a shard is corrupt or too many images are bad."""
         bad = [entry for record in records for entry in record["bad"]]
         rows = sum(record["rows"] for record in records)
         broken = [f"{record['unit']}.tar ({record['broken']['message']})" for record in records if record["broken"]]

@@ -41,9 +41,9 @@ def shard_entries(data: StorePath) -> dict[str, Shard]:
 
 
 def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the key and image of each sample, only the first of equal keys. The image is None if the sample has none,
-    and is cut at `MAX_IMAGE_BYTES`. Raise UnreadableFile if the tar is corrupt or truncated, after all samples before
-    the damage but the last."""
+    """Yield the key and image of each sample; of samples with equal keys, only the first. The image is None if the
+    sample has none, and is cut at `MAX_IMAGE_BYTES`. If the tar is corrupt or truncated, yield the samples before the
+    damage except the last one, then raise UnreadableFile."""
 
     def limit(_: int, ending: str) -> int:
         return MAX_IMAGE_BYTES if ending in IMAGES else 0
@@ -53,7 +53,7 @@ def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
 
 
 def annotations_of(path: StorePath) -> Iterator[tuple[str, Row | None]]:
-    """Yield the key of each sample, and its JSON object or None if it has none. Raise like `images_of`."""
+    """Yield each sample's key and its JSON object, which is None if the sample has none. Raise like `images_of`."""
 
     def limit(_: int, ending: str) -> int:
         return MAX_JSON_BYTES if ending == "json" else 0

@@ -62,21 +62,21 @@ class Teacher:
 
     def identity(self) -> dict[str, str]:
         """Return the facts that features depend on, except their precision. Versions of libraries are not among them,
-        because `identity.settle` checks whether they compute the same."""
+        because `identity.settle` checks whether two versions compute the same."""
         facts = asdict(self)
         for name in ("weights", "license"):
             del facts[name]
         return {key: str(value) for key, value in facts.items()}
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of the libraries that compute."""
+        """Return the versions of the libraries that compute features."""
         return {name: version(_DISTRIBUTIONS.get(name, name)) for name in ("torch", self.library)}
 
     def load(self, device: str = "cpu", precision: str = "fp32") -> LoadedTeacher:
         """Build the model and read the weights. `device`: torch's name; cuda claims one of the GPUs, see `Claim`, and
-        cuda:1 claims that GPU. Raise WrongUse if there is no such model, it has no linear layer to drop (torchvision),
-        its text configuration is not cached (open_clip), the weights do not fit it, or the device does not support the
-        precision."""
+        cuda:1 claims GPU 1. Raise WrongUse if there is no such model, if the model has no linear layer to drop
+        (torchvision) or its text configuration is not cached (open_clip), if the weights do not fit the model, or if
+        the device does not support the precision."""
         import torch
 
         if precision == "bf16" and not computes_bf16(device):
@@ -98,7 +98,7 @@ class LoadedTeacher:
     device: str
     """torch device."""
     precision: str = "fp32"
-    """fp32 or bf16: matrix products in bfloat16 (torch's autocast); weights stay float32."""
+    """fp32 or bf16. With bf16, torch's autocast computes matrix products in bfloat16; weights stay float32."""
     claim: Claim | None = None
     """Claim on the GPU, held as long as the teacher is in its memory."""
 
@@ -118,9 +118,9 @@ def teacher_names() -> list[str]:
 
 
 def find_teacher(name: str, weights: str | None = None) -> Teacher:
-    """Find a teacher by name (see the head of this module) and the SHA-256 of its weights, whose path may be in the
-    name or a package. Raise WrongUse if there is no such teacher, if a package is not installed, or if the weights are
-    missing, named twice or not the known file."""
+    """Return the teacher called `name` (see the head of this module), with the SHA-256 of its weights. The weights are
+    in the file `weights`, in a file that the name gives, or in a package. Raise WrongUse if there is no such teacher,
+    if a package is not installed, or if the weights are missing, named twice or not the known file."""
     asked = parse_encoder_name(name, libraries=LIBRARIES, names=teacher_names(), what="teacher")
     whose = f"teacher {name}"
     if asked.library:

@@ -122,9 +122,9 @@ def lowest_count(rows: int, asked: int | None) -> int:
 
 
 def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: int, max_size: int) -> Vocabulary:
-    """Make the vocabulary: the names of each head that `min_count` rows have, most frequent first, equally frequent
-    ones by name. Its `hash` covers the names in order, because their positions are the class ids. Raise ValueError,
-    with the highest count, if a head would be empty."""
+    """Return the vocabulary: for each head the names that at least `min_count` rows have, the most frequent first,
+    equally frequent ones by name. Its `hash` covers the names in order, because their positions are the class ids.
+    Raise ValueError, with the highest count, if a head would be empty."""
     found: dict[str, list[tuple[int, str]]] = {head: [] for head in HEADS}
     most: dict[str, tuple[int, str]] = {}
     for head, name, count in _merged(layout, units):

@@ -49,7 +49,7 @@ class Dataset:
     format: str = "auto"
     """File format. auto: detected from the extension, then from the first bytes. The name of a format (parquet, tsv,
     csv, jsonl, webdataset, or one that a plugin registers) applies whatever the file's name. The built-in data sets use
-    auto, because the same rows occur as published and as img2dataset's shards."""
+    auto, because their rows occur both as published and as img2dataset's shards."""
     header: bool = True
     """Whether a TSV or CSV file starts with a line of column names."""
     columns: tuple[str, ...] = ()
@@ -60,16 +60,16 @@ class Dataset:
     """Columns named explicitly. Those left None are found by alias."""
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     """Aliases that replace those in roles.py, by role. Width and height have none, because `roles` names them as a
-    pair. For the role `captions`, all columns among its aliases that a file has are taken."""
+    pair. The role `captions` takes every column of a file whose name is among its aliases."""
     needs: tuple[str, ...] = ("caption", "url")
-    """Roles that a file must have. Available images (bytes, paths, tar members) replace `url`."""
+    """Roles that a file must have. A file with images (bytes, paths, tar members) does not need `url`."""
     caption_list: CaptionList = "first"
-    """Treatment of a single caption that is a list of texts: take the first, or refuse the file."""
+    """Treatment of lists of texts in the column of the role `caption`: take the first text, or refuse the file."""
     swap_size: bool = False
     """Whether the columns named width and height hold each other's values (LAION)."""
     images_root: str | None = None
-    """Folder (path or URL) that image paths are relative to. Images are read only from below it and the manifest's
-    folder. By default they are read only from below the latter."""
+    """Folder (path or URL) that image paths are relative to. Images are read only from below this folder and the
+    manifest's folder. Without `images_root`, they are read only from below the manifest's folder."""
     notes: str = ""
     """Remarks for users of the data."""
 

@@ -40,7 +40,7 @@ class Annotations:
         self._work, self._kinds = work, annotating_stages()
 
     def make(self, units: Sequence[str]) -> None:
-        """Run each stage of the run on its units that are not done, one after another, leaving out failed units."""
+        """Run the stages one after another, each on its units that are neither done nor failed."""
         work = self._work
         for kind in self._kinds:
             names = kind.units(work, work.alive(units))

@@ -65,8 +65,8 @@ _FAILED = (
 
 
 def backend_of(options: argparse.Namespace, places: Sequence[tuple[str, str]]) -> Backend:
-    """Return the backend that runs the units. RunnerError or WrongUse says why these options, or arguments for Beam,
-    cannot be used. `places` are the data that workers read and write: (name of the option or variable, path)."""
+    """Return the backend that runs the units. Raise RunnerError or WrongUse if options or arguments for Beam cannot be
+    used. `places` are the data that workers read and write: (name of the option or variable, path)."""
     backend = make_backend(
         options.runner,
         options.of_beam,
@@ -97,8 +97,8 @@ before_main = ForkServer.branch_off
 
 
 def exit_status(do: Callable[[], int]) -> int:
-    """Return the status of `do`. It is 0 if `do` only staged a job. Print the message of an error of the user, the run
-    or a store, and return its status."""
+    """Return the status of `do`, or 0 if `do` only staged a job. Print the message of an error that the user, the run
+    or a store caused, and return the status of that error."""
 
     def do_or_stage() -> int:
         try:
@@ -122,7 +122,7 @@ def told(outcome: FilterOutcome) -> int:
 
 
 def settings_of(options: argparse.Namespace) -> RunSettings:
-    """Return the settings of the run that a command line asks for, as `options.parsed` returns it."""
+    """Return the settings of a run, given the result of `options.parsed`."""
     refuse_empty(options, "input", "output", "work")
     # Plugins first, since other options may name their stages and formats.
     for name in options.plugin:

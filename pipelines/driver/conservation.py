@@ -24,7 +24,7 @@ _NAMED = 3  # damaged files named in a message
 
 
 class NotConserved(RuntimeError):
-    """The result files do not hold each row once, by a bug or by changes to the output folder."""
+    """The result files do not hold each row once, because of a bug or because the output folder was changed."""
 
 
 class _Damaged(NotConserved):

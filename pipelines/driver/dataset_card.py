@@ -1,8 +1,8 @@
 """README.md of an output folder: a data set card for hubs, whose YAML head tells loaders which files to read.
 
-`datasets.load_dataset` loads kept/ by default, if it has rows; each other kind is a configuration with its name. The
-head lists the column types of a kind if its parts agree on them and the notation can express all of them. Parts with
-different columns then load as one table, with null for columns that a part lacks.
+By default `datasets.load_dataset` loads kept/, if that has rows; each other kind of rows is a configuration with the
+kind's name. The head lists the column types of a kind if its parts agree on them and the notation can express all of
+them. Parts with different columns then load as one table, with null for columns that a part lacks.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ LICENSES = (
     *("cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
     *("cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odc-by", "odbl", "pddl", "apache-2.0", "mit"),
 )
-"""Common license identifiers of data that hubs know. Others become `other` in the head of the card,
-and its text has their full name."""
+"""License identifiers that hubs know, as far as they are common for data. Any other license becomes `other` in the head
+of the card, and the card's text has its full name."""
 _OWN = "Image-text pairs of the publisher's own"
 """Title of data sets without a home page."""
 _NOT_STATED = ("", "unknown", "yours")
-"""Values of a data set's license that name none."""
+"""Values of a data set's `license` that name no license."""
 _MEANING = {
     "uid": "128 bits in hex",
     "caption": "the caption, unchanged",
@@ -57,7 +57,7 @@ class Config:
     name: str
     rows: int
     schema: pa.Schema
-    """Common schema of all its part files. If they disagree, it has every column, with its type in one of the files."""
+    """Common schema of all part files. If they disagree, it has every column, with its type in one of the files."""
     agrees: bool = True
     """False if a column has incompatible types in different parts."""
 
@@ -94,7 +94,7 @@ def _footer(path: StorePath) -> pq.FileMetaData | None:
 
 
 def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs: Sequence[Config]) -> str:
-    """Return the text of a card. The first of its configurations is the default."""
+    """Return the text of a card. The first of `configs` is the default configuration."""
     dataset, dead, rows_in, rate = settings.dataset, funnel["dead_letter"], funnel["rows_in"], funnel["keep_rate"]
     source = dataset.title if dataset.homepage else _OWN
     title = f"{source}, filtered"

@@ -76,7 +76,7 @@ _REMEDIES: dict[str, str] = {
     Reason.HASH_MISMATCH: "check that the manifest's column of hashes belongs to these images",
 }
 _NO_IMAGE = {NOT_AT_HAND, NOT_SCORED, *EXPLANATIONS}
-"""Reasons of rejected rows without a readable image; `NOT_SCORED` also of captions that cannot be embedded."""
+"""Reasons of rejected rows without a readable image. Captions that cannot be embedded have `NOT_SCORED` too."""
 _BAD_IMAGE = {*get_args(MissingReason), *UnreadableImageReason}
 """Errors of dead-letter rows without a readable image."""
 

@@ -48,7 +48,7 @@ def collect_examples(
     stages: Sequence[str],
     own: Sequence[StageFilter] = (),
 ) -> dict[str, list[Example]]:
-    """Return up to `EXAMPLES` rows of each reason, and of kept and dead-letter rows, of the first units with any."""
+    """Return up to `EXAMPLES` rows of each reason, and of kept and dead-letter rows, from the first units with any."""
     wanted: dict[str, list[tuple[str, int]]] = {}
     for unit in units:
         for reason, ordinals in read_json(layout.commit("decide", unit.name))["examples"].items():
@@ -85,7 +85,7 @@ def collect_examples(
 def _measured(
     layout: Layout, unit: str, rows: pa.Table, own: Sequence[StageFilter]
 ) -> dict[int, dict[str, float | None]]:
-    """Return the numbers that the filters of stages measured, by ordinal; other rows are omitted."""
+    """Return by ordinal the numbers that stages' filters measured for a row. Rows without numbers are omitted."""
     found: dict[int, dict[str, float | None]] = {}
     for one in (one for one in own if isinstance(one, MeasuringFilter)):
         for ordinal in rows["ordinal"].to_pylist():
@@ -141,8 +141,8 @@ def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: 
 
 
 def _with_reasons(row: Mapping[str, Any], second_opinion: bool) -> tuple[list[Any], ...]:
-    """Return the actions, attributes and relations of a row, each with the recomputed `reasons` for its score. Leave
-    out all reasons if the scores differ from the stored ones, since something else then annotated the row."""
+    """Return the actions, attributes and relations of a row, each with the recomputed `reasons` for its score. If the
+    scores differ from the stored ones, something else annotated the row, so leave out all reasons."""
     stored = tuple(row.get(name) or [] for name in ("actions", "attributes", "relations"))
     if not any(stored):
         return stored

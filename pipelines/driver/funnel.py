@@ -24,8 +24,8 @@ def summarise(
     layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, own: Sequence[StageFilter] = ()
 ) -> FunnelRecord:
     """Return the funnel of the decisions, to which the caller adds duplicates, an index export, quarantined units and
-    seconds. Rows of the plan's other units count as not decided, and so do rows after the damage of a truncated unit if
-    the plan has counted them."""
+    seconds. Rows of the plan's units that are not in `units` count as not decided. If the plan has counted the rows of
+    a truncated unit, those after the damage count as not decided too."""
     broken = [in_words(file) for file in plan.unreadable]
     waiting, undecided = _not_decided(layout, plan, units)
     unparsed, captions_in, by_reason, moves = 0, 0, Counter[str](), Counter[str]()
@@ -118,7 +118,7 @@ def _drawn(condition: ColumnCondition, histograms: Mapping[str, Mapping[int, int
 
 
 def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> tuple[NotDecided, int]:
-    """Return the counts of the other units of a plan, and the number of captions that were read in these units."""
+    """Return the counts of a plan's units that are not `decided`, and the number of captions that were read in them."""
     names, captions = {unit.name for unit in decided}, 0
     found: NotDecided = {"rows": 0, "units": 0, "uncounted": 0}
     for unit in plan.units:

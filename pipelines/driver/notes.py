@@ -79,7 +79,7 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
 
 
 def types_that_differ(infos: Sequence[FileInfo]) -> str | None:
-    """Return a warning if the type of a column differs between manifests, and therefore between the results."""
+    """Return a warning if a column has different types in different manifests, and so in different results."""
     differing = check_consistent(infos)
     if not differing:
         return None

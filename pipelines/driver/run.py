@@ -163,7 +163,7 @@ def _said_if_slow(line: str, say: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
-    """Turn errors of a disk, of the store of OUTPUT or, if `planned`, of a removed output folder into RunFailed."""
+    """Turn errors of a disk or of OUTPUT's store into RunFailed; if `planned`, also those of a removed OUTPUT."""
     try:
         yield
     except Exception as error:
@@ -182,8 +182,8 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
 
 
 def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: str, began: float) -> FunnelRecord | None:
-    """Annotate, decide, check and export. A shard does its part first; it returns None if other shards are at work or a
-    unit is missing. `asked`: see `shard_name`."""
+    """Annotate, decide, check and export. A shard does its part first, and then returns None if other shards are at
+    work or a unit is missing. `asked`: see `shard_name`."""
     names = [unit.name for unit in work.plan.units]
     sharing = Sharing(settings.shard, asked, lock, work.place, work.say) if settings.shard else None
     annotations = Annotations(settings, work)

@@ -12,8 +12,8 @@ _Row = tuple[str, str, str, str, str]
 
 
 def render_funnel(funnel: FunnelRecord, width: int = 100) -> str:
-    """Return the funnel as plain ASCII lines, without a final newline. Percentages are of the rows in. If `width`,
-    counted as 60 or more, leaves room, a bar shows the rows left after each step."""
+    """Return the funnel as plain ASCII lines, without a final newline. Percentages are of the rows in. A bar shows the
+    rows left after each step if `width` leaves room for it. A `width` below 60 counts as 60."""
     rows_in, width = funnel["rows_in"], max(width, 60)
 
     def share(rows: int) -> str:

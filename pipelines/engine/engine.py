@@ -45,7 +45,7 @@ class Engine:
     sharing: Sharing | None = None
     """Divides the units among shards. Without it, this invocation runs all units."""
     quarantined: Failed = field(default_factory=dict)
-    """Records of the units that failed in this run, by name. A failed image unit has the name of its caption unit."""
+    """Records of the units that failed in this run, by name. A failed image unit is under its caption unit's name."""
 
     def clear_up(self) -> None:
         """Delete the leftovers of stopped runs, see `remove_leftovers`. On Dask first wait for workers that still run
@@ -64,11 +64,11 @@ class Engine:
         workers: int | None = None,
         fatal: bool = False,
     ) -> Failed:
-        """Run units of a stage, and return the records of those that failed, which are also added to `quarantined`. All
-        others are then committed. RunFailed and WorkerDied end the run; other errors are those of `Backend.run`.
+        """Run units of a stage. Return the records of the units that failed, and add them to `quarantined`; all other
+        units are then committed. RunFailed and WorkerDied end the run; other errors are those of `Backend.run`.
 
         Args:
-            of: number of these units and of those already done, for a message.
+            of: number of all units, including those already done, for a message.
             total: number of rows (or other counts) in `todo`. Without it, or if other shards run a part, the number is
                 estimated from the units begun.
             workers: see `Job.workers`; by default `self.workers`.
@@ -142,7 +142,7 @@ class Engine:
         return stamps(self.layout.work / stage.name / "failed", ".json")
 
     def _uncommitted(self, stage: Stage, units: Sequence[str], before: Mapping[str, FileStamp]) -> list[str]:
-        """Return the units without a commit record that is newer than `before` and of this run or a shard of it."""
+        """Return the units without a commit record of this run (or one of its shards) that is newer than `before`."""
         now = stamps(self.layout.commits(stage.name), ".json")
         ours = {unit for unit in units if now.get(unit) not in (None, before.get(unit))}
         if not is_local(self.layout.root):
@@ -153,7 +153,7 @@ class Engine:
         return [unit for unit in units if unit not in ours]
 
     def _check_done(self, stage: Stage, units: Sequence[str], failed: Failed, begun: Mapping[str, FileStamp]) -> None:
-        """Raise RunFailed if a unit is neither committed nor failed. `begun` has the commit records before it ran."""
+        """Raise RunFailed if a unit is neither committed nor failed. `begun` has the stamps of earlier records."""
         check_fence(self.layout.work)
         same = self._uncommitted(stage, [unit for unit in units if unit not in failed], begun)
         # The old record of a unit to be extended is still there; or another shard had already done the unit.
@@ -199,8 +199,8 @@ class Engine:
         return sum(int(record[of]) for _, record in self.records(stage, names))
 
     def done(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        """Yield (name, commit record) like `records`, after a check. A record is deleted, so that its unit is not done,
-        if it is corrupt or its files are missing or of another size."""
+        """Yield (name, commit record) like `records`, but check each record first. If a record is corrupt, or its files
+        are missing or of another size, delete it, so that its unit is not done, and yield None in its place."""
         vouched, withdrawn = Vouched(self.layout), 0
         asked = list(names)
         found = each(lambda name: vouched.read(self.layout.commit(stage, name)), asked, self.layout.root)
@@ -261,7 +261,7 @@ class _Counter:
         return int(record.get(self._counted, 0)), record.get("segments", 0)
 
     def forget(self) -> None:
-        """List the commit records at the next look, whenever they were listed."""
+        """List the commit records at the next `look`, even if they were listed just before."""
         self._took = 0.0
 
     def look(self) -> Count:

@@ -1,8 +1,8 @@
 """Divide the units of a run among n invocations, SHARD=i/n.
 
 For annotations, shard i runs every n-th unit and no other. Later stages divide the units among the shards at work: each
-runs its part of a stage, and waits for the other parts before the next stage. If a shard is absent or dies, the others
-divide its part. Two shards that run the same unit write equal files.
+runs its part of a stage, and waits for the other parts before the next stage. If a shard is absent or dies, the shards
+at work divide its part. Two shards that run the same unit write equal files.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _PATIENT_LOOKS = 20  # polls after which the first shard gives up on units that 
 
 
 def shard_name(shard: tuple[int, int], asked: str) -> str:
-    """Return the name under which other shards see this one, see `output_lock`. Only shards with equal hashes `asked`
+    """Return the name under which other shards see this one, see `output_lock`. Only shards with the same hash `asked`
     share units."""
     return f"{shard[0]}-of-{shard[1]}-{asked}"
 
 
 class Sharing:
-    """The view of one shard on the shards at work, and its part of the units. `asked` is the hash of the settings, see
-    `shard_name`. `place` returns the number of a unit, equal in all shards, and equal for all image units of a unit."""
+    """One shard's view of the shards at work, and its part of the units. `asked` is the hash of the settings. `place`
+    returns a unit's number, which is the same in all shards, and for all image units of a caption unit."""
 
     def __init__(
         self,
@@ -73,8 +73,8 @@ class Sharing:
     def parts(self, stage: Stage, todo: Sequence[str], failed: dict[str, FailedUnit]) -> Iterator[list[str]]:
         """Yield the units that this shard must run, part after part, until every unit is done or has failed. The caller
         adds the records of failed units of a part to `failed` before it requests the next part; this method adds those
-        that failed in other shards. Raise RunFailed if another shard takes a unit for done that it did from other rows
-        or settings, see `_Looks`."""
+        that failed in other shards. Raise RunFailed if another shard takes a unit for done and this one does not, see
+        `_check_agreement`."""
         looks, left = _Looks(stage), list(todo)
         while left:
             failed |= looks.failed(left)  # before this shard tries them: the others have left them out
@@ -89,8 +89,8 @@ class Sharing:
             left = looks.undone([unit for unit in left if unit not in failed])
 
     def _check_agreement(self, stage: Stage, others: Sequence[str]) -> None:
-        """Raise RunFailed if another shard takes `others` for done and this one does not, because neither would do
-        them. The first shard at work waits a while, so that one is left to complete the output."""
+        """Raise RunFailed if there are `others`, units that only another shard takes for done, because no shard would
+        do them. The first shard at work first waits a while, so that one shard is left to complete the output."""
         self._apart = self._apart + 1 if others else 0
         if others and self._apart > (_PATIENT_LOOKS if self._i == min(self._present()) else 0):
             raise RunFailed(
@@ -135,7 +135,7 @@ class _Looks:
         self._others = set[str]()
 
     def failed(self, units: Sequence[str]) -> dict[str, FailedUnit]:
-        """Return the records of units that failed in a shard now at work. Those of earlier runs have other tokens."""
+        """Return the records of units that failed in a shard now at work. Records of earlier runs have other tokens."""
         stage, layout = self._stage, self._stage.layout
         now = stamps(layout.work / stage.name / "failed", ".json")
         new = [unit for unit in units if now.get(unit) not in (None, self._seen_failed.get(unit))]
@@ -158,8 +158,8 @@ class _Looks:
         return [unit for unit in units if unit not in done]
 
     def others(self, units: Sequence[str]) -> list[str]:
-        """Return the units that only other shards at work take for done. Units may have failed in only one shard, and
-        the fingerprint of a step over all rows covers all units that have not failed."""
+        """Return the units that only other shards at work take for done. This happens because a unit may fail in only
+        one shard, and the fingerprint of a step over all rows covers all units that have not failed."""
         return [unit for unit in units if unit in self._others]
 
 

@@ -68,20 +68,20 @@ class Stage(ABC):
     """Name of the stage and of its folder in work/."""
     layout: Layout
     fingerprint: str | Mapping[str, str] | Fingerprints
-    """Hash of all that the results depend on, see `current`: one for all units, or one per unit. Stored in the commit
+    """Hash of all that the results depend on (see `current`), for all units or one for each. It is stored in the commit
     record."""
     part_of: ClassVar[str] = ""
     """Name of the stage in STAGES if this is one of its passes, otherwise empty. Stored in the commit record."""
     adds: ClassVar[bool] = False
-    """True: a unit with a current commit record may be incomplete and is then extended. False: it is done."""
+    """True: a unit with a current commit record may be incomplete and is then extended. False: such a unit is done."""
     planned: ClassVar[bool] = True
     """True if the output folder of the stage must hold a plan."""
     counted: ClassVar[str] = "rows"
     """Key of the commit record that the progress line sums."""
     noun: ClassVar[str] = "rows"
-    """Unit of that sum, for the progress line."""
+    """The things that this sum counts, for the progress line."""
     hints: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """Beam resource hints, for backends that choose machines by them. --resource_hints=min_ram=8GB applies to all."""
+    """Beam resource hints, for backends that choose machines by them. --resource_hints applies to all stages."""
 
     def setup(self) -> None:  # noqa: B027  # not all stages load something
         """Load models; called in each worker process before its first unit."""
@@ -111,8 +111,8 @@ class Stage(ABC):
         return self.fingerprint if isinstance(self.fingerprint, str) else self.fingerprint[unit]
 
     def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
-        """Return the commit record if the unit's files are current, by default if it has the unit's fingerprint.
-        Otherwise return None; the unit is then done from the beginning.
+        """Return the commit record if the unit's files are current. By default they are if the record has the unit's
+        fingerprint. Otherwise return None; the unit is then done from the beginning.
 
         Args:
             unit: name of the unit.

@@ -44,7 +44,7 @@ class Work(Engine):
         ]
 
     def place(self, name: str) -> int:
-        """Return the number of a name's caption unit in the plan, or a checksum for a pass over all units."""
+        """Return the number of the name's caption unit in the plan. For a pass over all units, return a checksum."""
         unit = unit_of(name)
         # Passes have no number in the plan; a checksum is equal in all shards.
         return self.plan.number(unit) if unit in self.plan else zlib.crc32(name.encode())

@@ -63,7 +63,7 @@ def is_public(address: Address) -> bool:
 
 @dataclass(frozen=True)
 class Allowed:
-    """A network and port that may be requested although it is not public or not in `DownloadSettings.ports`."""
+    """A network and port that are allowed even if private, or not in `DownloadSettings.ports`."""
 
     network: _Network
     port: int

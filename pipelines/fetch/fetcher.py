@@ -41,8 +41,8 @@ class Fetched:
 
 
 class Fetcher:
-    """A fetcher of URLs, safe to use from many threads. The package docstring lists its guarantees. Tests replace
-    `resolve`, `dial` and `sleep`, by default the system's own."""
+    """A fetcher of URLs, safe to use from many threads. The package docstring lists its guarantees. By default
+    `resolve`, `dial` and `sleep` are the system's; tests replace them."""
 
     def __init__(
         self,
@@ -164,8 +164,8 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 
 def opts_out(headers: Iterable[tuple[str, str]], names: Iterable[str]) -> str | None:
     """Return the header that opts out, or None. `X-Robots-Tag: noai` addresses all robots, `X-Robots-Tag: diht: noai`
-    one of the lower-case `names`. A name applies to the directives after it in the same header, also if a proxy has
-    joined several headers with commas. `TDM-Reservation: 1` reserves text and data mining and also opts out."""
+    only diht. `names` are in lower case. A name applies to the directives after it in the same header, also if a proxy
+    has joined several headers with commas. `TDM-Reservation: 1` reserves text and data mining and also opts out."""
     ours = {"*", *names}
     for header, value in headers:
         if header.lower() == "tdm-reservation" and value.strip() == "1":
@@ -189,6 +189,6 @@ def _refuses(value: str, ours: set[str]) -> bool:
 
 
 def robot_names(user_agent: str) -> tuple[str, ...]:
-    """Return the names by which a server may address us: our own and img2dataset's, lower case."""
+    """Return the lower-case names by which a server may address us: the first word of `user_agent`, and img2dataset."""
     own = user_agent.split()[0].partition("/")[0].lower()
     return tuple(dict.fromkeys((own, "img2dataset")))

@@ -1,7 +1,7 @@
 """Replace urllib's opener with the fetcher, for code that calls `urllib.request.urlopen`.
 
-img2dataset is such code. Its downloader stays unchanged: every request it makes goes through the
-fetcher, and failures come back in the one form it keeps, a text "reason: message".
+img2dataset is such code. Its downloader stays unchanged: every request it makes goes through the fetcher, and failures
+come back in the only form that it keeps, a text "reason: message".
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class GuardedOpener(urllib.request.OpenerDirector):
 @contextlib.contextmanager
 def opening_by(fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None]] | None = None) -> Iterator[Notes]:
     """Route this process's `urllib.request.urlopen` through the fetcher while the block runs. Only one thread at a time
-    can be in such a block. `expected` are the hashes of the rows that share a URL, by URL. A file that contradicts all
-    of them is refused."""
+    can be in such a block. `expected` has for each URL the hashes of the rows that share it. A file that contradicts
+    all these hashes is refused."""
     opener = GuardedOpener(fetcher, expected or {})
     with _ONE_AT_A_TIME:
         urllib.request.install_opener(opener)

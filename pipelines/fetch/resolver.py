@@ -20,7 +20,7 @@ _SAYS_NO = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME),
 
 
 class SystemResolver:
-    """The system's resolver with a timeout of the caller."""
+    """The system's resolver, with a timeout that the caller sets."""
 
     def __init__(self, threads: int):
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resolve")
@@ -49,9 +49,9 @@ def checked_addresses(
     target: Target, resolve: Resolve, timeout: float, ports: Iterable[int], allowed: Iterable[Allowed]
 ) -> list[Address]:
     """Return the checked addresses of a target's host. Connect to these: a second lookup could give others. `allowed`
-    are exceptions, which need be neither public nor at one of `ports`. Raise FetchError dns_failed, blocked_port, or
-    blocked_address if any address is neither public nor allowed (a name with even one private address is not
-    trusted)."""
+    are exceptions, with any address and port. Raise FetchError dns_failed, blocked_port, or blocked_address. A host is
+    blocked if any of its addresses is neither public nor allowed: a name with even one private address is not
+    trusted."""
     allowed, ports = tuple(allowed), tuple(ports)
     if target.port not in ports and all(entry.port != target.port for entry in allowed):
         raise FetchError(Reason.BLOCKED_PORT, f"{target.host}: port {target.port}")

@@ -68,13 +68,13 @@ class DownloadSettings:
     ports: tuple[Annotated[int, Range(at_least=1, at_most=2**16 - 1)], ...] = (80, 443, 8080, 8443)
     """Ports that may be requested at public addresses."""
     allow: tuple[str, ...] = ()
-    """Exceptions, as address:port or network:port, which need be neither public nor at one of `ports`."""
+    """Exceptions, as address:port or network:port. The address may be private, and the port need not be in `ports`."""
     respect_opt_out: bool = True
     """Whether to skip images whose server opts out: X-Robots-Tag noai, noimageai, noindex,
     noimageindex or none, or TDM-Reservation: 1."""
     user_agent: str = f"diht/{program_version()} (image-text data set filter)"
-    """Name sent to servers in the User-Agent header; add a contact address. X-Robots-Tag may address its first word,
-    without version, or img2dataset."""
+    """Name sent to servers in the User-Agent header; add a contact address. X-Robots-Tag may address us by its first
+    word (without the version), or as img2dataset."""
 
     def __post_init__(self) -> None:
         try:

@@ -1,8 +1,8 @@
 """Fetch the images of a table of rows into one webdataset shard, with img2dataset's downloader.
 
-img2dataset provides the threads, the resizing and the tar. The requests (opener.py) and the
-decoding (tool.py) are ours, because both handle untrusted data. So is the verification of hashes
-(hashes.py), because rows that share a URL may expect different files.
+img2dataset provides the threads, the resizing and the tar. The requests (opener.py) and the decoding (tool.py) are
+ours, because both handle untrusted data. The verification of hashes (opener.py) is ours too, because rows that share a
+URL may expect different files.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def fetch_shard(
     """Fetch the images of `rows`, a table of schema `REQUESTED`, into a tar `name`.tar in an empty local folder. Return
     the records, a table of schema `FETCHED` sorted by ordinal, and the tar. The tar is None if no image was fetched.
 
-    It has members jpg, txt (the caption) and json (with uid) for each image, in order of completion. A URL that several
-    rows share is fetched once, and its image stored once under the caption of the first row. The records assign it to
-    all of them, except rows with another hash.
+    The tar has members jpg, txt (the caption) and json (with uid) for each image, in order of completion. A URL that
+    several rows share is fetched once, and its image stored once under the caption of the first row. The records assign
+    the image to all these rows, except those with another hash.
 
     Failed requests become records. Raise RuntimeError if img2dataset is not installed, did not report every row, or
     failed in an unknown way; any other exception of the fetcher is raised too.

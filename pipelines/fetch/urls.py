@@ -39,7 +39,7 @@ class Target:
 
 
 def parse_url(url: str | None, base: Target | None = None) -> Target:
-    """Parse a URL as the manifest or a redirect of `base` has it. Spaces and non-ASCII letters, which many manifests
+    """Parse a URL from the manifest, or from a redirect of `base`. Spaces and non-ASCII letters, which many manifests
     leave unescaped, are escaped. Host names in other scripts are converted to their ASCII (IDNA) form. Raise FetchError
     bad_url, or blocked_address for an IPv6 address with a zone. A user or password is refused, since it can disguise
     the real host."""

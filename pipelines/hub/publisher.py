@@ -36,7 +36,7 @@ FOLDER_FILES = 10_000
 """Maximum number of files that a hub accepts in a folder."""
 _PIECE = 2**20
 _DATA = (*known_endings(), ".arrow", ".npz", ".zip")
-"""Endings of data files. Results next to such files would be taken for part of that data set."""
+"""Endings of data files. Results next to such files would be taken for a part of the same data set."""
 
 
 class CannotPublish(RunFailed):
@@ -60,8 +60,8 @@ class _There:
         return content
 
     def input_of(self) -> str | None:
-        """Return the fingerprint of the input of the published results. Return a description if there is data without a
-        record, or the record is unreadable. Return None for a repository without either."""
+        """Return the fingerprint of the input that the published results are from. Return a description if data have no
+        record, or if the record is unreadable. Return None for a repository without data and record."""
         record = next((name for name in (PUBLISHING, "run.json") if name in self.files), None)
         if record is None:
             return "unknown" if any(map(_is_data, self.files)) else None
@@ -79,7 +79,7 @@ class Publisher:
     target: HubAddress
     """A data set repository, created if it is missing. Its revision is a branch; None means `MAIN`."""
     private: bool = False
-    """Whether a new repository is created as private. If False, the default of its owner holds."""
+    """Whether a new repository is created as private. If False, the default of the repository's owner applies."""
 
     @property
     def _branch(self) -> str:
@@ -136,7 +136,7 @@ class Publisher:
             say(f"published: {self.target} already holds these results, commit {head}")
 
     def _look(self, plan: str, error: type[Exception]) -> _There:
-        """Return the content of the repository. Raise `error` if it is of another input, or someone else's data."""
+        """Return the content of the repository. Raise `error` if it is from another input or is someone else's."""
         from huggingface_hub import RepoFile
 
         api, repository = client(), self.target.repository

@@ -72,7 +72,7 @@ def _converted(array: pa.Array, type: pa.DataType) -> pa.Array:
 
 
 def bytes_of(table: pa.Table) -> int:
-    """Return about how many bytes the table takes; a column of dictionaries counts as expanded if that is more."""
+    """Return about how many bytes the table takes. A dictionary column counts as expanded if that is more."""
     return sum(max(column.nbytes, _unpacked(column)) for column in table.columns)
 
 

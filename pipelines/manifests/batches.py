@@ -106,7 +106,7 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
 
 
 def _stand_ins(table: pa.Table, roles: Roles, stand_ins: list[str | None] | None) -> list[str | None]:
-    """Return for each image a name other than its URL, or a hash of its bytes, or None."""
+    """Return for each row a name of its image other than the URL, or a hash of the image, or None."""
     sources = [_texts(table, roles.image_path), stand_ins or [], _texts(table, roles.sha256), _texts(table, roles.md5)]
     given = [source for source in sources if source]
     return [next((source[row] for source in given if source[row]), None) for row in range(table.num_rows)]
@@ -130,7 +130,7 @@ def _texts(table: pa.Table, name: str | None) -> list[str | None]:
 
 
 def _lists(table: pa.Table, names: Sequence[str]) -> list[list[str | None]]:
-    """Return the captions of each row in these columns, in their order."""
+    """Return each row's captions, from the columns `names` in this order."""
     columns: list[list[list[str | None]]] = []
     for name in names:
         if kind_of(table.column(name).type) == "texts":
@@ -288,9 +288,9 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
 
 
 def make_uid(*, url: str | None, caption: str | None, own: str | None = None, stand_in: str | None = None) -> str:
-    """Return the uid of a row, 32 lower-case hex digits (128 bits). The manifest's own uid is used if it is 32 hex
-    digits, so that subsets fit DataComp's. Another own id is hashed together with URL and caption: ids such as row
-    numbers repeat between files and would make unrelated rows equal. Without an own id, the uid comes from the SHA-256
+    """Return the uid of a row, 32 lower-case hex digits (128 bits). The manifest's uid is used if it is 32 hex digits,
+    so that subsets fit DataComp's. Any other id of the manifest is hashed together with URL and caption: ids such as
+    row numbers repeat between files and would make unrelated rows equal. Without an id, the uid comes from the SHA-256
     of URL, NUL, caption. Without a URL, `stand_in` identifies the image (path, tar member, hash of the image)."""
     if own is not None and is_uid(own):
         return own.lower()
@@ -299,14 +299,14 @@ def make_uid(*, url: str | None, caption: str | None, own: str | None = None, st
 
 
 def make_pair(*, url: str | None, caption: str | None, stand_in: str | None = None) -> str | None:
-    """Return a key that equal pairs share whatever their ids: the uid of the same row without an own id. Return None if
-    neither URL nor stand-in identifies the image."""
+    """Return a key that equal pairs share whatever their ids: the uid that the row would have without an id of the
+    manifest. Return None if neither URL nor stand-in identifies the image."""
     name = url or stand_in
     return _digest(name, caption or "") if name else None
 
 
 def is_uid(own: str) -> bool:
-    """Return whether a manifest's own id has the form of a uid, and is used as such, in lower case."""
+    """Return whether `own`, an id of the manifest, has the form of a uid. It is then used as one, in lower case."""
     return _HEX.fullmatch(own) is not None
 
 

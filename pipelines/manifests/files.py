@@ -1,4 +1,4 @@
-"""Open and decompress files, local or behind an fsspec URL, and detect files that change during a run.
+"""Open and decompress files on a disk or at an fsspec URL, and detect files that change during a run.
 
 A file that changes while it is read would silently mix rows of two versions.
 """
@@ -31,7 +31,7 @@ from open_diht.pipelines.manifests.types import Compression, FileChanged, Span, 
 
 _T = TypeVar("_T")
 _FINGERPRINT_BYTES = 64 * 2**10
-"""Bytes at each end of a file that its fingerprint covers: two small requests to a store, whatever its size."""
+"""Bytes at each end of a file that its fingerprint covers: two small requests to a store, even for a huge file."""
 _AHEAD_BYTES = 2 * 2**20
 """Read-ahead for a remote file, in bytes. Clients' defaults (S3: 50 MB) suit readers of whole
 files; we read spans and heads."""
@@ -127,8 +127,8 @@ class _Parts(io.RawIOBase):
         super().close()
 
     def _part(self, stop: int) -> tuple[int, bytes]:
-        """Return the offset of a part with the next byte to read, and the part. If no cached part has it, the bytes up
-        to `stop` or the next cached part are fetched."""
+        """Return the offset and the bytes of the part that has the next byte to read. If no cached part has that byte,
+        fetch the bytes from there to `stop` or to the next cached part."""
         at = self._at
         for start, part in self._parts.items():
             if start <= at < start + len(part):
@@ -184,8 +184,8 @@ def read_part(path: str, start: int, stop: int) -> bytes:
 
 
 def file_size(path: str) -> int:
-    """Return the size of a file in bytes. Raises UnreadableFile if it is absent, a folder, or empty, or its server does
-    not state the size; see `reading`."""
+    """Return the size of a file in bytes. Raises UnreadableFile if the file is absent, empty or a folder, or its server
+    does not state the size; see `reading`."""
     with reading(path):
         if is_remote(path):
             fs, inside = file_system(path)

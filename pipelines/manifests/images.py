@@ -50,8 +50,8 @@ def image_folders(manifest: str, dataset: Dataset) -> tuple[str, ...]:
 
 
 def check_images_root(dataset: Dataset) -> None:
-    """Raise NoInput if the data set's images folder is not a folder or cannot be looked up, since rows would lack
-    images, and Unreachable if its store does not answer. A folder on the web is not looked up."""
+    """Raise NoInput if `dataset.images_root` is not a folder or cannot be looked up, since rows would then lack images.
+    Raise Unreachable if its store does not answer. A folder on the web is not looked up."""
     root = dataset.images_root
     if root is None or root.startswith(_WEB):
         return
@@ -105,7 +105,7 @@ def is_file_path(path: str | None) -> bool:
 
 
 def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
-    """Return the deepest folder of all these image paths. If one is a URL, return the folder of the first."""
+    """Return the deepest folder that holds all these image paths. If one is a URL, return the first path's folder."""
     full = [full_path(path.removeprefix("file://"), folders) for path in paths]
     if any(map(is_remote, full)):
         return posixpath.dirname(full[0])
@@ -113,8 +113,8 @@ def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
 
 
 def full_path(path: str, folders: Sequence[str]) -> str:
-    """Join a relative path to its base folder, and return any other path unchanged. The base is the first folder. For a
-    path that leads out of it by ".." it is the last, the manifest's."""
+    """Join a relative path to its base folder, and return any other path unchanged. The base is the first folder. If
+    the path leads out of the first folder by "..", the base is the last folder, the manifest's."""
     if is_remote(path) or path.startswith("/"):
         return path
     climbs = posixpath.normpath(path).split("/")[0] == ".."

@@ -52,12 +52,12 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
     """Return the manifest files that match a pattern, sorted, each once; local ones as absolute paths.
 
     A pattern is a file, a folder, a glob (*, ?, [], **), a numbered range as in `part-{00000..00127}.parquet`, or
-    several of these separated by commas, local or as fsspec URLs. A folder stands for its files with a known extension
-    that match `dataset.default_glob`, or for all below it if none matches, without hidden files, `_*` and
-    `*_stats.json`.
+    several of these separated by commas, local or as fsspec URLs. A folder stands for its files with a known extension:
+    those that match `dataset.default_glob`, or if none does, all such files below it. Hidden files, `_*` and
+    `*_stats.json` are left out.
 
-    Raise NoInput if an item matches nothing, is not a regular file or cannot be searched. Also raise it if rows would
-    count twice (a Parquet file and a tar of one name, to which img2dataset writes the same rows) or are none (a .json
+    Raise NoInput if an item matches nothing, is not a regular file or cannot be searched. Also raise it if files have
+    the same rows (a Parquet file and a tar of one name, to which img2dataset writes the same rows) or none (a .json
     that belongs to the image and the .txt of its name). Raise Unreachable if a store does not answer.
     """
     if not pattern.strip():
@@ -72,8 +72,8 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
 
 
 def check_loose_images(infos: Sequence[FileInfo]) -> None:
-    """Raise NoInput if a Parquet file of URLs lies next to a folder of its name with their images, which would be
-    downloaded again. This is img2dataset's layout `files`. Of each folder, the first such file is checked."""
+    """Raise NoInput if a Parquet file of URLs lies next to a folder of the same name with the images, which would be
+    downloaded again. This is img2dataset's layout `files`. In each folder, only the first such file is checked."""
     parquets = [one for one in infos if one.format == "parquet" and not one.path.startswith(("http://", "https://"))]
     of_urls = [one for one in parquets if one.roles.url is not None and not one.images]
     for path in {posixpath.dirname(one.path): one.path for one in reversed(of_urls)}.values():
@@ -90,7 +90,7 @@ def check_loose_images(infos: Sequence[FileInfo]) -> None:
 
 
 def input_items(pattern: str) -> list[str]:
-    """Return the items of a pattern, separated by commas."""
+    """Return the comma-separated items of a pattern."""
     if _exists(pattern):  # a file name may contain a comma
         return [pattern]
     return [item.strip() for item in pattern.split(",") if item.strip()]

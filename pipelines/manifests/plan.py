@@ -45,7 +45,7 @@ UNIT_ROWS = (2_000, 100_000)
 work in a kill; a smaller one spends a larger part of its time on opening its file and on its record."""
 IMAGE_ROWS = (32, 10_000)
 """Minimum and maximum of the rows of an image unit. The last image unit of a caption unit may have fewer. The bounds
-are lower than those above, because an image costs as much as many captions."""
+are lower than `UNIT_ROWS`, because an image costs as much as many captions."""
 UNITS_PER_CORE = 4
 """Units that each core should get, unless they become too small, so that slow units do not hold up a run's end."""
 
@@ -67,8 +67,8 @@ class Plan:
     """The input of a run and its units."""
 
     fingerprint: str
-    """Hash of the input files, and of the format and columns by which they are read. It leaves out `images_root`, on
-    which no row's captions and uid depend: stages that read images compare it themselves."""
+    """Hash of the input files, and of the format and columns by which they are read. `images_root` is left out, because
+    captions and uids do not depend on it: stages that read images compare that folder themselves."""
     units: tuple[Unit, ...]
     image_rows: int
     images: bool
@@ -82,7 +82,7 @@ class Plan:
     infos: tuple[FileInfo, ...] = ()
     """Inspection of each readable file, stored so that later runs need not inspect it again."""
     pins: Mapping[str, str] = field(default_factory=dict)
-    """Commit that is read of each hub repository in the input, see `pins.pinned`."""
+    """Maps each hub repository in the input to the commit that is read, see `pinned`."""
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -100,7 +100,7 @@ class Plan:
         return self.units[self._places[unit]].span
 
     def image_units(self, record: Mapping[str, Any]) -> range:
-        """Return the numbers of the image units of a caption unit, given its commit record of stage `captions`."""
+        """Return the numbers of a caption unit's image units, given the unit's commit record of stage `captions`."""
         return range(-(-record["extent"] // self.image_rows))
 
     def downloadable(self) -> set[str]:
@@ -119,10 +119,10 @@ def make_plan(
 ) -> Plan:
     """Inspect every input file (footers and first lines) and cut it into units.
 
-    Units have `unit_rows` rows, or by default as many as suit the rows of the input and the `cores`, units that may run
-    at the same time. If the folder `output` has a plan, files that surely have not changed are not inspected again
-    unless they are read differently, and a plan of the same input keeps its units. Files in `results`, by default
-    `output`, are not input, because a folder of manifests may hold the results.
+    Units have `unit_rows` rows, or by default a number that suits the input's rows and `cores`, the number of units
+    that may run at the same time. If the folder `output` has a plan, files that surely have not changed are inspected
+    again only if they are read differently, and a plan of the same input keeps its units. Files in `results`, by
+    default `output`, are not input, because a folder of manifests may hold the results.
 
     Raise ManifestError if the input cannot be used or a store does not answer, WrongUse as `check_output` does, and
     PlanMismatch if the plan in `output` is unreadable or its store does not answer.
@@ -230,9 +230,9 @@ def part_of(plan: Plan, units: Sequence[Unit]) -> Plan:
 
 
 def keep_plan(path: StorePath, plan: Plan) -> Plan:
-    """Return the plan of the output folder. Write `plan` if there is none, and its inspections if they differ. If
-    shards start at the same moment, all use the plan that was written first. Raise PlanMismatch if the stored plan is
-    unreadable, or has another input or other columns."""
+    """Return the plan of the output folder. If there is none, write `plan`; if only the inspections differ, write those
+    of `plan`. If shards start at the same moment, all use the plan that was written first. Raise PlanMismatch if the
+    stored plan is unreadable, or has another input or other columns."""
     if not path.exists():
         check_output(Layout(path.parent.parent))
         if publish_first(path, _content(plan)):  # else another shard wrote its plan first
@@ -275,7 +275,7 @@ def known_plan(path: StorePath) -> dict[str, Any] | None:
 
 
 def load_plan(path: StorePath) -> Plan:
-    """Return the plan that `keep_plan` wrote. Raise FileNotFoundError or PlanMismatch if there is none."""
+    """Return the plan that `keep_plan` wrote. Raise FileNotFoundError without a file, PlanMismatch if it is no plan."""
     found = known_plan(path)
     if found is None:
         raise FileNotFoundError(f"{path} is missing; was the output folder removed, or can workers not see it?")
@@ -311,7 +311,7 @@ _ELSEWHERE = ("path", "rows", "bytes", "fingerprint")
 
 
 def _inspections_json(infos: Sequence[FileInfo]) -> dict[str, object]:
-    """Return the facts that a plan does not have in its `files`, as JSON values, with shared facts stored once."""
+    """Return as JSON values what inspections have in addition to the plan's `files`. Shared facts are stored once."""
     alike: dict[tuple[Any, ...], int] = {}
     shared: list[dict[str, object]] = []
     files: list[dict[str, object]] = []
@@ -341,8 +341,8 @@ def _inspections(content: Mapping[str, Any], files: Sequence[Mapping[str, Any]])
 
 
 def pinned(pattern: str, known: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """Replace the repository revisions in an input pattern by commits, and return the commits by address of the
-    repository. Commits that are `known` from an earlier start of the same run stay valid, whatever the revision is now.
+    """Return an input pattern with commits in place of the revisions of repositories, and the commits by repository
+    address. Commits that are `known` from an earlier start of the same run stay valid, whatever the revision is now.
     Raise NoInput if a repository or revision is missing or not accessible, or an address is not that of a data set."""
     pins: dict[str, str] = {}
     items = [_pinned_item(item, known, pins) if item.startswith(SCHEME) else item for item in input_items(pattern)]

@@ -33,7 +33,7 @@ from open_diht.pipelines.store.records import fingerprint_of
 
 _CHECKED_ROWS = 1000  # one batch: whether paths lie outside of the folders shows in the first rows or not at all
 VERSION = 1
-"""Increase it when inspecting the same file of any format gives another result; see `Format.version`."""
+"""Increase the version when inspecting a file of any format gives another result; see `Format.version`."""
 
 
 def inspect(path: str, dataset: Dataset, known: FileInfo | None = None) -> FileInfo:
@@ -63,14 +63,14 @@ def info_of(span: Span, dataset: Dataset) -> FileInfo:
 
 
 def split(info: FileInfo, unit_rows: int) -> list[Span]:
-    """Return the spans of a file, in order; they tile it without gap or overlap. A file known to be without rows has
-    none. The result is a pure function of the file and `unit_rows`, since a rerun must find the same units.
+    """Return the spans of a file, in order; they tile it without gap or overlap. A file known to be without rows has no
+    spans. The result is a pure function of the file and `unit_rows`, since a rerun must find the same units.
 
     A Parquet file is cut into whole row groups while they fit into `unit_rows`; a larger row group is cut inside.
     Uncompressed TSV, JSON lines and CSV without quotes are cut into byte ranges of about `unit_rows` rows. An
     uncompressed tar that seems to have more than `unit_rows` samples is cut into ranges of that many (the last may have
-    fewer), found in one pass over its headers; a smaller tar is one span. So are compressed files and CSV with quotes,
-    in which row boundaries cannot be located. The content of CSV files and large tars is read.
+    fewer), found in one pass over its headers; a smaller tar is one span. Compressed files and CSV with quotes are one
+    span too, because row boundaries cannot be located in them. The content of CSV files and large tars is read.
     """
     if unit_rows < 1:
         raise ValueError(f"unit_rows is {unit_rows}; a unit has at least 1 row")
@@ -85,7 +85,7 @@ def whole_file(info: FileInfo) -> Span:
 def read(
     info_or_span: FileInfo | Span, dataset: Dataset, batch_rows: int = 1000, *, images: bool = False
 ) -> Generator[Batch, None, None]:
-    """Yield the rows of a file or span in batches. Every row is in exactly one, good or bad, in file order.
+    """Yield the rows of a file or span in batches. Every row is in exactly one batch, good or bad, in file order.
 
     A batch has at most `batch_rows` rows, good and bad together, and fewer if they are large, so that memory is
     bounded. With `images`, the column of image bytes (role image) is in `Batch.table`; images of tars never are, see
@@ -125,7 +125,7 @@ def read_images(
     max_bytes: int = MAX_IMAGE_BYTES,
 ) -> Iterator[tuple[int, ImageOrMissing]]:
     """Yield the images of chosen rows, in order: the ordinal, and the bytes as stored or the reason why there are none.
-    `ordinals` are indices of rows inside the span, strictly ascending; others are a ValueError. UnreadableFile and
+    `ordinals` are indices of rows inside the span, strictly ascending; others raise ValueError. UnreadableFile and
     FileChanged are raised as by `read`. In a damaged row group of Parquet, however, the wanted rows from the damage on
     yield a `MissingImage`. If a store does not answer, Unreachable or the error of its client is raised."""
     wanted = [int(ordinal) for ordinal in ordinals]
@@ -150,7 +150,7 @@ def read_images(
 
 def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
     """Raise NoInput if the first rows of a manifest have image paths, and none lies in a folder that may be read. Only
-    the first manifest with a column of paths and none of image bytes is checked."""
+    the first manifest that has a column of paths and no column of image bytes is checked."""
     info = next((info for info in infos if info.roles.image_path is not None and info.roles.image is None), None)
     if info is None:
         return

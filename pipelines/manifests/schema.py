@@ -24,10 +24,10 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
 }
 _NUMBERS = ("similarity", "unsafe", "watermark", "aesthetic", "width", "height")
 _DISPENSABLE = ("uid", "sha256", "md5")
-"""Roles that a column does not take by its alias if its type does not fit. Without these roles, a row gets an id that
-is made of its content, and its download is not compared with a hash."""
+"""Roles that ignore a column with one of their aliases if its type does not fit. Without these roles, a row's id is
+made from its content, and its download is not compared with a hash."""
 MAX_COLUMNS = 10_000
-"""Most columns of a file. Beyond it the file is refused, because the cost of a row grows with them."""
+"""Most columns of a file. A file with more is refused, because each of them adds to the cost of a row."""
 COLUMNS = "--columns a,b,... (in Python: with_roles(columns=[...]))"
 """How to name the columns of a file without header, for messages."""
 _FOUND_BY_ALIAS = (
@@ -50,9 +50,9 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
 
     A column named by the data set or the user comes first. Otherwise the aliases are tried in order. An alias matches
     in any case, preferring its listed spelling; two equally good matches are refused, except for `captions`. A column
-    that could be an id or a hash but has no type of one is left alone. Width and height come from the first pair of
-    `SIZE_FAMILIES` that is there once, and the first text column named image holds paths if no other column does.
-    `images` is true for a file with images outside its columns (members of a tar).
+    with an alias of an id or a hash but another type is ignored. Width and height come from the first pair of
+    `SIZE_FAMILIES` of which the file has each name once, and the first text column named image holds paths if no other
+    column does. `images` is true for a file with images outside its columns (members of a tar).
 
     Raise BadSchema, with all problems, for repeated names, too many columns, a needed or named role without a column,
     and a role with two columns or one of the wrong type.
@@ -180,7 +180,7 @@ def _check_kind(role: str, column: Column, dataset: Dataset, path: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A column whose type is of another family than in the first file with it."""
+    """A column whose type is of another family than in the first file that has the column."""
 
     path: str
     """The file that differs."""
@@ -190,7 +190,7 @@ class Difference:
     found: str
     """The column's type in this file."""
     role: str | None
-    """The role of the column in either file. None if it has none, or if the values of both types are compared alike."""
+    """The role of the column in either file. None if it has no role, or if values of both types are compared alike."""
     first: str
     """The first file that has the column with a type other than null. The other files are compared with it."""
 
@@ -200,7 +200,7 @@ class Difference:
 
 
 def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
-    """Return the columns whose type is of another family than in the first file with them, in the order of the files.
+    """Return the columns whose type is of another family than in the first file that has the column, in file order.
     Each of these is one family: int32 and int64; float and double; string, large_string and dictionary. Columns of the
     family null, missing columns and the order of columns do not matter. Differences with a `role` affect what is
     filtered."""

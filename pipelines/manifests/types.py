@@ -53,7 +53,7 @@ class FileInfo:
     """Stamp of the file at inspection. While it and `read_as` stay the same, this information holds without another
     inspection. It is None if the stamp would hold only the size."""
     read_as: str = field(default="", compare=False)
-    """Fingerprint of everything else that this depends on: how the data set is read, and the code's versions."""
+    """Fingerprint of all else that this information depends on: how the data set is read, and the code's versions."""
     row_groups: tuple[int, ...] = ()
     """Parquet: number of rows of every row group."""
     data_start: int = 0
@@ -96,7 +96,7 @@ class Span:
     exact: bool
     """Whether `rows` is exact rather than an estimate."""
     fingerprint: str = ""
-    """Fingerprint of the file that it was cut from, which the file must still have when it is read. "": not checked."""
+    """Fingerprint of the file when the span was cut. It must be the same when the span is read. "": not checked."""
     info: FileInfo | None = field(default=None, compare=False, repr=False)
     """Result of `inspect` for the file. Without it, the file is inspected again when needed."""
 
@@ -131,7 +131,7 @@ MAX_ROW_BYTES = 16 * 2**20
 MAX_CELL_BYTES = 64 * 2**20
 """Largest binary cell in bytes, except images and texts; a larger one makes its row bad."""
 MAX_CAPTIONS = 1_000
-"""Most captions of a row, if all are read (in Parquet, of each column of it); more make it bad."""
+"""Most captions of a row (in Parquet, of a row in one column), if all are read. A row with more is bad."""
 MAX_RAW_BYTES = 64 * 2**10
 """Most bytes of a bad row that are kept for the dead-letter table."""
 
@@ -165,8 +165,8 @@ class Batch:
     table: pa.Table
     """The good rows with all original columns and types (see `arrow.plain`). Image bytes only if requested."""
     captions: list[str | None]
-    """Captions of the good rows as the file has them, length n. Null, blank, "nan", "none" and "null" become None. Of a
-    row with several captions it is the first; of `Roles.captions`, the first that is not None."""
+    """Captions of the good rows as the file has them, length n. Null, blank, "nan", "none" and "null" become None. A
+    row with several captions has its first one here, with `Roles.captions` the first that is not None."""
     urls: list[str | None]
     """URLs of the good rows, length n. They are None if null or blank, or if the file has none."""
     uids: list[str]
@@ -197,7 +197,7 @@ class Chunk:
     table: pa.Table
     """The rows in which the format found no fault."""
     bad: list[BadRow]
-    """The rows in which it found one."""
+    """The rows in which the format found a fault."""
     captions: list[str | None] | None = None
     """Captions as the file has them, if the table does not hold them as plain text (lists in JSON)."""
     several: list[list[str | None]] | None = None
@@ -215,7 +215,7 @@ class NoInput(ManifestError):
 
 
 class BadSchema(ManifestError):
-    """The columns or format of the files are not those requested, or not the same. The user must fix it."""
+    """The columns or format of files are not those requested, or differ between the files. The user must fix it."""
 
 
 class InputFile(TypedDict):

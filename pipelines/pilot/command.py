@@ -25,10 +25,10 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import store_path
 
 _MUCH = 0.2
-"""If the workers had no processor for at least this fraction of their time, the forecast reports it. The fraction stays
-below on a machine that does nothing else."""
+"""The forecast reports if the workers had no processor for at least this fraction of their time. On a machine that does
+nothing else, the fraction is smaller."""
 before_main = ForkServer.branch_off
-"""See `run_command`: workers are forked with the modules imported by then."""
+"""Called by `run_command` after the imports: starts the process that workers are forked from."""
 
 
 def _pilot(options: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ rows, and the partial last batch of a unit costs a little more per row."""
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its interval. The ends are None if the sample has too few units or no rows for them."""
+    """A value and its interval, whose ends are None if the sample has too few units or no rows."""
 
     value: float
     low: float | None
@@ -54,9 +54,9 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate
 
     The interval is Wilson's with the effective number of rows: the number of rows divided by the fraction not sampled
     and by the design effect, which tells how much less information a row carries because rows of a unit are similar
-    (Dean and Pagano 2015, "modified Wilson"). It lies within 0 and 1, and even if no row is of the kind it has a
-    positive width, unless the sample covers `all_rows`. With one unit, rows are treated as independent, so the interval
-    is too narrow. Without rows, the estimate is 0 with the interval 0 to 1.
+    (Dean and Pagano 2015, "modified Wilson"). The interval lies within 0 and 1. Its width is positive even if no row is
+    of the kind, unless the sample covers `all_rows`. With one unit, rows are treated as independent, so the interval is
+    too narrow. Without rows, the estimate is 0 with the interval 0 to 1.
     """
     y, m = np.asarray(counts, float), np.asarray(rows, float)
     sampled = m.sum()
@@ -92,9 +92,9 @@ def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int) -> Est
 def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: int) -> Estimate:
     """Return the total cost of all rows when they are cut into `units` units that are larger than those measured.
 
-    A unit has a fixed cost (files, footers) and a cost per row; units of two sizes separate them. Without at least two
-    units above the mean size and two others there is no interval. The fit is a line by weighted least squares. Its
-    variance comes from the residuals alone (HC2, MacKinnon and White 1985), because noise may grow with the unit.
+    A unit has a fixed cost (files, footers) and a cost per row; units of two sizes separate them. There is no interval
+    without at least two units above the mean size and two that are not. The fit is a line by weighted least squares.
+    Its variance comes from the residuals alone (HC2, MacKinnon and White 1985), because noise may grow with the unit.
     Student's quantile has one degree of freedom less than there are units of the rarer size. The interval is widened by
     `_BENT` of the total.
     """

@@ -25,7 +25,7 @@ class Measured:
     """Rows by outcome: kept, dead_letter or a reason of rejection. Duplicates count as kept: a
     sample contains few pairs of them, and their fraction grows with the data."""
     to_fetch: int
-    """Rows that pass the column conditions and the caption filters; stages that need images request those of these
+    """Rows that pass the column conditions and the caption filters; stages that need images request the images of these
     rows."""
     seconds: Mapping[str, float]
     """Seconds of a core by stage. They are CPU time, since wall-clock time also depends on other work on the machine.
@@ -47,7 +47,7 @@ class Whole:
     """The data set that the forecast is for."""
 
     units: int
-    """Number of units that a run will make of it."""
+    """Number of units that a run will make of the data set."""
     recut: bool
     """Whether these units are larger than those of the sample."""
     rows: int

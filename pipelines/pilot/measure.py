@@ -65,7 +65,7 @@ def measure(layout: Layout, plan: Plan, preset: Preset, rows: int, *, score_on_g
 
 
 def _sizes_of_images(layout: Layout, plan: Plan, unit: str, read: CaptionRecord) -> pa.ChunkedArray:
-    """Return the size in bytes of each image of a unit that OCR was given, or that was fetched if OCR got none."""
+    """Return the sizes in bytes of a unit's images that were given to OCR, or if none was, of the fetched ones."""
     image_units = plan.image_units(read)
     spotted = load_records(layout, unit, image_units)["bytes"].drop_null()
     if len(spotted):

@@ -2,7 +2,7 @@
 
 Many small units make a better sample than a few large ones. But a unit has a fixed cost (files, footers), which small
 units spread over fewer rows. If the units of a run are much larger and the sample has enough units, some of them are
-made longer than the others, so that both costs can be estimated (see `estimate.recut`).
+made longer than the others, so that the fixed cost and the cost per row can be told apart (see `estimate.recut`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from open_diht.pipelines.pilot.options import UNITS
 from open_diht.pipelines.settings import RunSettings
 
 FOLDER = "pilot"
-"""Name of the output folder of a pilot in that of a run."""
+"""Name of a pilot's output folder, which lies in the run's output folder."""
 LONG = 4
-"""Number of neighboring units that are joined to a long one. A larger number would separate the two costs better, but
+"""Number of neighboring units that are joined into a long one. A larger number would separate the two costs better, but
 would make the sample take longer."""
 LONG_SHARE = 3
-"""One unit in so many is a long one, and at least 2 are, since one shows no spread."""
+"""One unit in this many is a long one. At least 2 are, since one shows no spread."""
 _MOST_UNITS = 20_000
 """Bound of the units of a plan that is only made to draw from."""
 
@@ -39,9 +39,9 @@ class Sampling:
     plan: Plan
     """The units to filter."""
     of: int
-    """Number of units that they were drawn from."""
+    """Number of units that the units of `plan` were drawn from."""
     recut: bool
-    """Whether these units are smaller than those of `whole`."""
+    """Whether the units of `plan` are smaller than those of `whole`."""
 
 
 def sampling(settings: RunSettings, count: int | None, share: float | None, seed: int) -> Sampling:
@@ -86,7 +86,7 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
 
 
 def two_sizes(units: Sequence[Unit], count: int, dice: random.Random) -> list[Unit] | None:
-    """Draw units of two sizes, in plan order. Return None if `count` (2 of each) or the units do not suffice."""
+    """Draw units of two sizes, in plan order. Return None if `count` or the units do not suffice for 2 of each size."""
     long = max(2, count // LONG_SHARE)
     if count < long + 2:
         return None

@@ -69,8 +69,8 @@ def _line(number: int, line: Line, chip: float, width: int, height: int) -> dict
 
 
 def _captions(example: Example) -> tuple[str, str]:
-    """Return two HTML texts: the caption with its overlap marked, and the parsed text with its words marked. If both
-    texts are the same, all marks are in the first and the second is empty. It is also empty if a text is missing."""
+    """Return two HTML texts: the caption with its overlap marked, and the parsed text with its words marked. The second
+    is empty if both texts are the same (all marks are then in the first), or if a text is missing."""
     caption, parsed, span = example["caption"], example["parsed"], example["overlap_span"]
     overlap = [TextSpan(*span, "overlap")] if span else []
     words = [TextSpan(one["start"], one["end"], "t-object") for one in example["objects"]]

@@ -34,7 +34,7 @@ class Participant(TypedDict):
 
 
 class Action(TypedDict):
-    """A verb candidate; `score`, 0 to 1, is the verifier's or that after the second opinion."""
+    """A verb candidate. `score`, 0 to 1, is the verifier's score, or the score after the second opinion."""
 
     verb: str
     start: int

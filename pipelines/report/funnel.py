@@ -27,7 +27,7 @@ class NotDecided(TypedDict):
     counts after the break of a truncated unit are included."""
     units: int
     uncounted: int
-    """Number of these units whose rows are unknown and therefore in no sum."""
+    """Number of these units whose rows are unknown, so that no sum contains them."""
 
 
 class FunnelStep(TypedDict):
@@ -42,7 +42,7 @@ class FunnelStep(TypedDict):
 
 
 class ColumnHistogram(TypedDict):
-    """Axis of the histogram of a column, score or other number that has a condition."""
+    """Histogram axis of a number with a condition: a column, a score or another."""
 
     labels: dict[str, str]
     """Label of each bin, in order."""
@@ -59,10 +59,10 @@ class CaptionCounts(TypedDict):
     rejected: dict[str, int]
     """Number of rejected captions by reason."""
     dead_letter: int
-    """Captions that were read of rows in the dead-letter table. Rows that died while being read have an unknown number
-    of captions, which are in no count."""
+    """Captions that were read from rows in the dead-letter table. Rows that failed while being read have an unknown
+    number of captions, which are in no count."""
     not_decided: int
-    """Captions that were read of units that failed."""
+    """Captions that were read from units that failed."""
 
 
 class FunnelRecord(TypedDict):
@@ -81,7 +81,7 @@ class FunnelRecord(TypedDict):
     keep_rate: float
     captions: NotRequired[CaptionCounts]
     unparsed: int
-    """Number of captions that a lean run did not parse."""
+    """Number of captions that were not parsed because of `RunSettings.lean`."""
     moves: dict[str, float]
     """Sums of the changes by second opinions, see `Moves`. Empty if no caption was annotated with one."""
     histograms: dict[str, dict[str, int]]

@@ -5,8 +5,8 @@ With `environment_type=PROCESS`, a runner starts this program for each worker, w
 provision service. The program gets pipeline options, service addresses and the list of staged files from there, fetches
 the files, installs the packages among them into a private folder, and starts Beam's worker with that folder first on
 its path. It remains the parent of the worker and prints why a worker failed. If the driver's folder
-(`DIHT_BOOT_FOLDER`) is on this machine, it also writes that to a file there, because a runner waits silently for a
-worker that never starts.
+(`DIHT_BOOT_FOLDER`) is on this machine, it also writes the reason to a file there, because a runner waits silently for
+a worker that never starts.
 
 Beam has no such program outside its images: its worker pool (EXTERNAL) installs nothing and passes no options. This
 file imports Beam and grpc but nothing of this project, which it may have to install. It needs Python 3.11 or newer.
@@ -200,7 +200,7 @@ def _supervise(environment: Mapping[str, str]) -> int:
 
 
 def die_with(parent: int) -> None:
-    """On Linux, have the kernel kill this process when its parent ends, which cannot forward a SIGKILL."""
+    """On Linux, have the kernel kill this process when its parent ends, because a parent cannot forward a SIGKILL."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the parent ended before the call

@@ -1,8 +1,8 @@
 """The backend for a Dask cluster, through Beam's DaskRunner. This program must be installed in the workers' Python.
 
 DaskRunner distributes the partitions of the first collection, sets a function up for each partition, and computes only
-the last collection; so a job consists of unit names and one function over them (see `Backend.by_partition`). Dask
-gives the units of a worker that dies to others.
+the last collection; so a job consists of unit names and one function over them (see `Backend.by_partition`). If a
+worker dies, Dask gives its units to other workers.
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ class Dask(PortableBackend):
                 yield client
 
     def address(self) -> str:
-        """Return the scheduler's address, perhaps read from a file: that of the option, by default of the variable, and
-        without both that of `make dask-up`. Raise RunnerError if it is neither an address nor a file."""
+        """Return the scheduler's address: the option's, else that in the variable, else that of `make dask-up`. Option
+        and variable may name a file that has the address. Raise RunnerError for anything else."""
         asked = self.workers.scheduler or os.environ.get(VARIABLE) or ADDRESS
         if os.path.isfile(asked):
             try:

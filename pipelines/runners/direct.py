@@ -1,6 +1,6 @@
 """The backend on this machine: Beam's embedded runner with worker processes, which are watched.
 
-FnApiRunner waits for the answers of a worker forever. If the kernel kills a worker for lack of memory or a library
+FnApiRunner waits for the answers of a worker forever. So if the kernel kills a worker for lack of memory or a library
 crashes it, its open requests are answered with an error. Workers are forked from one process, see fork_server.py.
 """
 
@@ -43,8 +43,8 @@ def check_workers(workers: int) -> int:
 
 @dataclass(frozen=True)
 class Direct(Backend):
-    """A `Backend` on this machine. FnApiRunner is constructed here because, requested by name, its worker processes
-    start without pipeline options, and "DirectRunner" first tries to download another runner."""
+    """A `Backend` on this machine. It constructs FnApiRunner itself: if the runner is requested by name, its worker
+    processes start without pipeline options, and for "DirectRunner" Beam first tries to download another runner."""
 
     flags: Sequence[str] = ()
     name = "direct"
@@ -114,9 +114,9 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
 
 @contextmanager
 def watched_workers() -> Iterator[None]:
-    """Make the local runner watch the worker processes that it starts during the `with` block. Raise WorkerDied if one
-    died, after the others have finished their units. Raise it also if the process that starts workers ended; on Linux
-    they end with it."""
+    """Make the local runner watch the worker processes that it starts during the `with` block. If a worker died, raise
+    WorkerDied after the other workers have finished their units. Raise it also if the process that starts workers
+    ended; on Linux the workers end with it."""
     register = worker_handlers.WorkerHandler.register_environment
     register(python_urns.SUBPROCESS_SDK, bytes)(_WatchedWorkerHandler)
     _deaths.clear()

@@ -62,7 +62,7 @@ class Flink(portable.PortableBackend):
         portable.run(_Runner(), job, flags, self.workers)
 
     def _job_flags(self, workers: int) -> list[str]:
-        """Return the flags of a job for this cluster; the user's come last and take precedence."""
+        """Return the flags of a job for this cluster. The user's flags come last and take precedence."""
         cluster = self._cluster()
         version = self._version(cluster)
         jar = self._jar(version)
@@ -90,8 +90,8 @@ class Flink(portable.PortableBackend):
         return str(option_values(self.flags)["flink_master"]).strip() if named else MASTER
 
     def _cluster(self) -> dict[str, str | int] | None:
-        """Return slots, task managers and version from the cluster's REST service. Return None if the job server will
-        run the cluster itself. Raise RunnerError if no cluster answers."""
+        """Return slots, task managers and version, which the cluster's REST service reports. Return None if the job
+        server will run the cluster itself. Raise RunnerError if no cluster answers."""
         master = self._master()
         if master in MAGIC_HOST_NAMES:
             return None
@@ -107,8 +107,8 @@ class Flink(portable.PortableBackend):
             ) from error
 
     def _version(self, cluster: dict[str, str | int] | None) -> str:
-        """Return the Flink version, as in 1.20, which the jar must match. It is that of the option or the cluster, or
-        by default `VERSION`. Raise RunnerError if option and cluster differ, or Beam has no job server for the
+        """Return the Flink version, as in 1.20, which the jar must match: the version that the option names, else the
+        cluster's, else `VERSION`. Raise RunnerError if option and cluster differ, or if Beam has no job server for the
         version."""
         named = str(option_values(self.flags)["flink_version"]) if given(self.flags, "flink_version") else None
         found = ".".join(str(cluster["flink-version"]).split(".")[:2]) if cluster else None
@@ -121,9 +121,9 @@ class Flink(portable.PortableBackend):
         return version
 
     def _jar(self, version: str) -> Path | None:
-        """Return the job-server jar of the option or the variable. Return None without either: Beam then takes it from
-        its cache or downloads it. Raise RunnerError if the versions in a jar's name differ, since Beam guarantees no
-        compatibility."""
+        """Return the job-server jar that the option or the variable names. If neither does, return None: Beam then
+        takes a jar from its cache or downloads it. Raise RunnerError if the versions in a jar's name differ, since Beam
+        guarantees no compatibility."""
         named = option_values(self.flags)["flink_job_server_jar"] or os.environ.get(JAR_VARIABLE)
         if not named:
             return None

@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.runners.runner import PipelineResult
 
 QUIET = ("--default_sdk_harness_log_level=ERROR",)
-"""Flags of every job, which the user's can override. Of the messages of Beam's workers they show only errors."""
+"""Flags of every job, which the user's flags can override. They hide all messages of Beam's workers but errors."""
 
 
 class RunnerError(ValueError):
@@ -40,8 +40,8 @@ class Job:
     build: Callable[[beam.Pipeline], None]
     """Adds the transforms to a pipeline."""
     workers: int
-    """Most units that run at the same time on `direct` and Flink. Dask gets partitions in proportion; Prism and
-    Dataflow ignore it."""
+    """Most units that `direct` and Flink run at the same time. Dask gets partitions in proportion; Prism and Dataflow
+    ignore it."""
     started: Callable[[], bool] = lambda: True
     """Returns whether a worker has begun."""
 
@@ -72,7 +72,7 @@ class Backend(Protocol):
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:
         """Check that jobs can run here. `places` are the data that they write and read, but not model weights: (name
-        such as OUTPUT or INPUT, path). Raise RunnerError if they cannot; nothing was started."""
+        such as OUTPUT or INPUT, path). Raise RunnerError if jobs cannot run; nothing was started."""
         return None
 
     def default_workers(self) -> int:

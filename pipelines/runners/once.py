@@ -13,16 +13,16 @@ from apache_beam.internal import pickler
 
 _one_at_a_time = threading.Lock()
 _kept: tuple[str, beam.DoFn] | None = None
-"""Id of a job, and its function, which is set up."""
+"""Id of a job, and the function of this job, which is set up."""
 _place: str | None = None
 """Name of the run whose element is being processed, see `is_at`, or None for an idle process."""
 
 
 class OncePerProcess(beam.DoFn):
-    """Calls the function of one job, which a process keeps set up until another job's arrives or `let_go` is called.
-    The function must emit nothing; `place` is the name of the run, see `is_at`. A process handles one element at a
-    time, even with several threads, because two threads cannot use a parser or an OCR process at once. Relative paths
-    start from the folder in which this object was made, if the process sees that folder."""
+    """Calls the function of one job. A process keeps the function set up until that of another job arrives or `let_go`
+    is called. The function must emit nothing; `place` is the name of the run, see `is_at`. A process handles one
+    element at a time, even with several threads, because two threads cannot use a parser or an OCR process at once.
+    Relative paths start from the folder in which this object was made, if the process sees that folder."""
 
     def __init__(self, do: beam.DoFn, place: str = ""):
         # An id per job: even if the next job has equal bytes, the files that its stage reads may have changed.

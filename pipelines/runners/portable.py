@@ -57,7 +57,7 @@ class Workers:
     start_seconds: float = START_SECONDS
     """Seconds after which a job is ended if no worker has begun, or on Dask if there was no worker for so long."""
     scheduler: str | None = None
-    """Address of the Dask scheduler, or its file; see `open_diht.pipelines.runners.dask`."""
+    """Address of the Dask scheduler, or the file that has it; see `open_diht.pipelines.runners.dask`."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class PortableBackend(Backend):
 
 
 class EndsItsServer(PortableRunner):
-    """A runner that keeps its job server in `server`, so that it can be stopped; Beam would leave it running."""
+    """A runner that keeps its job server in `server`, so that the server can be stopped; Beam would not stop it."""
 
     server: Any = None
 
@@ -98,8 +98,8 @@ def run(
 ) -> None:
     """Run a job to its end on a runner of Prism or Flink that was not started. Flags that start workers are added.
     `end_seconds` is how long the runner may take to end a job after a worker has died; infinite for a runner that may
-    start another worker. Raise JobFailed if the job failed, no worker could be started or began in time, or one died
-    and the job did not end."""
+    start another worker. Raise JobFailed if the job failed, if no worker could be started or began in time, or if a
+    worker died and the job did not end."""
     with tempfile.TemporaryDirectory(prefix="diht-job-", ignore_cleanup_errors=True) as folder, _own_python_first():
         options = PipelineOptions([*QUIET, *_worker_flags(Path(folder), flags, workers), *flags])
         pipeline = beam.Pipeline(runner=runner, options=options)
@@ -213,7 +213,7 @@ def code_files() -> dict[str, Path]:
 
 @cache
 def build_wheel() -> Path:
-    """Return a wheel of that code, built once per process, for workers that lack only this project."""
+    """Return a wheel of `code_files`, built once per process, for workers that lack only this project."""
     folder = Path(tempfile.mkdtemp(prefix="diht-wheel-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     version = program_version()
@@ -229,7 +229,7 @@ def build_wheel() -> Path:
 
 @cache
 def code_digest() -> str:
-    """Return a hash of that code, 12 hex digits. It is computed on the first call, because later changes on disk do not
+    """Return a hash of `code_files`, 12 hex digits. The first call computes it, because later changes on disk do not
     affect what this process has imported."""
     digest = hashlib.sha256()
     for name, path in code_files().items():

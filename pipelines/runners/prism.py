@@ -18,7 +18,7 @@ VARIABLE = "PRISM"
 BUILT = Path(".prism/prism")
 """Path of the binary that `make prism` builds, relative to the checkout, which must be the working directory."""
 END_SECONDS = 20.0
-"""Seconds until a job with a dead worker is ended: Prism starts no other, and may wait for the dead one forever."""
+"""Seconds until a job with a dead worker is ended: Prism starts no other, and may wait for the dead worker forever."""
 BUILD = f"GOBIN=$PWD/.prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"
 
 
@@ -42,8 +42,8 @@ class Prism(portable.PortableBackend):
         portable.run(_Runner(), job, flags, self.workers, end_seconds=END_SECONDS)
 
     def _location(self) -> Path:
-        """Return the path of the binary: that of the option, that of the variable if the option is not given, or by
-        default that of `make prism`. Raise RunnerError if it is not an executable file."""
+        """Return the path of the binary: the option's, else the variable's, else `BUILT`. Raise RunnerError if it is
+        not an executable file."""
         named = option_values(self.flags)["prism_location"] or os.environ.get(VARIABLE)
         path = Path(str(named)) if named else BUILT
         if not path.is_file() or not os.access(path, os.X_OK):

@@ -1,10 +1,10 @@
-"""`make select`: choose rows of a finished filter run, and how often a training of n samples reads each.
+"""`make select`: choose rows of a finished filter run, and how often a training of n samples reads each row.
 
     open-diht select --output /data/cat --samples 51200
 
-Nothing is read but the output's own files, and nothing is written but its folder `selection/`. Exit
-status: 0 success; 1 a record or an index of OUTPUT is corrupt, or its store failed after the plan and
-the records were read; 2 wrong use, and nothing was written.
+Only the output's own files are read, and only its folder `selection/` is written. Exit status: 0 success; 1 a record or
+an index of OUTPUT is corrupt, or its store failed after the plan and the records were read; 2 wrong use, and nothing
+was written.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, read_byt
 KEPT_ROWS = "kept"
 """Name of the first group, the rows that the cascade keeps. Other groups have the name of a reason."""
 NOT_INDEXED, SEVERAL_ROWS = "not in the index", "uid of several rows"
-"""Keys of `Candidates.left_out` that are no reasons."""
+"""Keys of `Candidates.left_out` that are not reasons of a filter."""
 _PAIR = np.dtype("<u8,<u8")
 
 
@@ -54,7 +54,7 @@ class Candidates:
     """The n rows that may be chosen, in the order of their uids, which are all different."""
 
     groups: tuple[str, ...]
-    """`KEPT_ROWS`, and the reasons with a delay that have rows."""
+    """`KEPT_ROWS`, and those reasons with a delay for which there are rows."""
     uid: NDArray[Any]
     """(n,) of `_PAIR`."""
     group: NDArray[np.int64]
@@ -64,9 +64,9 @@ class Candidates:
     tar: NDArray[np.int64]
     """(n,) number of the tar that holds the row; 0 unless the input's tars are indexed."""
     place: NDArray[np.int64]
-    """(n,) row of the index of that tar."""
+    """(n,) number of the row in the index of that tar."""
     left_out: Mapping[str, int]
-    """Number of other rows by the reason why they cannot be chosen."""
+    """Number of all other rows, by the reason why they cannot be chosen."""
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -172,7 +172,7 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
 
 def _decided(layout: Layout) -> tuple[Plan, list[str], str]:
     """Return the plan of a finished run, its decided units and its preset's name. Raises `WrongUse` if the plan is
-    missing or corrupt, or decisions are missing or mixed."""
+    missing or corrupt, or if decisions are missing or differ in preset or annotations."""
     again = f"run the same `{spelled('filter')}` again to its end"
     try:
         plan = load_plan(layout.plan)
@@ -217,9 +217,9 @@ def _candidates(
     own_shards: bool,
 ) -> Candidates:
     """Read the rows that may be chosen: kept ones and those rejected for a reason in `delays`. Raise WrongUse if a
-    column is missing or holds no numbers, or there is no row to choose. `by`: columns to rank by, by default the
+    column is missing or holds no numbers, or if there is no row to choose. `by`: columns to rank by, by default the
     margins of the decisions. `indexed`: choose only rows in the indexes of the input's tars. `own_shards`: the training
-    reads shards of the output, which hold kept rows alone."""
+    reads the output's shards, which hold only kept rows."""
     groups, left_out = (KEPT_ROWS, *delays), Counter[str]()
     others: list[NDArray[Any]] = []  # uids by which a training would read rows that may not be chosen
     parts: list[tuple[NDArray[Any], ...]] = []
@@ -283,8 +283,8 @@ def _candidates(
 def _places(
     index: ShardIndex, places: NDArray[np.int64], captions: pa.Table, uids: pa.ChunkedArray
 ) -> NDArray[np.int64]:
-    """Return the row of a tar's index that holds each row, (n,), or -1 if no sample has its caption. `places`
-    (samples,) are the rows of the index of a unit's samples, by ordinal."""
+    """Return for each row its number in a tar's index, (n,), or -1 if no sample has the row's caption. `places`
+    (samples,) are the numbers in the index of a unit's samples, by ordinal."""
     rows = captions.take(pc.index_in(uids, captions["uid"].combine_chunks()))
     found = places[np.asarray(rows["ordinal"], np.int64)]
     texts = [caption_hash(text.encode("utf-8", "replace")) for text in rows["caption"].to_pylist()]
@@ -312,7 +312,7 @@ def _halves(uids: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
-    """Return the numbers of a column (n,), also those that a reader has moved to `EXTRA`, and NaN for missing ones."""
+    """Return the numbers of a column (n,), including those that a reader has moved to `EXTRA`. Missing ones are NaN."""
     column = table[name] if name in table.column_names else pa.nulls(len(table))
     try:
         values = pc.cast(column, pa.float64())
@@ -324,15 +324,15 @@ def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
 
 
 def _margin(table: pa.Table, group: NDArray[np.int64], groups: Sequence[str]) -> NDArray[np.float64]:
-    """Return how near each row is to being kept, or how far from being rejected, within its group (n,). The measure is
-    the overlap (less is better) for rows that Text-spotting rejects, and the complexity for all others."""
+    """Return for each row, (n,), how near it is to being kept, or how far from being rejected, within its group. The
+    measure is the overlap (less is better) for rows that Text-spotting rejects, and the complexity for all others."""
     by_text = group == (groups.index("text_spotting") if "text_spotting" in groups else -1)
     return np.where(by_text, -_floats(table, "overlap"), _floats(table, "complexity"))
 
 
 def _by_columns(rows: Candidates, weights: Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the group and the value of each row by columns. Group 0 has the best rows, as many as were kept. The value
-    is the weighted sum of a row's ranks by each column; in a column, rows without a value are last."""
+    of a row is the weighted sum of its ranks in the columns; rows without a number in a column are last there."""
     value = np.zeros(len(rows.uid))
     for column, weight in zip(rows.columns.T, weights, strict=True):
         _, rank = np.unique(np.nan_to_num(column, nan=-np.inf), return_inverse=True)
@@ -345,7 +345,7 @@ def _by_columns(rows: Candidates, weights: Sequence[float]) -> tuple[NDArray[np.
 def _write_indexes(
     layout: Layout, plan: Plan, units: list[str], rows: Candidates, chosen: NDArray[np.bool_], folder: StorePath
 ) -> None:
-    """Index the chosen rows in each of the input's tars, so that `folder` is a data set of theirs."""
+    """Index the chosen rows in each of the input's tars, so that `folder` is a data set of these rows."""
     shards, tars = [], list(tars_of(plan, units))
     order = np.flatnonzero(chosen)
     order = order[np.lexsort((rows.place[order], rows.tar[order]))]
@@ -361,8 +361,8 @@ def _write_indexes(
 
 
 def _others(count: NDArray[np.int64], samples: float, by: bool) -> dict[str, NDArray[np.float64]]:
-    """Return the mean readings of each group (groups,) if all rows are read equally often, or only the first group.
-    With `by`, the first group has the best rows by the columns instead of the kept ones."""
+    """Return the mean readings of each group, (groups,), in two cases: all rows are read equally often, or only those
+    of the first group. With `by`, the first group has the best rows by the columns instead of the kept ones."""
     found = {"all rows": np.full(len(count), samples / count.sum())}
     if count[0]:
         found["the rows first by the columns" if by else "the kept rows"] = np.array(

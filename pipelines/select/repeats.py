@@ -1,10 +1,10 @@
-"""How often a training of n samples should read each row: the law of decaying usefulness.
+"""Tell how often a training of n samples should read each row, by the law of decaying usefulness.
 
 A pair teaches less each time it is read (Goyal et al., CVPR 2024, "Scaling Laws for Data Filtering"). Let a kept row's
 first reading be worth 1, and let the worth halve with every `HALVES` readings. A row that the cascade rejects is worth
-as much as a kept row that was already read `delay` times. Below the cap, the best allotment makes the next reading of
-every group that is read worth the same. So all groups share one level t, and a group is read t - delay times: rejected
-rows enter after `delay` readings of the kept ones, and from then on each group is read equally often.
+as much as a kept row that was already read `delay` times. Below the cap, in the best allotment the next reading is
+worth the same in every group that is read. So all groups share one level t, and a group is read t - delay times:
+rejected rows enter after `delay` readings of the kept ones, and from then on each group is read equally often.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 DELAYS = {"complexity": 2.0, "action": 2.0, "text_spotting": 2.0}
-"""Readings of the kept rows that come before the first one of rows rejected for a reason."""
+"""Readings of the kept rows before the first reading of rows that were rejected for a reason."""
 HALVES = 1.0
 """Number of readings after which the worth of a row is halved."""
 ORIGIN = "fitted on one half of the study's pools with small models (docs/howto/select.md#constants)"
@@ -35,16 +35,16 @@ def allotted(rows: ArrayLike, delays: ArrayLike, samples: float, cap: float) -> 
 
 
 def worth(rows: ArrayLike, delays: ArrayLike, readings: ArrayLike, halves: float = HALVES) -> float:
-    """Return what the readings of all groups are worth together, in first readings of kept rows."""
+    """Return what the readings of all groups are worth together. The unit is the first reading of a kept row."""
     rows, delays, readings = (np.asarray(one, np.float64) for one in (rows, delays, readings))
     decay = 0.5 ** (1 / halves)
     return float(rows @ (decay**delays * (1 - decay**readings))) / (1 - decay)
 
 
 def per_row(group: NDArray[np.int64], value: NDArray[np.float64], means: Sequence[float]) -> NDArray[np.int64]:
-    """Return the whole number of readings of each row, (n,). The fractional part of a group's mean is the part of its
-    rows that gets one more reading: those of the highest `value`, with NaN last. Fractions of readings are rounded over
-    all groups, so that the sum is exact."""
+    """Return the whole number of readings of each row, (n,). The fractional part of a group's mean is the fraction of
+    its rows that get one more reading: the rows with the highest `value`, with NaN last. Fractions of readings are
+    rounded over all groups, so that the sum is exact."""
     found = np.zeros(len(group), np.int64)
     groups = [np.flatnonzero(group == number) for number in range(len(means))]
     ends = np.floor(np.cumsum([mean * len(rows) for mean, rows in zip(means, groups, strict=True)]) + 0.5)

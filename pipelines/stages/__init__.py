@@ -1,1 +1,1 @@
-"""The pipeline's stages. Each processes units, and publishes files and a commit record for each that it completes."""
+"""The pipeline's stages. Each processes units, and publishes the files and the commit record of each completed unit."""

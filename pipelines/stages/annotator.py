@@ -1,4 +1,4 @@
-"""The base of annotating stages, and the registry of those from plugins.
+"""The base of annotating stages, and the registry of the stages that plugins add.
 
 An annotating stage is one class. On a worker it processes units, as every `Stage` does. On the
 driver it tells which units there are, which of them are done, and what their annotations decide.
@@ -38,8 +38,8 @@ class Annotator(Stage):
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
         """Check before the first unit that the stage has what it needs in this run.
 
-        A run calls it for all stages, also for those that are not part of it: first without a plan, so that a wrong
-        setting is refused before manifests are listed, and then with the plan and the stages that apply.
+        A run calls this for all stages, including those that are not part of the run: first without a plan, so that a
+        wrong setting is refused before manifests are listed, and then with the plan and the stages that apply.
 
         Args:
             settings: the run's settings.
@@ -76,7 +76,7 @@ class Annotator(Stage):
         Args:
             work: the run's work.
             todo: the units that are not done.
-            records: the commit records that some of them have.
+            records: the commit records of the units in `todo` that have one.
             of: number of units of the stage.
         """
         return None
@@ -95,7 +95,7 @@ class Annotator(Stage):
         return None
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:  # not abstract: most stages need no such step
-        """Do what needs the units together, after each of `todo` is done or has failed. Not called if `todo` is empty.
+        """Do the work that needs all units, after each of `todo` is done or has failed. Not called if `todo` is empty.
 
         Args:
             work: the run's work.
@@ -111,7 +111,7 @@ class Annotator(Stage):
     def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> StageFilter | None:
         """Return the filter that decides by the annotations, or None if the cascade already does.
 
-        All units that have not failed are annotated by now, so it may first process them together.
+        All units that have not failed are annotated by now, so this method may first process them together.
 
         Args:
             settings: the run's settings.

@@ -51,8 +51,8 @@ DEAD_LETTERS = pa.schema(
         ("raw", pa.binary()),
     ]
 )
-"""A row of the dead-letter table. It has its place, the error, and for a bad row of the manifest the row as far as it
-was read. `ordinal` is its index in the unit, and null for the failure of a file or unit."""
+"""A row of the dead-letter table: the place and the error, and for a bad row of the manifest the row as far as it was
+read. `ordinal` is the row's index in the unit, and null if a whole file or unit failed."""
 
 
 class CaptionRecord(TypedDict):
@@ -72,11 +72,11 @@ class CaptionRecord(TypedDict):
     lean: bool
     """See `RunSettings.lean`."""
     unparsed: int
-    """Number of captions of good rows that a lean run did not parse."""
+    """Number of captions of good rows that were not parsed because of `lean`."""
     moves: dict[str, float] | None
-    """Sums of the changes by second opinions, see `Moves`, or None if the run asks for none."""
+    """Sums of the changes by second opinions, see `Moves`, or None if the run asks for no second opinions."""
     columns: dict[str, object]
-    """Conditions on manifest columns whose rejects were not parsed, in the form of a preset."""
+    """Conditions on manifest columns, in the form of a preset. Rows that they reject were not parsed."""
     values: NotRequired[dict[str, str]]
     """Maps the name of each of these conditions to its `values_fingerprint`."""
     captions: NotRequired[int]
@@ -101,7 +101,7 @@ class CaptionStage(Annotator):
     second_opinion: bool = False
     """See `CaptionRule.second_opinion`."""
     fuller: str | None = None
-    """Fingerprint of full annotations, which a lean run accepts too, since they include all that it needs."""
+    """Fingerprint of full annotations. With `lean` these are accepted too, since they include all that is needed."""
     conditions: tuple[ColumnCondition, ...] = ()
     """The preset's conditions on columns. Rows that they reject are not parsed."""
     name: str = field(default=CAPTIONS, init=False)
@@ -182,8 +182,8 @@ class CaptionStage(Annotator):
         return known if known and known["annotated"] and self.parsed(known) else None
 
     def parsed(self, record: CommitRecord) -> bool:
-        """Return whether every row that passes the conditions was parsed, because they still reject the skipped
-        rows."""
+        """Return whether every row that passes the conditions was parsed. It was if the conditions still reject all
+        skipped rows."""
         then = [condition_of(*one) for one in record["columns"].items()]
         values = record.get("values", {})
         if any(values.get(one.reason) != self._values.get(one.reason) for one in then):
@@ -250,7 +250,7 @@ class CaptionStage(Annotator):
         return said, (self.layout.data(self.name, unit), self.layout.dead(unit))
 
     def _rows(self, batch: Batch, parse: NDArray[np.bool_]) -> pa.Table:
-        """Annotate the n good rows of a batch; `parse` (n,) is the mask of those to parse."""
+        """Annotate the n good rows of a batch. `parse` (n,) is the mask of the rows to parse."""
         table = identities(batch)
         annotations = self._annotations([caption or "" for caption in batch.captions], parse)
         if annotations is not None:

@@ -1,7 +1,7 @@
 """Stage `columns`: store the values that the preset's conditions on columns compare.
 
-See `open_diht.filters.columns`. The values are stored before captions are parsed, so that other
-thresholds do not run this stage again, and only rows that pass them are parsed, fetched and read.
+See `open_diht.filters.columns`. The values are stored before captions are parsed, so that other thresholds do not run
+this stage again. Only rows that pass the conditions are parsed, fetched and read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
 from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 3
-"""Increase it when the same column of a file may give other values."""
+"""Increase the version when the same column of a file may give other values."""
 BATCH_ROWS = 10_000  # numbers and words, not parses: more rows than in stage `captions` fit into memory
 COLUMNS = "columns"
 
@@ -109,7 +109,7 @@ class ColumnStage(Annotator):
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Return by the reason of each condition whether its values are stored as numbers or as words."""
+        """Return, by the reason of each condition, whether the condition's values are stored as numbers or as words."""
         return {one.reason: "numbers" if one.numeric else "words" for one in self.conditions}
 
     def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
@@ -159,8 +159,8 @@ def annotated_rows(
     columns: list[str] | None = None,
     between: tuple[str, int, int] | None = None,
 ) -> Iterator[pa.Table]:
-    """Yield a unit's rows from stage `captions`, with the values that the preset's conditions compare. `columns`, which
-    include `ordinal`, and `between` are those of `row_groups`."""
+    """Yield a unit's rows from stage `captions`, with the values that the preset's conditions compare. `columns` and
+    `between` are passed to `row_groups`; `columns` must include `ordinal`."""
     groups = row_groups(layout.data("captions", unit), columns, between=between)
     if not preset.columns:
         yield from groups

@@ -1,6 +1,6 @@
 """Stage `decide`: apply thresholds to annotations, and write kept, rejected and dead-letter rows.
 
-It needs no parsing and no OCR.
+This needs no parsing and no OCR.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class DecideStage(Stage):
     stages: tuple[str, ...]
     """The stages that decide."""
     fingerprint: Fingerprints
-    """Fingerprint of each unit; changes with its annotations, the filters and the duplicates that were searched for."""
+    """Fingerprint of each unit. It changes with the unit's annotations, the filters and the duplicates searched for."""
     examples: int
     """Most examples for each reason that a unit offers to the report."""
     duplicate_files: tuple[DuplicateFiles, ...] = ()
-    """Files of the kinds of duplicates that the run compares. The stage uses only kinds that reject."""
+    """Files of the kinds of duplicates that the run compares. The stage uses only those of kinds that reject."""
     own: tuple[StageFilter, ...] = ()
     """Filters of stage `score` and of the user's stages."""
     name: str = field(default="decide", init=False)
@@ -190,7 +190,7 @@ class DecideStage(Stage):
 
 
 def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterable[tuple[str, str]]) -> pa.Table:
-    """Return dead letters for rows that cannot be decided or written. `why` has the error and message of each."""
+    """Return dead letters for rows that cannot be decided or written. `why` has the error and message of each row."""
     known = rows.select(["ordinal", "uid", "caption"]).to_pylist()
     where = {"file": path, "unit": unit, "stage": stage}
     letters = [{**row, **where, "error": error, "message": text} for row, (error, text) in zip(known, why, strict=True)]
@@ -206,9 +206,9 @@ def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa
 def decide(
     settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]], own: tuple[StageFilter, ...]
 ) -> tuple[dict[str, str], Findings]:
-    """Find duplicates and decide the outdated units. Return the inputs of each unit's decisions, without failed units,
-    and the duplicates. `sources`: the inputs of each unit's annotations. `own`: filters of stage `score` and of the
-    user's stages."""
+    """Find duplicates and decide the outdated units. Return the inputs of the decisions for each unit that has not
+    failed, and the duplicates. `sources`: the inputs of each unit's annotations. `own`: filters of stage `score` and of
+    the user's stages."""
     only_decides = not work.seconds  # nothing was annotated
     base = fingerprint_of(
         settings.preset.filters_fingerprint,

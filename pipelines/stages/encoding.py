@@ -22,7 +22,7 @@ from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath
 
 OK = "ok"
-"""Status of a row with all its embeddings. The status of another row is the reason why an embedding is missing."""
+"""Status of a row with all its embeddings. Any other status is the reason why an embedding is missing."""
 _GROUP_ROWS = 1_024
 
 Encoded = Vector | UnreadableImage | MissingImage
@@ -44,7 +44,7 @@ def vectors(embeddings: Sequence[Encoded | None], dimension: int) -> pa.Array:
 
 
 def matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
-    """Return the vectors of a column that has any, shape (n, d)."""
+    """Return the vectors of a column that has vectors, shape (n, d)."""
     flat = [np.asarray(chunk.flatten()) for chunk in column.chunks]
     return np.concatenate([np.zeros(0, np.float16), *flat]).reshape(len(column), -1)
 
@@ -61,7 +61,7 @@ class EncodingStage(SegmentStage):
     """Fingerprint of the encoder and its weights."""
     batch_size: int = BATCH
     threads: int = 0
-    """Threads that decode images while the encoder processes others; 0: none."""
+    """Threads that decode images while the encoder processes other images; 0: none."""
     counted = noun = "images"
     nothing: ClassVar[CommitRecord] = {"images": 0, "bad": 0}
     _encoder: Encoder
@@ -72,8 +72,8 @@ class EncodingStage(SegmentStage):
         place of tensors."""
 
     def prepare(self, ordinal: int, image: bytes) -> list[Any]:
-        """Return a list of the tensor of a row's image, or of the reason why there is none. A stage may add tensors to
-        it. Threads may call it while the encoder processes other rows."""
+        """Return a list that holds the tensor of a row's image, or the reason why there is none. A stage may add
+        tensors to the list. Threads may call this method while the encoder processes other rows."""
         return [self._encoder.prepare(image)]
 
     def fingerprint_of(self, unit: str) -> str:
@@ -101,7 +101,7 @@ class EncodingStage(SegmentStage):
         return self.table([ordinal for ordinal, _ in encoded], [one for _, one in encoded])
 
     def _encoded(self, unit: str, ordinals: NDArray[np.int64]) -> Iterator[list[tuple[int, list[Encoded]]]]:
-        """Yield rows as (ordinal, embeddings). All batches of the encoder but the last are full, since it may pad."""
+        """Yield rows as (ordinal, embeddings). The encoder may pad batches, so all batches but the last are full."""
 
         def prepare(row: tuple[int, bytes | MissingImage]) -> list[Any]:
             ordinal, image = row

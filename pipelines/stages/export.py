@@ -68,8 +68,8 @@ class Export:
         self.work.complete(ExportStage(self.layout, self.settings.dataset, known), self.work.alive(decided))
 
     def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> IndexCounts:
-        """Write outdated exports, and return the counts of indexes. For shards return {}. If the stage is not
-        requested, remove the report, and the exports that may be made from other decisions."""
+        """Write outdated exports, and return the counts of indexes. For shards, return {}. If the stage is not
+        requested, remove the report, and exports that may be from other decisions."""
         work, layout, began = self.work, self.layout, time.time()
         fingerprint, vouched = fingerprint_of(decided), Vouched(layout)
         if "export" not in self.settings.stages:
@@ -103,7 +103,7 @@ class Export:
         return left
 
     def _is_outdated(self, vouched: Vouched, decided: Mapping[str, str]) -> bool:
-        """Return whether exports may be of other decisions. Some have no record, because a run was killed."""
+        """Return whether exports may be from other decisions. Some exports have no record, because a run was killed."""
         record = vouched.read(self.layout.exported)
         if record is not None:
             return record.get("fingerprint") != fingerprint_of(decided)
@@ -137,7 +137,7 @@ class Export:
         return {"shards": len(shards), "samples": samples, "left_out": dict(sorted(left_out.items()))}
 
     def _remove_shards(self, but: Collection[str] = ()) -> None:
-        """Remove the shards of the plan's units, and the stage's records except those of the units in `but`."""
+        """Remove the shards of the plan's units, and the stage's records except those of units in `but`."""
         folder, shards = self.layout.root / "shards", self._shards()
         done = stamps(self.layout.commits("export"), ".json")
         commits = (self.layout.commit("export", unit) for unit in done if unit not in but)

@@ -18,9 +18,9 @@ from open_diht.pipelines.store.layout import Layout, image_unit_name
 
 def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages: Collection[str]) -> pa.Table | None:
     """Return a caption unit's image records for the cascade, a table of `RECORD` by ordinal. Return None if neither
-    `spotting` nor `download` decides anything for this unit. `stages` are those that decide. Without `spotting`, the
-    status of a downloaded image is `UNREAD`. With `download`, the status of a failed image is `DOWNLOAD_FAILED` and the
-    reason."""
+    `spotting` nor `download` decides anything for this unit. `stages` are the stages that decide. Without `spotting`,
+    the status of a downloaded image is `UNREAD`. With `download`, the status of a failed image is `DOWNLOAD_FAILED` and
+    the reason."""
     numbers = list(image_units)
     records = load_records(layout, unit, numbers) if "spotting" in stages else None
     if DOWNLOAD not in stages:
@@ -55,9 +55,9 @@ def decided_rows(
     own: Sequence[StageFilter] = (),
     span: tuple[int, int] | None = None,
 ) -> Iterator[tuple[pa.Table, Decisions]]:
-    """Yield the annotated rows of a caption unit, in groups, with the decisions of some stages about them. `span`,
-    [first, stop), limits the ordinals. Duplicates are not considered. Stage `decide` applies the cascade itself,
-    because it reads the manifest again and may find fewer rows there than are annotated."""
+    """Yield the annotated rows of a caption unit, in groups, with the decisions of `stages` about them. `span`, [first,
+    stop), limits the ordinals. Duplicates are not considered. Stage `decide` applies the cascade itself, because it
+    reads the manifest again and may find fewer rows there than are annotated."""
     records = image_records(layout, unit, image_units, stages)
     for rows in annotated_rows(layout, unit, preset, between=span and ("ordinal", *span)):
         if span is not None:

@@ -1,7 +1,7 @@
 """Read the images of rows, whether they come with the manifest or were downloaded.
 
-Stage `download` writes the images of an image unit into tars, and for every requested row a record of
-where its image is, or why there is none.
+Stage `download` writes the images of an image unit into tars, and for every requested row a record that says where its
+image is, or why there is none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from open_diht.pipelines.store.storage import StorePath, is_local, open_parts, r
 
 DOWNLOAD = "download"
 _MANY = 100
-"""From this many images of a remote tar on, fetching it whole is faster than one request per image."""
+"""From this many wanted images on, fetching a remote tar whole is faster than one request per image."""
 
 
 def state_of(record: CommitRecord | None) -> list[Any] | None:
@@ -53,7 +53,7 @@ def load_downloads(layout: Layout, image_unit: str) -> pa.Table | None:
 
 
 def last_of_each(records: pa.Table) -> pa.Table:
-    """Return the last record of each row among the records of several segments, by ordinal."""
+    """Return the last record of each row, by ordinal, from the records of several segments."""
     ordinals = np.asarray(records["ordinal"])
     order = np.argsort(ordinals, kind="stable")
     is_last = ordinals[order] != np.append(ordinals[order][1:], -1)

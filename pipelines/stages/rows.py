@@ -54,7 +54,7 @@ class Reading(TypedDict, total=False):
 
 Asked = tuple[int, bytes | MissingImage, tuple[int, int] | None]
 """The ordinal of a row, its image file or the reason why there is none, and the image's width and height before the
-download downscaled it. They are None for an image that was not downloaded."""
+download downscaled it. Width and height are None for an image that was not downloaded."""
 
 
 @cache  # the description is a file, and callers ask for each batch
@@ -82,9 +82,9 @@ def columns_of(
     columns: Sequence[str],
     path: str = "the manifest",
 ) -> dict[str, str]:
-    """Return the column of each condition: that of a role of its name, or that of its name. If no column has exactly
-    this name, one that has it in another case is taken, if there is only one. Raise WrongUse if there is no column. A
-    condition on a language is left out if the manifest has no such column; the language is then identified."""
+    """Return the column of each condition: the column of the role with its name, else the column with its name, else
+    the only column that has its name in another case. Raise WrongUse if there is none. A condition on a language is
+    left out if the manifest has no such column; the language is then identified."""
     found = {one.reason: _column(one.reason, roles, dataset, columns) for one in conditions}
     for name in [name for name, column in found.items() if column is None and name not in language.NAMES]:
         raise WrongUse(
@@ -104,7 +104,7 @@ def good_rows(
     table: pa.Table, dataset: Dataset, conditions: Sequence[ColumnCondition], path: str
 ) -> tuple[Batch, pa.Table]:
     """Return the good rows of a table twice: as read, and as a table of `ROW` with the values that conditions compare.
-    Like `columns_in`, but also raise ModuleNotFoundError if a language must be identified without pycld2."""
+    Raise as `columns_in` does, and ModuleNotFoundError if a language must be identified without pycld2."""
     batch = read_rows(table, dataset)
     rows = identities(batch)
     for name, values in values_of(batch, columns_in(table, dataset, conditions, path), conditions).items():
@@ -131,8 +131,8 @@ def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[Colu
 
 
 def with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Array:
-    """Return float64 values (n,) of a column, in which numbers from `EXTRA` replace nulls. If a column's first rows
-    hold whole numbers, the reader has moved fractions there."""
+    """Return float64 values (n,) of a column, with its nulls replaced by numbers that the reader has moved to `EXTRA`.
+    It moves fractions if the column's first rows hold whole numbers."""
     named = pc.match_substring(extra, json.dumps(column, ensure_ascii=False))
     rows = np.flatnonzero(np.asarray(pc.and_kleene(pc.is_null(values), pc.fill_null(named, False))))
     if not len(rows):
@@ -149,7 +149,7 @@ def with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Arra
 
 
 def role_of(name: str, dataset: Dataset) -> str:
-    """Return the role that a condition of this name is about, if a role has that name."""
+    """Return the role that a condition with this name is about, or the name itself."""
     # In swapped sets, the column in the role `height` holds the widths.
     return {"width": "height", "height": "width"}.get(name, name) if dataset.swap_size else name
 

@@ -2,7 +2,7 @@
 
 An image unit is a range of the rows of a caption unit. Only its rows that pass the caption filters are processed. The
 results are kept while models and settings stay the same. If another preset lets more rows pass, these become a further
-segment. If it lets fewer pass, it finds all results that it needs.
+segment. If it lets fewer rows pass, all results that it needs are there.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_table, row_groups, stamps
 
 RULES = 2
-"""Increase it when captions may pass that did not pass equal filters before: their images are then read."""
+"""Increase the version when captions may pass that did not pass equal filters before. Their images are then read."""
 _COUNTED_ROWS = 100_000
 
 
 def all_rows(preset: Preset, values: str) -> str:
-    """Return the name of the set of rows that are wanted if captions decide nothing: all with a caption of accepted
-    length that pass the preset's conditions on columns and its registered filters without annotations. `values`: see
-    `Survivors.values`."""
+    """Return the name of the set of rows that are wanted if captions decide nothing: all rows with a caption of
+    accepted length that pass the preset's conditions on columns, and its registered filters that need no annotations.
+    `values`: see `Survivors.values`."""
     own = [one for one in preset.filters if isinstance(one, CaptionFilter) and not one.needs_annotations]
     conditions = "".join(f"-{fingerprint_of(one)}" for one in (*preset.columns, *own))
     return f"all-{preset.captions.max_chars}{conditions}{f'-{values}' if preset.columns else ''}"
@@ -70,7 +70,7 @@ class Survivors:
 
     @cached_property
     def _presets(self) -> list[Preset]:
-        """The preset and, if captions decide, those that it foresees, whose rows are processed at the same time."""
+        """The preset and, if captions decide, those that it foresees: all their rows are processed at the same time."""
         if not self.captions_decide:
             return [self.preset]
         foreseen = (replace(load_preset(name), columns=self.preset.columns) for name in self.preset.foresee)
@@ -120,7 +120,7 @@ def segments_of(layout: Layout, stage: str, unit: str, image_units: Iterable[int
 
 
 def stored_values(layout: Layout, stage: str, unit: str, column: str, ordinals: pa.ChunkedArray) -> pa.Array:
-    """Return what a stage over image units has stored of rows of a caption unit, as filters need it.
+    """Return the values that a stage over image units has stored for rows of a caption unit, as filters need them.
 
     Args:
         layout: the output folder.
@@ -148,7 +148,7 @@ def stored_values(layout: Layout, stage: str, unit: str, column: str, ordinals: 
 
 
 class SegmentStage(Stage):
-    """A stage that keeps results. If other thresholds let more rows pass, it processes only these."""
+    """A stage that keeps results. If other thresholds let more rows pass, the stage processes only the new rows."""
 
     dataset: Dataset
     """How the manifests, and so the images, are read."""
@@ -219,8 +219,8 @@ class SegmentStage(Stage):
         return wanted[~np.isin(wanted, self.results(unit, known)["ordinal"])]
 
     def results(self, unit: str, known: CommitRecord | None, *columns: str) -> pa.Table:
-        """Return the ordinals and these columns of the rows that were processed, the last result if a row was processed
-        again.
+        """Return the ordinals and these columns of the rows that were processed. If a row was processed again, its last
+        result counts.
 
         Args:
             unit: name of the unit.
@@ -287,8 +287,8 @@ class SegmentAnnotator(SegmentStage, Annotator):
         return work.image_units(units)
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:
-        """Return the number of rows to process. Return None if they may be many: counting them here would make one
-        process read all annotations, so units count their own when they start."""
+        """Return the number of rows to process. Return None if there may be many: counting them here would make one
+        process read all annotations, so each unit counts its rows when it starts."""
         if len(todo) * work.plan.image_rows > _COUNTED_ROWS:
             return None
         return sum(len(self.wanted(unit, self.current(unit, rec))) for unit, rec in work.records(self.name, todo))

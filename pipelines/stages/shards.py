@@ -34,7 +34,7 @@ from open_diht.pipelines.store.storage import Row, StorePath, is_local, read_tab
 
 PER_SHARD = 10_000  # as img2dataset has it: tars large enough for sequential reading, small enough to shuffle
 _AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Extensions of formats that webdataset loaders read. Members with others would be skipped silently."""
+"""Extensions of formats that webdataset loaders read. Loaders would silently skip members with other extensions."""
 _LIMITS = DecodeLimits(decode_side=0)
 
 
@@ -44,8 +44,8 @@ def shard_path(layout: Layout, unit: str, number: int) -> StorePath:
 
 
 def index_path(shard: StorePath) -> StorePath:
-    """Return the path of a shard's index, which training reads instead of scanning the shard. No record guarantees it:
-    training rebuilds it if it is missing or does not fit the shard."""
+    """Return the path of a shard's index, which training reads instead of scanning the shard. No record vouches for the
+    index: training rebuilds it if it is missing or does not fit the shard."""
     return shard.parent / str(place_beside(shard.name))
 
 
@@ -75,7 +75,7 @@ class ExportStage(Stage):
     layout: Layout
     dataset: Dataset
     fingerprint: Fingerprints
-    """Fingerprint of each unit; changes with its decisions."""
+    """Fingerprint of each unit. It changes with the unit's decisions."""
     name: str = field(default="export", init=False)
     noun = "images"
 
@@ -122,7 +122,7 @@ class ExportStage(Stage):
 
 
 def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
-    """Return columns of a unit's survivors, with their ordinals, as one dict per row."""
+    """Return columns of a unit's survivors as one dict per row, with the row's ordinal."""
     path = layout.part("kept", unit)
     if not path.exists():
         return []
@@ -134,7 +134,7 @@ def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
 def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
     """Return the content of each survivor's .json without `key` and `ordinal`, and the ordinals of the survivors. The
     content has the columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. Manifest
-    columns named `key`, `ordinal` or `_extra` are renamed, because samples and readers add these."""
+    columns named `key`, `ordinal` or `_extra` are renamed, because samples and readers add columns with these names."""
     path = layout.part("kept", unit)
     if not path.exists():
         return pa.table({}), np.empty(0, np.int64)
@@ -148,7 +148,7 @@ def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
 
 
 def _fits(type: pa.DataType, nested: bool = False) -> bool:
-    """Return whether JSON can hold the values of a column, if need be as strings."""
+    """Return whether JSON can hold the values of a column, as strings if necessary."""
     if pa.types.is_dictionary(type):
         return _fits(type.value_type, nested)
     if pa.types.is_struct(type) and len({one.name for one in type}) < type.num_fields:

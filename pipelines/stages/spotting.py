@@ -47,7 +47,7 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
 
 @dataclass
 class SpottingStage(SegmentAnnotator):
-    """See `SegmentStage`. Reads text in the images of rows whose captions pass."""
+    """See `SegmentStage`. This stage reads text in the images of rows whose captions pass."""
 
     layout: Layout
     dataset: Dataset
@@ -71,8 +71,8 @@ class SpottingStage(SegmentAnnotator):
 
     @classmethod
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-        """Check that OCR works, if the run will read images, and download missing weights unless a setting names their
-        folder. Only the driver does this; workers bring their own weights or report which ones are missing."""
+        """If the run will read images, check that OCR works, and download missing weights unless a setting names their
+        folder. Only the driver does this; workers have weights of their own or report which ones are missing."""
         if plan is None or "spotting" not in settings.stages:
             return
         if not images_at_hand(Layout(settings.output), plan.images or DOWNLOAD in settings.stages):

@@ -1,7 +1,7 @@
 """Write subset.npy in DataComp's format: the survivors' uids as pairs of uint64, sorted, each once.
 
-Its readers take every row with one of the uids. A uid that different rows share is therefore left out:
-it could add rows that were not kept.
+Its readers take every row with one of the uids. So a uid that different rows share is left out: it could add rows that
+were not kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PAIR = np.dtype("<u8,<u8")
 
 
 def write_subset(layout: Layout, units: Iterable[Unit], duplicate_files: tuple[DuplicateFiles, ...]) -> int:
-    """Write subset.npy from the parts in kept/, without the shared uids that the files of kind `UID` list."""
+    """Write subset.npy from the parts in kept/. Leave out the shared uids, which the files of kind `UID` list."""
     names = [unit.name for unit in units]
     files = [file_name(number) for one in duplicate_files if one.kind == UID for number in range(one.count)]
     with published(layout.root / "subset.npy") as target:
@@ -38,7 +38,7 @@ def write_subset(layout: Layout, units: Iterable[Unit], duplicate_files: tuple[D
 
 
 def sort_uids(of_kept: Iterable[list[str]], of_shared: Iterable[list[str]], target: Path) -> int:
-    """Write the uids of kept rows without the shared ones, sorted out of core, each once."""
+    """Write the distinct uids of kept rows except the shared ones, sorted. They may exceed memory."""
     with tempfile.TemporaryDirectory(prefix="diht-subset-") as folder, naming(Path(folder)):
         kept, shared = _Parts(Path(folder), "kept"), _Parts(Path(folder), "shared")
         for uids in of_kept:
@@ -74,7 +74,7 @@ def _shared(layout: Layout, name: str) -> list[str]:
 
 
 def _unique(uids: NDArray[np.uint64], without: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the distinct uids, sorted, that are not in `without`; all of shape (n, 2)."""
+    """Return the distinct uids that are not in `without`, sorted. All arrays have the shape (n, 2)."""
     distinct = np.unique(uids, axis=0)
     if not len(without):
         return distinct

@@ -20,9 +20,9 @@ class DecideRecord(TypedDict):
     rejected: dict[str, int]
     """Number of rows by reason."""
     dead: dict[str, int]
-    """Number of dead letters of rows by error."""
+    """Number of rows among the dead letters, by error."""
     lost: dict[str, int]
-    """Number of dead letters of rows by the stage that failed."""
+    """Number of rows among the dead letters, by the stage that failed."""
     histograms: dict[str, dict[str, int]]
     """Number of rows by value for complexity, actions and overlap, and by bin for columns, scores and other
     numbers that have conditions."""
@@ -40,9 +40,9 @@ class Tally:
     captions: Counter[str] = field(default_factory=Counter)
     """Number of captions by reason, see `DecideRecord`; empty if rows have one caption each."""
     dead: Counter[str] = field(default_factory=Counter)
-    """Number of dead letters of rows by error."""
+    """Number of rows among the dead letters, by error."""
     lost: Counter[str] = field(default_factory=Counter)
-    """Number of dead letters of rows by the stage that failed."""
+    """Number of rows among the dead letters, by the stage that failed."""
     histograms: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     examples: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
     kept: list[int] = field(default_factory=list)

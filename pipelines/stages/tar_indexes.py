@@ -1,6 +1,6 @@
 """Stage `export` with `--export index`: leave the input's tars unchanged, and index the survivors in each.
 
-Training reads these samples and no others. An index of all samples of a tar is kept in work/, so that the tar is not
+Training reads only the indexed samples. An index of all samples of a tar is kept in work/, so that the tar is not
 scanned again while it stays the same. When thresholds change, the survivors are selected from this index. Units are
 tars, named after the first of their caption units that has not failed.
 """
@@ -44,7 +44,7 @@ from open_diht.pipelines.store.records import CommitRecord, Fingerprints, finger
 from open_diht.pipelines.store.storage import StorePath, read_bytes, store_path
 
 VERSION = 1
-"""Increase it when equal tars and decisions may lead to other indexes."""
+"""Increase the version when equal tars and decisions may lead to other indexes."""
 INDEX_STAGE = "index"
 """Name of the part of the stage that scans tars."""
 UNUSABLE, OTHER_CAPTION = "unusable", "other_caption"
@@ -68,7 +68,7 @@ def why_not_indexed(info: FileInfo) -> str:
 
 
 def tars_of(plan: Plan, units: Collection[str]) -> dict[str, list[str]]:
-    """Return the units of each tar, by the first of them."""
+    """Return the units of each tar, under the name of the first of these units."""
     found: dict[str, list[str]] = {}
     for unit in units:
         found.setdefault(plan.span(unit).path, []).append(unit)
@@ -108,7 +108,7 @@ class KeptIndexStage(Stage):
 
     layout: Layout
     fingerprint: Fingerprints
-    """Fingerprint of each tar; changes with it and with the decisions on its units."""
+    """Fingerprint of each tar. It changes with the tar and with the decisions on its units."""
     name: str = field(default="export", init=False)
     noun = "samples"
 
@@ -178,7 +178,7 @@ def read_index(path: StorePath) -> ShardIndex:
 
 
 def _beside(path: str) -> ShardIndex | None:
-    """Return the index next to a tar if its stamp or size is the tar's and it locates each sample. Otherwise return
+    """Return the index next to a tar if the index has the tar's stamp or size and locates each sample. Otherwise return
     None."""
     tar = store_path(path)
     place = tar.parent / str(place_beside(tar.name))

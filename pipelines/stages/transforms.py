@@ -58,11 +58,11 @@ _READING = pa.struct([field for field in RECORD if field.name != "ordinal"])
 class AnnotateCaptions(beam.PTransform[Any, Any]):
     """A transform that annotates captions: it adds a column `annotations` to batches, for `ApplyCat`.
 
-    A row's annotations are null if it cannot be read (see `ApplyCat`), and those of an empty text if it has no caption.
+    A row that cannot be read (see `ApplyCat`) has null annotations. A row without caption has those of an empty text.
 
     Args:
         caption: the column with the captions.
-        second_opinion: that of the preset which decides later, see `CaptionRule`.
+        second_opinion: the setting of the preset that decides later, see `CaptionRule`.
 
     Raises:
         ValueError: while it runs; a batch has no such column, or already has a column `annotations`.
@@ -91,9 +91,9 @@ class AnnotateCaptions(beam.PTransform[Any, Any]):
 class SpotText(beam.PTransform[Any, Any]):
     """A transform that reads the text in images: it adds a column `spotting` to batches.
 
-    A bad image affects only its row: `status` is then not `ok`, and `message` says why. A row without
-    an image has the status `image_not_available`. OCR costs as much as dozens of parses. With `preset`,
-    only images whose caption passes are read, and `spotting` is null for the other rows.
+    A bad image affects only its row: `status` is then not `ok`, and `message` gives the reason. A row without an image
+    has the status `image_not_available`. OCR costs as much as dozens of parses. With `preset`, only images whose
+    caption passes are read, and `spotting` is null for the other rows.
 
     Args:
         image: the column with the bytes of image files; binary, or a struct with a field `bytes`.
@@ -140,11 +140,11 @@ class ApplyCat(beam.PTransform[Any, Any]):
     """A transform that decides: annotated batches become `kept`, `rejected` and `dead_letter`.
 
     Each row is in exactly one output. `kept` has the rows' own columns and `uid`, `caption`, `complexity`, `actions`,
-    `objects`, `attributes`, `spotted`, `overlap`, like kept/ of a run. `rejected` also has `stage` and `reason`, the
-    first that applies. `dead_letter` has the rows that cannot be decided because their image or text cannot be read,
-    with their own columns and `stage`, `error`, `message`. An own column with the name of an added one is renamed to
-    original_<name>, in the first two also `stage`, `reason`, `duplicate_of` and `duplicate_similarity`. A string column
-    `caption` with the captions stays.
+    `objects`, `attributes`, `spotted`, `overlap`, like kept/ of a run. `rejected` also has `stage` and `reason`, those
+    of the first filter that rejects. `dead_letter` has the rows that cannot be decided because their image or text
+    cannot be read, with their own columns and `stage`, `error`, `message`. If a row's own column has the name of an
+    added column, it is renamed to original_<name>; in `kept` and `rejected`, so are `stage`, `reason`, `duplicate_of`
+    and `duplicate_similarity`. A string column `caption` with the captions stays.
 
     Args:
         preset: the filters and thresholds. Your own filters that it has sections for must be registered. If it has
@@ -316,7 +316,7 @@ def _own(table: pa.Table) -> pa.Table:
 
 
 def _dead_letters(rows: pa.Table, lost: list[tuple[int, str, str, str]]) -> pa.Table:
-    """Return dead-letter rows. `lost` has the index of the row, stage, error and message of each."""
+    """Return dead-letter rows. `lost` has for each row its index, and the stage, error and message."""
     lost = sorted(lost)
     columns = making_way(rows.take(pa.array([place for place, *_ in lost], pa.int64())), ("stage", "error", "message"))
     for index, name in enumerate(("stage", "error", "message"), 1):

@@ -1,4 +1,4 @@
-"""Publish files so that a kill at any moment leaves each complete or as it was before.
+"""Publish files so that a kill at any moment leaves each file complete or as it was before.
 
 On a disk, a file is written under a temporary name, flushed and renamed. In an object store an upload appears only when
 it is complete, and a rename would be a copy; so the file is written to a local temporary file and uploaded under its
@@ -28,11 +28,11 @@ from open_diht.pipelines.store.locking import check_fence
 from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes, sizes
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Numbers of errors of a disk that takes no more files or bytes."""
+"""Error numbers of a disk that takes no more files or bytes."""
 _UPLOADS = 3
-"""Tries of an upload whose object another process replaces, such as a second one of the same shard."""
+"""Tries of an upload, since another process (say, a second one of the same shard) may replace the object meanwhile."""
 _unconditional: set[str] = set()
-"""Buckets whose store has refused a conditional put as not implemented, so that each file is not sent twice."""
+"""Buckets whose store has refused a conditional put as not implemented, so that no file is sent twice."""
 
 
 @contextmanager
@@ -50,10 +50,10 @@ def published(path: StorePath) -> Iterator[Path]:
 
 
 def _upload(file: Path, path: UPath) -> None:
-    """Upload a file. Raise LeaseLost if another run has taken its output folder. A paused upload may end, or be tried
+    """Upload a file. Raise LeaseLost if another run has taken the output folder. A paused upload may end, or be tried
     again by the client, after that run has replaced the object. So an upload to S3 has the condition that the object is
     still the same as before the check. Files of 100 MB and more, which the client sends in parts, and stores without
-    conditional puts have the check alone."""
+    conditional puts have only the check."""
     bucket = path.path.partition("/")[0]
     for tries in range(1, _UPLOADS + 1):
         conditional = path.protocol in ("s3", "s3a") and bucket not in _unconditional
@@ -72,7 +72,7 @@ def _upload(file: Path, path: UPath) -> None:
 
 
 def _unchanged(path: UPath) -> dict[str, str]:
-    """Return the condition for `put_file` of S3 that nothing replaces, creates or deletes the object meanwhile."""
+    """Return the condition for S3's `put_file` that the object is not replaced, created or deleted meanwhile."""
     try:
         return {"IfMatch": path.fs.info(path.path)["ETag"]}
     except FileNotFoundError:
@@ -127,8 +127,8 @@ def publish_table(path: StorePath, table: pa.Table) -> None:
 
 class TableFile:
     """A Parquet file that is written table by table and published when it is closed without error. Its schema is
-    `schema` or, by default, that of the first table. If both are missing when it closes, no file is published and an
-    existing one is deleted."""
+    `schema` or, by default, that of the first table. If there is neither when it closes, no file is published, and an
+    existing file is deleted."""
 
     def __init__(self, path: StorePath, schema: pa.Schema | None = None):
         self._path, self._schema = path, schema
@@ -191,7 +191,7 @@ def remove(path: StorePath) -> None:
 
 
 def remove_empty(*folders: StorePath) -> None:
-    """Delete those of these folders that are empty, in this order. An object store has no empty folders."""
+    """Delete the empty ones of these folders, in this order. An object store has no empty folders."""
     for folder in folders:
         if is_local(folder):
             with suppress(OSError):  # it does not exist, holds files, or may not be removed
@@ -200,8 +200,8 @@ def remove_empty(*folders: StorePath) -> None:
 
 @contextmanager
 def if_room() -> Iterator[None]:
-    """Ignore errors of a full disk in the `with` block. Use it for a worker's marks of what it is running, because Beam
-    would wrap their errors, and the unit's own files fail with a better message."""
+    """Ignore errors of a full disk in the `with` block. Use it when a worker marks what it is running: Beam would wrap
+    such an error, and the unit's own files fail with a better message."""
     try:
         yield
     except OSError as error:
@@ -221,7 +221,7 @@ def retract(record: StorePath) -> None:
 def remove_leftovers(layout: Layout) -> None:
     """Delete the temporary files and folders that killed runs left in the folders of `Layout.folders`. Only names like
     those of `temporary_beside` are deleted. If the output is in an object store, only `work/` and this machine's
-    scratch folder have any."""
+    scratch folder have leftovers."""
     if is_local(layout.root):
         for folder in layout.folders():
             assert is_local(folder)

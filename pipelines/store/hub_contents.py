@@ -12,7 +12,7 @@ from open_diht.pipelines.store.layout import CARD, KINDS
 from open_diht.pipelines.store.storage import StorePath, is_local, size_of, sizes
 
 PUBLISHING = "publishing.json"
-"""File in the repository between the first and the last of several commits."""
+"""File that is in the repository between the first and the last of several commits."""
 RECORDS = ("funnel.json", "run.json")
 """Files that are absent while several commits are under way."""
 _LAST = (CARD, "report.html", "subset.npy", *RECORDS)
@@ -21,8 +21,8 @@ _ENDINGS = (".parquet", ".tar", ".json", ".npz")
 _FILES = 500
 """Maximum number of files that a commit adds, not counting `_LAST` and `PUBLISHING`; hubs may fail on far more."""
 _BYTES = 8 * 2**30
-"""Maximum size in bytes of the files of a commit that are fetched from an object store, without `_LAST`. A file that is
-larger makes a commit of its own."""
+"""Maximum size in bytes of the files of a commit that are fetched from an object store, without `_LAST`. A larger file
+gets a commit of its own."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Push:
 
 
 def contents(root: StorePath) -> dict[str, StorePath]:
-    """Return the files to publish by their names in the repository, which equal those in the output folder."""
+    """Return the files to publish by their names in the repository, which are those in the output folder."""
     found = {name: root / name for name in _LAST if size_of(root / name) is not None}
     for folder in _FOLDERS:
         for name in sizes(root / folder):
@@ -52,9 +52,9 @@ def is_ours(name: str) -> bool:
 
 
 def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterable[str]) -> list[Push]:
-    """Return the commits, in order, after which a repository holds `files` and no other published files but a card.
-    Return [] if it does already. `changed` are the names of `files` missing there or different, `there` all names in
-    it."""
+    """Return the commits, in order, after which a repository holds `files` and, except for a card, no other published
+    files. Return [] if that is so already. `changed` are the names of `files` that are missing there or differ; `there`
+    are all names in the repository."""
     changed, there = set(changed), set(there)
     stale = tuple(sorted(name for name in there if is_ours(name) and name not in files and name != CARD))
     if not changed and not stale:

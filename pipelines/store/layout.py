@@ -33,7 +33,7 @@ class Layout:
 
     @property
     def scratch(self) -> Path:
-        """Local folder of the progress files and logs: `work`, or a folder of this machine if that is in a store."""
+        """Local folder of the progress files and logs: `work`, or a folder of this machine if `work` is in a store."""
         work = self.work
         if is_local(work):
             return work
@@ -47,7 +47,7 @@ class Layout:
 
     @property
     def exported(self) -> StorePath:
-        """Commit record of the subset and the shards or indexes: the decisions that they were made from."""
+        """Commit record of the subset and the shards or indexes. It names the decisions that they were made from."""
         return self.work / "exported.json"
 
     def commits(self, stage: str) -> StorePath:
@@ -55,28 +55,28 @@ class Layout:
         return self.work / stage / "commits"
 
     def commit(self, stage: str, unit: str) -> StorePath:
-        """Return the path of a unit's commit record."""
+        """Return the path of a unit's commit record of a stage."""
         return self.commits(stage) / f"{unit}.json"
 
     def fingerprints(self, stage: str) -> StorePath:
         """Return the path of a stage's `Fingerprints`. Each stage has its own file, because a worker that outlives its
-        driver must not read those of a later stage."""
+        driver must not read the fingerprints of a later stage."""
         return self.work / stage / "fingerprints.json"
 
     def failed(self, stage: str, unit: str) -> StorePath:
-        """Return the path of the record of a quarantined unit."""
+        """Return the path of the record of a unit that is quarantined in a stage."""
         return self.work / stage / "failed" / f"{unit}.json"
 
     def data(self, stage: str, unit: str) -> StorePath:
-        """Return the path of a unit's table of results of a stage."""
+        """Return the path of the table with a stage's results for a unit."""
         return self.work / stage / "data" / f"{unit}.parquet"
 
     def slices(self, stage: str, unit: str) -> StorePath:
-        """Return the path of a unit's records, mostly in slices (see stages/dedup/slices.py)."""
+        """Return the path of a stage's records for a unit, mostly in slices (see stages/dedup/slices.py)."""
         return self.work / stage / "data" / f"{unit}.slices"
 
     def dead(self, unit: str) -> StorePath:
-        """Return the path of the table of a unit's manifest rows that could not be read."""
+        """Return the path of the table of those manifest rows of a unit that could not be read."""
         return self.work / "captions" / "dead" / f"{unit}.parquet"
 
     def progress(self, stage: str, unit: str) -> Path:
@@ -84,11 +84,11 @@ class Layout:
         return self.scratch / stage / "progress" / unit
 
     def part(self, kind: str, unit: str) -> StorePath:
-        """Return the path of a unit's part of the results of a kind, one of `KINDS`."""
+        """Return the path of a unit's file of results of a kind, one of `KINDS`."""
         return self.root / kind / f"part-{unit}.parquet"
 
     def index(self, unit: str) -> StorePath:
-        """Return the path of the index of all samples of a tar, named by the tar's first unit that has not failed."""
+        """Return the path of the index of all samples of a tar. `unit` is the tar's first unit that has not failed."""
         return self.work / "index" / "data" / f"{unit}.npz"
 
     @property
@@ -112,12 +112,12 @@ class Layout:
 
 
 def image_unit_name(unit: str, image_unit: int) -> str:
-    """Return the name of an image unit, given its caption unit and its number in that."""
+    """Return the name of an image unit, given its caption unit and its number in the caption unit."""
     return f"{unit}.{image_unit:04d}"
 
 
 def place_of(image_unit: str) -> tuple[str, int]:
-    """Return the caption unit of an image unit, and the number of the image unit in it."""
+    """Return the caption unit of an image unit, and the number of the image unit in the caption unit."""
     unit, _, number = image_unit.rpartition(".")
     return unit, int(number)
 

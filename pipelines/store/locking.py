@@ -1,11 +1,11 @@
 """Lock an output folder for one run or for any number of shards, and list the shards at work.
 
-On a disk this is a lock of the operating system (flock), which ends with its process. An object store has no locks, so
+On a disk the lock is one of the operating system (flock), which ends with its process. An object store has no locks, so
 there it is a lease (`open_diht.common.lease`). Both have a fencing token, which is in the records of a run: each
-exclusive lock gets the next one, and shards that work together share one. A driver that was paused or cut off from its
-store may have lost its lease to another run, and so have its workers on any machine. So each process knows the `Fence`
-of the run that it works for, and all that publishes or removes files checks it first. A file lock cannot be lost; its
-fence is only a token.
+exclusive lock gets the next token, and shards that work together share a token. A driver that was paused or cut off
+from its store may have lost its lease to another run, and so have its workers on any machine. So each process knows the
+`Fence` of the run that it works for, and all that publishes or removes files checks it first. A file lock cannot be
+lost; its fence is only a token.
 
 NFS maps a flock to a lock of bytes, and grants a shared one to files that are open for reading alone, an exclusive one
 to files that are open for writing. So each lock file is open for both.
@@ -100,7 +100,7 @@ def output_lock(
     layout: Layout, shared: bool, shard: str = "", say: Callable[[str], None] = lambda line: None
 ) -> Iterator[FileLock | Lease]:
     """Hold the lock of an output folder while the `with` block runs. Raise Busy if another run holds it, and NoLocks if
-    the file system has none. `shard` is the name of this shard in the `at_work` of others, a valid file name. `say`
+    the file system has none. `shard`, a valid file name, is this shard's name in the `at_work` of other shards. `say`
     receives a line for the terminal if a store does not answer or another run's lease has to expire."""
     work = layout.work
     with ExitStack() as stack:
@@ -138,7 +138,7 @@ def output_lock(
 
 def _others_work(lock: FileLock, settings: str) -> bool:
     """Return whether shards with other settings are at work. The file of a shard that is about to be refused, or that
-    another shard is testing at this moment, also looks like that of one at work."""
+    another shard is testing at this moment, also looks like the file of a shard at work."""
     for _ in range(_TRIES):
         if {settings_of(name) for name in lock.at_work()} == {settings}:
             return False
@@ -177,7 +177,7 @@ def token_of(root: StorePath) -> int:
 
 
 def check_fence(path: StorePath) -> None:
-    """Raise LeaseLost if a file is in an output folder in a store that another run has taken."""
+    """Raise LeaseLost if a file is in an output folder in a store, and another run has taken this folder."""
     if is_local(path):
         return
     for root, fence in list(_fences.items()):  # another thread may begin to work in a folder meanwhile

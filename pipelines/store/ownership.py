@@ -40,8 +40,8 @@ def check_output(layout: Layout) -> None:
 
 
 def _check_shape(layout: Layout) -> None:
-    """Refuse an OUTPUT that `check_folder` refuses, or that has a file where results need a folder, or the reverse. An
-    object store allows all of these."""
+    """Refuse an OUTPUT that `check_folder` refuses, or that has a file where results need a folder or a folder where
+    they need a file. An object store allows all of these."""
     root = layout.root
     if not is_local(root):
         return

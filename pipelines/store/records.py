@@ -56,9 +56,9 @@ class CommitRecord(TypedDict, total=False):
 def publish_record(
     layout: Layout, path: StorePath, record: Mapping[str, Any], files: Iterable[StorePath], planned: bool = True
 ) -> None:
-    """Write a commit record that vouches for the sizes of those `files` that exist, and for the files that its entry
-    `files` has from an earlier record. Raise RunFailed if the folder has lost its plan, because it was removed
-    meanwhile. Without `planned` the folder needs no plan."""
+    """Write a commit record. It vouches for the sizes of those `files` that exist, and for the files in its entry
+    `files`, which are from an earlier record. Raise RunFailed if the output folder has lost its plan, because the
+    folder was removed meanwhile. Without `planned` it needs no plan."""
     if planned and not layout.plan.exists():
         raise RunFailed(removed(layout))
     given = list(files)
@@ -92,7 +92,7 @@ class Vouched:
         return found if isinstance(found, dict) or found is None else {}
 
     def holds(self, record: Mapping[str, Any]) -> bool:
-        """Return whether a record has `files` and all of them exist with their recorded sizes."""
+        """Return whether a record has `files`, and all these files exist with their recorded sizes."""
         return "files" in record and all(self._is_there(name, size) for name, size in record["files"].items())
 
     def retract(self, path: StorePath, record: Mapping[str, Any]) -> bool:
@@ -134,7 +134,7 @@ class Fingerprints:
 
     @classmethod
     def published(cls, layout: Layout, stage: str, units: Mapping[str, str]) -> Fingerprints:
-        """Write the fingerprints of a stage. It is constructed with the result, so the file exists before it starts."""
+        """Write the fingerprints of a stage. The stage is made with the result, so the file exists before it starts."""
         path = layout.fingerprints(stage)
         publish_json(path, dict(units))
         return cls(path)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def read_record(path: StorePath, kind: type[T]) -> T | None:
-    """Return the record in a JSON file. Return None without a file, or if it holds null. Raise WrongUse if it is not
+    """Return the record in a JSON file. Return None if there is no file or it holds null. Raise WrongUse if it is not
     JSON, or its content has another type."""
     try:
         found = read_json(path)
@@ -31,9 +31,9 @@ def read_record(path: StorePath, kind: type[T]) -> T | None:
 
 
 def conforms(value: object, kind: Any) -> bool:
-    """Return whether a JSON value has a type: one of JSON values, `Any`, a union, a Literal or a TypedDict. A dict may
-    have more keys than its TypedDict. Values of kind int and float must be finite and below 2**63 in magnitude; a bool
-    counts as a number."""
+    """Return whether a JSON value has a type: a type of JSON values, `Any`, a union, a Literal or a TypedDict. A dict
+    may have more keys than its TypedDict. Numbers of type int and float must be finite and below 2**63 in magnitude; a
+    bool counts as a number."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return True

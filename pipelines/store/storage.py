@@ -32,7 +32,7 @@ FileStamp = int | tuple[str, ...]
 """A value that changes when a file is replaced. It is the time of modification in nanoseconds, or 0 if the file is
 gone. For an object see `stamp_of`."""
 Row = dict[str, Any]
-"""A row with columns of the user's own, or the JSON object of one; rows of our own tables have types."""
+"""A row with the user's own columns, or the JSON object of such a row. Rows of our own tables have types."""
 
 _T = TypeVar("_T")
 _REMEMBERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
@@ -58,7 +58,7 @@ def store_path(text: str | StorePath) -> StorePath:
 
 
 def is_local(path: StorePath) -> TypeIs[Path]:
-    """Return whether a path is a `pathlib.Path`, and therefore on a disk that this machine has mounted."""
+    """Return whether a path is a `pathlib.Path`, and so on a disk that this machine has mounted."""
     return isinstance(path, Path)
 
 
@@ -73,7 +73,7 @@ def is_gone(path: StorePath) -> bool:
 
 
 def store_errors(path: StorePath, error: type[Exception], then: str) -> AbstractContextManager[None]:
-    """Turn errors of an object store in the `with` block into one line of an `error`, and leave those of a disk."""
+    """Turn errors of an object store in the `with` block into a one-line `error`. Errors of a disk stay as they are."""
 
     def translation(found: Exception) -> Exception | None:
         if is_local(path) or not is_of_store(found):
@@ -115,8 +115,8 @@ def row_groups(
     path: StorePath, columns: list[str] | None = None, between: tuple[str, int, int] | None = None
 ) -> Iterator[pa.Table]:
     """Yield an empty table with the schema of the columns, then the row groups of a Parquet file one by one. `columns`
-    may be paths such as `column.list.element.field`; missing ones are left out. `between`, a column and a range [first,
-    stop), skips groups whose statistics exclude values of that column in the range."""
+    may be paths such as `column.list.element.field`; missing columns are left out. `between`, a column and a range
+    [first, stop), skips groups whose statistics exclude values of that column in the range."""
     with open_parts(path) as source:
         file = pq.ParquetFile(source)
         empty = file.schema_arrow.empty_table()
@@ -154,7 +154,7 @@ def read_range(path: StorePath, start: int, stop: int) -> bytes:
 
 
 def row_count(path: StorePath) -> int:
-    """Return the number of rows in the footer of a Parquet file. It is 0 without a file."""
+    """Return the number of rows in the footer of a Parquet file, or 0 without a file."""
     try:
         with open_parts(path) as file:
             return int(pq.ParquetFile(file).metadata.num_rows)

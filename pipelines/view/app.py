@@ -45,7 +45,7 @@ _PACKAGES = ("open_diht.pipelines.view", "open_diht.pipelines.report")
 _SAID = (HTTPException, BadAddress, BadValue, WrongUse, RunFailed, ManifestError, OSError, pa.ArrowException)
 """Errors that are shown on a page with their message."""
 _DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""Errors that code raises when it reads damaged files, as after someone has changed them."""
+"""Errors that code raises when it reads damaged files, such as files that someone has changed."""
 
 
 def make_app(bench: Workbench) -> Starlette:

@@ -30,7 +30,7 @@ FIRST = (
 )
 """Settings shown before all others, together with those of column conditions and user filters."""
 _ANNOTATED = "captions.second_opinion"
-"""The setting that changes annotations, which the page does not make."""
+"""The setting that changes annotations. It has no control, because the page makes no annotations."""
 _SECTIONS = ("captions", "images", "text_spotting")
 # Parsed at import, in one thread: Python 3.11's parser counts its recursion depth over all threads.
 _MEANINGS = {kind: field_docstrings(kind) for kind in (CaptionRule, ImageRule, OverlapRule)}
@@ -53,7 +53,7 @@ class Control:
     step: float = 0.01
     choices: tuple[str, ...] = ()
     first: bool = True
-    """Whether it is shown before the others."""
+    """Whether the setting is shown before the others."""
 
     @property
     def label(self) -> str:
@@ -73,7 +73,7 @@ def controls_of(preset: Preset, sample: Sample) -> list[Control]:
 
 
 def moved(preset: Preset, given: Mapping[str, str], controls: list[Control]) -> Preset:
-    """Return a preset with the form's values by key of a control. Raise BadValue if it does not accept one."""
+    """Return a preset with the form's values, by key of a control. Raise BadValue if the preset refuses one."""
     content = preset.as_content()
     for one in controls:
         text = given.get(one.key)
@@ -106,7 +106,7 @@ def _of_section(name: str, section: Any) -> Iterator[Control]:
 
 
 def _shape(hint: Any, value: Any) -> dict[str, Any] | None:
-    """Return kind and range of the control for a field. Return None for a field without control."""
+    """Return the kind and range of the control for a field. Return None if the field gets no control."""
     inner = get_args(hint)
     if hint is bool:
         return {"kind": "switch"}

@@ -22,8 +22,8 @@ from open_diht.pipelines.view.query import Place
 
 
 def ordinal_of(output: Output, place: Place) -> int | None:
-    """Return the ordinal of the row at a place in its unit. Return None if the row has none or is gone, a run decides
-    its unit again, or files are missing."""
+    """Return the ordinal in its unit of the row at a place. Return None if the row has no ordinal or is gone, if a run
+    decides its unit again, or if files are missing."""
     if place.unit == UNREADABLE:
         return None
     try:
@@ -34,7 +34,7 @@ def ordinal_of(output: Output, place: Place) -> int | None:
 
 
 def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
-    """Return the place of a row, or None if the row is missing, is being decided again, or its files are missing."""
+    """Return the place of a row. Return None if the row or its files are missing, or it is being decided again."""
     decided = unit in output.listing().decided
     for end in KINDS if decided else (UNDECIDED,):
         try:
@@ -72,7 +72,7 @@ def evidence_of(output: Output, place: Place) -> Example | None:
 
 def image_of(output: Output, unit: str, ordinal: int) -> bytes:
     """Return the stored image of a row. Its URL is not requested. Raise `ImageNotShown` with the reason if there is no
-    image, or it or its manifest cannot be read."""
+    image, or if the image or the manifest cannot be read."""
     plan = output.plan
     try:
         found = images_of(output.layout, unit, plan.span(unit), plan.image_rows, output.dataset, [ordinal])

@@ -18,7 +18,7 @@ ROWS = 20_000
 def parse(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.view", **defaults: str
 ) -> argparse.Namespace:
-    """Parse the command line of `make view`, by default that of this process. `defaults` may have one for `output`."""
+    """Parse the command line of `make view`, by default that of this process. `defaults` may have `output`."""
     parser = Parser(prog, "Show the output of a filter run, finished or not, on a local web page.")
     parser.add_argument(
         "--output", default=defaults.get("output", "out/sample"), help=f"output folder of `{spelled('filter')}`"

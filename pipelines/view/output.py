@@ -27,7 +27,7 @@ from open_diht.pipelines.store.shapes import read_record
 from open_diht.pipelines.store.storage import FileStamp, StorePath, is_local, read_table, row_count, stamps
 
 UNREADABLE = "unreadable"
-"""Used as the unit of dead-letter rows of files that could not be read at all, and of units that failed."""
+"""Stands for the unit of dead-letter rows of files that could not be read at all, and of units that failed."""
 UNDECIDED = "undecided"
 """Rows that stage `captions` has stored and that are not decided yet."""
 ENDS = (*KINDS, UNDECIDED)
@@ -87,8 +87,8 @@ class Output:
     """An output folder, opened for reading."""
 
     def __init__(self, root: StorePath, preset: str | None = None):
-        """Open an output, to be shown with a preset instead of the run's. Until the run has recorded one, the default
-        is `paper`. Raise BadPreset if there is no such preset. Raise WrongUse if there is no output, a record of its
+        """Open an output, to be shown with `preset`. The default is the run's preset, or `paper` until the run has
+        recorded one. Raise BadPreset if there is no such preset. Raise WrongUse if there is no output, a record of its
         run is corrupt, or the preset cannot be read or needs columns that are not stored."""
         self.layout = Layout(root)
         self.plan = _plan(self.layout)
@@ -135,8 +135,8 @@ class Output:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages that decide. They are those of the run or, until the run has recorded them, those of captions,
-        download and spotting that have committed results."""
+        """The stages that decide: those of the run. Until the run has recorded them, those of captions, download and
+        spotting that have committed results."""
         if self._record is not None:
             return tuple(self._record["stages"])
         first = next(iter(stamps(self.layout.commits("captions"), ".json")), None)
@@ -151,7 +151,7 @@ class Output:
         return State(units, len(listing.decided), len(listing.decided) + len(listing.undecided), finished)
 
     def order(self, unit: str) -> int:
-        """Return the number of a unit in the plan; units that are not in it come last."""
+        """Return the number of a unit in the plan. Units that are not in the plan come last."""
         return self.plan.number(unit) if unit in self.plan else len(self.plan.units)
 
     def funnel(self) -> FunnelRecord | None:
@@ -192,9 +192,9 @@ class Output:
         return self.layout.data("captions", unit) if end == UNDECIDED else self.layout.part(end, unit)
 
     def ordinals(self, unit: str, end: str) -> NDArray[np.int64]:
-        """Return the ordinals (n,) in the unit of the rows in its file of one of `ENDS`. The files in kept/ and
-        rejected/ do not store ordinals. A dead-letter row of the whole unit has -1. Raise FileNotFoundError if files
-        are missing, as while a run decides the unit again."""
+        """Return the ordinals (n,) of the rows in a unit's file of one of `ENDS`. The files in kept/ and rejected/ do
+        not store ordinals. A dead-letter row of the whole unit has -1. Raise FileNotFoundError if files are missing, as
+        while a run decides the unit again."""
         if end == UNDECIDED:
             return _ordinals(self.part(end, unit))
         if end == "dead_letter":

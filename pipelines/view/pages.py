@@ -44,28 +44,28 @@ from open_diht.pipelines.view.thresholds import Decided, Sample, decide, draw, p
 Shown = tuple[str, dict[str, object]]
 """A template and its variables."""
 _CHANGED = 6
-"""Maximum number of rows shown that other thresholds would newly keep, and of rows they would no longer keep: enough to
-see a kind of caption, and few enough to stay on one screen with the controls."""
+"""Maximum number of rows shown that other thresholds would newly keep, and of rows that they would no longer keep.
+These suffice to see a kind of caption, and fit on one screen with the controls."""
 _SCORES = (CLIP_SCORE, MASKED_SCORE, TEXT_AREA, NEG_CLIP_LOSS)
 """Columns with the values that stage `score` measured."""
 _UNITS_COUNTED = 2_000
-"""Maximum number of commit records that are summed for an output whose run has not ended, so that the page loads within
-seconds from a store too."""
+"""Maximum number of commit records that are summed for an output whose run has not ended. So the page loads within
+seconds, from a store too."""
 
 
 class Workbench:
     """An output, and what the server keeps of it between requests."""
 
     def __init__(self, output: Output, sample_rows: int):
-        """Keep the output. Its page of thresholds may hold `sample_rows` rows in memory."""
+        """Keep the output. The page of thresholds may hold `sample_rows` of its rows in memory."""
         self.output = output
         self._rows = sample_rows
         self._lock = threading.Lock()
         self._drawn: tuple[object, Sample, Decided] | None = None
 
     def sample(self, seed: int) -> tuple[Sample, Decided]:
-        """Return the sample of a seed and the decision of the output's preset on it. It is redrawn if
-        the seed, the preset, the stages of the run or the commits of units have changed."""
+        """Return the sample of a seed, and what the output's preset decides on it. The sample is drawn again if the
+        seed, the preset, the run's stages or the commits of units have changed."""
         with self._lock:
             about = self.output.listing(), self.output.preset, self.output.stages, seed
             if self._drawn is None or self._drawn[0] != about:
@@ -206,7 +206,7 @@ def _text(value: Any) -> str:
 
 
 def thresholds(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Show the controls of the preset, and what it would keep."""
+    """Show the controls of the preset, and what the preset would keep."""
     return "thresholds.html.j2", kept(bench, given)[1]
 
 
@@ -250,7 +250,7 @@ def _compared(output: Output, preset: Preset, before: Decided, now: Decided) -> 
 
 
 def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, object]]:
-    """Return some rows that are kept now and were not, and some that were kept and are not now."""
+    """Return some rows that only the new decision keeps, and some that only the old one keeps."""
     changes: dict[bool, list[dict[str, object]]] = {True: [], False: []}
     for piece, old, new, why, why_not in zip(
         sample.pieces, before.kept, now.kept, before.reasons, now.reasons, strict=True

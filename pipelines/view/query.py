@@ -67,7 +67,7 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """A search; a row fits if it meets all conditions."""
+    """A search. A row fits if it meets all conditions."""
 
     end: str = ""
     """One of `ENDS`; "" for all."""
@@ -80,9 +80,9 @@ class Query:
     complexity: Bounds = Bounds()
     overlap: Bounds = Bounds()
     column: str = ""
-    """A numeric column, see `numeric_columns`."""
+    """A numeric column (see `numeric_columns`); "" for none."""
     values: Bounds = Bounds()
-    """Bounds of its values."""
+    """Bounds of the values in `column`."""
 
 
 class BadAddress(ValueError):
@@ -91,7 +91,7 @@ class BadAddress(ValueError):
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """The place of a row: its unit, its end, and its number in the file of this unit and end."""
+    """The place of a row: its unit, its end, and its number in the file that this unit has for this end."""
 
     unit: str
     end: str
@@ -102,7 +102,7 @@ class Place:
 
     @classmethod
     def parse(cls, text: str) -> Place:
-        """Parse a place in the form that `str` gives it. Raise BadAddress for other texts."""
+        """Parse the text of a place, as `str` writes it. Raise BadAddress for other texts."""
         parts = text.split(".")
         if len(parts) != 3 or parts[1] not in ENDS or not parts[2].isdecimal() or len(parts[2]) > 12:
             raise BadAddress(f"{text[:80]!r} is not the place of a row")
@@ -110,7 +110,7 @@ class Place:
 
 
 def query_of(given: Mapping[str, str], columns: Sequence[str]) -> Query:
-    """Parse the query in an address. Raise BadAddress if a number is invalid, or there is no such end or column."""
+    """Parse the query in an address. Raise BadAddress if a number is invalid, or if there is no such end or column."""
     end, _, reason = given.get("end", "").partition(":")
     if end and end not in ENDS:
         raise BadAddress(f"rows end as one of {', '.join(ENDS)}, not as {end[:40]!r}")
@@ -177,7 +177,7 @@ class QueryResult:
     looked_at: int
     """Number of rows examined."""
     after: Place | None
-    """Place where the search continues, which may be after the last row. It is None if all rows were examined."""
+    """Place where the search continues, which may be after the last row. None if all rows were examined."""
     seconds: float
 
 
@@ -201,13 +201,13 @@ def search(
 
 
 def added_columns(output: Output) -> frozenset[str]:
-    """Return the columns that a run adds to those of the manifest, without the numbers of scores and user stages."""
+    """Return the columns that a run adds to those of the manifest, except the numbers of scores and user stages."""
     lists = SEVERAL if output.dataset.several_captions else ()  # else these may be names of the manifest's own
     return frozenset({*OURS, *lists, *COPIES.names, "stage", "reason"})
 
 
 def numeric_columns(output: Output) -> list[str]:
-    """Return the manifest's columns, and those of scores and user stages, that hold numbers in the first rows of an
+    """Return those columns of the manifest, of scores and of user stages that hold numbers in the first rows of an
     output file. A string column, as from a TSV manifest, counts if all its texts there are numbers."""
     added = added_columns(output)
     for path in (output.part(end, unit) for unit in output.listing().decided[:_LOOK] for end in ("kept", "rejected")):
@@ -233,7 +233,7 @@ def numeric_columns(output: Output) -> list[str]:
 
 
 def random_place(output: Output) -> Place | None:
-    """Return the first place of a random unit, which may have no row there. Return None without units."""
+    """Return the first place of a random unit; there may be no row at it. Return None without units."""
     listing = output.listing()
     units = [*listing.decided, *listing.undecided]
     if not units:
@@ -253,7 +253,7 @@ def row_at(output: Output, place: Place) -> Row | None:
 
 
 def _rows(file: pq.ParquetFile, places: NDArray[np.int64], columns: list[str] | None) -> Iterator[tuple[int, Row]]:
-    """Yield (place, row) for rows of a file; only row groups that contain one are read."""
+    """Yield (place, row) for rows of a file. Only row groups that contain such a row are read."""
     first = 0
     for group in range(file.num_row_groups):
         stop = first + file.metadata.row_group(group).num_rows
@@ -293,7 +293,7 @@ def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[tuple
 
 
 def _passed_over(output: Output, query: Query, unit: str, end: str) -> int:
-    """Return how many rows of an end need no search, since the unit's record has none with the query's reason."""
+    """Return how many rows of an end need no search, since by the unit's record none has the query's reason."""
     # The record does not count the dead letter of the unit itself, so those files are always read.
     known = query.reason and end in ("kept", "rejected")
     record = output.decide_record(unit) if known else None

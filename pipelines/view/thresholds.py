@@ -1,8 +1,8 @@
 """Find what other thresholds would keep. Rows in memory are decided by the same function as in a run.
 
 The rows are all those of an output, or a random sample, which is drawn in pieces, since annotations are stored in
-files. Each piece is the row group of a randomly drawn row, and the same number of random rows is taken from every such
-row group that has as many. So rows of these row groups have about the same chance.
+files. A piece has rows of the row group of a randomly drawn row. The same number of random rows is taken from every
+such row group that has as many, so rows of these groups have about the same chance.
 
 Three things do not depend on thresholds alone. If a row passes a filter only now, it may be that no run has examined
 its image, scored it or shown it to a stage of the user: such rows are counted separately, as uncertain. Rows rejected
@@ -50,7 +50,7 @@ PIECES = 40
 rows of a piece are alike."""
 _BUILT_IN = {"captions", "download", "spotting", "score", "dedup", "export"}
 SECONDS = 20.0
-"""Seconds after which no more pieces of a sample are read, about as long as people wait for a page."""
+"""Seconds after which no more pieces of a sample are read. People wait about as long for a page."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Piece:
     unit: str
     rows: pa.Table
     records: pa.Table | None
-    """Records of the rows' images, with `UNREAD` for missing ones, or None if images decide nothing."""
+    """Records of the rows' images, with `UNREAD` for missing records, or None if images decide nothing."""
     unexamined: Bools
-    """Mask of the rows that a stage after the captions has not examined although it decides. No run has read the text
-    in their image, or the run has computed no score for them, or a stage of the user has not seen them."""
+    """Mask of the rows that a deciding stage after the captions has not examined: no run has read the text in their
+    image, the run has computed no score for them, or a stage of the user has not seen them."""
     recorded: Reasons
     """Reasons why the run rejected rows; `KEPT` for all others and for undecided rows."""
 
@@ -77,10 +77,10 @@ class Sample:
 
     pieces: tuple[Piece, ...]
     all_rows: int
-    """Rows of the annotated units, including those that could not be read. Units without a count have the plan's
-    estimate."""
+    """Rows of the annotated units, including rows that could not be read. For a unit without a count, the plan's
+    estimate is added."""
     whole: bool
-    """Whether the sample holds all rows of these units that could be read, except in units whose files are missing."""
+    """Whether the sample holds all readable rows of the annotated units, except units whose files are missing."""
     seed: int
 
     @property
@@ -128,8 +128,8 @@ def _drawn(units: Sequence[str], sizes: Sequence[int], seed: int, count: int) ->
 def _read(
     output: Output, asked: Iterator[tuple[str, int | None]], decided: frozenset[str], some: tuple[int, int] | None
 ) -> Iterator[Piece]:
-    """Yield the rows of whole units, or of the row groups that contain the given rows. `some` is
-    (most rows to draw from each row group, seed)."""
+    """Yield the rows of whole units, or of the row groups that contain the rows `asked`. `some` is (most rows to draw
+    from each row group, seed)."""
     for number, (unit, place) in enumerate(asked):
         between = None if place is None else ("ordinal", place, place + 1)
         try:
@@ -164,7 +164,7 @@ def _piece(output: Output, unit: str, rows: pa.Table, decided: bool) -> Piece:
 
 
 def _with_unread(records: pa.Table, ordinals: NDArray[np.int64]) -> pa.Table:
-    """Return the records of these rows, with `UNREAD` for missing ones."""
+    """Return the records of these rows, with `UNREAD` for missing records."""
     known = np.asarray(records["ordinal"]).astype(np.int64)
     missing = np.setdiff1d(ordinals, known)
     columns = {field.name: pa.nulls(len(missing), field.type) for field in RECORD}
@@ -189,7 +189,7 @@ class Decided:
 
     @property
     def uncertain(self) -> int:
-        """Number of rows that are kept if they pass the stages that have not examined them."""
+        """Number of rows that are kept only if they pass the stages that have not examined them."""
         return sum(int((why == KEPT).sum()) for why in self.reasons) - self.kept_rows
 
     @property
@@ -199,14 +199,14 @@ class Decided:
 
     @property
     def share(self) -> Estimate:
-        """The fraction of the annotated rows of the output that is certainly kept."""
+        """The fraction of the output's annotated rows that is certainly kept."""
         counts = [int(kept.sum()) for kept in self.kept]
         rows = [len(piece) for piece in self.sample.pieces]
         return share(counts, rows, sum(rows) if self.sample.whole else max(self.sample.all_rows, sum(rows)))
 
     @property
     def rejected(self) -> Counter[str]:
-        """Rows by reason, including dead-letter rows."""
+        """Number of rows by reason, including dead-letter rows."""
         counts: Counter[str] = Counter()
         for reasons in self.reasons:
             counts.update(reasons[reasons != KEPT].tolist())
@@ -237,8 +237,8 @@ def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
 
 
 def pairs_are_known(output: Output, sample: Sample) -> bool:
-    """Return whether duplicate pairs can be found in a sample. It must hold all rows, and either all of them have a URL
-    or the run reads images."""
+    """Return whether duplicate pairs can be found in a sample. The sample must hold all rows, and either all rows have
+    a URL or the run reads images."""
     urls = all(np.asarray(piece.rows["has_url"]).all() for piece in sample.pieces)
     return sample.whole and (urls or "spotting" in output.stages)
 

@@ -54,7 +54,7 @@ class Format(ABC):
     endings: ClassVar[tuple[str, ...]] = ()
     """File extensions, lower case, with the dot. Names lose .gz, .zst, .zstd and .bz2 before the comparison."""
     version: ClassVar[int] = 1
-    """Increase it when inspecting the same file gives another result. Older inspections are then discarded."""
+    """Increase the version when inspecting the same file gives another result. Older inspections are then discarded."""
 
     def starts(self, head: bytes) -> bool:
         """Return whether a file with these first 512 bytes, as stored, certainly has this format.
@@ -110,14 +110,14 @@ class Format(ABC):
         return Span(path=info.path, format=self.name, start=0, stop=info.bytes, rows=rows, exact=info.rows is not None)
 
     def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
-        """Return the spans of a file that has rows, in order: a pure function of the file and `unit_rows`.
+        """Return the spans of a file that has rows, in order. The same file and `unit_rows` always give the same spans.
 
         Args:
             info: the file.
             unit_rows: approximate rows of a span.
 
         Returns:
-            The spans; here one, for formats in which row boundaries cannot be located.
+            The spans. This default returns one span, for formats in which row boundaries cannot be located.
         """
         return [self.whole(info)]
 
@@ -128,7 +128,7 @@ class Format(ABC):
 
         Args:
             info: the file.
-            span: the part of it in which ordinals count.
+            span: the part of it in which ordinals are counted.
             dataset: how its rows are read.
             wanted: ordinals of the rows, ascending.
             max_bytes: most bytes of an image.
@@ -189,7 +189,7 @@ def format_names() -> tuple[str, ...]:
 
 
 def format_named(name: str) -> Format:
-    """Return the format of that name. Raise BadSchema without one."""
+    """Return the format with a name. Raise BadSchema if there is none."""
     if name not in _registered:
         names = format_names()
         raise BadSchema(
@@ -210,7 +210,7 @@ def versions() -> tuple[tuple[str, int], ...]:
 
 
 def format_of_name(path: str) -> Format | None:
-    """Return the format that a file name's extension identifies. Return None without one."""
+    """Return the format that a file name's extension identifies. Return None if it identifies none."""
     name = path.lower()
     for ending in _COMPRESSED_ENDINGS:
         name = name.removesuffix(ending)
@@ -335,7 +335,7 @@ def gather(
 
 
 def until_broken(items: Iterator[_T]) -> Iterator[_T]:
-    """Yield the items before an UnreadableFile. Raise it only if there are none, since reading meets it again."""
+    """Yield the items before an UnreadableFile. Raise it only if there are no items, since reading meets it again."""
     seen = False
     try:
         for item in items:

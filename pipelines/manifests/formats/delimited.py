@@ -181,7 +181,7 @@ class _Source:
         return line.raw.decode("utf-8", "surrogateescape") + "\n"
 
     def back_to_first(self) -> Line:
-        """Return the record's first line, and put back the others to be read again."""
+        """Return the record's first line, and put back its other lines to be read again."""
         first, *rest = self.taken
         self._waiting.extendleft(reversed(rest))
         return first
@@ -250,7 +250,7 @@ def _url_column(dataset: Dataset) -> str | None:
 
 
 def _problems(path: str, compression: Compression, dataset: Dataset, format: _Delimited) -> list[str]:
-    """Return all problems at the beginning of a table, each found as if those before were repaired."""
+    """Return all problems at the beginning of a table, each found as if the problems before it were repaired."""
     with reading(path), open_stream(path, compression) as stream:
         raw = stream.read(_PROBLEM_BYTES)
     found = []
@@ -288,7 +288,7 @@ def _numbered(problems: list[str]) -> str:
 
 
 def _with_mark(mark: str, format: str) -> str:
-    """Return the options with which a mark separates the columns of a file that is read as `format`."""
+    """Return the options that make `mark` the separator of columns in a file that is read as `format`."""
     if mark == "\t":
         return "--format tsv"
     if format != "csv":

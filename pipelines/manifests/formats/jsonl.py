@@ -1,8 +1,8 @@
 """JSON lines, and JSON objects as rows of a table with one schema.
 
-The columns come from the first objects. A value that does not fit (a later key, or not of the type of a column of
-numbers or booleans) is kept as JSON in the column `_extra`, so that all tables of a file have one schema. The value of
-a key `_extra` is kept there too. Columns of type string hold null and NaN as null, and other values as JSON text.
+The columns come from the first objects. Some values are kept as JSON in the column `_extra`, so that all tables of a
+file have one schema: the value of a key that is new or is named `_extra`, and a value of another type in a column of
+numbers or booleans. Columns of type string hold null and NaN as null, and other values as JSON text.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def json_row(
     item: Mapping[str, Any], columns: Sequence[Column], roles: Roles, raw: bytes, stand_in: str | None = None
 ) -> Good | Fault:
     """Return an object as a row of `columns`, the last of which is `_extra`. Return a fault if a caption, URL or path
-    is not text, or captions are too many. `raw` are the row's bytes, for the fault and the size."""
+    is not text, or there are too many captions. `raw` are the row's bytes, for the fault and the size."""
     try:
         several = [as_text(text) for name in roles.captions for text in _listed(item.get(name))]
         one = roles.caption if not roles.captions else None
@@ -164,8 +164,8 @@ def _too_deep() -> BadJson:
 
 
 def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
-    """Return the columns of objects, keys in order of first occurrence. The caller adds the column `_extra`, which also
-    holds the values of keys of that name."""
+    """Return the columns of objects: their keys except `_extra`, in order of first occurrence. The caller adds the
+    column `_extra`, which holds the values of such keys too."""
     kinds: dict[str, set[str]] = {}
     for item in objects:
         for key, value in item.items():

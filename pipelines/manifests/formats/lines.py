@@ -39,7 +39,7 @@ class Line:
     raw: bytes
     """The line without line feed and without the file's byte order mark; cut to MAX_RAW_BYTES if oversized."""
     size: int
-    """Length in bytes, without the line feed, with the byte order mark."""
+    """Length in bytes, including the byte order mark but not the line feed."""
 
     @property
     def end(self) -> int:
@@ -88,7 +88,7 @@ class Head:
     """Facts learned from the first lines of a file."""
 
     columns: tuple[Column, ...]
-    """Columns in the order of the cells that `rows` yields, of the types string, int64, double, bool."""
+    """Columns (string, int64, double or bool) in the order of the cells that `rows` yields."""
     data_start: int = 0
     """Offset of the first byte after the header."""
     row_bytes: float = 0.0

@@ -22,9 +22,9 @@ from open_diht.pipelines.manifests.schema import resolve_roles
 from open_diht.pipelines.manifests.types import Chunk, Compression, FileInfo, Span, UnreadableFile
 
 MAX_OPEN_BYTES = 512 * 2**20
-"""Most bytes of simultaneously held pages (one per column, and its dictionary), and most bytes of a
-row. A row group that needs more is not read. Reading takes at most about three times as much
-memory, whatever the file. Writing rows takes several times the largest row."""
+"""Most bytes of the pages that are held at the same time (for each column one page and the dictionary), and of a row. A
+row group that needs more is not read. Reading takes at most about three times as much memory, whatever the file.
+Writing rows takes several times the largest row."""
 _CHUNK_ROWS = 128
 _IMAGE_ROWS = 16  # fewer, since each row may have an image of MAX_IMAGE_BYTES
 _CHUNK_BYTES = 32 * 2**20
@@ -165,8 +165,8 @@ def parquet_tables(
     opened: OpenParquet, info: FileInfo, start: int, stop: int, columns: Sequence[str], chunk_rows: int
 ) -> Iterator[tuple[int, pa.Table]]:
     """Yield rows `start` to `stop` of a file, as the index of the first row in the file and a table. A table has plain
-    types (see arrow.py) and comes from one row group. It ends when it has `chunk_rows` rows (it has fewer than twice as
-    many) or _CHUNK_BYTES. Of a damaged row group, only the rows from the damaged unpacking step on are lost.
+    types (see arrow.py) and comes from one row group. It ends after _CHUNK_BYTES or `chunk_rows` rows, and has fewer
+    than twice `chunk_rows` rows. Of a damaged row group, only the rows from the damaged unpacking step on are lost.
     UnreadableFile, for a row group that is damaged or needs too much memory, is raised after all readable rows."""
     broken: UnreadableFile | None = None
     first = 0
@@ -273,7 +273,7 @@ def _image_path(file: pq.ParquetFile, image: str | None) -> str | None:
 
 
 def _runs(wanted: list[int], info: FileInfo, span: Span) -> Iterator[tuple[int, list[int]]]:
-    """Yield the first ordinal and the wanted rows of each row group that has any. Other groups stay unread."""
+    """Yield the first ordinal and the wanted rows of each row group that has wanted rows. Other groups stay unread."""
     first = 0
     for count in info.row_groups:
         low, high = max(first - span.start, 0), min(first + count, span.stop) - span.start

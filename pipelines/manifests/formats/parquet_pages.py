@@ -22,7 +22,7 @@ _PLAIN, _PLAIN_DICTIONARY, _DELTA_LENGTHS, _RLE_DICTIONARY = 0, 2, 6, 8
 _FIXED_BYTES = 16
 """Most bytes in memory of a value that is not stored as a byte array."""
 _PLAUSIBLE = 100
-"""If unpacking a list column increases its size by more than this factor, all of it may be one row."""
+"""If unpacking increases the size of a list column by more than this factor, the whole column may be one row."""
 
 
 @dataclass(frozen=True)

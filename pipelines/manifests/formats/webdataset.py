@@ -167,9 +167,9 @@ def samples(
     size: int,
     limit_of: Callable[[int, str], int],
 ) -> Generator[Sample, None, None]:
-    """Yield the samples that begin in [start, stop) of a tar of `size` bytes; `start` must be 0 if it is compressed.
-    `limit_of` maps a sample's index (from 0) and an extension to the number of bytes of that member to read; 0 skips
-    it. Before UnreadableFile is raised for damage, all samples before it but the last are yielded."""
+    """Yield the samples that begin in [start, stop) of a tar of `size` bytes; `start` must be 0 if the tar is
+    compressed. `limit_of` maps a sample's index (from 0) and an extension to the number of bytes of that member to
+    read; 0 skips it. For a damaged tar, yield all samples before the damage but the last, then raise UnreadableFile."""
     with reading(path):
         stream = open_stream(path, compression)
     with stream:
@@ -199,7 +199,7 @@ def samples(
 
 def _check_order(path: str, found: Iterable[Sample]) -> None:
     """Raise BadSchema if the members of a sample are not next to each other, as in a tar of an unsorted folder, because
-    each would count as a sample of its own."""
+    each member would then count as a sample."""
     seen: dict[str, set[str]] = {}
     for sample in found:
         known = seen.setdefault(sample.key, set())

@@ -35,7 +35,7 @@ def faiss() -> ModuleType:
 
 
 def cluster_count(rows: int, asked: int) -> int:
-    """Return the number of clusters, from 1 to `rows`. For 0 it is one per `PER_CLUSTER` rows up to `MOST_CLUSTERS`."""
+    """Return the number of clusters, from 1 to `rows`. 0 means one per `PER_CLUSTER` rows, up to `MOST_CLUSTERS`."""
     return max(1, min(asked or min(-(-rows // PER_CLUSTER), MOST_CLUSTERS), rows))
 
 
@@ -48,7 +48,7 @@ def unit_length(vectors: NDArray[np.floating]) -> Vectors:
 
 def train(sample: Vectors, clusters: int, seed: int) -> Vectors:
     """Return centroids (clusters, d) of unit length, by spherical k-means of a sample (n, d) of unit length. A centroid
-    that is a mean of zero stays zero. The same sample and seed give the same centroids on the same machine."""
+    whose mean is zero stays zero. The same sample and seed give the same centroids on the same machine."""
     if len(sample) < clusters:
         raise ValueError(f"{len(sample)} rows do not make {clusters} clusters; take a larger sample or fewer clusters")
     if clusters == 1:
@@ -67,7 +67,7 @@ def train(sample: Vectors, clusters: int, seed: int) -> Vectors:
 
 
 def assign(vectors: Vectors, centroids: Vectors) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the nearest centroid of each vector of unit length and the cosine to it; shapes (n,)."""
+    """Return for each vector of unit length the number of its nearest centroid and the cosine to that; shapes (n,)."""
     if len(centroids) == 1:
         return np.zeros(len(vectors), np.int64), (vectors @ centroids[0]).astype(np.float32)
     index = faiss().IndexFlatIP(centroids.shape[1])

@@ -1,8 +1,7 @@
 """Search for duplicates in order: pairs, then images, then similar images, each among the rows that are left.
 
-A row may turn out to be unreadable only when it is written out, if the image pages of a Parquet file are damaged, its
-captions are intact, and spotting was not requested. Such rows take part in the search and end up in the dead-letter
-table.
+If the image pages of a Parquet file are damaged, its captions are intact, and spotting was not requested, a row turns
+out to be unreadable only when it is written out. Such rows take part in the search and end up in the dead-letter table.
 
 Exact duplicates are counted even if they are not rejected: pairs, images that stage `spotting` has read, and uids that
 several different rows share. Duplicates of a kind are rejected if stage `dedup` is requested and the preset says so.
@@ -67,8 +66,8 @@ class Deduplication:
             find_encoder(settings.preset.dedup.encoder)
 
     def find(self, survivors: dict[str, str]) -> Findings:
-        """Find the duplicates of each kind that applies. `survivors` is the state behind each unit's survivors, in the
-        order of the plan. Raise RunFailed if a unit fails that the others need, such as a range or a group."""
+        """Find the duplicates of each kind that applies. `survivors` has the state that each unit's survivors depend
+        on, in plan order. Raise RunFailed if a unit fails that all others need, such as a range or a group."""
         names, pairs = self._work.alive(survivors), self.asked and self.rule.pairs
         own, without_url = (self._work.total("captions", names, of) for of in ("own_uids", "without_url"))
         self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._images and without_url > 0)
@@ -155,8 +154,8 @@ class Deduplication:
         self._counts[SEMANTIC] |= {"clusters": clusters, "eps": rule.eps}
 
     def _do(self, stage: Stage, names: Sequence[str], *, quick: bool = False, fatal: bool = False) -> None:
-        """Process the units of a stage that are not done. `quick`: they take so little time that few workers suffice.
-        `fatal`: the run ends if one fails."""
+        """Process the units of a stage that are not done. `quick`: the units take so little time that few workers
+        suffice. `fatal`: the run ends if a unit fails."""
         work = self._work
         quiet = quick or (stage.name != EMBEDDINGS and work.plan.rows < _ROWS_PER_WORKER)
         few = max(1, min(work.workers, -(-work.plan.rows // _ROWS_PER_WORKER)))

@@ -17,13 +17,13 @@ from open_diht.pipelines.stages.dedup.keys import ENTRIES, KEY, PARTS, uid_of, u
 
 BATCH = 1 << 18
 KEY_BYTES = 300
-"""Rough peak memory per key of a range: seen keys, waiting keys, and sorting both."""
+"""Rough peak memory per key of a range, for the seen keys, the waiting keys, and sorting both."""
 
 _SEEN = np.dtype([*((name, KEY[name]) for name in KEY.names or ()), ("unit", "<u4")])
 
 
 def ranges_of(keys: int, memory: int) -> int:
-    """Return the number of ranges so that each fits into `memory` bytes if possible: a power of two up to `PARTS`."""
+    """Return the number of ranges, a power of two up to `PARTS`, so that each fits into `memory` bytes if possible."""
     ranges = 1
     while ranges < PARTS and keys * KEY_BYTES > memory * ranges:
         ranges *= 2
@@ -33,14 +33,14 @@ def ranges_of(keys: int, memory: int) -> int:
 def duplicates(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -> Iterator[pa.Table]:
     """Yield the duplicates among the keys of a range as tables of `ENTRIES`, sorted by (unit, ordinal) overall.
     `slices` are (number of the unit, its records of the range, sorted like those of `key_records`), units ascending.
-    Results do not depend on `batch`, the fewest waiting keys that are compared with those seen."""
+    Results do not depend on `batch`, the fewest waiting keys that are compared with the seen keys."""
     for later, first in _repeated(slices, batch):
         yield _entries(later, first, _uids(first["cited_high"], first["cited_low"]))
 
 
 def shared(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -> Iterator[pa.Table]:
-    """Yield the rows whose pair differs from that of the first row with their uid, in the form of `duplicates`. The
-    keys of `slices` are uids, and the cited values are equal for equal pairs."""
+    """Yield the rows that are another pair than the first row with their uid, in the form of `duplicates`. The keys of
+    `slices` are uids. Their cited values are equal for equal pairs."""
     for later, first in _repeated(slices, batch):
         differ = (later["cited_high"] != first["cited_high"]) | (later["cited_low"] != first["cited_low"])
         if differ.any():
@@ -52,7 +52,7 @@ def shared(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -
 def _repeated(
     slices: Iterable[tuple[int, NDArray[np.void]]], batch: int
 ) -> Iterator[tuple[NDArray[np.void], NDArray[np.void]]]:
-    """Yield the rows whose key occurred before, by (unit, ordinal), and for each the first row of that key."""
+    """Yield the rows whose key occurred before, by (unit, ordinal), each with the first row that has this key."""
     seen, waiting, count, last = np.empty(0, _SEEN), [], 0, -1
     for unit, records in slices:
         if unit <= last:
@@ -80,8 +80,8 @@ def _repeated(
 def _compare(
     seen: NDArray[np.void], waiting: list[NDArray[np.void]]
 ) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.void]]:
-    """Return the distinct keys, the waiting rows that repeat one, and the first row of each such key. Among equal keys
-    the earlier row comes first: seen before waiting, then by unit, then by ordinal."""
+    """Return the distinct keys, the waiting rows whose key occurred before, and for each of them the first row with its
+    key. Among equal keys the earlier row comes first: seen before waiting, then by unit, then by ordinal."""
     rows = np.concatenate([seen, *waiting])
     high, low = np.ascontiguousarray(rows["high"]), np.ascontiguousarray(rows["low"])
     order = np.argsort(high, kind="stable")  # merges the sorted runs

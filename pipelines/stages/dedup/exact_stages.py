@@ -89,14 +89,14 @@ class Pairs:
         self.uids: list[str] = []
         self.pairs: list[bytes] = []
         self.bare: dict[int, tuple[int, bytes]] = {}
-        """Rows without URL: their index and the digest of their caption, by ordinal."""
+        """Rows without URL, by ordinal: their index and the digest of their caption."""
 
     @property
     def ordinals(self) -> NDArray[np.int64]:
         return np.concatenate(self._ordinals)
 
     def add(self, rows: pa.Table) -> None:
-        """Add rows of `ROW`, with the column `OTHERS` if they may have several captions."""
+        """Add rows of `ROW`, with the column `OTHERS` if rows may have several captions."""
         ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
         bare = np.flatnonzero(~np.asarray(rows["has_url"], bool))
         for place, caption in zip(bare.tolist(), captions_of(rows.take(pa.array(bare))), strict=True):
@@ -108,7 +108,7 @@ class Pairs:
 
     def keys(self, unit: str, digests: Mapping[int, bytes]) -> Halves:
         """Return keys that equal pairs share. A row without URL is identified by the bytes of its image if they were
-        read, and otherwise by the image's stand-in. A row that has none of these equals no other row."""
+        read, and otherwise by the image's stand-in. A row without URL, bytes and stand-in equals no other row."""
         pairs = list(self.pairs)
         for ordinal, (place, caption) in self.bare.items():
             if ordinal in digests:
@@ -138,7 +138,7 @@ class KeyStage(Stage):
     read_missing: bool
     """Whether to read images whose digest is not known yet."""
     fingerprint: Fingerprints
-    """Fingerprint of each unit; changes with the survivors and with the findings of earlier kinds that reject."""
+    """Fingerprint of each unit. It changes with the survivors and with the findings of earlier kinds that reject."""
     own: tuple[StageFilter, ...] = ()
     """Filters of stage `score` and of the user's stages."""
     part_of = "dedup"
@@ -195,9 +195,9 @@ class KeyStage(Stage):
         return self._plan.image_units(read)
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
-        """Return the SHA-256 of these rows' images, by ordinal, if they are known. With `read_missing` read the other
-        images. An image is known if this run's stage `spotting` has read it. Records of earlier runs are not used,
-        because they may be of other files, as below another --images-root."""
+        """Return the SHA-256 of these rows' images, by ordinal, as far as they are known. With `read_missing`, read the
+        other images. An image is known if this run's stage `spotting` has read it. Records of earlier runs are not
+        used, because they may be of other files, as below another --images-root."""
         digests: dict[int, bytes] = {}
         if ordinals and "spotting" in self.stages:
             records = load_records(self.layout, unit, self._image_units(unit))
@@ -222,7 +222,7 @@ class KeyStage(Stage):
 
 @dataclass
 class RangeStage(Stage):
-    """A `Stage` whose units are ranges of keys. Each reads its slice of every unit's keys."""
+    """A `Stage` whose units are ranges of keys. Each unit reads its slice of every caption unit's keys."""
 
     layout: Layout
     kind: str

@@ -19,7 +19,7 @@ from open_diht.pipelines.store.storage import StorePath, open_parts
 
 PAIR, IMAGE, SEMANTIC = "pair", "image", "semantic"
 UID = "uid"
-"""Rows that are another pair than the first row with their uid. It is no kind of duplicates and never rejects."""
+"""Rows that are another pair than the first row with their uid. They are no duplicates and are never rejected."""
 KINDS = (PAIR, IMAGE, SEMANTIC)
 """The kinds in the order of comparison; the reason of a kind is `duplicate_<kind>`."""
 # Fewer rows make a larger footer, which every unit reads; more make a unit read more entries of others.
@@ -42,7 +42,7 @@ class Findings:
     files: tuple[DuplicateFiles, ...]
     """Files of each kind that was compared, in order."""
     fingerprint: str
-    """Changes with the findings of the kinds that reject."""
+    """A value that changes with the findings of the kinds that reject."""
     counts: dict[str, DuplicateCounts]
     """Counts of each kind."""
 
@@ -97,8 +97,8 @@ def _groups(footer: pq.FileMetaData, unit: int) -> list[int]:
 
 def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Mapping[str, pa.Table], unit: str) -> pa.Table:
     """Write the reasons of duplicates into `reasons` (n,), and return the rows' `COPIES`, null for all other rows.
-    `duplicates` has the unit's entries by kind, for the kinds that reject.
-    Raise RuntimeError if a duplicate was rejected before, so that it should not have been compared."""
+    `duplicates` has the unit's entries by kind, for the kinds that reject. Raise RuntimeError if a duplicate was
+    rejected before, since it should not have been compared then."""
     ordinals = np.asarray(rows["ordinal"])
     taken = np.full(len(ordinals), -1, np.int64)  # indices into the concatenated entries of all kinds
     first = 0

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("cited_high", "<u8"), ("cited_low", "<u8")])
 """A row in 36 bytes: its key in two halves, its index in the unit, and a cited value in two halves. The cited value is
-its uid, or its pair if the key is the uid."""
+the row's uid, or the row's pair if the key is the uid."""
 PARTS = 256
-"""A unit's records are sorted by key and can be read by the key's first byte. With 512 MB for a range of keys, of 300
-bytes each, 256 ranges hold 458 million keys, about as many as the paper's rows."""
+"""A unit's records are sorted by key and can be read by the key's first byte. With 512 MB for a range, and 300 bytes
+for a key, 256 ranges hold 458 million keys, about as many as the paper's rows."""
 
 ENTRIES = pa.schema(
     [
@@ -25,9 +25,9 @@ ENTRIES = pa.schema(
         ("similarity", pa.float32()),
     ]
 )
-"""A duplicate: its position (`unit` is the unit's number in the plan, from 0), position and uid of the
-row that it duplicates, and the cosine from `semantic.near_copies` (null for other kinds than `semantic`).
-Files are sorted by unit and ordinal."""
+"""A duplicate: its position (`unit` is the unit's number in the plan, from 0), the position and uid of the row that it
+duplicates, and for kind `semantic` the cosine from `semantic.near_copies`, otherwise null. Files are sorted by unit and
+ordinal."""
 
 Halves = NDArray[np.uint64]
 
@@ -47,7 +47,7 @@ def halves_of_digests(digests: Sequence[bytes]) -> Halves:
 
 
 def uid_of(high: int, low: int) -> str:
-    """Return the uid that consists of these first and last 64 bits."""
+    """Return the uid whose first 64 bits are `high` and whose last 64 bits are `low`."""
     return f"{high:016x}{low:016x}"
 
 

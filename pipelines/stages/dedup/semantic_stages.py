@@ -35,7 +35,7 @@ CENTROIDS = "centroids"
 
 @dataclass(frozen=True)
 class Stored:
-    """The stage that embedded the images, and the column of its files with the embeddings."""
+    """The stage that embedded the images, and the column with the embeddings in its files."""
 
     stage: str = EMBEDDINGS
     column: str = "embedding"
@@ -52,7 +52,7 @@ class Embedded:
 
 @dataclass
 class _SemanticStage(Stage):
-    """The base of stages that need the rows that are not rejected so far."""
+    """The base of stages that need the rows that nothing has rejected so far."""
 
     layout: Layout
     before: tuple[DuplicateFiles, ...]
@@ -73,7 +73,7 @@ class _OfEmbeddings(_SemanticStage):
     stored: Stored
 
     def _embedded(self, unit: str) -> Embedded | None:
-        """Return the embeddings of a unit's competitors with status `OK`. Return None if no row of the unit has it."""
+        """Return the `OK` embeddings of a unit's competitors. Return None if no row of the unit has the status `OK`."""
         rows, good = self._competitors(unit), self._stored(unit, self.stored.column)
         if not good:
             return None
@@ -92,8 +92,8 @@ class _OfEmbeddings(_SemanticStage):
         return len(np.intersect1d(np.concatenate(good), self._competitors(unit).ordinals))
 
     def _stored(self, unit: str, *columns: str) -> list[pa.Table]:
-        """Return the ordinals and these columns of a unit's embedded images with status `OK`, in tables that are not
-        empty. They include rows that do not compete. A row that was embedded several times occurs as many times."""
+        """Return the ordinals and these columns of a unit's images with status `OK`, in tables that are not empty. They
+        include rows that do not compete. A row that was embedded several times occurs as many times."""
         tables = []
         for image_unit in self._plan.image_units(read_json(self.layout.commit("captions", unit))):
             name = image_unit_name(unit, image_unit)
@@ -200,7 +200,7 @@ class MemberStage(_OfEmbeddings):
 
 @dataclass
 class GroupStage(Stage):
-    """A `Stage` whose units are groups of clusters. Each reads its slice of every unit's members."""
+    """A `Stage` whose units are groups of clusters. Each unit reads its slice of every caption unit's members."""
 
     layout: Layout
     rule: DedupRule

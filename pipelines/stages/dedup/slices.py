@@ -1,4 +1,4 @@
-"""Files of fixed-size records in parts, from which a reader can take a range of parts alone.
+"""Files of fixed-size records in parts. A reader can read a range of parts alone.
 
 Layout: 8 bytes magic, then little-endian uint64: bytes of a record, number of parts P, P + 1 offsets (in records); then
 the records. A reader knows P, so it reads the header and the slice with at most two range requests, from a disk or an

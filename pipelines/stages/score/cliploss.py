@@ -27,8 +27,8 @@ _CELLS = 2**23
 
 
 class Batch:
-    """A fixed batch on a device, in double precision. Products of half-precision numbers and their sums are exact
-    there, so the order of summation does not matter."""
+    """A fixed batch on a device, in double precision, in which products of half-precision numbers and sums of these are
+    exact. So the order of summation does not matter."""
 
     def __init__(self, images: NDArray[np.float16], texts: NDArray[np.float16], device: str = "cpu"):
         """Store the unit vectors of the batch's images and texts, both of shape (b, d)."""

@@ -1,8 +1,8 @@
 """The passes of stage `score` over all units, for rules that compare rows with other rows.
 
 `RowStage` finds the rows that all earlier filters keep and that have a score, in a random order that depends only on
-uids and a seed. `BatchStage` takes the first of them as batches, `NegativeStage` computes each row's score against
-these, and `ThresholdStage` finds the exact score that a fraction of the rows reaches, in bounded memory.
+uids and a seed. `BatchStage` takes the first rows as batches, `NegativeStage` computes each row's score against these
+batches, and `ThresholdStage` finds the exact score that a fraction of the rows reaches, in bounded memory.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from open_diht.pipelines.store.storage import read_range, read_table, row_groups
 
 ROWS = "score_rows"
 ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), (CLIP_SCORE, "<f4"), (MASKED_SCORE, "<f4")])
-"""A row: its key in the random order, in two halves; its index in the unit; its scores."""
+"""A row: its key in the random order, in two halves, its index in the unit, and its scores."""
 PARTS = 256
-"""A unit's rows are sorted by their key in the random order and can be read by its first byte."""
+"""A unit's rows are sorted by their key in the random order, and can be read by the first byte of the key."""
 
 
 @dataclass
 class RowStage(Stage):
-    """A `Stage` that finds a unit's rows that filters keep and that have a score, in random order."""
+    """A `Stage` that finds those rows of a unit that filters keep and that have a score, in random order."""
 
     layout: Layout
     preset: Preset
@@ -123,7 +123,7 @@ SCHEMA = pa.schema([("ordinal", pa.int64()), (NEG_CLIP_LOSS, pa.float32())])
 @dataclass
 class BatchStage(Stage):
     """A `Stage` of one unit. It divides the first rows of the random order over all units into batches, one per row
-    group. It reads the embeddings of each unit with such rows once, and holds only those of the batches in memory."""
+    group. It reads the embeddings of each unit with such rows once. Memory holds only the embeddings of the batches."""
 
     layout: Layout
     rule: NegativesRule
@@ -181,7 +181,7 @@ def _embedded(layout: Layout, plan: Plan, unit: str, ordinals: NDArray[np.int64]
 @dataclass
 class NegativeStage(Stage):
     """A `Stage` that computes the corrected scores of a unit. Memory holds a unit's embeddings and a batch in double
-    precision (0.3 GB for 32,768 rows of 512 numbers). A row costs 2 * batches * batch_size vector products."""
+    precision (0.3 GB for 32,768 rows of 512 numbers). Each row takes 2 * batches * batch_size vector products."""
 
     layout: Layout
     temperature: float
@@ -238,7 +238,7 @@ Scores = Iterable[NDArray[np.float32]]
 
 @dataclass
 class ThresholdStage(Stage):
-    """A `Stage` whose units are scores with a fraction to keep. Each reads all scores twice."""
+    """A `Stage` whose units are the scores with a fraction to keep. Each unit reads all scores twice."""
 
     layout: Layout
     keep: Mapping[str, float]
@@ -279,7 +279,7 @@ def kth_largest(scores: Callable[[], Scores], k: int) -> float:
 
 
 def _bin_of(scores: Callable[[], Scores], k: int, bins: Callable[[NDArray[Any]], NDArray[Any]]) -> tuple[int, int]:
-    """Return the bin that contains the k-th largest, and its rank within that bin, from 1."""
+    """Return the bin that contains the k-th largest score, and the score's rank within that bin, from 1."""
     counts = np.zeros(2**_HALF, np.int64)
     for part in scores():
         counts += np.bincount(bins(_keys(part)), minlength=2**_HALF)

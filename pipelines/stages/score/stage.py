@@ -1,7 +1,7 @@
 """Stage `score`: embed images and captions of rows that pass all earlier filters, and store their similarity.
 
-Its units are image units. Embeddings are stored in half precision. Their similarity is computed from
-the stored values in double precision, where products and sums of such numbers are exact.
+Its units are image units. Embeddings are stored in half precision. Similarities are computed from the stored values in
+double precision, in which products and sums of such values are exact.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ NO_TEXT = "text_not_embedded"
 _MOST_CHARS = 4_096
 """Most characters of a caption that are embedded; tokenizers rarely read as many."""
 _MASKED = "-masked-"
-"""Part of the name of a set of rows whose images were masked; the reading of the text in them follows."""
+"""Part of the name of a set of rows with masked images. A fingerprint of the text read in them follows."""
 _BEFORE = ("captions", "download", "spotting")
 """Stages whose filters decide which rows are scored."""
 
@@ -90,7 +90,7 @@ class ImageText:
         return int.from_bytes(hashlib.sha256(content).digest()[:8], signed=True) or 1
 
     def painted_over(self, pixels: Pixels) -> tuple[Pixels, float]:
-        """Return the decoded image, (h, w, 3), without its text, and the fraction of it that text covers."""
+        """Return the decoded image, (h, w, 3), without its text, and the fraction of the image that text covers."""
         height, width = pixels.shape[:2]
         boxes = resized(self.boxes, self.size, (width, height))
         return mask_text(pixels, boxes), text_area(boxes, (width, height))
@@ -117,7 +117,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     masked: bool
     """True if images are also scored without their text."""
     asked: str
-    """Fingerprint of the state that decides which rows are scored, except for the text read in their images."""
+    """Fingerprint of what decides which rows are scored, except for the text read in their images."""
     model: str
     fingerprint: str
     """Fingerprint of the model, its weights, the precision and --images-root."""
@@ -312,7 +312,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
 
     @classmethod
     def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> ScoreFilter:
-        """Find the thresholds that fractions of the rows give, and the corrected scores, if needed."""
+        """If needed, find the thresholds that keep the requested fractions of the rows, and the corrected scores."""
         rule, stage = settings.preset.score, cls.of_run(settings, work)
         fractions = {name: keep for name, (_, keep) in rule.thresholds.items() if keep is not None}
         seen: list[Any] = []
@@ -339,7 +339,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return ScoreFilter(tuple(conditions), bool(asked), stage.masked, corrected, about_all)
 
     def _come_to_rule(self, work: Work, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
-        """Find the rows that reach the rules. Return the state that they depend on, for each unit."""
+        """Find the rows that reach the rules. Return for each unit the state that these rows depend on."""
         negatives = self.preset.score.negatives
         seed = 0 if negatives is None else negatives.seed
         asked = fingerprint_of(DECIDE_VERSION, VERSION, self.preset.filters_fingerprint, self.before, seed)
@@ -349,7 +349,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return {unit: known[unit] for unit in work.alive(known)}
 
     def _negatives(self, work: Work, rows: dict[str, str]) -> dict[str, str]:
-        """Compute the corrected scores. Return the state that they depend on, for each unit."""
+        """Compute the corrected scores. Return for each unit the state that they depend on."""
         layout, rule = work.layout, self.preset.score.negatives
         assert rule is not None
         alive = work.alive(rows)
@@ -365,8 +365,8 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return {unit: known[unit] for unit in work.alive(known)}
 
     def _pass(self, work: Work, stage: Stage, units: Iterable[str], *, together: bool = False) -> None:
-        """Process the units of a pass over all rows that are not done. `together`: each unit reads all caption units,
-        so the run ends if one fails."""
+        """Process those units of a pass over all rows that are not done. `together`: each of them reads all caption
+        units, so the run ends if one fails."""
         work.complete(stage, work.alive(units), quiet=together, workers=self.workers(work), fatal=together)
 
 
@@ -383,8 +383,8 @@ def _workers(work: Work, device: str) -> int:
 
 
 def settled_precision(layout: Layout, identity: Mapping[str, str], asked: str, device: str) -> str:
-    """Return the precision, and store it in OUTPUT. For `AUTO` it is the precision that OUTPUT has for this model, so
-    that shards on machines of different kinds agree. If OUTPUT has none, it is the device's best."""
+    """Return the precision, and store it in OUTPUT. `AUTO` stands for the precision that OUTPUT has for this model, so
+    that shards on different kinds of machines agree, or for the device's best if OUTPUT has none."""
     path = layout.work / SCORE / "model.json"
     ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else best_precision(device)}
     # With `auto`, the first of several shards decides for all.

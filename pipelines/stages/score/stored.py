@@ -23,7 +23,7 @@ from open_diht.pipelines.store.storage import read_table, row_groups
 
 SCORE = "score"
 VERSION = 3
-"""Increase it when equal images and captions may get other embeddings, or the files other columns."""
+"""Increase the version when equal images and captions may get other embeddings, or the files other columns."""
 IMAGES, TEXTS, MASKED = "image_embedding", "text_embedding", "masked_text"
 """Columns of the stage's files, next to ordinal, uid, status (ok, or why there is no score), message, the scores and
 `TEXT_AREA`. `MASKED` is the digest of the text that was painted over for the masked score, see `stage.ImageText`."""
@@ -55,7 +55,7 @@ class ScoreFilter:
     conditions: Sequence[ColumnCondition]
     """The conditions in cascade order. Thresholds given as fractions of the rows are numbers by now."""
     rejects: bool
-    """Whether rows without a score are rejected, which is so if there is any threshold."""
+    """Whether rows without a score are rejected. They are if there is any threshold."""
     masked: bool
     """True if images were also scored without their text."""
     corrected: bool
