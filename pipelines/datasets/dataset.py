@@ -120,6 +120,7 @@ class Dataset:
         """Return a copy with the user's own settings. None leaves a setting unchanged.
 
         Args:
+            **given: Columns by role, such as `caption`, and the fields named in `READ_AS`.
 
         Raises:
             DatasetError: a role is unknown, or the copy is refused, see `Dataset`.
