@@ -83,7 +83,7 @@ class Cat:
 
     Args:
         preset: the name of a preset, the path of a YAML file, or a `Preset`.
-        ocr: settings of the OCR, by default those of a run.
+        ocr: settings of the OCR, by default those of a run with the preset.
 
     Raises:
         BadPreset: the preset does not exist or its file is invalid.
@@ -109,7 +109,7 @@ class Cat:
             )
         refuse_scores(preset, "Cat")
         self.preset = preset
-        self.ocr = ocr or SpotterSettings()
+        self.ocr = ocr or preset.ocr.settings()
 
     def __call__(
         self,

@@ -145,10 +145,21 @@ def command_parser(prog: str, description: str) -> Parser:
     )
     parser.add_argument(
         "--ocr-engine",
-        choices=("onnxruntime", "openvino"),
-        default="onnxruntime",
-        help="OCR engine: openvino (package openvino) is faster if the processor has bf16; a change reads all images "
-        "again (default onnxruntime)",
+        choices=("auto", "onnxruntime", "openvino"),
+        help="OCR engine: openvino (package openvino) is faster if the processor has bf16; auto takes it then if it is "
+        "installed; a change reads all images again (default: that of the effort)",
+    )
+    parser.add_argument(
+        "--ocr-effort",
+        choices=("low", "medium", "high"),
+        help="how much text is found in images, at what cost; a change reads all images again (default: that of the "
+        "preset, mostly low)",
+    )
+    parser.add_argument(
+        "--ocr-alphabet",
+        metavar="{latin,all}",
+        help="characters that are read: all adds Chinese and Greek; a change reads all images again (default: that of "
+        "the preset, mostly latin)",
     )
     columns = parser.add_argument_group("columns of the manifest (default: found by name)")
     for role in WITH_OPTION:

@@ -89,11 +89,16 @@ class RunSettings:
     """Fraction of dead-letter rows above which the exit status is 1."""
     download: DownloadSettings = field(default_factory=DownloadSettings)
     """Settings of the image download, for manifests with URLs and no images."""
-    spotter: SpotterSettings = field(default_factory=SpotterSettings)
-    """Settings of the OCR."""
+    spotter: SpotterSettings | None = None
+    """Settings of the OCR. With None those of the preset's section `ocr`."""
     score: ScoreSettings | None = None
     """Model that scores how well images and captions match. With None there are no scores."""
     command: tuple[str, ...] = ()
     """The command line, recorded in run.json."""
     plugins: tuple[str, ...] = ()
     """Modules of user plugins, recorded in run.json."""
+
+    @property
+    def ocr(self) -> SpotterSettings:
+        """Settings of the OCR: `spotter`, or those of the preset."""
+        return self.spotter or self.preset.ocr.settings()

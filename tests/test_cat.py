@@ -163,6 +163,12 @@ def test_ocr_that_crashes_or_hangs_costs_one_image(tmp_path, monkeypatch):
     assert reasons == [None, "ocr_crashed", None, "ocr_timeout", None]
 
 
+def test_a_preset_says_how_images_are_read(tmp_path):
+    (tmp_path / "own.yaml").write_text("base: paper\nocr: {effort: high}\n")
+    assert Cat(tmp_path / "own.yaml").ocr == SpotterSettings(effort="high")
+    assert Cat(tmp_path / "own.yaml", ocr=SpotterSettings()).ocr == Cat().ocr == SpotterSettings()
+
+
 def test_only_images_whose_caption_passes_are_read(monkeypatch):
     def spot(self: TextSpotter, images: Iterable[bytes]) -> Any:
         assert not list(images)

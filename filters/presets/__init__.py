@@ -20,8 +20,9 @@ from open_diht.filters.columns import ColumnCondition, as_section, conditions_of
 from open_diht.filters.dedup import DedupRule
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
 from open_diht.filters.spotting.overlap import OverlapRule
+from open_diht.filters.spotting.settings import OcrRule
 
-_SECTIONS = ("captions", "columns", "images", "text_spotting", "score", "dedup", "foresee")
+_SECTIONS = ("captions", "columns", "images", "text_spotting", "ocr", "score", "dedup", "foresee")
 """Sections of a preset file, in addition to those of registered filters."""
 
 _OF_ROWS = ("dead_letter", "not_decided", "image_unreadable")
@@ -63,6 +64,8 @@ class Preset:
     captions: CaptionRule = field(default_factory=CaptionRule)
     images: ImageRule = field(default_factory=ImageRule)
     text_spotting: OverlapRule = field(default_factory=OverlapRule)
+    ocr: OcrRule = field(default_factory=OcrRule)
+    """How a run reads the text in images; it decides nothing, so no fingerprint has it."""
     score: ScoreRule = field(default_factory=ScoreRule)
     dedup: DedupRule = field(default_factory=DedupRule)
     columns: tuple[ColumnCondition, ...] = ()

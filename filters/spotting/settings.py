@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any, Final, Literal, get_args
 
 from open_diht.common.devices import has_bf16
-from open_diht.common.fields import Above0, BadValue, Positive, Share, check_fields
+from open_diht.common.fields import Above0, BadValue, Positive, Share, check_fields, one_of, shown
 from open_diht.filters.spotting.decode import DecodeLimits
 from open_diht.filters.spotting.weights import ModelSize
 
-EngineName = Literal["onnxruntime", "openvino", "paddle"]
+Effort = Literal["low", "medium", "high"]
+EngineName = Literal["auto", "onnxruntime", "openvino", "paddle"]
 Precision = Literal["auto", "bf16", "f32"]
 Alphabet = Literal["latin", "all"]
 Box = tuple[tuple[float, float], ...]
+
+_TINY: Final = {"engine": "onnxruntime", "model": "tiny"}
+EFFORTS: Final[Mapping[Effort, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "low": {**_TINY, "limit_side": 384, "reread_below": 0.85, "reread_chars": 5},
+        "medium": {**_TINY, "limit_side": 512, "reread_below": 0.95, "reread_chars": 4},
+        "high": {"engine": "auto", "model": "small", "limit_side": 512, "reread_below": 0.85, "reread_chars": 5},
+    }
+)
+"""Effort -> the settings that it stands for, all of the same names. A setting that is given wins."""
+_OF_EFFORT: Final[Any] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,37 +59,44 @@ class Spotting:
 class SpotterSettings:
     """How to read the text in images."""
 
-    engine: EngineName = "onnxruntime"
+    effort: Effort = "low"
+    """How much text is found, at what cost: the settings of `EFFORTS`, for those that are None here. `replace` keeps
+    their values, so make new settings for another effort."""
+    engine: EngineName = _OF_EFFORT
     """Runs PaddleOCR's models: ONNX Runtime; OpenVINO (package `openvino`), faster on processors
-    with bf16; or `paddle`, PaddleOCR's own pipeline on ONNX Runtime (package `paddleocr`)."""
+    with bf16; `paddle`, PaddleOCR's own pipeline on ONNX Runtime (package `paddleocr`); or `auto`, OpenVINO if it
+    is installed and the processor of the machine that starts the run has bf16, otherwise ONNX Runtime. By default that
+    of `effort`."""
     precision: Precision = "auto"
     """For OpenVINO: bf16 or f32; `auto` chooses bf16 if the processor of the machine that starts
     the run has AVX512-BF16 or AMX. Its workers must have it too. All other engines compute in f32."""
-    model: ModelSize = "tiny"
-    """Size of the PP-OCRv6 detector and recognizer."""
+    model: ModelSize = _OF_EFFORT
+    """Size of the PP-OCRv6 detector and recognizer, by default that of `effort`."""
     alphabet: Alphabet = "latin"
     """The characters that lines are read as (ignored by `paddle`): `latin` saves time; `all` also
     reads Chinese and Greek, and with `small` Japanese, which English captions do not need."""
     reread: ModelSize | None = "small"
     """Size of the recognizer that reads doubtful lines a second time (ignored by `paddle`). There is no second reading
     if it is None or the same as `model`."""
-    reread_below: Share = 0.85
-    """Lines with a lower score, but at least `min_score`, are read a second time, and the second reading counts."""
+    reread_below: Share = _OF_EFFORT
+    """Lines with a lower score, but at least `min_score`, are read a second time, and the second reading counts. By
+    default that of `effort`."""
     turn_below: Share = 0.9
     """Lines that may be upside down (at least 1.5 times as tall as wide, or along an arc) are read both ways if they
     have a lower score, and the better reading counts; 0 turns this off (ignored by `paddle`)."""
-    reread_chars: int = 5
-    """Shorter lines are not read a second time: a preset with `min_chars: 5` seldom finds an overlap in them."""
+    reread_chars: int = _OF_EFFORT
+    """Shorter lines are not read a second time: a preset with `min_chars: 5` seldom finds an overlap in them. By
+    default that of `effort`."""
     models: str | None = None
     """Folder of the installed models, by default $DIHT_OCR_MODELS or the user's cache (see weights.py)."""
     batch: Positive = 32
     """Most images that are sent to the OCR process at a time; it reads their lines together."""
     lines_at_once: Positive = 8
     """Most lines that are read in one call of the recognizer."""
-    limit_side: Positive = 384
+    limit_side: Positive = _OF_EFFORT
     """Images are reduced to this longest side, in pixels, before the text detection; found lines
     are read at the decoded resolution. Text in a font of 14 pixels in an image of 640 is mostly
-    found, in one of 10 pixels less often; 512 finds more, in more time."""
+    found with 384, in one of 10 pixels less often; 512 finds more, in more time. By default that of `effort`."""
     enlarge_faint: Positive = 2
     """Detector: the part of an image with faint or small text is enlarged by so much, at most to
     `limit_side`, and searched a second time; 1 turns this off (ignored by `paddle`)."""
@@ -118,12 +140,50 @@ class SpotterSettings:
         return (self.model, self.second_reader) if self.second_reader else (self.model,)
 
     def resolved(self) -> SpotterSettings:
-        """Return the settings with the precision `auto` replaced by bf16 (OpenVINO, if the processor has it) or f32."""
-        if self.precision != "auto":
-            return self
-        return replace(self, precision="bf16" if self.engine == "openvino" and has_bf16() else "f32")
+        """Return the settings with what is `auto` replaced, for this machine: the engine by `openvino` or
+        `onnxruntime`, the precision by bf16 (OpenVINO, if the processor has it) or f32."""
+        engine = self.engine
+        if engine == "auto":
+            engine = "openvino" if has_bf16() and find_spec("openvino") else "onnxruntime"
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if engine == "openvino" and has_bf16() else "f32"
+        return replace(self, engine=engine, precision=precision)
+
+    def __post_init__(self) -> None:
+        for name, value in EFFORTS[one_of(EFFORTS, self.effort, "effort")].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        _check_alphabet(self.alphabet)
+        check_fields(self)
+        if self.precision == "bf16" and self.engine != "openvino":
+            raise BadValue(
+                f"precision is 'bf16', which only engine openvino computes in, not {self.engine}; choose that engine, "
+                "or precision auto or f32"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OcrRule:
+    """What a preset says about the reading of images. Settings of the run win."""
+
+    effort: Effort = SpotterSettings.effort
+    """How much text is found, at what cost (`SpotterSettings.effort`)."""
+    alphabet: str = SpotterSettings.alphabet
+    """`latin`, or `all`, which also reads Chinese and Greek (`SpotterSettings.alphabet`)."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.precision == "bf16" and self.engine != "openvino":
-            raise BadValue(f"precision is 'bf16', but engine {self.engine} computes in f32; choose auto or f32")
+        _check_alphabet(self.alphabet)
+
+    def settings(self, effort: str | None = None, alphabet: str | None = None, **given: Any) -> SpotterSettings:
+        """Return settings of the OCR. What is given and not None wins over the preset."""
+        return SpotterSettings(effort=effort or self.effort, alphabet=alphabet or self.alphabet, **given)  # type: ignore[arg-type]  # it checks them
+
+
+def _check_alphabet(alphabet: str) -> None:
+    if alphabet not in get_args(Alphabet):
+        raise BadValue(
+            f"alphabet is {shown(alphabet)}: other scripts than Latin are not read; choose latin, or all, which also "
+            "reads Chinese and Greek, and with the model small Japanese"
+        )

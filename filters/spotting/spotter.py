@@ -15,7 +15,7 @@ from typing import Any, Final
 from open_diht.common.installation import install_command, remedy
 from open_diht.filters.spotting.child import Child, ChildDied, ChildTimeout
 from open_diht.filters.spotting.decode import UnreadableImage, UnreadableImageReason
-from open_diht.filters.spotting.settings import EngineName, Spotted, SpotterSettings, Spotting
+from open_diht.filters.spotting.settings import Spotted, SpotterSettings, Spotting
 from open_diht.filters.spotting.weights import find_models, fingerprint
 
 __all__ = ["Spotted", "SpotterError", "SpotterSettings", "Spotting", "TextSpotter", "UnreadableImage"]
@@ -26,7 +26,7 @@ PROCESSING: Final = "6"
 """Version of the processing around the networks in `engine`, increased when its results change. 1
 was PaddleOCR's own; 2 read the letters of columns one by one; 3 changed the rounding in the
 detector; 4 turned large lines at their full size; 5 did not look twice at faint text."""
-_PACKAGES: Final[Mapping[EngineName, Sequence[str]]] = {
+_PACKAGES: Final[Mapping[str, Sequence[str]]] = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
     "paddle": ("paddleocr", "paddlex", "onnxruntime"),

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from open_diht.common import command_line
 from open_diht.common.command_line import OK, WrongUse, complain, given_fields, refuse_empty, say
+from open_diht.common.fields import BadValue
 from open_diht.common.hub import SCHEME, parse_address
 from open_diht.common.installation import remedy
 from open_diht.common.lease import LeaseLost
 from open_diht.common.plugins import PluginError, load_plugin, loaded_plugins
 from open_diht.common.spelling import spelled_option
 from open_diht.filters.captions.parse import ModelMissing
-from open_diht.filters.presets import BadPreset, load_preset
+from open_diht.filters.presets import BadPreset, Preset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import SpotterError
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing
@@ -147,13 +148,14 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
     output = _output(place[1] or f"out/{dataset.name}", place[0])
     source = options.input or _default_input(dataset, options.dataset)
     backend = backend_of(options, _places((place[0], str(output)), source, dataset))
+    preset = load_preset(options.preset)
     return RunSettings(
         dataset=dataset,
         input=source,
         output=output,
         publisher=publisher,
         license=options.license,
-        preset=load_preset(options.preset),
+        preset=preset,
         stages=_stages(options.stages),
         score=_score(options),
         lean=options.lean,
@@ -164,10 +166,18 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
         unit_rows=options.unit_rows,
         max_dead_share=options.max_dead_share,
         download=_download(options),
-        spotter=SpotterSettings(engine=options.ocr_engine),
+        spotter=spotter_of(options, preset),
         command=options.command,
         plugins=loaded_plugins(),
     )
+
+
+def spotter_of(options: argparse.Namespace, preset: Preset, effort: str | None = None) -> SpotterSettings:
+    """Return the settings of the OCR that a command line asks for, with another effort if one is given."""
+    try:
+        return preset.ocr.settings(effort or options.ocr_effort, options.ocr_alphabet, engine=options.ocr_engine)
+    except BadValue as error:
+        raise WrongUse(f"--ocr-{error}") from error  # its first word is the name of the setting
 
 
 def _score(options: argparse.Namespace) -> ScoreSettings | None:

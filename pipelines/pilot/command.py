@@ -9,10 +9,12 @@ from dataclasses import asdict, replace
 from open_diht.common.command_line import WrongUse, command, say
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
-from open_diht.pipelines.driver.cli import exit_status, settings_of, told
+from open_diht.filters.spotting.settings import EFFORTS
+from open_diht.pipelines.driver.cli import exit_status, settings_of, spotter_of, told
 from open_diht.pipelines.driver.run import run
 from open_diht.pipelines.manifests import in_words
 from open_diht.pipelines.manifests.plan import known_plan
+from open_diht.pipelines.pilot.efforts import sample_images, seconds_by_effort, shown
 from open_diht.pipelines.pilot.forecast import Measured, Whole, forecast, render
 from open_diht.pipelines.pilot.measure import measure
 from open_diht.pipelines.pilot.options import parse
@@ -70,6 +72,11 @@ def _pilot(options: argparse.Namespace) -> int:
     )
     result = forecast(sample, whole)
     notes = _notes(whole, chosen, sample, outcome.funnel)
+    images = sample_images(layout, plan, settings.dataset, names) if "spotting" in settings.stages else []
+    efforts, costs = "", None
+    if images:
+        asked = {effort: spotter_of(options, settings.preset, effort) for effort in EFFORTS}
+        efforts, costs = shown(seconds_by_effort(images, asked), result, settings.ocr, len(images))
     content = {
         "command": list(options.command),
         "dataset": settings.dataset.name,
@@ -78,12 +85,15 @@ def _pilot(options: argparse.Namespace) -> int:
         "sample": {"seed": options.seed, "units": names, "rows": rows, "duplicates": outcome.funnel["duplicates"]},
         "whole": asdict(whole),
         "forecast": result.as_dict(),
+        "efforts": costs,
         "notes": notes,
     }
     publish_json(layout.root / "pilot.json", content)
     of = f"{rows:,} of {counted(whole.rows, 'row')} ({rows / max(whole.rows, 1):.2%})"
     say(f"\nsample: {counted(len(sample), 'unit')}, {of}\n")
     say(render(result))
+    if efforts:
+        say(f"\n{efforts}\n")
     for note in notes:
         say(f"- {note}")
     say(f"details: {layout.root / 'pilot.json'}")

@@ -64,9 +64,12 @@ class SpottingStage(SegmentAnnotator):
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
-        spotter = TextSpotter(settings.spotter)
-        known = work.models[cls.name] = spotter.provenance() if images_at_hand(work.layout, work.plan.images) else {}
-        fingerprint = fingerprint_of(known, asdict(spotter.settings))
+        spotter = TextSpotter(settings.ocr)
+        asked = asdict(spotter.settings)
+        effort = asked.pop("effort")  # the settings that it stands for determine the results
+        known = spotter.provenance() if images_at_hand(work.layout, work.plan.images) else {}
+        work.models[cls.name] = {"effort": effort, **known} if known else {}
+        fingerprint = fingerprint_of(known, asked)
         return cls(work.layout, settings.dataset, fingerprint, spotter.settings, survivors_of(settings))
 
     @classmethod
@@ -77,12 +80,12 @@ class SpottingStage(SegmentAnnotator):
             return
         if not images_at_hand(Layout(settings.output), plan.images or DOWNLOAD in settings.stages):
             return
-        spotter = TextSpotter(settings.spotter)
+        spotter = TextSpotter(settings.ocr)
         try:
             try:
                 spotter.check_installed()
             except WeightsMissing:
-                if settings.spotter.models:
+                if settings.ocr.models:
                     raise  # the user's own folder
                 download_and_install(say=say)
                 spotter.check_installed()
@@ -94,10 +97,10 @@ class SpottingStage(SegmentAnnotator):
     def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
         if moved := sum(record["root"] != self.dataset.images_root for record in records):
             return f"{moved:,} of {counted(of, 'unit')} will be read again: --images-root has changed"
-        if outdated := sum(record["fingerprint"] != self.fingerprint for record in records):
+        if outdated := [record["images"] for record in records if record["fingerprint"] != self.fingerprint]:
             return (
-                f"read again: {outdated:,} of {counted(of, 'unit')}, read by another version, engine or setting, or "
-                "before there were images"
+                f"read again: {counted(sum(outdated), 'image')} of {len(outdated):,} of {counted(of, 'unit')}, read by "
+                "another version, engine, effort or setting, or before there were images"
             )
         if not records or work.seconds.get(DOWNLOAD):
             return None

@@ -40,7 +40,7 @@ from open_diht.filters.cascade import (
 )
 from open_diht.filters.output import making_way, output_rows, rejected_rows
 from open_diht.filters.presets import Preset, load_preset
-from open_diht.filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.settings import OcrRule, SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.manifests import Batch, MissingImage, read_rows
@@ -97,7 +97,7 @@ class SpotText(beam.PTransform[Any, Any]):
 
     Args:
         image: the column with the bytes of image files; binary, or a struct with a field `bytes`.
-        settings: settings of the OCR; by default those of a run.
+        settings: settings of the OCR; by default those of a run with the preset.
         preset: the preset whose caption filters must pass; batches must then come from `AnnotateCaptions`.
         caption: the column with the captions.
 
@@ -130,7 +130,8 @@ class SpotText(beam.PTransform[Any, Any]):
     ):
         super().__init__()
         known = load_preset(preset) if isinstance(preset, str) else preset
-        self._function = _Spot(image, settings or SpotterSettings(), known, dataset_of(caption))
+        ocr = known.ocr if known else OcrRule()
+        self._function = _Spot(image, settings or ocr.settings(), known, dataset_of(caption))
 
     def expand(self, batches: pvalue.PCollection[pa.Table]) -> pvalue.PCollection[pa.Table]:
         return batches | beam.ParDo(self._function)

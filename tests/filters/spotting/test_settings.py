@@ -1,10 +1,12 @@
 """Settings name what is wrong with them, and survive the way to the child process."""
 
+from typing import get_args
+
 import pytest
 
 from open_diht.filters.spotting import settings
 from open_diht.filters.spotting.decode import DecodeLimits
-from open_diht.filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.settings import EFFORTS, Effort, OcrRule, SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.filters.spotting.worker import settings_from_json, settings_to_json
 
@@ -25,7 +27,7 @@ def test_which_models_must_be_installed():
     ("field", "value"),
     [
         ("engine", "tesseract"), ("model", "huge"), ("limit_side", 0), ("min_score", 1.5), ("timeout_s", 0),
-        ("attempts", 0),
+        ("attempts", 0), ("effort", "hihg"), ("alphabet", "cyrillic"), ("alphabet", ["latin"]),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_named(field, value):
@@ -34,16 +36,46 @@ def test_wrong_settings_are_named(field, value):
 
 
 @pytest.mark.parametrize(
-    ("engine", "able", "expected"),
-    [("openvino", True, "bf16"), ("openvino", False, "f32"), ("onnxruntime", True, "f32")],
+    ("engine", "able", "installed", "expected"),
+    [
+        ("openvino", True, True, ("openvino", "bf16")),
+        ("openvino", False, True, ("openvino", "f32")),
+        ("onnxruntime", True, True, ("onnxruntime", "f32")),
+        ("auto", True, True, ("openvino", "bf16")),
+        ("auto", True, False, ("onnxruntime", "f32")),
+        ("auto", False, True, ("onnxruntime", "f32")),
+    ],
 )
-def test_auto_is_settled_before_the_work_is_planned(monkeypatch, engine, able, expected):
+def test_auto_is_settled_before_the_work_is_planned(monkeypatch, engine, able, installed, expected):
     """So that workers of another kind cannot compute otherwise under the same fingerprint."""
     monkeypatch.setattr(settings, "has_bf16", lambda: able)
-    assert TextSpotter(SpotterSettings(engine=engine)).settings.precision == expected
+    monkeypatch.setattr(settings, "find_spec", lambda package: installed or None)
+    known = TextSpotter(SpotterSettings(engine=engine)).settings
+    assert (known.engine, known.precision) == expected
 
 
 def test_what_is_asked_for_is_kept():
     assert SpotterSettings(engine="openvino", precision="f32").resolved().precision == "f32"
-    with pytest.raises(ValueError, match="precision is 'bf16'"):
-        SpotterSettings(engine="onnxruntime", precision="bf16")
+    for engine in ("onnxruntime", "auto"):
+        with pytest.raises(ValueError, match="precision is 'bf16'"):
+            SpotterSettings(engine=engine, precision="bf16")
+
+
+def test_an_effort_stands_for_settings_and_given_ones_win():
+    assert tuple(EFFORTS) == get_args(Effort) and len({tuple(row) for row in EFFORTS.values()}) == 1
+    for effort, row in EFFORTS.items():
+        known = SpotterSettings(effort=effort)
+        assert {name: getattr(known, name) for name in row} == row
+        own = SpotterSettings(effort=effort, limit_side=640, engine="onnxruntime")
+        assert (own.limit_side, own.engine, own.model) == (640, "onnxruntime", row["model"])
+        assert settings_from_json(settings_to_json(own)) == own
+    low = SpotterSettings(engine="onnxruntime", model="tiny", limit_side=384, reread_below=0.85, reread_chars=5)
+    assert low == SpotterSettings(effort="low")
+
+
+def test_settings_of_a_run_win_over_those_of_the_preset():
+    rule = OcrRule(effort="high", alphabet="all")
+    assert rule.settings() == SpotterSettings(effort="high", alphabet="all")
+    assert rule.settings("low", "latin", engine="openvino") == SpotterSettings(engine="openvino")
+    with pytest.raises(ValueError, match="'cyrillic': other scripts than Latin are not read; choose latin, or all"):
+        OcrRule(alphabet="cyrillic")

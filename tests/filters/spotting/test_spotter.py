@@ -470,6 +470,15 @@ def test_works_inside_a_daemonic_process(stubbed, tmp_path):
     assert done.stdout.strip() == "['UnreadableImage', 'Spotting']", done.stderr
 
 
+@pytest.mark.parametrize("effort", ["medium", "high"])
+def test_more_effort_reads_smaller_text(effort, ocr_models, spotter, render):
+    image = render("GARDEN PARTY TONIGHT", size=5)
+    with TextSpotter(SpotterSettings(effort=effort)) as closer:
+        (low,), (more,) = spotter.spot([image]), closer.spot([image])
+    assert isinstance(more, Spotting) and not low.spotted
+    assert "".join(line.text for line in more.spotted).replace(" ", "") == "GARDENPARTYTONIGHT"
+
+
 def test_provenance_names_versions_and_weights(ocr_models):
     facts = TextSpotter().provenance()
     assert {"engine", "processing", "onnxruntime", "model", "model_sha256", "second_reader_sha256"} <= facts.keys()

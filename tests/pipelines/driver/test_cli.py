@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from open_diht.common.run_command import LOADING
+from open_diht.filters.spotting.settings import EFFORTS, SpotterSettings
 from open_diht.pipelines.driver import cli
 from open_diht.pipelines.manifests.inputs import expand_inputs
 from open_diht.pipelines.options import parse
@@ -74,6 +75,11 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "preset, a key twice": (["{good}", "--preset", "{tmp}/twice.yaml"], "key 'pairs' is given twice"),
     "preset, no YAML": (["{good}", "--preset", "{tmp}/broken.yaml"], "broken.yaml, line 2, column 1: not YAML"),
     "preset, no number": (["{good}", "--preset", "{tmp}/nan.yaml"], "text_spotting.min_score is nan"),
+    "OCR effort, mistyped": (["{good}", "--ocr-effort", "hihg"], "'hihg' (choose from"),
+    "OCR alphabet, not read": (
+        ["{good}", "--ocr-alphabet", "cyrillic"],
+        "--ocr-alphabet is 'cyrillic': other scripts than Latin are not read; choose latin, or all",
+    ),
     "unit rows": (["{good}", "--unit-rows", "-5"], "unit-rows"),
     "dead share": (["{good}", "--max-dead-share", "few"], "max-dead-share"),
     "dead share in percent": (["{good}", "--max-dead-share", "5"], "it must be at least 0 and at most 1"),
@@ -108,6 +114,16 @@ def test_wrong_use(kind: str, manifest: Path, tmp_path: Path, capfd: pytest.Capt
     assert errors.startswith("error: ") and errors.count("\n") == 1, errors
     assert names in errors and not said
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_options_of_the_ocr_win_over_the_preset(manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("base: paper\nocr: {effort: medium, alphabet: all}\n")
+    typed = [*_arguments(manifest, tmp_path / "out"), "--preset", str(tmp_path / "own.yaml")]
+    assert cli.settings_of(parse(typed)).ocr == SpotterSettings(effort="medium", alphabet="all")
+    typed += ["--ocr-effort", "high", "--ocr-alphabet", "latin", "--ocr-engine", "onnxruntime"]
+    assert cli.settings_of(parse(typed)).ocr == SpotterSettings(effort="high", engine="onnxruntime")
+    for effort in EFFORTS:
+        assert cli.settings_of(parse([*typed, "--ocr-effort", effort])).ocr.effort == effort
 
 
 @pytest.mark.parametrize(

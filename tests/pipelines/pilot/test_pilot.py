@@ -102,6 +102,22 @@ def test_without_images_it_says_what_it_does_not_know(manifest, tmp_path, capsys
     assert found["rows"]["kept"]["basis"] == found["core_hours"]["all"]["basis"] == "unknown"
 
 
+@pytest.mark.slow
+def test_it_measures_what_each_effort_costs(pairs, tmp_path, ocr_models, capsys):
+    more = ("--units", "3", "--ocr-effort", "medium", "--ocr-engine", "onnxruntime")
+    assert main(_arguments(pairs, tmp_path / "out", *more, stages="captions,spotting", unit=15)) == 0
+    content, said = _forecast(tmp_path / "out"), capsys.readouterr().out
+    costs = content["efforts"]
+    assert 0 < costs.pop("images") <= 24 and list(costs) == ["low", "medium", "high"]
+    hours = {effort: cost["core_hours"] for effort, cost in costs.items()}
+    assert hours["medium"] == content["forecast"]["core_hours"]["spotting"]["value"]
+    assert hours["low"] / hours["high"] == pytest.approx(
+        costs["low"]["seconds_per_image"] / costs["high"]["seconds_per_image"]
+    )
+    (own,) = [line for line in said.splitlines() if line.endswith("this run's")]
+    assert own.startswith("medium")
+
+
 def test_shards_share_the_sample_and_the_last_forecasts(manifest, tmp_path, capsys):
     arguments = _arguments(manifest, tmp_path / "out", "--units", "4")
     assert main([*arguments, "--shard", "0/2"]) == 0

@@ -1,8 +1,13 @@
-"""Stage `spotting`: what its units cost."""
+"""Stage `spotting`: what its units cost, and which settings of the OCR read images again."""
 
 import json
+from dataclasses import asdict
 
 import psutil
+
+from open_diht.filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.spotter import TextSpotter
+from open_diht.pipelines.store.records import fingerprint_of
 
 
 def _of_children() -> float:
@@ -16,3 +21,35 @@ def test_cpu_time_of_a_unit_counts_the_ocr_process(tmp_path, tsv, with_images, f
     ocr = _of_children() - before
     records = (tmp_path / "out" / "work" / "spotting" / "commits").glob("*.json")
     assert sum(json.loads(path.read_text())["cpu_seconds"] for path in records) >= 0.9 * ocr > 0
+
+
+def _record(output):
+    (path,) = (output / "work" / "spotting" / "commits").glob("*.json")
+    return json.loads(path.read_text())
+
+
+def test_another_effort_reads_the_images_again_and_counts_them(tmp_path, tsv, with_images, filtering, ocr_models):
+    source, output = tsv(tmp_path / "pairs.tsv", with_images(tmp_path / "images", 6)), tmp_path / "out"
+    medium = "base: paper\nocr: {effort: medium}"
+
+    def run(preset="base: paper", **given):
+        return filtering(source, output, stages=("spotting",), preset=preset, **given)
+
+    def models():
+        return json.loads((output / "run.json").read_text())["models"]["spotting"]
+
+    first = run()
+    low = _record(output)
+    # Outputs of versions without efforts are those of low, and stay.
+    settings = TextSpotter().settings
+    older = {name: value for name, value in asdict(settings).items() if name != "effort"}
+    assert low["fingerprint"] == fingerprint_of(TextSpotter().provenance(), older) and models()["effort"] == "low"
+    assert run("base: paper\nocr: {effort: low}").tables() == first.tables() and _record(output) == low
+    again = run(medium)
+    said = f"read again: {low['images']} images of 1 of 1 unit, read by another version, engine, effort or setting"
+    assert low["images"] == 6 and any(said in line for line in again.said)
+    assert _record(output)["fingerprint"] != low["fingerprint"]
+    assert models()["effort"] == "medium" and models()["limit_side"] == "512"
+    # The run's own settings win over the preset's.
+    back = run(medium, spotter=SpotterSettings())
+    assert back.tables() == first.tables() and _record(output)["fingerprint"] == low["fingerprint"]

@@ -250,7 +250,7 @@ def test_images_that_another_version_read_are_read_anew(copy, pairs, paper, filt
     covers = [name.replace(record["fingerprint"], "older") for name in record["covers"]]
     older.write_text(json.dumps(record | {"fingerprint": "older", "covers": covers}))
     result = filtering(pairs, copy, unit_rows=15)
-    said = f"read again: 1 of {len(known)} units, read by another version, engine or setting"
+    said = f"read again: {record['images']} images of 1 of {len(known)} units, read by another version, engine"
     assert any(said in line for line in result.said)
     assert {path for path, time in known.items() if path.stat().st_mtime_ns != time} == {older}
     assert result.tables() == paper.tables()
