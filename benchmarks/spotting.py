@@ -33,6 +33,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from open_diht.common.cpu_time import cpu_seconds
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image
 from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap
+from open_diht.filters.spotting.settings import EFFORTS
 from open_diht.filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
 from open_diht.filters.spotting.weights import ModelSize, find_models
 
@@ -144,7 +146,7 @@ def ours(settings: SpotterSettings) -> Iterator[Side]:
         def peak() -> float:
             return memory_mib(process=pid) + memory_mib()
 
-        yield Side(read, lambda: cpu_seconds([pid]), peak, None if settings.engine == "openvino" else 8)
+        yield Side(read, lambda: cpu_seconds([pid]), peak, None if spotter.settings.engine == "openvino" else 8)
 
 
 SIDES: dict[str, Callable[[], AbstractContextManager[Side]]] = {
@@ -158,6 +160,7 @@ SIDES: dict[str, Callable[[], AbstractContextManager[Side]]] = {
     "ours, one look": lambda: ours(SpotterSettings(enlarge_faint=1)),
     "ours, tiny only": lambda: ours(SpotterSettings(reread=None)),
     "ours, small only": lambda: ours(SpotterSettings(model="small")),
+    **{f"ours, {effort}": partial(ours, SpotterSettings(effort=effort)) for effort in EFFORTS},
 }
 REFERENCE, SETTINGS = "PaddleOCR defaults, small", "PaddleOCR, our sizes"
 

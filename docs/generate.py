@@ -156,6 +156,16 @@ def _settings(content: Mapping[str, Any]) -> dict[str, str]:
     return {f"{name}.{key}".rstrip("."): _yaml(value) for name, each in sections.items() for key, value in each.items()}
 
 
+def efforts() -> Iterator[str]:
+    """Yield the settings that each effort of the OCR stands for."""
+    from open_diht.filters.spotting.settings import EFFORTS
+
+    yield from ("", f"| effort | {' | '.join(f'`{name}`' for name in EFFORTS['low'])} |")
+    yield "|---" * (1 + len(EFFORTS["low"])) + "|"
+    yield from (f"| `{effort}` | {' | '.join(map(_yaml, row.values()))} |" for effort, row in EFFORTS.items())
+    yield ""
+
+
 def datasets() -> Iterator[str]:
     """Yield the known data sets, from `pipelines/datasets/`."""
     from open_diht.pipelines.datasets import dataset_names, load_dataset
@@ -334,6 +344,7 @@ MAKERS: dict[str, Callable[..., Iterator[str]]] = {
     "settings": settings,
     "sections": sections,
     "presets": presets,
+    "efforts": efforts,
     "datasets": datasets,
     "tasks": tasks,
     "reasons": reasons,

@@ -165,7 +165,7 @@ class SpotterSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OcrRule:
-    """What a preset says about the reading of images. Settings of the run win."""
+    """How images are read, in a preset. Settings that a run or `Cat` is given win."""
 
     effort: Effort = SpotterSettings.effort
     """How much text is found, at what cost (`SpotterSettings.effort`)."""

@@ -76,6 +76,6 @@ def test_an_effort_stands_for_settings_and_given_ones_win():
 def test_settings_of_a_run_win_over_those_of_the_preset():
     rule = OcrRule(effort="high", alphabet="all")
     assert rule.settings() == SpotterSettings(effort="high", alphabet="all")
-    assert rule.settings("low", "latin", engine="openvino") == SpotterSettings(engine="openvino")
+    assert rule.settings("low", "latin", engine="openvino") == SpotterSettings(effort="low", engine="openvino")
     with pytest.raises(ValueError, match="'cyrillic': other scripts than Latin are not read; choose latin, or all"):
         OcrRule(alphabet="cyrillic")

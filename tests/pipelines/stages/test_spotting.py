@@ -30,26 +30,25 @@ def _record(output):
 
 def test_another_effort_reads_the_images_again_and_counts_them(tmp_path, tsv, with_images, filtering, ocr_models):
     source, output = tsv(tmp_path / "pairs.tsv", with_images(tmp_path / "images", 6)), tmp_path / "out"
-    medium = "base: paper\nocr: {effort: medium}"
 
-    def run(preset="base: paper", **given):
+    def run(effort, **given):
+        preset = f"base: paper\nocr: {{effort: {effort}}}"
         return filtering(source, output, stages=("spotting",), preset=preset, **given)
 
     def models():
         return json.loads((output / "run.json").read_text())["models"]["spotting"]
 
-    first = run()
-    low = _record(output)
+    first = run("low")
+    low, spotter = _record(output), TextSpotter(SpotterSettings(effort="low"))
     # Outputs of versions without efforts are those of low, and stay.
-    settings = TextSpotter().settings
-    older = {name: value for name, value in asdict(settings).items() if name != "effort"}
-    assert low["fingerprint"] == fingerprint_of(TextSpotter().provenance(), older) and models()["effort"] == "low"
-    assert run("base: paper\nocr: {effort: low}").tables() == first.tables() and _record(output) == low
-    again = run(medium)
+    older = {name: value for name, value in asdict(spotter.settings).items() if name != "effort"}
+    assert low["fingerprint"] == fingerprint_of(spotter.provenance(), older) and models()["effort"] == "low"
+    assert run("low").tables() == first.tables() and _record(output) == low
+    again = run("medium")
     said = f"read again: {low['images']} images of 1 of 1 unit, read by another version, engine, effort or setting"
     assert low["images"] == 6 and any(said in line for line in again.said)
     assert _record(output)["fingerprint"] != low["fingerprint"]
     assert models()["effort"] == "medium" and models()["limit_side"] == "512"
     # The run's own settings win over the preset's.
-    back = run(medium, spotter=SpotterSettings())
+    back = run("medium", spotter=SpotterSettings(effort="low"))
     assert back.tables() == first.tables() and _record(output)["fingerprint"] == low["fingerprint"]
