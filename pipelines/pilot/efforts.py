@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -43,12 +44,11 @@ def sample_images(layout: Layout, plan: Plan, dataset: Dataset, units: Sequence[
         records = load_records(layout, unit, plan.image_units(read_json(layout.commit("captions", unit))))
         read = np.asarray(records["ordinal"])[np.asarray(records["bytes"].is_valid())]
         most = -(-(IMAGES - len(images)) // (len(units) - done))
-        chosen = read[np.unique(np.linspace(0, len(read) - 1, min(most, len(read))).astype(int))] if len(read) else read
-        try:
-            found = images_of(layout, unit, plan.span(unit), plan.image_rows, dataset, chosen)
-            images += [image for _, image in found if isinstance(image, bytes)]
-        except UnreadableFile:  # the images before it count; the run has reported the file
-            continue
+        chosen = read[np.unique(np.linspace(0, len(read) - 1, min(most, len(read))).astype(int))]
+        with suppress(UnreadableFile):  # the run has reported the file; the images before the damage count
+            for _, image in images_of(layout, unit, plan.span(unit), plan.image_rows, dataset, chosen):
+                if isinstance(image, bytes):
+                    images.append(image)
     return images
 
 
