@@ -22,9 +22,16 @@ Box = tuple[tuple[float, float], ...]
 _TINY: Final = {"engine": "onnxruntime", "model": "tiny"}
 EFFORTS: Final[Mapping[Effort, Mapping[str, Any]]] = MappingProxyType(
     {
-        "low": {**_TINY, "limit_side": 384, "reread_below": 0.85, "reread_chars": 5},
-        "medium": {**_TINY, "limit_side": 512, "reread_below": 0.95, "reread_chars": 4},
-        "high": {"engine": "auto", "model": "small", "limit_side": 512, "reread_below": 0.85, "reread_chars": 5},
+        "low": {**_TINY, "limit_side": 384, "pixel_threshold": 0.2, "reread_below": 0.85, "reread_chars": 5},
+        "medium": {**_TINY, "limit_side": 512, "pixel_threshold": 0.2, "reread_below": 0.95, "reread_chars": 4},
+        "high": {
+            "engine": "auto",
+            "model": "small",
+            "limit_side": 512,
+            "pixel_threshold": 0.2,
+            "reread_below": 0.85,
+            "reread_chars": 5,
+        },
     }
 )
 """Effort -> the settings that it stands for, all of the same names. A setting that is given wins."""
@@ -100,12 +107,13 @@ class SpotterSettings:
     enlarge_faint: Positive = 2
     """Detector: the part of an image with faint or small text is enlarged by so much, at most to
     `limit_side`, and searched a second time; 1 turns this off (ignored by `paddle`)."""
-    pixel_threshold: Share = 0.2
-    """Detector: text pixels have a higher probability. The default is PP-OCRv6's own, as for `unclip_ratio`."""
+    pixel_threshold: Share = _OF_EFFORT
+    """Detector: text pixels have a higher probability, by default than that of `effort`. PP-OCRv6's own is 0.2."""
     box_threshold: Share = 0.5
     """Detector: least mean probability within a box. PP-OCRv6's own (tiny: 0.4, small: 0.45) read more junk."""
     unclip_ratio: Above0 = 1.4
-    """Detector: how far a box is grown beyond its text pixels, as a proportion of area by perimeter."""
+    """Detector: how far a box is grown beyond its text pixels, as a proportion of area by perimeter. The default is
+    PP-OCRv6's own."""
     min_score: Share = 0.5
     """Lines recognized with a lower score are not returned; the T rule applies its own threshold
     later, by default 0.8."""

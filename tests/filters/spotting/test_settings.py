@@ -1,6 +1,6 @@
 """Settings name what is wrong with them, and survive the way to the child process."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -69,8 +69,8 @@ def test_an_effort_stands_for_settings_and_given_ones_win():
         own = SpotterSettings(effort=effort, limit_side=640, engine="onnxruntime")
         assert (own.limit_side, own.engine, own.model) == (640, "onnxruntime", row["model"])
         assert settings_from_json(settings_to_json(own)) == own
-    low = SpotterSettings(engine="onnxruntime", model="tiny", limit_side=384, reread_below=0.85, reread_chars=5)
-    assert low == SpotterSettings(effort="low")
+    low: dict[str, Any] = {"engine": "onnxruntime", "model": "tiny", "limit_side": 384, "pixel_threshold": 0.2}
+    assert SpotterSettings(effort="low") == SpotterSettings(effort="low", reread_below=0.85, reread_chars=5, **low)
 
 
 def test_settings_of_a_run_win_over_those_of_the_preset():
