@@ -43,21 +43,17 @@ from open_diht.filters.spotting.ocr.engine import Engine, Line
 from open_diht.filters.spotting.ocr.jpeg import decode_jpeg
 from open_diht.filters.spotting.ocr.lines import cut_line, to_strip
 from open_diht.filters.spotting.overlap import PAPER, overlap
-from open_diht.filters.spotting.settings import Spotted, SpotterSettings
+from open_diht.filters.spotting.settings import EFFORTS, Spotted, SpotterSettings
 from open_diht.filters.spotting.worker import answers
 from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.fetch.tool import load_tool
 
 REPOSITORY = "minsu1206/OCRdistill/885d1416608d3e26e031e624cc7d474a16a84edc"
+PLACES = {"ch4_training_images": "img_{}.jpg", "ch4_training_localization_transcription_gt": "gt_img_{}.txt"}
 SHA256 = "eb42a9f088041408ee95e4931b29c81aae245090463e212f1b034b3d5a792b77"
 """Of FOLDER with all images and transcriptions."""
 IMAGES, DEVELOPMENT = range(1, 213), 100
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
-EFFORTS = {
-    "low": SpotterSettings(),
-    "medium": SpotterSettings(limit_side=512, reread_below=0.95, reread_chars=4),
-    "high": SpotterSettings(limit_side=512, model="small"),
-}
 SIDES = (336, 512)
 HEIGHTS = (0, 3, 4, 5, 6, 7, 8, 10, 14)
 """Least heights of the groups of words, in pixels."""
@@ -98,18 +94,18 @@ def letters(text: str) -> int:
 
 def fetched(folder: Path, address: str) -> list[Picture]:
     """Return the pictures, fetched into `folder` if they are not there. Raises `FetchFailed`."""
-    places = [("ch4_training_images", "img_{}.jpg"), ("ch4_training_localization_transcription_gt", "gt_img_{}.txt")]
     for number in IMAGES:
-        for place, name in places:
+        for place, name in PLACES.items():
             file = name.format(number)
             download(f"{address}/{REPOSITORY}/{place}/{file}", folder / file)
     check_pinned(folder, SHA256, FetchFailed, "remove it and run the same command again")
     reader = Engine(SpotterSettings(model="small"))
-    return [picture(*(folder / name.format(number) for _, name in places), reader) for number in IMAGES]
+    return [picture([folder / name.format(number) for name in PLACES.values()], reader) for number in IMAGES]
 
 
-def picture(image: Path, transcription: Path, reader: Engine) -> Picture:
+def picture(files: Sequence[Path], reader: Engine) -> Picture:
     """Read an image and its transcription: eight coordinates and a text a line, ### for what people cannot read."""
+    image, transcription = files
     data = image.read_bytes()
     pixels: Pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # type: ignore[assignment]
     longest, kept = max(pixels.shape), stored([data])[0]
@@ -215,7 +211,7 @@ def sample() -> tuple[dict[str, bytes], list[tuple[str, str, bool]]]:
 def measure(options: argparse.Namespace) -> int:
     """Print the tables."""
     pictures = fetched(options.data, options.address)
-    engines = {name: Engine(settings.resolved()) for name, settings in EFFORTS.items()}
+    engines = {name: Engine(SpotterSettings(effort=name).resolved()) for name in EFFORTS}
     lines = {name: read(engine, [one.data for one in pictures]) for name, engine in engines.items()}
     print(processor())
     print_recall(pictures, lines)

@@ -145,9 +145,10 @@ def command_parser(prog: str, description: str) -> Parser:
     )
     parser.add_argument(
         "--ocr-engine",
-        choices=("auto", "onnxruntime", "openvino"),
-        help="OCR engine: openvino (package openvino) is faster if the processor has bf16; auto takes it then if it is "
-        "installed; a change reads all images again (default: that of the effort)",
+        choices=("onnxruntime", "openvino"),
+        default="onnxruntime",
+        help="OCR engine: openvino (package openvino) is faster if the processor has bf16; a change reads all images "
+        "again (default onnxruntime)",
     )
     parser.add_argument(
         "--ocr-effort",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
@@ -14,24 +13,16 @@ from open_diht.filters.spotting.decode import DecodeLimits
 from open_diht.filters.spotting.weights import ModelSize
 
 Effort = Literal["low", "medium", "high"]
-EngineName = Literal["auto", "onnxruntime", "openvino", "paddle"]
+EngineName = Literal["onnxruntime", "openvino", "paddle"]
 Precision = Literal["auto", "bf16", "f32"]
 Alphabet = Literal["latin", "all"]
 Box = tuple[tuple[float, float], ...]
 
-_TINY: Final = {"engine": "onnxruntime", "model": "tiny"}
 EFFORTS: Final[Mapping[Effort, Mapping[str, Any]]] = MappingProxyType(
     {
-        "low": {**_TINY, "limit_side": 384, "pixel_threshold": 0.2, "reread_below": 0.85, "reread_chars": 5},
-        "medium": {**_TINY, "limit_side": 512, "pixel_threshold": 0.2, "reread_below": 0.95, "reread_chars": 4},
-        "high": {
-            "engine": "auto",
-            "model": "small",
-            "limit_side": 512,
-            "pixel_threshold": 0.2,
-            "reread_below": 0.85,
-            "reread_chars": 5,
-        },
+        "low": {"limit_side": 384, "pixel_threshold": 0.2, "reread_below": 0.85, "closer": None},
+        "medium": {"limit_side": 512, "pixel_threshold": 0.3, "reread_below": 0.9, "closer": None},
+        "high": {"limit_side": 512, "pixel_threshold": 0.3, "reread_below": 0.95, "closer": "small"},
     }
 )
 """Effort -> the settings that it stands for, all of the same names. A setting that is given wins."""
@@ -69,16 +60,14 @@ class SpotterSettings:
     effort: Effort = "low"
     """How much text is found, at what cost: the settings of `EFFORTS`, for those that are None here. `replace` keeps
     their values, so make new settings for another effort."""
-    engine: EngineName = _OF_EFFORT
+    engine: EngineName = "onnxruntime"
     """Runs PaddleOCR's models: ONNX Runtime; OpenVINO (package `openvino`), faster on processors
-    with bf16; `paddle`, PaddleOCR's own pipeline on ONNX Runtime (package `paddleocr`); or `auto`, OpenVINO if it
-    is installed and the processor of the machine that starts the run has bf16, otherwise ONNX Runtime. By default that
-    of `effort`."""
+    with bf16; or `paddle`, PaddleOCR's own pipeline on ONNX Runtime (package `paddleocr`)."""
     precision: Precision = "auto"
     """For OpenVINO: bf16 or f32; `auto` chooses bf16 if the processor of the machine that starts
     the run has AVX512-BF16 or AMX. Its workers must have it too. All other engines compute in f32."""
-    model: ModelSize = _OF_EFFORT
-    """Size of the PP-OCRv6 detector and recognizer, by default that of `effort`."""
+    model: ModelSize = "tiny"
+    """Size of the PP-OCRv6 detector and recognizer."""
     alphabet: Alphabet = "latin"
     """The characters that lines are read as (ignored by `paddle`): `latin` saves time; `all` also
     reads Chinese and Greek, and with `small` Japanese, which English captions do not need."""
@@ -91,9 +80,8 @@ class SpotterSettings:
     turn_below: Share = 0.9
     """Lines that may be upside down (at least 1.5 times as tall as wide, or along an arc) are read both ways if they
     have a lower score, and the better reading counts; 0 turns this off (ignored by `paddle`)."""
-    reread_chars: int = _OF_EFFORT
-    """Shorter lines are not read a second time: a preset with `min_chars: 5` seldom finds an overlap in them. By
-    default that of `effort`."""
+    reread_chars: int = 5
+    """Shorter lines are not read a second time: a preset with `min_chars: 5` seldom finds an overlap in them."""
     models: str | None = None
     """Folder of the installed models, by default $DIHT_OCR_MODELS or the user's cache (see weights.py)."""
     batch: Positive = 32
@@ -107,6 +95,9 @@ class SpotterSettings:
     enlarge_faint: Positive = 2
     """Detector: the part of an image with faint or small text is enlarged by so much, at most to
     `limit_side`, and searched a second time; 1 turns this off (ignored by `paddle`)."""
+    closer: ModelSize | None = None
+    """Size of the detector of that second search, by default that of `effort`, or else of `model`. A larger one finds
+    more small text, also in a part that cannot be enlarged, and needs more time for images with such text."""
     pixel_threshold: Share = _OF_EFFORT
     """Detector: text pixels have a higher probability, by default than that of `effort`. PP-OCRv6's own is 0.2."""
     box_threshold: Share = 0.5
@@ -143,20 +134,20 @@ class SpotterSettings:
         return None if self.engine == "paddle" or self.reread == self.model else self.reread
 
     @property
+    def closer_look(self) -> ModelSize | None:
+        """Return the size of another detector for the second look. Return None without one."""
+        return None if self.engine == "paddle" or self.closer == self.model else self.closer
+
+    @property
     def sizes(self) -> tuple[ModelSize, ...]:
-        """Return the model sizes that must be installed."""
-        return (self.model, self.second_reader) if self.second_reader else (self.model,)
+        """Return the model sizes that must be installed, that of `model` first."""
+        return tuple(dict.fromkeys(size for size in (self.model, self.second_reader, self.closer_look) if size))
 
     def resolved(self) -> SpotterSettings:
-        """Return the settings with what is `auto` replaced, for this machine: the engine by `openvino` or
-        `onnxruntime`, the precision by bf16 (OpenVINO, if the processor has it) or f32."""
-        engine = self.engine
-        if engine == "auto":
-            engine = "openvino" if has_bf16() and find_spec("openvino") else "onnxruntime"
-        precision = self.precision
-        if precision == "auto":
-            precision = "bf16" if engine == "openvino" and has_bf16() else "f32"
-        return replace(self, engine=engine, precision=precision)
+        """Return the settings with the precision `auto` replaced by bf16 (OpenVINO, if the processor has it) or f32."""
+        if self.precision != "auto":
+            return self
+        return replace(self, precision="bf16" if self.engine == "openvino" and has_bf16() else "f32")
 
     def __post_init__(self) -> None:
         for name, value in EFFORTS[one_of(EFFORTS, self.effort, "effort")].items():
@@ -165,10 +156,7 @@ class SpotterSettings:
         _check_alphabet(self.alphabet)
         check_fields(self)
         if self.precision == "bf16" and self.engine != "openvino":
-            raise BadValue(
-                f"precision is 'bf16', which only engine openvino computes in, not {self.engine}; choose that engine, "
-                "or precision auto or f32"
-            )
+            raise BadValue(f"precision is 'bf16', but engine {self.engine} computes in f32; choose auto or f32")
 
 
 @dataclass(frozen=True, kw_only=True)

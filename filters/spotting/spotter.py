@@ -118,9 +118,11 @@ class TextSpotter:
             facts["enlarge_faint"] = str(settings.enlarge_faint)
         for package in _PACKAGES[settings.engine]:
             facts[package] = importlib.metadata.version(package)
-        for role, size in zip(("model", "second_reader"), settings.sizes, strict=False):
-            facts[role] = f"PP-OCRv6 {size}"
-            facts[f"{role}_sha256"] = fingerprint(find_models(size, settings.models))
+        roles = {"model": settings.model, "second_reader": settings.second_reader, "closer": settings.closer_look}
+        for role, size in roles.items():
+            if size:
+                facts[role] = f"PP-OCRv6 {size}"
+                facts[f"{role}_sha256"] = fingerprint(find_models(size, settings.models))
         return facts
 
     def _spot_some(self, images: Sequence[bytes]) -> list[Spotting | UnreadableImage]:

@@ -67,6 +67,8 @@ class SpottingStage(SegmentAnnotator):
         spotter = TextSpotter(settings.ocr)
         asked = asdict(spotter.settings)
         effort = asked.pop("effort")  # the settings that it stands for determine the results
+        if asked["closer"] is None:
+            del asked["closer"]  # outputs of versions without this setting stay valid
         known = spotter.provenance() if images_at_hand(work.layout, work.plan.images) else {}
         work.models[cls.name] = {"effort": effort, **known} if known else {}
         fingerprint = fingerprint_of(known, asked)

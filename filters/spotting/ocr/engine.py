@@ -31,7 +31,7 @@ from open_diht.filters.spotting.ocr.detection import (
 from open_diht.filters.spotting.ocr.detector_graph import load_detector
 from open_diht.filters.spotting.ocr.faint import Found, faint_region, merge, moved
 from open_diht.filters.spotting.ocr.lines import cut_line, to_strip
-from open_diht.filters.spotting.ocr.networks import load_network
+from open_diht.filters.spotting.ocr.networks import Network, load_network
 from open_diht.filters.spotting.ocr.recognition import Reading, read_strips
 from open_diht.filters.spotting.ocr.stacked import find_columns, lay_out, says_a_word
 from open_diht.filters.spotting.settings import Box, Spotted, SpotterSettings
@@ -62,9 +62,9 @@ class Engine:
     def __init__(self, settings: SpotterSettings) -> None:
         cv2.setNumThreads(1)
         self.settings = settings
-        path = find_models(settings.model, settings.models).detection / "inference.onnx"
-        detector = load_detector(path, settings.precision)
-        self._detect = load_network(detector, settings, common_shapes(settings.limit_side))
+        self._detect = _detector(settings.model, settings)
+        closer = settings.closer_look
+        self._closer = _detector(closer, settings) if closer else self._detect
         self._first = _Recogniser(settings.model, settings)
         second = settings.second_reader
         self._second = _Recogniser(second, settings) if second else None
@@ -72,19 +72,19 @@ class Engine:
     def find(self, image: DecodedImage) -> list[Line]:
         """Return the lines of text in an image, from top to bottom, then columns of letters, for `read`."""
         settings, pixels = self.settings, image.pixels
-        found, probabilities = self._look(pixels, detector_input(pixels, settings.limit_side))
+        found, probabilities = self._look(pixels, detector_input(pixels, settings.limit_side), self._detect)
         region = faint_region(probabilities, pixels.shape, [box for box, _ in found], settings)
         if region is not None:
             left, top, right, bottom = region.box
             part = np.ascontiguousarray(pixels[top:bottom, left:right])
-            closer, _ = self._look(part, resized_input(part, region.height, region.width))
+            closer, _ = self._look(part, resized_input(part, region.height, region.width), self._closer)
             found = merge(found, [moved(one, left, top) for one in closer])
         return self._cut(image, found)
 
-    def _look(self, pixels: Pixels, planes: Floats) -> tuple[list[Found], Floats]:
-        """Return the lines that the detector finds in pixels (height, width, 3), given as its input, and its map."""
+    def _look(self, pixels: Pixels, planes: Floats, detect: Network) -> tuple[list[Found], Floats]:
+        """Return the lines that a detector finds in pixels (height, width, 3), given as its input, and its map."""
         settings, size = self.settings, (pixels.shape[1], pixels.shape[0])
-        (probabilities,) = self._detect(planes)[0]
+        (probabilities,) = detect(planes)[0]
         map_size = probabilities.shape[1], probabilities.shape[0]
         scale = size[0] / map_size[0], size[1] / map_size[1]
         found: list[Found] = []
@@ -176,6 +176,11 @@ class Engine:
                 # One by one: results in a batch differ in the last digits, and doubtful lines are few.
                 (readings[index],) = self._second.read([strips[index]], 1)
         return readings
+
+
+def _detector(size: ModelSize, settings: SpotterSettings) -> Network:
+    path = find_models(size, settings.models).detection / "inference.onnx"
+    return load_network(load_detector(path, settings.precision), settings, common_shapes(settings.limit_side))
 
 
 class _Recogniser:

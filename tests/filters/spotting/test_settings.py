@@ -1,6 +1,6 @@
 """Settings name what is wrong with them, and survive the way to the child process."""
 
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
@@ -20,7 +20,8 @@ def test_which_models_must_be_installed():
     assert SpotterSettings().sizes == ("tiny", "small")
     assert SpotterSettings(reread=None).sizes == ("tiny",)
     assert SpotterSettings(model="small").sizes == ("small",)
-    assert SpotterSettings(engine="paddle").sizes == ("tiny",)
+    assert SpotterSettings(engine="paddle", closer="small").sizes == ("tiny",)
+    assert SpotterSettings(reread=None, closer="small").sizes == SpotterSettings(closer="small").sizes
 
 
 @pytest.mark.parametrize(
@@ -36,29 +37,19 @@ def test_wrong_settings_are_named(field, value):
 
 
 @pytest.mark.parametrize(
-    ("engine", "able", "installed", "expected"),
-    [
-        ("openvino", True, True, ("openvino", "bf16")),
-        ("openvino", False, True, ("openvino", "f32")),
-        ("onnxruntime", True, True, ("onnxruntime", "f32")),
-        ("auto", True, True, ("openvino", "bf16")),
-        ("auto", True, False, ("onnxruntime", "f32")),
-        ("auto", False, True, ("onnxruntime", "f32")),
-    ],
+    ("engine", "able", "expected"),
+    [("openvino", True, "bf16"), ("openvino", False, "f32"), ("onnxruntime", True, "f32")],
 )
-def test_auto_is_settled_before_the_work_is_planned(monkeypatch, engine, able, installed, expected):
+def test_auto_is_settled_before_the_work_is_planned(monkeypatch, engine, able, expected):
     """So that workers of another kind cannot compute otherwise under the same fingerprint."""
     monkeypatch.setattr(settings, "has_bf16", lambda: able)
-    monkeypatch.setattr(settings, "find_spec", lambda package: installed or None)
-    known = TextSpotter(SpotterSettings(engine=engine)).settings
-    assert (known.engine, known.precision) == expected
+    assert TextSpotter(SpotterSettings(engine=engine)).settings.precision == expected
 
 
 def test_what_is_asked_for_is_kept():
     assert SpotterSettings(engine="openvino", precision="f32").resolved().precision == "f32"
-    for engine in ("onnxruntime", "auto"):
-        with pytest.raises(ValueError, match="precision is 'bf16'"):
-            SpotterSettings(engine=engine, precision="bf16")
+    with pytest.raises(ValueError, match="precision is 'bf16'"):
+        SpotterSettings(engine="onnxruntime", precision="bf16")
 
 
 def test_an_effort_stands_for_settings_and_given_ones_win():
@@ -66,11 +57,11 @@ def test_an_effort_stands_for_settings_and_given_ones_win():
     for effort, row in EFFORTS.items():
         known = SpotterSettings(effort=effort)
         assert {name: getattr(known, name) for name in row} == row
-        own = SpotterSettings(effort=effort, limit_side=640, engine="onnxruntime")
-        assert (own.limit_side, own.engine, own.model) == (640, "onnxruntime", row["model"])
+        own = SpotterSettings(effort=effort, limit_side=640)
+        assert (own.limit_side, own.pixel_threshold) == (640, row["pixel_threshold"])
         assert settings_from_json(settings_to_json(own)) == own
-    low: dict[str, Any] = {"engine": "onnxruntime", "model": "tiny", "limit_side": 384, "pixel_threshold": 0.2}
-    assert SpotterSettings(effort="low") == SpotterSettings(effort="low", reread_below=0.85, reread_chars=5, **low)
+    low = SpotterSettings(effort="low", limit_side=384, pixel_threshold=0.2, reread_below=0.85, closer=None)
+    assert SpotterSettings(effort="low") == low, "what earlier versions read"
 
 
 def test_settings_of_a_run_win_over_those_of_the_preset():

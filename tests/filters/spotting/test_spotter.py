@@ -484,6 +484,10 @@ def test_provenance_names_versions_and_weights(ocr_models):
     assert {"engine", "processing", "onnxruntime", "model", "model_sha256", "second_reader_sha256"} <= facts.keys()
     assert len(facts["model_sha256"]) == 64
     assert TextSpotter(SpotterSettings(enlarge_faint=1)).provenance() == facts | {"enlarge_faint": "1"}
+    small = {"closer": "PP-OCRv6 small", "closer_sha256": facts["second_reader_sha256"]}
+    assert TextSpotter(SpotterSettings(closer="small")).provenance() == facts | small
+    closer = TextSpotter(SpotterSettings(closer="small", reread=None)).provenance()
+    assert small.items() <= closer.items() and "second_reader" not in closer
 
 
 def test_provenance_of_the_reference_names_what_computes(ocr_models, monkeypatch):

@@ -14,6 +14,7 @@ from open_diht.common.devices import has_bf16
 from open_diht.filters.spotting.decode import DecodedImage, DecodeLimits, decode_image
 from open_diht.filters.spotting.ocr import recognition
 from open_diht.filters.spotting.ocr.engine import Engine
+from open_diht.filters.spotting.ocr.networks import Network
 from open_diht.filters.spotting.settings import Spotted, SpotterSettings
 
 SAMPLE = Path(__file__).parents[4] / "data" / "sample" / "images"
@@ -157,6 +158,18 @@ def test_small_print_is_found_at_the_second_look(engine):
     (line,) = [line for line in lines if line.text == "Reflections harbour"]
     assert line.box[0] == pytest.approx((100, 121), abs=6)
     assert engine.read([engine.find(PAGES[0]), engine.find(image)])[1] == lines
+
+
+def test_another_detector_takes_the_second_look(engine):
+    both = Engine(replace(engine.settings, closer="small"))
+    asked: list[str] = []
+
+    def noted(name: str, network: Network) -> Network:
+        return lambda planes: asked.append(name) or network(planes)  # type: ignore[func-returns-value]
+
+    both._detect, both._closer = noted("tiny", both._detect), noted("small", both._closer)
+    assert "Reflections harb" in " ".join(texts(both.read([both.find(small_print())])[0]))
+    assert both.read([both.find(page())]) == [[]] and asked == ["tiny", "small", "tiny"]
 
 
 def test_an_image_without_text_has_no_lines(engine):

@@ -64,6 +64,16 @@ def test_a_region_is_enlarged_to_the_limit_at_most_and_can_be_turned_off():
     assert region(everything, settings=replace(SETTINGS, enlarge_faint=1)) is None
 
 
+def test_another_detector_sees_more_around_the_places_and_what_cannot_be_enlarged():
+    closer = replace(SETTINGS, limit_side=256, closer="small")
+    found = region(text_map((100, 80, 140, 88, 0.15)), settings=closer)
+    assert found is not None and found.box == (52, 32, 188, 136)
+    everything = text_map((0, 0, 256, 192, 0.15))
+    assert region(everything, settings=closer) == Region((0, 0, 256, 192), height=192, width=256)
+    for off in (replace(closer, enlarge_faint=1), replace(closer, closer="tiny")):  # the same as `model`
+        assert region(everything, settings=off) is None
+
+
 def test_of_a_line_found_twice_the_closer_look_counts_and_of_a_piece_the_first():
     line, again, other = box(10, 10, 90, 30), box(12, 11, 95, 29), box(10, 60, 90, 80)
     piece, new = box(30, 61, 72, 79), box(100, 100, 150, 120)  # the middle of either lies in the other
