@@ -1,4 +1,4 @@
-"""What each effort of the text spotter finds of small text in photographs of streets, and what it costs.
+"""Measure what each effort of the text spotter finds of small text in photographs of streets, and what it costs.
 
     python -m benchmarks.small_text [--data FOLDER] [--repeats 3]
 
@@ -51,7 +51,7 @@ from open_diht.pipelines.fetch.tool import load_tool
 REPOSITORY = "minsu1206/OCRdistill/885d1416608d3e26e031e624cc7d474a16a84edc"
 PLACES = {"ch4_training_images": "img_{}.jpg", "ch4_training_localization_transcription_gt": "gt_img_{}.txt"}
 SHA256 = "eb42a9f088041408ee95e4931b29c81aae245090463e212f1b034b3d5a792b77"
-"""Of FOLDER with all images and transcriptions."""
+"""Digest of FOLDER with all images and transcriptions."""
 IMAGES, DEVELOPMENT = range(1, 213), 100
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 SIDES = (336, 512)
@@ -171,8 +171,9 @@ def print_recall(pictures: Sequence[Picture], lines: Mapping[str, Sequence[Seque
     groups = [group == at for at in range(len(HEIGHTS))] + [group >= 0]
     heights = [*(f"{low}-{high}" for low, high in pairwise(HEIGHTS)), f"{HEIGHTS[-1]} and more", "all"]
     print(f"\nRecall by height (px where the longer side has {SIDES[0]}):\n")
-    rows = [[name, *(f"{np.mean(np.array(of)[those]):.2f}" for those in groups)] for name, of in found.items()]
-    print_table(["", *heights], [["words", *(int(those.sum()) for those in groups)], *rows])
+    recalls = [[f"{np.mean(np.array(of)[those]):.2f}" for of in found.values()] for those in groups]
+    rows = zip(heights, groups, recalls, strict=True)
+    print_table(["height", "words", *found], [[name, int(those.sum()), *cells] for name, those, cells in rows])
 
 
 def decisions(pictures: Sequence[Picture], lines: Sequence[Sequence[Spotted]]) -> list[str]:
