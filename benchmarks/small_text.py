@@ -212,7 +212,7 @@ def sample() -> tuple[dict[str, bytes], list[tuple[str, str, bool]]]:
 def measure(options: argparse.Namespace) -> int:
     """Print the tables."""
     pictures = fetched(options.data, options.address)
-    engines = {name: Engine(SpotterSettings(effort=name).resolved()) for name in EFFORTS}
+    engines: dict[str, Engine] = {name: Engine(SpotterSettings(effort=name).resolved()) for name in EFFORTS}
     lines = {name: read(engine, [one.data for one in pictures]) for name, engine in engines.items()}
     print(processor())
     print_recall(pictures, lines)
