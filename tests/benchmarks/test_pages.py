@@ -111,3 +111,16 @@ def test_every_section_of_figures_says_how_they_were_made() -> None:
     headings = re.findall(r"^#{2,3} (.+)$", f"## {rest}", re.MULTILINE)
     assert linked == {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert max(line.count("|") for line in text.splitlines() if line.startswith("|")) <= 8
+
+
+def test_what_each_effort_finds_is_quoted_as_measured() -> None:
+    results = (REPOSITORY / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    page = " ".join((REPOSITORY / "docs/howto/presets.md").read_text(encoding="utf-8").split())
+    count = r"(\d+) \+ (\d+) of (\d+) \| "
+    rows = re.findall(rf"^\| (low|medium|high) \| {count}{count}{count}.*?\| ([\d.]+) \(", results, re.MULTILINE)
+    assert [row[0] for row in rows] == ["low", "medium", "high"]
+    low, medium, high = (int(row[7]) + int(row[8]) for row in rows)
+    assert f"Of {rows[0][9]} captions" in page and f"`low` finds {low}, `medium` {medium} and `high` {high}," in page
+    legible = [int(row[1]) + int(row[2]) for row in rows]
+    assert f"Of the {rows[0][3]} of these words" in page and "they find {}, {} and {}.".format(*legible) in page
+    assert f"take {rows[1][10]} and {rows[2][10]} times as long" in page
