@@ -4,7 +4,7 @@
 
 The pairs are made: LAION's 10,000 sample captions in turn, each copy with its own number so that it is another caption,
 with one JPEG image of 8 x 8 pixels, in tars of 10,000 pairs as img2dataset writes them. They are kept in
-`FOLDER/pairs` (2 KiB a pair). The run is
+`FOLDER/pairs` (2.5 KiB a pair). The run is
 
     open-diht filter --input FOLDER/pairs --output FOLDER/out --stages captions,export --export index
 
@@ -102,7 +102,7 @@ def memory_mib(processes: Iterable[int]) -> float:
 
 def committed(output: Path) -> dict[str, int]:
     """Return the units of the caption stage that are done, with the times at which they were."""
-    return {path.name: path.stat().st_mtime_ns for path in (output / "work" / "captions" / "commits").glob("*")}
+    return {path.name: path.stat().st_mtime_ns for path in (output / "work" / "captions" / "commits").glob("[!.]*")}
 
 
 def units_of(output: Path) -> int:
@@ -160,6 +160,12 @@ def main() -> None:
     after = committed(output)
     run(command(f"{pairs}/{FIRST}", alone, options.workers), alone)
     funnel = json.loads((output / "funnel.json").read_text(encoding="utf-8"))
+    cpu = {
+        folder.parent.name: sum(
+            json.loads(one.read_text(encoding="utf-8"))["cpu_seconds"] for one in folder.glob("[!.]*")
+        )
+        for folder in sorted((output / "work").glob("*/commits"))
+    }
     sizes = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
     rows = [
         ("pairs", f"{options.rows:,}"),
@@ -168,6 +174,7 @@ def main() -> None:
         ("units done again", sum(after[name] != done for name, done in before.items())),
         ("resumed run, s", f"{second.seconds:,.0f}"),
         ("CPU time of both, s", f"{first.cpu_seconds + second.cpu_seconds:,.0f}"),
+        *((f"of it for units of {stage}, s", f"{seconds:,.0f}") for stage, seconds in cpu.items()),
         ("peak memory of all processes, MiB", f"{max(first.peak_mib, second.peak_mib):,.0f}"),
         ("files of the output", f"{len(sizes):,}"),
         ("size of the output, GiB", f"{sum(sizes) / 2**30:.1f}"),
