@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -160,12 +161,10 @@ def main() -> None:
     after = committed(output)
     run(command(f"{pairs}/{FIRST}", alone, options.workers), alone)
     funnel = json.loads((output / "funnel.json").read_text(encoding="utf-8"))
-    cpu = {
-        folder.parent.name: sum(
-            json.loads(one.read_text(encoding="utf-8"))["cpu_seconds"] for one in folder.glob("[!.]*")
-        )
-        for folder in sorted((output / "work").glob("*/commits"))
-    }
+    records = sorted((output / "work").glob("*/commits/[!.]*"))
+    cpu: dict[str, float] = defaultdict(float)
+    for record in records:
+        cpu[record.parts[-3]] += json.loads(record.read_text(encoding="utf-8"))["cpu_seconds"]
     sizes = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
     rows = [
         ("pairs", f"{options.rows:,}"),
@@ -179,7 +178,7 @@ def main() -> None:
         ("files of the output", f"{len(sizes):,}"),
         ("size of the output, GiB", f"{sum(sizes) / 2**30:.1f}"),
         ("kept rows of the first tars as without a kill", kept_of(output) == kept_of(alone)),
-        ("funnel", json.dumps(funnel)[:2000]),
+        *((f"rows {name}", f"{funnel[name]:,}") for name in ("rows_in", "kept")),
     ]
     print(f"{processor()}, {options.workers} workers\n")
     print_table(["", "value"], rows)
