@@ -106,6 +106,12 @@ def samples_folder(argument: str | None = None) -> Path:
     return folder
 
 
+def numbered(captions: Sequence[str], row: int) -> str:
+    """Return the caption of a row of any number: after the last caption they begin again, each with the row's number.
+    Equal captions of a batch would be annotated once."""
+    return captions[row % len(captions)] + (f" {row}" if row >= len(captions) else "")
+
+
 def laion_captions(folder: Path) -> list[str]:
     """Return the 10,000 LAION-400M captions."""
     return [str(text) for text in pq.read_table(folder / LAION, columns=["TEXT"])["TEXT"].to_pylist()]

@@ -16,27 +16,27 @@ kept.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-import os
-import signal
-import subprocess
 import sys
 import tarfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from PIL import Image
 
-from benchmarks.label_set import laion_captions, samples_folder
+from benchmarks.label_set import laion_captions, numbered, samples_folder
 from benchmarks.measuring import parser_of, print_table, processor
+from open_diht.pipelines.manifests.plan import known_plan
+from open_diht.pipelines.store.layout import Layout
 
 TAR_ROWS = 10_000
 FIRST = "000[01]?.tar"
@@ -60,8 +60,7 @@ def make_tar(captions: list[str], folder: Path, rows: int, number: int) -> None:
     Image.new("RGB", (8, 8), "gray").save(image, "JPEG")
     parts = []
     for row in range(number * TAR_ROWS, min(rows, (number + 1) * TAR_ROWS)):
-        text = captions[row % len(captions)] + (f" {row}" if row >= len(captions) else "")
-        for ending, content in zip(("jpg", "txt"), (image.getvalue(), text.encode()), strict=True):
+        for ending, content in (("jpg", image.getvalue()), ("txt", numbered(captions, row).encode())):
             member = tarfile.TarInfo(f"{row:09d}.{ending}")
             member.size = len(content)
             # Blocks of 512 bytes, joined here: `TarFile.addfile` would take three times as long.
@@ -76,53 +75,27 @@ def command(pairs: str, output: Path, workers: int) -> list[str]:
     return [sys.executable, "-m", "open_diht.pipelines", "--input", pairs, "--output", str(output), *words]
 
 
-def processes_of(session: int) -> dict[int, float]:
-    """Return the processes of a session with their CPU seconds (Linux)."""
-    found = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended since
-        if int(fields[3]) == session:
-            found[int(stat.parent.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return found
-
-
-def memory_mib(processes: Iterable[int]) -> float:
-    """Return the memory of processes together: pages that several share count once (Linux)."""
-    total = 0
-    for process in processes:
-        try:
-            lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended since
-        total += next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
-    return total / 1024
-
-
 def committed(output: Path) -> dict[str, int]:
     """Return the units of the caption stage that are done, with the times at which they were."""
     return {path.name: path.stat().st_mtime_ns for path in (output / "work" / "captions" / "commits").glob("[!.]*")}
 
 
-def units_of(output: Path) -> int:
-    """Return the number of units of a run, 0 before it is planned."""
-    plan = output / "work" / "plan.json"
-    return len(json.loads(plan.read_text(encoding="utf-8"))["units"]) if plan.exists() else 0
-
-
 def run(words: list[str], output: Path, kill_at: float = 1.0) -> Took:
     """Run a command to its end, or kill it when this fraction of its caption units is done."""
     began, peak, cpu = time.perf_counter(), 0.0, dict[int, float]()
-    started = subprocess.Popen(words, start_new_session=True)
+    started = psutil.Popen(words)
     while started.poll() is None:
-        own = processes_of(started.pid)
-        cpu |= own
-        peak = max(peak, memory_mib(own))
-        if kill_at < 1 and len(committed(output)) >= kill_at * units_of(output) > 0:
-            for process in own:
-                os.kill(process, signal.SIGKILL)
+        own, used = [started, *started.children(recursive=True)], 0
+        for one in own:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
+                cpu[one.pid] = sum(one.cpu_times()[:2])
+                used += one.memory_full_info().pss
+        peak = max(peak, used / 2**20)
+        units = len((known_plan(Layout(output).plan) or {"units": ()})["units"])
+        if kill_at < 1 and len(committed(output)) >= kill_at * units > 0:
+            for one in own:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
             started.wait()
             break
         time.sleep(2)
@@ -178,7 +151,7 @@ def main() -> None:
         ("files of the output", f"{len(sizes):,}"),
         ("size of the output, GiB", f"{sum(sizes) / 2**30:.1f}"),
         ("kept rows of the first tars as without a kill", kept_of(output) == kept_of(alone)),
-        *((f"rows {name}", f"{funnel[name]:,}") for name in ("rows_in", "kept")),
+        ("pairs kept", f"{funnel['kept']:,}"),
     ]
     print(f"{processor()}, {options.workers} workers\n")
     print_table(["", "value"], rows)

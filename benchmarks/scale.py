@@ -25,7 +25,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.label_set import laion_captions, samples_folder
+from benchmarks.label_set import laion_captions, numbered, samples_folder
 from benchmarks.measuring import apart, parser_of, print_table, ratios
 from deploy.dask.cluster import Cluster
 from open_diht.filters.captions.annotate import provenance
@@ -65,8 +65,7 @@ def stage_of(output: Path) -> CaptionStage:
 
 def write_manifest(path: Path, captions: list[str], rows: int) -> None:
     """Write a Parquet manifest of captions in row groups of `UNIT_ROWS`."""
-    # A number makes each copy another caption: equal captions of a batch are annotated once.
-    texts = [captions[row % len(captions)] + (f" {row}" if row >= len(captions) else "") for row in range(rows)]
+    texts = [numbered(captions, row) for row in range(rows)]
     urls = [f"https://example.org/{row}.jpg" for row in range(rows)]
     pq.write_table(pa.table({"url": urls, "caption": texts}), path, row_group_size=UNIT_ROWS)
 
