@@ -154,7 +154,7 @@ def command_parser(prog: str, description: str) -> Parser:
         "--ocr-effort",
         choices=("low", "medium", "high"),
         help="how much text is found in images, at what cost; a change reads all images again (default: that of the "
-        "preset, mostly low)",
+        "preset, mostly medium)",
     )
     parser.add_argument(
         "--ocr-alphabet",

@@ -27,7 +27,7 @@ from open_diht.eval.records import sha256_of
 from open_diht.filters.presets import load_preset
 from open_diht.filters.spotting.masking import mask_text, text_area
 from open_diht.filters.spotting.overlap import SpottedText, overlap_lengths
-from open_diht.filters.spotting.spotter import Spotting, TextSpotter
+from open_diht.filters.spotting.spotter import Spotting, SpotterSettings, TextSpotter
 from open_diht.pipelines.concepts.teacher import LoadedTeacher
 from study.images import BATCH, Floats, opened, small_teacher
 
@@ -157,7 +157,8 @@ def features_of(photographs: Sequence[bytes | None], text: Sequence[str], cache:
 def seen(photographs: Sequence[bytes], text: Sequence[str | None], cache: Path, seed: int) -> Seen:
     """Write on photographs, read them by OCR, and compute all features. Finished parts are read from the cache. Each
     part has a separate draw. Raises `WrongUse` if the teacher is missing, and `SpotterError`."""
-    teacher, spotter = small_teacher(), TextSpotter()
+    # The published results were made with this effort.
+    teacher, spotter = small_teacher(), TextSpotter(SpotterSettings(effort="low"))
     paths = []
     with ProgressBar(desc="lettered photographs", total=len(text), unit="images") as bar:
         for first in range(0, len(text), PART):

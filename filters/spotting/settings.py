@@ -57,7 +57,7 @@ class Spotting:
 class SpotterSettings:
     """How to read the text in images."""
 
-    effort: Effort = "low"
+    effort: Effort = "medium"
     """How much text is found, at what cost: the settings of `EFFORTS`, for those that are None here. `replace` keeps
     their values, so make new settings for another effort."""
     engine: EngineName = "onnxruntime"

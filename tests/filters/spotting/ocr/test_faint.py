@@ -10,7 +10,7 @@ from open_diht.filters.spotting.ocr.detection import STRIDE
 from open_diht.filters.spotting.ocr.faint import Found, Region, faint_region, merge, moved
 from open_diht.filters.spotting.settings import SpotterSettings
 
-SETTINGS = SpotterSettings()
+SETTINGS = SpotterSettings(effort="low")
 SIZE = (192, 256)  # of the map, and of the image
 
 
