@@ -153,8 +153,9 @@ def _letters(verb: str) -> str:
     return re.sub(r"[^a-z]", "", verb.lower())
 
 
-def written_labels() -> list[Labelled]:
-    """Return captions written for training, of kinds that are rare in LAION or hard, with labels of actions only."""
+def written_labels(name: str = "written.tsv") -> list[Labelled]:
+    """Return the captions of a file of captions written for training, of kinds that are rare in LAION or hard, with
+    labels of actions only."""
     return [
         Labelled(
             row,
@@ -165,7 +166,7 @@ def written_labels() -> list[Labelled]:
             "train",
             lenient=(frozenset(entry["lenient"].split()),),
         )
-        for row, entry in enumerate(_entries("written.tsv"))
+        for row, entry in enumerate(_entries(name))
     ]
 
 

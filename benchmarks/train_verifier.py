@@ -204,6 +204,8 @@ def main() -> None:
     if options.only != "verifier":
         from benchmarks.train_opinion import train_opinion  # torch is slow to import
 
+        labelled["scenes.tsv"] = written_labels("scenes.tsv")  # the verifier has seen none of them
+        seen = rows_seen(labelled)
         train_opinion([(rows, graphs_of(rows, parser)) for rows in labelled.values()], seen, options.out)
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.label_set import written_labels
 from open_diht.filters.captions import opinion as opinion_module
 from open_diht.filters.captions.annotate import CaptionAnnotator, provenance
 from open_diht.filters.captions.opinion import (
@@ -123,6 +124,7 @@ def test_the_weights_state_what_they_are_and_which_rows_they_saw():
     assert told["sha256"] == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest() == opinion_fingerprint()
     assert told["license"].startswith("Apache-2.0") and "MiniLM" in told["source"]
     assert told["trained on"]["laion400m_sample.tsv"]["parts"] == ["development", "train"]
+    assert told["trained on"]["scenes.tsv"]["rows"] == len(written_labels("scenes.tsv"))
     assert WEIGHTS.stat().st_size <= 18_000_000
     assert provenance(second_opinion=True) == {**provenance(), "second_opinion": told["sha256"]}
 
