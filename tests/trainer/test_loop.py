@@ -128,6 +128,18 @@ def test_sigterm_saves_and_the_same_call_goes_on(workers: int, tiny_config: Call
     assert models[0] == models[1]
 
 
+OFF: dict[str, dict[str, Any]] = {"data": {"captions": {"caption": 1.0}}}
+"""Settings that are given, and ask for what a run without them does."""
+
+
+def test_settings_that_ask_for_nothing_change_no_bit(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    train(tiny_config(), tmp_path / "absent")
+    train(tiny_config(**OFF), tmp_path / "given")
+    one, other = (Checkpoints(LocalStore(tmp_path / run / "checkpoints")).load(10) for run in ("absent", "given"))
+    assert same_bits([one.model, one.training["optimizer"]], [other.model, other.training["optimizer"]])
+    assert losses(tmp_path / "absent") == losses(tmp_path / "given")
+
+
 @pytest.fixture(scope="module")
 def checked(tiny_config: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A configuration whose steps 6 and 10 are saved and checked, and the WORKDIR of a run with it."""

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     MISSING_IMAGE = Defect.MISSING_IMAGE
     MISSING_CAPTION = Defect.MISSING_CAPTION
     UNDECODABLE_IMAGE = "undecodable_image"  # bytes that cannot be decoded
+    MISSING_FIELD = "missing_field"  # a sample whose JSON lacks the field that its caption was to be drawn from
     MISSING_CONCEPTS = "missing_concepts"  # a sample whose shard has no file of concept targets
 
 

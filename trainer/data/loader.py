@@ -235,6 +235,7 @@ class ShardLoader(Loader):
             subset=self.subset,
         )
         super().__init__(settings, part, order.samples, self._reader, device)
+        self._reader.require_fields()
         self.heads = heads_of(joined)
         """Head of the concept targets to the number of its concepts."""
         self.problems += [problem for source in self.sources for problem in source.problems]

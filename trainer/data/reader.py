@@ -10,7 +10,8 @@ import random
 import resource
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,9 +26,9 @@ from open_diht.common.images import BadImage, BadImageReason, ImageLimits, decod
 from open_diht.common.shard_index import ShardIndex, caption_hash
 from open_diht.common.stores import is_remote
 from open_diht.trainer.data.batch import Batch
-from open_diht.trainer.data.errors import ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
+from open_diht.trainer.data.errors import BadSource, ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
 from open_diht.trainer.data.order import EpochOrder, RankBatches, mixed
-from open_diht.trainer.data.settings import DataSettings
+from open_diht.trainer.data.settings import TXT, DataSettings
 from open_diht.trainer.data.shards import OpenSource, Shard, load, rows_to_read, shards_in_use, store_of
 from open_diht.trainer.data.subset import Subset
 
@@ -38,7 +39,8 @@ _OPEN_SHARDS = 256  # that a worker keeps open if it may, with indexes in memory
 # Shards that are tried for a sample, its own first, and samples of each. If one in a hundred is bad, as
 # `data.max_bad_share` allows by default, all 32 fail only where something else is wrong.
 _NEIGHBORS, _TRIES = 4, 8
-_CAPTIONS = 0x6361_7074_696F_6E73  # separates the captions' random numbers from others with the same seed
+# They separate the random numbers of captions and of fields from others with the same seed.
+_CAPTIONS, _FIELDS = 0x6361_7074_696F_6E73, 0x6669_656C_6473
 
 MAX_ASPECT = 20
 """Largest aspect ratio. The ends of longer images are cropped, because resizing the shorter side would blow them up."""
@@ -100,12 +102,26 @@ def _room(n: int, like: Tensor) -> Tensor:
     return like.new_empty(0).set_(storage, 0, size, strides)  # type: ignore[call-overload]
 
 
-def drawn_caption(content: bytes, field: str, seed: int) -> tuple[str, int] | None:
-    """Draw one of an image's captions and return it with its hash. Return None if the JSON has no list with a text."""
+def drawn_field(probabilities: Mapping[str, float], seed: int) -> str:
+    """Draw a name. The order of the names in `probabilities` does not matter."""
+    left = mixed(seed ^ _FIELDS) / 2**63
+    names = sorted(name for name, probability in probabilities.items() if probability)
+    for name in names:
+        left -= probabilities[name]
+        if left < 0:
+            return name
+    return names[-1]  # the probabilities sum to 1 up to rounding
+
+
+def drawn_caption(content: bytes, field: str, seed: int, *, single: bool = False) -> tuple[str, int] | None:
+    """Draw one of an image's captions and return it with its hash. Return None if the JSON has no list with a text. A
+    `single` text also counts as a list."""
     try:
         found = json.loads(content)[field]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    if single and isinstance(found, str):
+        found = [found]
     if not isinstance(found, list):
         return None
     texts = [text.strip() for text in found if isinstance(text, str) and text.strip()]
@@ -116,7 +132,7 @@ def drawn_caption(content: bytes, field: str, seed: int) -> tuple[str, int] | No
 
 
 class Bad(NamedTuple):
-    """A sample that was replaced, or that has no concept targets."""
+    """A sample that was replaced, or that has no concept targets or lacks the field of its caption."""
 
     kind: str
     message: str
@@ -242,7 +258,7 @@ class Reader:
         for opened, place, itself in self._candidates(source, shard, row, seed, bad):
             self.state(f"{opened.shard.file.url}: {opened.index.keys[place]}")
             try:
-                image, caption = self._read(opened, place, seed)
+                image, caption = self._read(opened, place, seed, bad)
                 break
             except ShardLost as error:  # dropped from the cache, and gone from its source
                 self._lost[opened.place] = error
@@ -291,20 +307,33 @@ class Reader:
             if attempt >= _NEIGHBORS * _TRIES:
                 return
 
-    def _read(self, opened: _Opened, place: int, seed: int) -> tuple[Image.Image, tuple[str, int]]:
-        """Return the image, and the caption with its hash."""
+    def _tar(self, opened: _Opened) -> AbstractContextManager[int]:
+        """Return a context with the file descriptor of a shard."""
         kept = opened.descriptor
-        with self._store.open(opened.shard.file) if kept is None else contextlib.nullcontext(kept) as tar:
-            content, caption = _bytes(opened, tar, place, "image"), self._caption(opened, tar, place, seed)
-        return decode(content, self._settings.max_pixels, self._settings.decode_side), caption
+        return self._store.open(opened.shard.file) if kept is None else contextlib.nullcontext(kept)
 
-    def _caption(self, opened: _Opened, tar: int, place: int, seed: int) -> tuple[str, int]:
-        if self._settings.captions == "random":
+    def _read(self, opened: _Opened, place: int, seed: int, bad: list[Bad]) -> tuple[Image.Image, tuple[str, int]]:
+        """Return the image, and the caption with its hash."""
+        with self._tar(opened) as tar:
+            content, (caption, lacking) = _bytes(opened, tar, place, "image"), self._caption(opened, tar, place, seed)
+        image = decode(content, self._settings.max_pixels, self._settings.decode_side)
+        if lacking:
+            key = opened.index.keys[place]
+            bad.append(Bad(Kind.MISSING_FIELD, f"shard {opened.shard.file.url}, key {key}: no text in {lacking}"))
+        return image, caption
+
+    def _caption(self, opened: _Opened, tar: int, place: int, seed: int) -> tuple[tuple[str, int], str]:
+        """Return the caption with its hash, and the field that was drawn and that the sample lacks, or ""."""
+        captions, one, lacking = self._settings.captions, None, ""
+        if captions == "random":
             one = drawn_caption(_bytes(opened, tar, place, "json"), self._settings.captions_field, seed)
-            if one is not None:
-                return one
-        text = _bytes(opened, tar, place, "caption").decode("utf-8", "replace").strip()
-        return text, int(opened.index.rows[place]["caption_hash"])
+        elif not isinstance(captions, str) and (field := drawn_field(captions, seed)) != TXT:
+            one = drawn_caption(_bytes(opened, tar, place, "json"), field, seed, single=True)
+            lacking = field if one is None else ""
+        if one is None:
+            text = _bytes(opened, tar, place, "caption").decode("utf-8", "replace").strip()
+            one = text, int(opened.index.rows[place]["caption_hash"])
+        return one, lacking
 
     def _transformed(self, opened: _Opened, place: int, image: Image.Image, seed: int) -> Tensor:
         torch.default_generator.manual_seed(seed)  # that of the CPU only
@@ -344,10 +373,36 @@ class Reader:
         joined = concepts.shard(index.name, index.identity) if concepts else None
         places = joined.rows(index.keys) if joined else None
         opened = _Opened((source, number), shard, descriptor, index, rows, joined, places)
+        self._require_fields(opened)
         self._opened[source, number] = opened
         if len(self._opened) > self._most_open:
             self._opened.popitem(last=False)[1].close()  # the least recently used
         return opened
+
+    def require_fields(self) -> None:
+        """Raise `BadSource` if a local shard lacks a field that `DataSettings.fields` requires. Remote shards are
+        checked when they are read."""
+        for source, there in enumerate(self._there if self._settings.fields else ()):
+            for number in there:
+                if not is_remote(self._sources[source].shards[number].file.url):
+                    self._open(source, number)
+        self.close()
+
+    def _require_fields(self, opened: _Opened) -> None:
+        """Raise `BadSource` if none of a few samples, spread over the shard, has a text in a required field."""
+        fields = self._settings.fields
+        if not fields:
+            return
+        with self._tar(opened) as tar:
+            few = opened.rows[:: -(-len(opened.rows) // _TRIES)].tolist()
+            samples = [_bytes(opened, tar, row, "json") for row in few]
+        for field in fields:
+            if not any(drawn_caption(content, field, 0, single=True) for content in samples):
+                raise BadSource(
+                    f"shard {opened.shard.file.url}: the JSON of its samples has no text in the field {field!r} "
+                    f"({len(few)} looked at); take another name in data.captions, or leave the shard out: "
+                    f"data.skip=[{opened.shard.file.name}]"
+                )
 
     def close(self) -> None:
         """Close the shards."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from open_diht.common.fields import Above0, Below1, Count, Positive, Share, Total, check_fields
+from open_diht.common.fields import Above0, Below1, Count, Positive, Share, Total, check_fields, converted
+
+TXT = "caption"
+"""Name of a sample's `.txt` among the captions to draw from. Other names are fields of its JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +82,11 @@ class DataSettings:
     """Uids with repeats, instead of `subset`: a folder of `make select`, its `selection.npy` or `selection.parquet`, or
     another file whose uids occur as often as an epoch reads their samples. A held-out part is read once. Empty: no
     selection."""
-    captions: Literal["first", "random"] = "first"
+    captions: Mapping[str, Any] | Literal["first", "random"] = "first"
     """first: a sample's caption is its `.txt`. random: a caption drawn from the list `captions_field`
-    of its JSON, as a function of seed, epoch and position; the `.txt` if it has no such list."""
+    of its JSON, as a function of seed, epoch and position; the `.txt` if it has no such list. Probabilities that sum to
+    1, such as `{caption: 0.5, synthetic: 0.5}`, draw the `.txt` (`caption`) or a field of the JSON, which holds a text
+    or a list of texts. A shard without the field is refused. A sample without it keeps its `.txt` and counts as bad."""
     captions_field: str = "captions"
     """Name of the list of captions in a sample's JSON, for `captions: random`."""
     samples_per_epoch: Total | None = None
@@ -120,6 +127,12 @@ class DataSettings:
         return (self.path,) if self.loader else tuple(source.path for source in self.sources)
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that the JSON of samples must have, in the order of their names."""
+        drawn = {} if isinstance(self.captions, str) else self.captions
+        return tuple(sorted(name for name, probability in drawn.items() if probability and name != TXT))
+
+    @property
     def chosen_by(self) -> str:
         """The setting and the file that choose samples, for messages. It is empty if all samples are read."""
         return next((f"data.{name} {path}" for name in ("subset", "selection") if (path := getattr(self, name))), "")
@@ -133,6 +146,10 @@ class DataSettings:
         check_fields(self)
         if not self.sources and not self.loader:
             raise ValueError("data.sources is empty: name at least one folder of shards, or data.loader")
+        if not isinstance(self.captions, str):
+            total = sum(converted(Mapping[str, Share], self.captions, "data.captions").values())
+            if not math.isclose(total, 1, abs_tol=1e-6):
+                raise ValueError(f"the probabilities of data.captions sum to {total:g}; they must sum to 1")
         if self.selection and self.subset:
             raise ValueError("data.selection chooses samples of shards by itself: leave it or data.subset out")
         if self.loader:

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from open_diht.common.shard_index import caption_hash
-from open_diht.trainer.data.reader import Images
+from open_diht.trainer.data import BadSource, TooManyBad
+from open_diht.trainer.data.reader import Images, drawn_field
 from open_diht.trainer.data.reader import drawn_caption as drawn
 
 
@@ -117,3 +118,55 @@ def test_the_hash_of_a_pair_is_that_of_the_caption_it_has(load: Any, folder: Pat
     for batch in load(folder, captions="random").epoch(0):
         texts = [bytes(row).rstrip(b"\0") for row in batch.texts.tolist()]
         assert batch.caption_hash.tolist() == [caption_hash(text) for text in texts]
+
+
+@pytest.fixture
+def written(tars: Any, tmp_path: Path) -> Path:
+    """Two shards whose JSON has a text in `synthetic` and a list in `others`; sample 3 has no `synthetic`."""
+    for shard in range(2):
+        members = []
+        for number in range(10 * shard, 10 * shard + 10):
+            key, fields = tars.key(number), {"synthetic": f"{number} s", "others": [f"{number} o", f"{number} p"]}
+            fields |= {"synthetic": " "} if number == 3 else {}
+            members += [(f"{key}.png", tars.image(number)), (f"{key}.txt", f"{number} txt".encode())]
+            members += [(f"{key}.json", json.dumps(fields).encode())]
+        tars.write(tmp_path / "w" / f"{shard}.tar", members)
+    return tmp_path / "w"
+
+
+def test_fields_are_drawn_as_often_as_their_probabilities_say() -> None:
+    wanted = {"caption": 0.5, "synthetic": 0.3, "others": 0.2, "never": 0.0}
+    drawn_ones = [drawn_field(wanted, seed) for seed in range(5000)]
+    found = Counter(drawn_ones)
+    assert {name: found[name] / 5000 for name in wanted} == pytest.approx(wanted, abs=0.025)
+    backwards = dict(reversed(wanted.items()))
+    assert [drawn_field(backwards, seed) for seed in range(5000)] == drawn_ones
+
+
+def test_captions_of_fields_are_the_same_for_workers_ranks_and_resumes(load: Any, written: Path) -> None:
+    captions = {"caption": 0.4, "synthetic": 0.3, "others": 0.3}
+    options: dict[str, Any] = {"captions": captions, "max_bad_share": 0.1}
+    loader = load(written, **options)
+    texts = said(loader, *range(12))
+    assert {text.split()[1] for text in texts} == {"txt", *"sop"}
+    lacking = {text.split()[1] for text in texts if text.startswith("3 ")}
+    assert "txt" in lacking and "s" not in lacking and 0 < loader.counts["missing_field"] < 12
+    assert "key 00000000000000000000000000000003-000003: no text in synthetic" in loader.problems[0]
+    assert said(load(written, **options, workers=2), *range(12)) == texts
+    assert said(load(written, **options), 4) == texts[80:100], "a resume draws the same"
+    ranks = [said(load(written, **options, batch_size=2, rank=rank, world=2), 4) for rank in (0, 1)]
+    assert sorted(ranks[0] + ranks[1]) == sorted(texts[80:100])
+    for batch in load(written, **options).epoch(1):
+        of_batch = [bytes(row).rstrip(b"\0") for row in batch.texts.tolist()]
+        assert batch.caption_hash.tolist() == [caption_hash(text) for text in of_batch]
+    assert said(load(written, captions={"caption": 1}), 2) == said(load(written), 2)
+    with pytest.raises(TooManyBad, match=r"missing_field: shard .*0\.tar, key .*-000003: no text in synthetic"):
+        said(load(written, captions={"synthetic": 1}), 0)
+
+
+def test_a_shard_without_the_field_is_refused_before_it_is_read(load: Any, written: Path, folder: Path) -> None:
+    load(folder, captions={"captions": 1.0})
+    with pytest.raises(BadSource, match=r"0\.tar: .* no text in the field 'captoins' .*; take .* data.skip=\[0.tar\]"):
+        load(folder, captions={"captoins": 1.0})
+    with pytest.raises(BadSource, match=r"d/0\.tar: .* 'others'"):
+        load(written, folder, captions={"caption": 0.5, "others": 0.5})

@@ -25,6 +25,10 @@ SOURCE = Source(path="x")
         (lambda: DataSettings(sources=(SOURCE,), samples_per_epoch=0), "samples_per_epoch is 0"),
         (lambda: DataSettings(sources=(SOURCE,), max_bad_share=1.5), "it must be at least 0 and at most 1"),
         (lambda: DataSettings(sources=(SOURCE,), stall_s=0), "stall_s is 0"),
+        (lambda: DataSettings(sources=(SOURCE,), captions="frist"), r"mean 'first'\?\); choose first, random"),  # type: ignore[arg-type]
+        (lambda: DataSettings(sources=(SOURCE,), captions={"a": 0.5, "b": 0.4}), "data.captions sum to 0.9; they must"),
+        (lambda: DataSettings(sources=(SOURCE,), captions={"a": 1.5, "b": -0.5}), "data.captions.a is 1.5; it must be"),
+        (lambda: DataSettings(sources=(SOURCE,), captions={}), "data.captions sum to 0"),
     ],
 )
 def test_wrong_settings(make: Any, says: str) -> None:
