@@ -114,6 +114,23 @@ class ConceptSettings:
         return {head: weight for head, weight in both.items() if weight}
 
 
+Fall = Annotated[float, Range(above=0, at_most=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerDecay:
+    """The fall of the learning rate from each layer of a tower to the one before it."""
+
+    image: Fall = 1.0
+    """Factor per layer of the image tower: a transformer of open_clip, or a tower of timm with the layers that timm
+    lists. 1: all layers learn alike."""
+    text: Fall = 1.0
+    """Factor per layer of the text tower, a transformer of open_clip."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
     """The AdamW optimizer, which does not decay biases, norms and the temperature (convention)."""
@@ -122,6 +139,9 @@ class OptimizerSettings:
     """Peak learning rate. (recipe)"""
     weight_decay: Factor = 0.2
     """Decoupled weight decay of parameters with two or more dimensions. (recipe)"""
+    layer_decay: LayerDecay = field(default_factory=LayerDecay)
+    """Lower learning rates for layers nearer to the input, for fine-tuning. The norm and the projection at the end of a
+    tower have the full rate, the last block `learning_rate` times the factor, and so on down to the embeddings."""
     betas: tuple[Below1, Below1] = (0.9, 0.98)
     """Decay rates of the first and second moments. (recipe)"""
     eps: Above0 = 1e-6

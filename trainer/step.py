@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from open_diht.trainer.accumulation import Losses, backward
 from open_diht.trainer.config import ConceptSettings, Config, OptimizerSettings, ScheduleSettings
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.errors import TrainingError
+from open_diht.trainer.layers import layer_scales
 from open_diht.trainer.memory import remedy
 from open_diht.trainer.model import Encoded, Student
 
@@ -42,20 +44,28 @@ def seed_for(seed: int, purpose: Purpose, *position: int) -> int:
 
 def build_optimizer(student: Student, settings: OptimizerSettings, concepts: ConceptSettings) -> torch.optim.AdamW:
     """Build AdamW, in torch's fused form, for the trained parameters. Vectors and scalars (biases, norms, temperature)
-    do not decay. Concept heads have their own learning rate and weight decay."""
+    do not decay. Concept heads have their own learning rate and weight decay. `layer_decay` makes a group for each
+    learning rate."""
     heads = {id(parameter) for parameter in student.heads.parameters()}
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    groups = []
+    scales = layer_scales(student.clip, settings.layer_decay)
+    groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
     for of_head in (False, True):
-        rate = settings.learning_rate * (concepts.learning_rate_factor if of_head else 1.0)
         decay = settings.weight_decay * (concepts.weight_decay_factor if of_head else 1.0)
         for decayed in (True, False):
-            members = [p for p in trained if (id(p) in heads) == of_head and (p.ndim >= 2) == decayed]
-            if members:
-                groups.append(
-                    {"params": members, "lr": rate, "base_lr": rate, "weight_decay": decay if decayed else 0.0}
-                )
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True)
+            for p in (p for p in trained if (id(p) in heads) == of_head and (p.ndim >= 2) == decayed):
+                scale = concepts.learning_rate_factor if of_head else scales.get(id(p), 1.0)
+                rate = settings.learning_rate * scale
+                new: dict[str, Any] = {
+                    "params": [],
+                    "lr": rate,
+                    "base_lr": rate,
+                    "weight_decay": decay if decayed else 0.0,
+                }
+                groups.setdefault((of_head, decayed, scale), new)["params"].append(p)
+    return torch.optim.AdamW(
+        [*groups.values()], lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True
+    )
 
 
 def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:

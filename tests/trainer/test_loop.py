@@ -128,7 +128,10 @@ def test_sigterm_saves_and_the_same_call_goes_on(workers: int, tiny_config: Call
     assert models[0] == models[1]
 
 
-OFF: dict[str, dict[str, Any]] = {"data": {"captions": {"caption": 1.0}}}
+OFF: dict[str, dict[str, Any]] = {
+    "data": {"captions": {"caption": 1.0}},
+    "optimizer": {"layer_decay": {"image": 1.0, "text": 1.0}},
+}
 """Settings that are given, and ask for what a run without them does."""
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from open_diht.trainer.architecture import BadArchitecture, architecture, build
-from open_diht.trainer.config import ConceptSettings, ModelSettings, OptimizerSettings, ScheduleSettings
+from open_diht.trainer.config import ConceptSettings, LayerDecay, ModelSettings, OptimizerSettings, ScheduleSettings
 from open_diht.trainer.config_files import load_config, merged
 from open_diht.trainer.model import build_student
 from open_diht.trainer.step import WeightAverage, build_optimizer, rate_factor
@@ -369,6 +369,59 @@ def test_parameter_groups() -> None:
         assert found[name] == (1e-3, 0.0)
     assert found["heads.objects.weight"] == pytest.approx((1e-2, 0.002))
     assert found["heads.attributes.bias"] == (1e-2, 0.0)
+
+
+CUSTOM = {**TINY, "custom_text": True, "vision_cfg": {**TINY["vision_cfg"], "layers": 3}}
+OF_LAYERS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    # Both towers of open_clip: after the blocks 0, the last block 1, and so on.
+    "open_clip": ({**TINY, "vision_cfg": {**TINY["vision_cfg"], "layers": 3}}, {
+        "visual.proj": 0, "visual.ln_post.weight": 0, "visual.transformer.resblocks.2.mlp.c_fc.weight": 1,
+        "visual.transformer.resblocks.0.ln_1.bias": 3, "visual.ln_pre.bias": 4, "visual.conv1.weight": 4,
+        "visual.class_embedding": 4, "visual.positional_embedding": 4,
+        "text_projection": 0, "ln_final.bias": 0, "transformer.resblocks.0.attn.in_proj_weight": 1,
+        "token_embedding.weight": 2, "positional_embedding": 2,
+    }),
+    "a text tower of its own": (CUSTOM, {
+        "visual.conv1.weight": 4, "text.text_projection": 0, "text.transformer.resblocks.0.ln_2.weight": 1,
+        "text.token_embedding.weight": 2,
+    }),
+    # test_vit has 6 blocks; timm counts the norm after them to the last one.
+    "timm": (TIMM, {
+        "visual.head.proj.weight": 0, "visual.trunk.norm.weight": 1, "visual.trunk.blocks.5.mlp.fc1.weight": 1,
+        "visual.trunk.blocks.0.mlp.fc1.weight": 6, "visual.trunk.patch_embed.proj.weight": 7,
+        "visual.trunk.pos_embed": 7, "text.text_projection": 0,
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_LAYERS)
+def test_the_rate_falls_by_layer(name: str) -> None:
+    shape, depths = OF_LAYERS[name]
+    student = student_of(shape, heads={"objects": 7})
+    decay = LayerDecay(image=0.5, text=0.25)
+    optimizer = build_optimizer(student, OptimizerSettings(learning_rate=1.0, layer_decay=decay), ConceptSettings())
+    names = {id(p): name for name, p in student.named_parameters()}
+    rates = {names[id(p)]: group["base_lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates.keys() == set(names.values())
+    expected = {f"clip.{key}": (0.5 if "visual" in key else 0.25) ** depth for key, depth in depths.items()}
+    assert {key: rates[key] for key in expected} == pytest.approx(expected)
+    assert (rates["clip.logit_scale"], rates["heads.objects.weight"]) == (1.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "decay", "says"),
+    [
+        ({**TINY, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}, {"image": 0.5},
+         r"layer_decay\.image: .* ModifiedResNet .* or an image tower of timm$"),
+        ({**TINY, "text_cfg": {"tower": "tests.trainer.test_towers:Counts", "context_length": 8}}, {"text": 0.5},
+         r"layer_decay\.text: .* Counts .*; leave it at 1, or take a transformer of open_clip$"),
+    ],
+)  # fmt: skip
+def test_layers_that_are_not_known_are_refused(shape: dict[str, Any], decay: dict[str, float], says: str) -> None:
+    student = student_of(shape, batch_norm="batch")
+    with pytest.raises(BadArchitecture, match=says):
+        build_optimizer(student, OptimizerSettings(layer_decay=LayerDecay(**decay)), ConceptSettings())
+    build_optimizer(student, OptimizerSettings(), ConceptSettings())
 
 
 def test_the_rate_follows_samples_not_steps() -> None:
