@@ -77,6 +77,13 @@ COMMANDS = {
         (("data", "out/sample"), ("workdir", "out/train")),
         parser="open_diht.trainer.cli",
     ),
+    "average": Command(
+        "average the weights of two exported models (WiSE-FT)",
+        "open_diht.trainer.average",
+        ("train",),
+        parser="open_diht.trainer.average",
+        resumes=False,
+    ),
     "bench": Command("evaluate a model", "open_diht.eval.__main__", ("eval",), parser="open_diht.eval.cli"),
     "bench-data": Command("fetch evaluation data", "open_diht.eval.fetch.__main__", ("eval",)),
     "compare": Command(

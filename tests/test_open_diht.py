@@ -84,8 +84,8 @@ def test_a_command_line_is_parsed_once(words: list[str], times: int, monkeypatch
 def test_every_target_that_is_named_alike_has_its_command() -> None:
     wanted = {"filter", "view", "pilot", "select", "concepts", "train"}
     wanted |= {"bench", "bench-data", "compare"}
-    assert set(cli.COMMANDS) == wanted | {"deploy", "weights"}, (
-        "a checkout has the recipes, and targets fetch the weights"
+    assert set(cli.COMMANDS) == wanted | {"average", "deploy", "weights"}, (
+        "a checkout has the recipes, targets fetch the weights, and averaging has no defaults to share"
     )
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{name}:.* ## ", makefile, re.MULTILINE) for name in wanted)
