@@ -43,29 +43,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TEXTS = sorted(
     str(path.relative_to(REPOSITORY))
     for pattern in (
-        "*.md",
-        "docs/**/*.md",
-        "deploy/**/README.md",
-        "examples/**/README.md",
-        "trainer/README.md",
-        "benchmarks/*.md",
+        "*.md", "docs/**/*.md", "deploy/**/README.md", "examples/**/README.md", "trainer/README.md", "benchmarks/*.md",
     )
     for path in REPOSITORY.glob(pattern)
-)
+)  # fmt: skip
 OURS = r"open_diht\b"
 EXAMPLE = ".venv/bin/python examples/"
 OTHERS = (
-    "dask ",
-    "deploy/torchrun/",
-    "docker",
-    "export",
-    "gcloud",
-    "CI_PARTS=",
-    "IMAGE=",
-    "kubectl",
-    "sbatch",
+    "dask ", "deploy/torchrun/", "docker", "export", "gcloud", "CI_PARTS=", "IMAGE=", "kubectl", "sbatch",
     ".venv/bin/python -m pip",
-)
+)  # fmt: skip
 """Beginnings of lines that are typed to other programs."""
 
 

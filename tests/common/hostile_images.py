@@ -155,11 +155,9 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 KINDS: dict[str, Callable[[], bytes]] = {
     "JPEG": lambda: encode(noise(), "JPEG", exif=b"Exif\0\0" + exif_of_everything(200, 4)),
     "progressive JPEG": lambda: encode(noise(), "JPEG", progressive=True),
-    "CMYK JPEG": lambda: encode(noise(mode="CMYK"), "JPEG"),
-    "grey JPEG": lambda: encode(noise(mode="L"), "JPEG"),
+    "CMYK JPEG": lambda: encode(noise(mode="CMYK"), "JPEG"), "grey JPEG": lambda: encode(noise(mode="L"), "JPEG"),
     "MPO": lambda: encode(noise(), "MPO", save_all=True, append_images=[noise()]),
-    "PNG": lambda: encode(noise(), "PNG"),
-    "RGBA PNG": lambda: encode(noise(mode="RGBA"), "PNG"),
+    "PNG": lambda: encode(noise(), "PNG"), "RGBA PNG": lambda: encode(noise(mode="RGBA"), "PNG"),
     "palette PNG": lambda: encode(noise(mode="P"), "PNG", transparency=3),
     "16-bit PNG": lambda: encode(Image.fromarray(np.arange(3072, dtype=np.uint16).reshape(48, 64)), "PNG"),
     "animated PNG": lambda: encode(noise(), "PNG", save_all=True, append_images=[noise(32, 32)]),
@@ -168,12 +166,10 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "WebP": lambda: encode(noise(), "WEBP"),
     "lossless WebP": lambda: encode(noise(mode="RGBA"), "WEBP", lossless=True, exif=exif_of_everything(200, 4)),
     "animated WebP": lambda: encode(noise(), "WEBP", save_all=True, append_images=[Image.new("RGB", (64, 48))]),
-    "BMP": lambda: encode(noise(), "BMP"),
-    "palette BMP": lambda: encode(noise(mode="P"), "BMP"),
-    "TIFF": lambda: encode(noise(), "TIFF"),
-    "AVIF": lambda: encode(noise(), "AVIF"),
+    "BMP": lambda: encode(noise(), "BMP"), "palette BMP": lambda: encode(noise(mode="P"), "BMP"),
+    "TIFF": lambda: encode(noise(), "TIFF"), "AVIF": lambda: encode(noise(), "AVIF"),
     "ICO": lambda: encode(noise(), "ICO"),
-}
+}  # fmt: skip
 """Small images to mutate."""
 
 

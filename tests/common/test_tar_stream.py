@@ -17,14 +17,10 @@ def header(size: int) -> bytes:
 @pytest.mark.parametrize(
     ("name", "sample"),
     [
-        ("a.jpg", ("a", "jpg")),
-        ("deep/00.0/a.SEG.png", ("deep/00.0/a", "seg.png")),
-        ("read me.txt", ("read me", "txt")),
-        ("README", None),
-        ("./._a.jpg", None),
-        (".hidden", None),
+        ("a.jpg", ("a", "jpg")), ("deep/00.0/a.SEG.png", ("deep/00.0/a", "seg.png")),
+        ("read me.txt", ("read me", "txt")), ("README", None), ("./._a.jpg", None), (".hidden", None),
     ],
-)
+)  # fmt: skip
 def test_a_sample_is_what_stands_before_the_first_dot(name: str, sample: tuple[str, str] | None) -> None:
     assert Member(name, 0, 512, 1).sample() == sample
 

@@ -78,12 +78,8 @@ CASES = {
     "stages": Case(
         damaged,
         (
-            Moment("captions", 0, 2.0),
-            Moment("captions", (0.05, 1), 0.1),
-            Moment("spotting", (0.05, 0.5), 0.2),
-            Moment("spotting", (0.5, 1), 0.2),
-            Moment("decide", (0.05, 1), 0.02),
-            Moment("export", (0.05, 1), 0.02),
+            Moment("captions", 0, 2.0), Moment("captions", (0.05, 1), 0.1), Moment("spotting", (0.05, 0.5), 0.2),
+            Moment("spotting", (0.5, 1), 0.2), Moment("decide", (0.05, 1), 0.02), Moment("export", (0.05, 1), 0.02),
         ),
         hits=5,
         reasons=frozenset({"action", "text_spotting"}),
@@ -103,7 +99,7 @@ CASES = {
         modules=("torch", "open_clip"),
         workers=1,
     ),
-}
+}  # fmt: skip
 SOAKED = [pytest.param(name, marks=[pytest.mark.soak] if name != "stages" else []) for name in CASES]
 Prepare = Callable[[str], tuple[Path, list[str], Path]]
 

@@ -31,9 +31,7 @@ def jpeg(width: int = 800, height: int = 400) -> bytes:
 def example(**changes: Any) -> Example:
     caption = "A brown dog catching a red ball"
     found: dict[str, Any] = {
-        "uid": "ab" * 16,
-        "caption": caption,
-        "parsed": caption,
+        "uid": "ab" * 16, "caption": caption, "parsed": caption,
         "objects": [{"text": "dog", "start": 8, "end": 11}, {"text": "ball", "start": 27, "end": 31}],
         "attributes": [
             {"object": index, "text": text, "kind": "colour", "score": 0.5}
@@ -49,19 +47,10 @@ def example(**changes: Any) -> Example:
                 "participants": [{"object": 0, "role": "subject"}, {"object": 1, "role": "object"}],
             }
         ],
-        "relations": [{"source": 0, "target": 1, "text": "with", "score": 0.25}],
-        "complexity": 2,
-        "image": None,
-        "width": 0,
-        "height": 0,
-        "spotted": [],
-        "overlap": None,
-        "overlap_text": "",
-        "overlap_span": None,
-        "measured": {},
-        "message": "",
-        **changes,
-    }
+        "relations": [{"source": 0, "target": 1, "text": "with", "score": 0.25}], "complexity": 2, "image": None,
+        "width": 0, "height": 0, "spotted": [], "overlap": None, "overlap_text": "", "overlap_span": None,
+        "measured": {}, "message": "", **changes,
+    }  # fmt: skip
     return found  # type: ignore[return-value]
 
 
@@ -109,13 +98,8 @@ def everywhere_hostile() -> str:
         attributes=[{"object": 0, "text": HOSTILE, "kind": HOSTILE, "score": 1, "reasons": [(HOSTILE, -1.5)]}],
         actions=[
             {
-                "verb": HOSTILE,
-                "start": 0,
-                "end": 4,
-                "score": 0.1,
-                "accepted": False,
-                "participants": [{"object": 0, "role": HOSTILE}],
-                "reasons": [(HOSTILE, 2.0)],
+                "verb": HOSTILE, "start": 0, "end": 4, "score": 0.1, "accepted": False,
+                "participants": [{"object": 0, "role": HOSTILE}], "reasons": [(HOSTILE, 2.0)],
             }
         ],
         relations=[{"source": 0, "target": 0, "text": HOSTILE, "score": 1, "reasons": [(HOSTILE, 1)]}],
@@ -126,7 +110,7 @@ def everywhere_hostile() -> str:
         overlap_span=(0, 8),
         measured={HOSTILE: 1.0},
         message=HOSTILE,
-    )
+    )  # fmt: skip
     run = funnel(
         dataset=HOSTILE,
         preset=HOSTILE,

@@ -41,22 +41,13 @@ def test_what_is_not_computed_does_not_count_and_what_is_computed_twice_counts_o
 @pytest.mark.parametrize(
     ("name", "precision", "peak"),
     [
-        ("NVIDIA A100-SXM4-80GB", "bf16", 312),
-        ("NVIDIA A100-PCIE-40GB", "fp32", 19.5),
-        ("NVIDIA A100-PCIE-40GB", "tf32", 156),
-        ("Tesla T4", "tf32", None),
-        ("NVIDIA H100 80GB HBM3", "bf16", 989),
-        ("NVIDIA H100 PCIe", "fp16", 756),
-        ("NVIDIA H200", "bf16", 989),
-        ("Tesla V100-SXM2-16GB", "fp16", 125),
-        ("Tesla V100-SXM2-16GB", "bf16", None),
-        ("NVIDIA L40S", "bf16", 362),
-        ("NVIDIA L4", "bf16", 121),
-        ("NVIDIA A10", "bf16", 125),
-        ("NVIDIA A1000", "bf16", None),
-        ("Something else", "bf16", None),
+        ("NVIDIA A100-SXM4-80GB", "bf16", 312), ("NVIDIA A100-PCIE-40GB", "fp32", 19.5),
+        ("NVIDIA A100-PCIE-40GB", "tf32", 156), ("Tesla T4", "tf32", None), ("NVIDIA H100 80GB HBM3", "bf16", 989),
+        ("NVIDIA H100 PCIe", "fp16", 756), ("NVIDIA H200", "bf16", 989), ("Tesla V100-SXM2-16GB", "fp16", 125),
+        ("Tesla V100-SXM2-16GB", "bf16", None), ("NVIDIA L40S", "bf16", 362), ("NVIDIA L4", "bf16", 121),
+        ("NVIDIA A10", "bf16", 125), ("NVIDIA A1000", "bf16", None), ("Something else", "bf16", None),
     ],
-)
+)  # fmt: skip
 def test_peaks_by_name(name: str, precision: str, peak: float | None) -> None:
     assert peak_of(name, precision) == (None if peak is None else peak * 1e12)
 

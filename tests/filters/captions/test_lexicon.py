@@ -9,24 +9,12 @@ from open_diht.filters.captions.lexicon import is_first_name, noun_rating, verb_
 @pytest.mark.parametrize(
     ("form", "lemma"),
     [
-        ("run", "run"),
-        ("runs", "run"),
-        ("running", "run"),
-        ("ran", "run"),
-        ("riding", "ride"),
-        ("carried", "carry"),
-        ("carries", "carry"),
-        ("watches", "watch"),
-        ("dancing", "dance"),
-        ("sat", "sit"),
-        ("ate", "eat"),
-        ("qqqing", None),
-        ("ing", None),
-        ("s", None),
-        ("", None),
+        ("run", "run"), ("runs", "run"), ("running", "run"), ("ran", "run"), ("riding", "ride"), ("carried", "carry"),
+        ("carries", "carry"), ("watches", "watch"), ("dancing", "dance"), ("sat", "sit"), ("ate", "eat"),
+        ("qqqing", None), ("ing", None), ("s", None), ("", None),
         ("Running", None),  # lower case is the caller's business
     ],
-)
+)  # fmt: skip
 def test_verb_lemma(form, lemma):
     assert verb_lemma(form) == lemma
 

@@ -192,15 +192,10 @@ def test_exif_orientation_makes_upright(orientation, format):
     upright = np.zeros((24, 40, 3), np.uint8)
     upright[:8, :8] = (255, 0, 0)  # a red corner at the top left
     stored: dict[int, Callable[[Any], Any]] = {  # what a camera that was held so has stored
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: np.rot90(a, 1),
-        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+        1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, 1), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
         8: lambda a: np.rot90(a, -1),
-    }
+    }  # fmt: skip
     image = Image.fromarray(np.ascontiguousarray(stored[orientation](upright)))
     lossless: dict[str, dict[str, Any]] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
     data = encode(image, format, exif=exif(orientation), **lossless.get(format, {}))

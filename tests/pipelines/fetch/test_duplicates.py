@@ -48,22 +48,15 @@ def test_duplicates_among_downloaded_images(web, polite, preset, tsv, tmp_path, 
     again = [web.page(f"/again{n}", encoded_again(body)) for n, body in enumerate(images[:2])]
     copy, html, gone = web.page("/copy", images[2]), web.page("/html", b"<html>"), web.url("/gone")
     cases: list[tuple[str, str, str, int | None]] = [  # address, caption, verdict, and the row that it duplicates
-        (url[0], GOOD.format(0), "kept", None),
-        (url[1], GOOD.format(1), "kept", None),
-        (url[3], GOOD.format(2), "hash_mismatch", None),
-        (again[0], GOOD.format(3), "duplicate_semantic", 0),
-        (url[1], GOOD.format(4), "duplicate_image", 1),
-        (url[0], GOOD.format(0), "duplicate_pair", 0),
-        (url[2], GOOD.format(6), "kept", None),
-        (url[4], "Blue mug", "action", None),
-        (gone, GOOD.format(8), "http_status", None),
-        (html, GOOD.format(9), "not_an_image", None),
-        (copy, GOOD.format(10), "duplicate_image", 6),
-        (url[3], GOOD.format(11), "kept", None),
-        (url[4], GOOD.format(12), "kept", None),
-        (again[1], GOOD.format(13), "duplicate_semantic", 1),
+        (url[0], GOOD.format(0), "kept", None), (url[1], GOOD.format(1), "kept", None),
+        (url[3], GOOD.format(2), "hash_mismatch", None), (again[0], GOOD.format(3), "duplicate_semantic", 0),
+        (url[1], GOOD.format(4), "duplicate_image", 1), (url[0], GOOD.format(0), "duplicate_pair", 0),
+        (url[2], GOOD.format(6), "kept", None), (url[4], "Blue mug", "action", None),
+        (gone, GOOD.format(8), "http_status", None), (html, GOOD.format(9), "not_an_image", None),
+        (copy, GOOD.format(10), "duplicate_image", 6), (url[3], GOOD.format(11), "kept", None),
+        (url[4], GOOD.format(12), "kept", None), (again[1], GOOD.format(13), "duplicate_semantic", 1),
         (gone, GOOD.format(14), "http_status", None),
-    ]
+    ]  # fmt: skip
     rows = [
         {"n": n, "caption": caption, "url": address, "sha256": "0" * 64 if verdict == "hash_mismatch" else ""}
         for n, (address, caption, verdict, _) in enumerate(cases)

@@ -471,16 +471,11 @@ def test_a_disguise_makes_no_address_public(address: ipaddress.IPv4Address) -> N
     """Of all forms that hold an IPv4 address, NAT64 alone is public, and as public as what is in it."""
     number, site = int(address), int(ipaddress.IPv6Address("2606:2800:21f:cb07::"))
     forms = {
-        "compatible": number,
-        "mapped": 0xFFFF << 32 | number,
-        "translated": 0xFFFF << 48 | number,
-        "6to4": 0x2002 << 112 | number << 80 | 1,
-        "Teredo server": 0x2001 << 112 | number << 64,
-        "Teredo client": 0x2001 << 112 | (number ^ 0xFFFF_FFFF),
-        "NAT64 of one's own": 0x64FF9B0001 << 80 | number,
-        "ISATAP": site | 0x5EFE << 32 | number,
-        "ISATAP, unique": site | 0x0200_5EFE << 32 | number,
-    }
+        "compatible": number, "mapped": 0xFFFF << 32 | number, "translated": 0xFFFF << 48 | number,
+        "6to4": 0x2002 << 112 | number << 80 | 1, "Teredo server": 0x2001 << 112 | number << 64,
+        "Teredo client": 0x2001 << 112 | (number ^ 0xFFFF_FFFF), "NAT64 of one's own": 0x64FF9B0001 << 80 | number,
+        "ISATAP": site | 0x5EFE << 32 | number, "ISATAP, unique": site | 0x0200_5EFE << 32 | number,
+    }  # fmt: skip
     for form, disguised in forms.items():
         assert not is_public(ipaddress.IPv6Address(disguised)), form
     assert is_public(ipaddress.IPv6Address(0x64FF9B << 96 | number)) == is_public(address)

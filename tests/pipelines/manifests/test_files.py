@@ -95,18 +95,14 @@ def test_a_store_that_does_not_say_whether_a_file_has_changed(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("path", "error", "is_one"),
     [
-        ("s3://b/a", TimeoutError("timed out"), True),
-        ("s3://b/a", ConnectionResetError("reset"), True),
+        ("s3://b/a", TimeoutError("timed out"), True), ("s3://b/a", ConnectionResetError("reset"), True),
         ("s3://b/a", OSError(errno.EBUSY, "Please reduce your request rate."), True),
         ("s3://b/a", OSError(errno.EREMOTEIO, "We encountered an internal error."), True),
-        ("s3://b/a", _denied("ExpiredToken"), True),
-        ("s3://b/a", _denied("AccessDenied"), False),
-        ("s3://b/a", FileNotFoundError("b/a"), False),
-        ("s3://b/a", OSError("Couldn't deserialize thrift"), False),
-        ("s3://b/a", EOFError("ends early"), False),
-        ("/data/a", OSError(errno.EIO, "a bad disk"), False),
+        ("s3://b/a", _denied("ExpiredToken"), True), ("s3://b/a", _denied("AccessDenied"), False),
+        ("s3://b/a", FileNotFoundError("b/a"), False), ("s3://b/a", OSError("Couldn't deserialize thrift"), False),
+        ("s3://b/a", EOFError("ends early"), False), ("/data/a", OSError(errno.EIO, "a bad disk"), False),
     ],
-)
+)  # fmt: skip
 def test_an_outage_is_no_fault_of_the_file(path: str, error: Exception, is_one: bool) -> None:
     with pytest.raises(Unreachable if is_one else UnreadableFile, match=r"cannot (be )?read"), reading(path):
         raise error

@@ -36,18 +36,14 @@ def results(output: Path) -> dict[str, bytes]:
 
 
 WHOLE = {
-    "kept": "decide:",
-    "rejected": "decide:",
-    "work/decide/data": "decide:",
+    "kept": "decide:", "rejected": "decide:", "work/decide/data": "decide:",
     f"shards/{UNIT}-000.tar": "export: the files of 1 unit ",
     f"kept/part-{UNIT}.parquet": "decide: the files of 1 unit are missing or damaged",
-    "work/captions/data": "captions: the files of 4 units are missing or damaged",
-    "work/pair_keys/data": "pair_keys:",
-    "work/pair_duplicates/data": "pair_duplicates:",
-    "work/image_duplicates/data": "image_duplicates:",
+    "work/captions/data": "captions: the files of 4 units are missing or damaged", "work/pair_keys/data": "pair_keys:",
+    "work/pair_duplicates/data": "pair_duplicates:", "work/image_duplicates/data": "image_duplicates:",
     "shards": "export: the files of 4 units",
     **dict.fromkeys(("shards/manifest.json", "shards/sizes.json", "run.json", "work/decide/commits"), ""),
-}
+}  # fmt: skip
 """What is taken away, and how a line begins that tells of it."""
 DAMAGED = {
     f"kept/part-{UNIT}.parquet": lambda content: content[:-100],
