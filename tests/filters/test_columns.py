@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from open_diht.common.fields import BadValue
 from open_diht.filters.columns import MISSING_PLACE, ColumnCondition, as_section, condition_of, conditions_of
 from open_diht.filters.presets import BadPreset, load_preset
+from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE
 
 NUMBERS = pa.array([0.1, 0.5, 0.9, None, float("nan"), float("inf")])
 
@@ -31,10 +32,6 @@ def _kept(asked: dict[str, Any], column: pa.Array) -> list[Any]:
 )  # fmt: skip
 def test_bounds_belong_to_what_is_kept_and_what_is_no_number_does_not(asked, kept):
     assert _kept(asked, NUMBERS) == kept
-
-
-def test_rows_without_a_value_stay_where_the_preset_says_so():
-    assert _kept({"max": 0.5, "missing": "keep"}, pa.array(["0.4", "0.6", "", "n/a", None])) == ["0.4", "", "n/a", None]
 
 
 @pytest.mark.parametrize(
@@ -210,8 +207,10 @@ def test_every_condition_changes_what_a_preset_stands_for(tmp_path):
     assert len(found) == 4
 
 
-@pytest.mark.parametrize("name", ["complexity", "text_spotting", "image_unreadable", "dead_letter"])
+@pytest.mark.parametrize(
+    "name", ["complexity", "text_spotting", "image_unreadable", "dead_letter", CLIP_SCORE, MASKED_SCORE]
+)
 def test_a_column_may_not_take_the_name_of_a_filter(tmp_path, name):
     (tmp_path / "mine.yaml").write_text(f"columns: {{{name}: {{max: 1}}}}")
-    with pytest.raises(BadPreset, match=f"columns.{name}: .* is a built-in reason"):
+    with pytest.raises(BadPreset, match=f"columns.{name}: .* is a built-in reason; rename the column"):
         load_preset(str(tmp_path / "mine.yaml"))

@@ -77,6 +77,7 @@ def test_a_row_holds_the_graph(annotator, graph_of):
 
 def test_provenance_names_everything_that_decides():
     assert provenance().keys() == {"spacy", "model", "model_version", "verifier", "annotations"}
+    assert all(provenance().values())
     assert provenance(lean=True).items() > provenance().items()
 
 

@@ -169,13 +169,6 @@ def test_verbs_that_taggers_take_for_nouns_are_candidates(graph_of, caption, ver
     assert verb in {action.verb for action in graph_of(normalize(caption)).actions}
 
 
-def test_what_is_added_to_the_parse_is_marked(graph_of):
-    """A rule that takes only what the parse ties, and what the tagger calls a verb, sees none of it."""
-    graph = graph_of("Elegant Wedding Card - Blue")
-    assert {attribute.kind for attribute in graph.attributes} <= {"titled", "listed"}
-    assert not any(action.tagged for action in graph_of("Bride and groom dancing").actions)
-
-
 def assert_well_formed(graph: CaptionGraph) -> None:
     text, words, count = graph.parse.text, graph.parse.words, len(graph.objects)
     for place, thing in enumerate(graph.objects):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_diht.filters.captions.normalize import MAX_CHARS, is_title_case, normalize
+from open_diht.filters.captions.normalize import MAX_CHARS, normalize
 
 WORDS = """
 a the dog cat Dog DANCING Girl running Riding on On beach house in 2 1999 red, blue. tree; 'quote' isn't
@@ -53,17 +53,6 @@ a the dog cat Dog DANCING Girl running Riding on On beach house in 2 1999 red, b
 )  # fmt: skip
 def test_what_is_parsed_of_a_caption(caption, parsed):
     assert normalize(caption) == parsed
-
-
-@pytest.mark.parametrize(
-    ("text", "is_title"),
-    [
-        ("Bride And Groom Dancing", True), ("Bride and groom dancing", False), ("Two Words", False), ("", False),
-        ("YOUNG WOMAN SITTING THERE", True),
-    ],
-)  # fmt: skip
-def test_is_title_case(text, is_title):
-    assert is_title_case(text) is is_title
 
 
 def test_what_follows_too_much_text_is_cut():

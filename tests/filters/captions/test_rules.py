@@ -152,27 +152,6 @@ def test_a_stricter_rule_counts_no_more(content, rule, name, data):
         assert all(was or not now for was, now in zip(before["accepted"], after["accepted"], strict=True))
 
 
-def test_no_rows():
-    assert decided(SCHEMA.empty_table(), CaptionRule()) == []
-    assert len(decide_captions(SCHEMA.empty_table(), CaptionRule()).complexity) == 0
-
-
-def test_the_same_verb_twice_is_one_action_of_each_who_does_it():
-    action = {"verb": "runs", "lemma": "run", "start": 0, "end": 4, "tagged": True, "score": 1.0}
-    row = {
-        "parsed": "",
-        "objects": [{"text": f"o{i}", "start": 0, "end": 1, "kind": "noun"} for i in range(2)],
-        "attributes": [{"object": 1, "text": "brown", "kind": "colour", "score": 1.0}],
-        "actions": [
-            {**action, "participants": [{"object": 0, "role": "subject"}]},
-            {**action, "verb": "running", "participants": [{"object": 1, "role": "subject"}]},
-        ],
-        "relations": [],
-    }
-    (decision,) = decided(table_of([row]), CaptionRule())
-    assert (decision["complexity"], decision["n_actions"], decision["actions"]) == (2, 1, ["runs"])
-
-
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -129,11 +129,6 @@ def test_words_outside_of_the_samples_reach_the_bar_and_names_do_not(graph_of, t
     assert (highest >= load_preset(preset).captions.min_action_score) == reaches
 
 
-def test_odd_texts_score_between_zero_and_one(graph_of, odd_texts):
-    scores = load_verifier().score(list(map(graph_of, odd_texts)), odd_texts)
-    assert all(0 <= score <= 1 for part in scores for score in part)
-
-
 def test_the_fingerprint_is_that_of_the_file():
     with open(module.__file__.replace("verifier.py", module.WEIGHTS), "rb") as file:
         assert weights_fingerprint() == hashlib.sha256(file.read()).hexdigest()

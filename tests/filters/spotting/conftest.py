@@ -9,10 +9,6 @@ from PIL import Image, ImageDraw, ImageFont
 from open_diht.filters.spotting.spotter import SpotterSettings, TextSpotter
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "soak: runs for minutes; watches memory")
-
-
 @pytest.fixture
 def render() -> Callable[..., bytes]:
     """render(text, size=40, background="white", fill="black", format="PNG"): an image file."""

@@ -9,7 +9,6 @@ import spacy
 from spacy.language import Language
 from spacy.tokens import Doc
 
-from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.numpy_spacy.encoder import Floats, TokenEncoder, UnsupportedModel
 
 HASHED = {
@@ -54,12 +53,6 @@ def test_odd_texts(plain_nlp, odd_texts):
     assert_equal_vectors(plain_nlp, odd_texts, encoder_of(plain_nlp))
 
 
-def test_real_captions(plain_nlp, laion):
-    encoder = encoder_of(plain_nlp)
-    for first in range(0, 2_000, 500):
-        assert_equal_vectors(plain_nlp, [normalize(text) for text in laion[first : first + 500]], encoder)
-
-
 def test_a_text_does_not_depend_on_its_batch(plain_nlp, odd_texts):
     encoder = encoder_of(plain_nlp)
     docs = docs_of(plain_nlp, odd_texts)
@@ -67,13 +60,6 @@ def test_a_text_does_not_depend_on_its_batch(plain_nlp, odd_texts):
     for doc, one, other in zip(docs, together, backwards, strict=True):
         (alone,) = vectors_of(encoder, [doc])
         assert np.allclose(one, other, atol=1e-5) and np.allclose(one, alone, atol=1e-5), doc.text
-
-
-def test_no_tokens_have_no_vectors(plain_nlp):
-    encoder = encoder_of(plain_nlp)
-    nothing = np.zeros((0, 96), np.float32)
-    for lengths in ([], [0], [0, 0]):
-        assert encoder.encode(nothing, np.array(lengths, np.int64)).shape == (0, 96)
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,6 @@ def test_odd_texts(tokenizer, encoder, plain_nlp, odd_texts):
     assert_equal_tokens(tokenizer, encoder, plain_nlp, odd_texts)
 
 
-def test_real_captions(tokenizer, encoder, plain_nlp, laion):
-    assert_equal_tokens(tokenizer, encoder, plain_nlp, laion[:2_000])
-
-
 @given(texts=st.lists(odd_texts_of | st.text(max_size=30), max_size=6))
 def test_any_text(texts, tokenizer, encoder, plain_nlp):
     assert_equal_tokens(tokenizer, encoder, plain_nlp, texts)
@@ -88,13 +84,6 @@ def test_a_text_of_many_chunks(tokenizer, encoder, plain_nlp):
     chosen = random.Random(1)
     texts = [" ".join(chosen.choices(PIECES, k=300)) for _ in range(20)]
     assert_equal_tokens(tokenizer, encoder, plain_nlp, texts)
-
-
-def test_no_texts(tokenizer):
-    for texts in ([], [""], ["", ""]):
-        found = tokenizer(texts)
-        assert (found.lengths.tolist(), found.words, found.starts.tolist()) == ([0] * len(texts), [], [])
-        assert found.vectors.shape == (0, 96)
 
 
 def new_words(first: int, count: int) -> list[str]:

@@ -84,13 +84,6 @@ def test_a_text_does_not_depend_on_its_group(random_nlp, monkeypatch):
     assert sizes == [90, 30, 19, 8]  # bounded, but for texts that are longer
 
 
-def test_no_tokens(plain_nlp):
-    parser = ArcEagerParser(parser_of(plain_nlp))
-    for lengths in ([], [0], [0, 0]):
-        heads, moves = parser(np.zeros((0, 96), np.float32), np.array(lengths, np.int64))
-        assert len(heads) == len(moves) == 0
-
-
 def test_a_beam_and_other_layers_are_refused():
     nlp = load_model()
     parser_of(nlp).cfg["beam_width"] = 4
