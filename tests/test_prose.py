@@ -27,10 +27,6 @@ def test_odd_sentences(name, text, found, tmp_path, monkeypatch):
     assert len(list(prose.odd(tmp_path / name))) == found
 
 
-def test_the_repository_has_no_odd_sentences(capsys):
-    assert prose.main() == 0, capsys.readouterr().out
-
-
 def test_marks_of_a_merge_conflict_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prose, "ROOT", tmp_path)
     (tmp_path / "page.md.j2").write_text("A page.\n" + "<" * 7 + " HEAD\n")

@@ -94,9 +94,7 @@ def test_files_are_fetched_once_and_clues_never_kept(files: Server, tmp_path: Pa
 
 
 @pytest.mark.parametrize("damage", ["absent", "changed", "cached"])
-def test_files_that_are_missing_or_changed_cost_one_line(
-    files: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
-) -> None:
+def test_files_that_are_missing_or_changed_cost_one_line(files, tmp_path, capsys, damage):
     path, _ = people.FILES["HL"]
     kept = tmp_path / path.replace("/", "-")
     if damage == "absent":

@@ -116,10 +116,6 @@ def test_full_standard_files_are_named_and_end_nothing_else(monkeypatch, capsys)
     assert "error: standard output cannot be written (No space left on device)" in capsys.readouterr().err
 
 
-def test_words_become_numbers() -> None:
-    assert (number(Positive)("12"), number(Share)("0.25"), number(Share)("1")) == (12, 0.25, 1.0)
-
-
 @pytest.mark.parametrize(
     ("hint", "word", "said"),
     [

@@ -7,17 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
-from study.verdicts import FilterFailed, run_filter
-
 ROOT = str(Path(__file__).resolve().parents[2])
-
-
-@pytest.mark.slow
-def test_a_filter_that_fails_is_named_with_its_last_line(tmp_path: Path) -> None:
-    with pytest.raises(FilterFailed, match=r"--output .* ended with 2: .*absent.tsv"):
-        run_filter("--dataset", "custom", "--input", str(tmp_path / "absent.tsv"), "--output", str(tmp_path / "out"))
 
 
 def test_sigterm_ends_the_filter_too(tmp_path: Path) -> None:

@@ -50,11 +50,6 @@ def test_text_or_zero_takes_the_text_where_it_helps_and_none_where_it_misleads(w
     assert METHODS["text-or-zero"](support_of(world, 1)).chosen["text"] == 1.0  # nothing is held out
 
 
-def test_zero_shot_sees_no_shots(world):
-    scores = METHODS["zero-shot"](support_of(world, 4)).scores(world.test)
-    assert torch.equal(scores, world.scale * (world.test @ world.classifier.T))
-
-
 def test_the_blind_probe_does_not_see_the_text(world):
     support = support_of(world, 2)
     other = replace(support, classifier=-support.classifier.flip(0))

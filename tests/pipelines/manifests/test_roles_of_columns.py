@@ -79,12 +79,6 @@ def test_images_stand_in_for_the_url() -> None:
     assert roles_of({"text": S, "image": B}, "laion2b").image == "image"
 
 
-def test_a_name_twice_is_refused() -> None:
-    columns = [column_of("caption", S), column_of("caption", S)]
-    with pytest.raises(BadSchema, match="column 'caption' occurs more than once"):
-        resolve_roles(columns, load_dataset("custom"), "x")
-
-
 @pytest.mark.parametrize("type", [N, F, pa.bool_(), pa.list_(N), pa.struct({"a": S}), pa.timestamp("s")])
 def test_what_cannot_be_a_caption(type: pa.DataType) -> None:
     with pytest.raises(BadSchema, match=r"column 'caption' is .*, which cannot be the caption"):
