@@ -37,6 +37,7 @@ PAGES = ("study.md", "study-details.md", "when-filtering-pays.md", "which-filter
 TITLES = {
     "cat": "CAT",
     "rivals": "Rivals",
+    "mix": "Mix",
     "concepts": "Concept distillation",
     "negatives": "Hard negatives",
     "fewshot": "Few-shot",

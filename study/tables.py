@@ -53,6 +53,7 @@ _RIVALS = (
     "random-2", "all", "rules", "ca", "t", "cat", "masked", "score", "negcliploss", "flipped", "ca-score", "ca-masked",
     "cat-score", "mix",
 )  # fmt: skip
+_GROUPS = ("score", "negcliploss", "complexity", "actions", "masked", "text")
 _RETRIEVAL = ("flickr8k-test/t2i", "web-held/t2i")
 TABLES = {
     "cat": Table("cat", (("kept", "all"), ("kept", "random"), ("kept-ca", "all")), (RANK, R10), "t2i"),
@@ -86,6 +87,28 @@ TABLES = {
         (READING,),
         "t2i",
         ("rendered/t2i",),
+    ),
+    "mix": Table("mix", (("self-30", "score-30"),), (RANK, R10), "t2i", _RETRIEVAL),
+    "mix-rivals": Table(
+        "mix",
+        tuple(("self-30", f"{a}-30") for a in ("random", "negcliploss", "mix", "other", "cat-score")),
+        (RANK, R10),
+        "t2i",
+        _RETRIEVAL,
+    ),
+    "mix-sizes": Table(
+        "mix",
+        tuple((f"{b}-{size}", f"score-{size}") for size in (10, 60) for b in ("self", "mix", "negcliploss", "random")),
+        (RANK, R10),
+        "t2i",
+        _RETRIEVAL,
+    ),
+    "mix-without": Table(
+        "mix",
+        tuple((f"self-no-{group}-30", "self-30") for group in _GROUPS),
+        (RANK, R10),
+        "t2i",
+        _RETRIEVAL,
     ),
     "concepts": Table(
         "concepts", (("concepts", "none"), ("imagenet", "none"), ("concepts", "imagenet")), (RANK, R10), "t2i"

@@ -85,6 +85,11 @@ class Trained:
     device: torch.device
     """Device of the model."""
 
+    @property
+    def temperature(self) -> float:
+        """The learned temperature of the loss."""
+        return 1 / float(self.clip.logit_scale.detach().exp())
+
     @torch.inference_mode()
     def images(self, stored: NDArray[Any]) -> Tensor:
         """Return (n, d) unit vectors."""

@@ -30,6 +30,19 @@ ARMS = {
     "mix": "logistic mix",
     "t-whole": "all that T keeps",
     "masked-whole": "all but a fifth by masked score",
+    "self": "self-fitted mix",
+    "other": "mix fitted on another pool",
+    **{
+        f"self-no-{group}": f"self-fitted mix without {what}"
+        for group, what in (
+            ("score", "the score"),
+            ("negcliploss", "negCLIPLoss"),
+            ("complexity", "complexity"),
+            ("actions", "actions"),
+            ("masked", "the masked score"),
+            ("text", "overlap"),
+        )
+    },
     "none": "no concepts",
     "concepts": "objects and attributes",
     "imagenet": "ImageNet logits",
@@ -40,6 +53,8 @@ ARMS = {
     "zero-shot": "zero-shot",
 }
 """Names of arms on the page. Arms that are not listed keep their names."""
+SIZES = ("10", "30", "60")
+"""Percentages of a pool that arms of the claim mix learn from."""
 NEEDS = {
     "random": "nothing",
     "cat": "CPU; images of captions that pass",
@@ -215,5 +230,6 @@ def _budget(line: Line) -> str:
 
 
 def arm_in_words(name: str) -> str:
-    """Return the name of an arm on the page."""
-    return ARMS.get(name, name)
+    """Return the name of an arm on the page. Arms of the claim mix end in the percentage of the pool."""
+    what, _, percent = name.rpartition("-")
+    return f"{ARMS[what]}, {percent} %" if what in ARMS and percent in SIZES else ARMS.get(name, name)

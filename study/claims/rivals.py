@@ -55,6 +55,7 @@ from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.captions.rules import decide_captions
 from open_diht.filters.language import identify
 from open_diht.filters.presets import load_preset
+from open_diht.filters.spotting.overlap import SpottedText
 from open_diht.pipelines.stages.score.cliploss import Batch
 from study.claims.cat import BY_CAPTION
 from study.claims.described import described, track_of
@@ -129,7 +130,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
     choice, words = _pool(arm.pool, data)
     scores = choice.scores[arm.seed % len(choice.scores)]
     rows = chosen(choice, arm.arm, arm.seed, described(ABOUT)["share"])
-    model = _trained(choice.pairs.take(rows), words, arm.budget, arm.seed)
+    model = trained_on(choice.pairs.take(rows), words, arm.budget, arm.seed)
     metrics, items = model.retrieval(_tests(data))
     # Comparisons need the other direction only where an image has several captions.
     items = {name: ranks for name, ranks in items.items() if name in ITEMS}
@@ -184,9 +185,8 @@ def scored(model: Trained, views: Mapping[str, Floats], captions: Sequence[str])
     rows = np.random.default_rng(0).permutation(len(texts))[:LARGEST_BATCH]
     places = np.full(len(texts), -1)
     places[rows] = np.arange(len(rows))
-    temperature = 1 / float(model.clip.logit_scale.detach().exp())
     batch = Batch(halves[0][rows], halves[1][rows])
-    return cosines | {"negcliploss": cosines["score"] - batch.normalizers(*halves, places, temperature)}
+    return cosines | {"negcliploss": cosines["score"] - batch.normalizers(*halves, places, model.temperature)}
 
 
 def facts(captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
@@ -215,7 +215,7 @@ def mixed(fit: Keys, injected: Bools, wanted: Keys) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Candidates:
+class Candidates:
     """n pairs: the pairs of a pool, and others that the mix is fitted on."""
 
     pairs: Pairs
@@ -228,6 +228,8 @@ class _Candidates:
     known: Keys
     """Annotations that need no scorer, (n,) each."""
     scorers: tuple[Trained, ...]
+    lines: Sequence[Sequence[SpottedText]] = ()
+    """The lines that OCR read in each image; none in pools without pictures."""
 
     def choice(self, wanted: Bools) -> Choice:
         """Return the wanted pairs (n,) of the pool with their scores."""
@@ -255,10 +257,10 @@ class _Candidates:
 def _scorers(pairs: Pairs) -> tuple[Trained, ...]:
     about, words = described(ABOUT)["scorer"], vocabulary(pairs.captions)
     # No arm has these seeds.
-    return tuple(_trained(pairs, words, about["budget"], 1000 + seed) for seed in range(about["seeds"]))
+    return tuple(trained_on(pairs, words, about["budget"], 1000 + seed) for seed in range(about["seeds"]))
 
 
-def _trained(pairs: Pairs, words: Sequence[str], budget: int, seed: int) -> Trained:
+def trained_on(pairs: Pairs, words: Sequence[str], budget: int, seed: int) -> Trained:
     few, trainer = batch_of_few(pairs), track_of(ABOUT, CPU).trainer
     return trained(trainer, pairs, words, budget=budget, seed=seed, changed=few)
 
@@ -269,7 +271,7 @@ def _rules(known: Keys) -> Bools:
 
 
 @lru_cache(maxsize=1)
-def _web(data: Data) -> _Candidates:
+def _web(data: Data) -> Candidates:
     """Return the pairs of `injected`. Without the injected ones, they are the pairs of `natural`."""
     pool, parts = open_pool(data, None, noise=True), described(ABOUT)["parts"]["web"]
     names, web = list(parts), pool.origin == "web"
@@ -279,7 +281,7 @@ def _web(data: Data) -> _Candidates:
     used = np.flatnonzero(part != names.index("scorer"))
     pairs, verdict = pool.pairs.take(used), pool.verdict[used]
     known = facts(pairs.captions)
-    return _Candidates(
+    return Candidates(
         pairs=pairs,
         origin=pool.origin[used],
         injected=~web[used],
@@ -304,7 +306,7 @@ def _photographs(data: Data) -> tuple[Plan, Seen, Keys, int, tuple[Trained, ...]
     return made, looked, facts(made.captions), round(parts["pool"] * count), scorers
 
 
-def _lettered(data: Data, own: float) -> _Candidates:
+def _lettered(data: Data, own: float) -> Candidates:
     """Return pairs of photographs, of which a fraction `own` has its own caption written in."""
     made, looked, of_captions, pool, scorers = _photographs(data)
     origin, image, given = made.pairs(own, described(ABOUT)["lettered"]["other"])
@@ -314,7 +316,7 @@ def _lettered(data: Data, own: float) -> _Candidates:
     views = {"score": looked.features, "flipped": looked.flipped, "masked": looked.masked}
     rules = load_preset("paper").captions
     kept = (known["complexity"] >= rules.min_complexity) & (known["actions"] >= rules.min_actions)
-    return _Candidates(
+    return Candidates(
         pairs=Pairs(data.scaled(looked.features), captions, image),
         origin=origin,
         injected=origin == OTHER,
@@ -323,14 +325,20 @@ def _lettered(data: Data, own: float) -> _Candidates:
         views={name: data.scaled(rows) for name, rows in views.items()},
         known={**known, "spotted": shows.astype(float), "area": looked.area[image].astype(float)},
         scorers=scorers,
+        lines=looked.spotted,
     )
+
+
+def candidates_of(pool: str, data: Data) -> tuple[Candidates, Bools]:
+    """Return the pairs that a pool is part of, and which of them (n,) may be in it."""
+    kind, _, percent = pool.partition("-")
+    candidates = _lettered(data, int(percent) / 100) if kind == "lettered" else _web(data)
+    return candidates, ~candidates.injected if kind == "natural" else np.ones(len(candidates.origin), bool)
 
 
 @lru_cache(maxsize=8)
 def _pool(name: str, data: Data) -> tuple[Choice, list[str]]:
-    kind, _, percent = name.partition("-")
-    candidates = _lettered(data, int(percent) / 100) if kind == "lettered" else _web(data)
-    wanted = ~candidates.injected if kind == "natural" else np.ones(len(candidates.origin), bool)
+    candidates, wanted = candidates_of(name, data)
     choice = candidates.choice(wanted)
     return choice, vocabulary(choice.pairs.captions)
 
