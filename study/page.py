@@ -82,7 +82,7 @@ def render(rows: Rows) -> dict[str, str]:
         "matrix": matrix,
         "means": means_in_markdown,
         "arm": arm_in_words,
-        "separations": separations_in_markdown(found["rivals"]),
+        "separations": separations_in_markdown,
         "guess": GUESS,
         "planned": len(rivals.planned(CPU, "full")),
     }

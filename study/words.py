@@ -156,11 +156,11 @@ def means_in_markdown(found: Sequence[Row]) -> str:
 
 def separations_in_markdown(found: Sequence[Row]) -> str:
     """Return how well scores separate true from injected pairs, a row for each pool, as a Markdown table."""
-    # Every arm of a pool and a seed has the same scores, and seeds 0 to 2 have one scorer each.
+    # Arms of a pool and a seed have the same scores, and seeds 0 to 2 have one scorer each.
     of_pool: dict[str, dict[int, dict[str, float]]] = {}
     for row in found:
         if "separates" in row.notes:
-            of_pool.setdefault(row.arm.pool, {}).setdefault(row.arm.seed % 3, row.notes["separates"])
+            of_pool.setdefault(row.arm.pool, {}).setdefault(row.arm.seed % 3, {}).update(row.notes["separates"])
     names = list(dict.fromkeys(name for each in of_pool.values() for one in each.values() for name in one))
     rows = []
     for pool, scorers in sorted(of_pool.items()):

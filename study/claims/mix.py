@@ -2,7 +2,7 @@
 
 Written before the first training. The claim `rivals` has a logistic mix that was fitted on pairs with known noise. Here
 the same regression is fitted on the pool's own pairs, all taken as true, and on negatives made of them
-(`open_diht.filters.pair_score`: shuffled captions, captions of near neighbors, the text of the image, truncated and
+(`study.own_negatives`: shuffled captions, captions of near neighbors, the text of the image, truncated and
 generic captions). Pools, scorers, training, and the arms `random`, `score`, `negcliploss` and `mix` are those of the
 claim rivals.
 
@@ -51,7 +51,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.filters.pair_score import CAPTION, TEACHES, TEXT, Fit, fit, make_negatives
 from open_diht.pipelines.stages.score.cliploss import Batch
 from study.claims import rivals
 from study.claims.described import described, track_of
@@ -60,6 +59,7 @@ from study.claims.rivals import Candidates, Choice, Keys
 from study.data import Data
 from study.images import Floats
 from study.lettered import spotted_by_filter
+from study.own_negatives import CAPTION, TEACHES, TEXT, Fit, fit, make_negatives
 from study.rows import Arm
 from study.training import Pairs, Trained, vocabulary
 
@@ -188,7 +188,8 @@ def examples(
         if group == CAPTION:
             found = _facts(new)
         else:
-            found = {"spotted": spotted_by_filter(new, [lines[row] for row in made.row[taught].tolist()])}
+            shows = spotted_by_filter(new, [lines[row] for row in made.row[taught].tolist()])
+            found = {"spotted": shows.astype(float)}
         for name in found.keys() & negatives.keys():
             negatives[name][taught] = found[name]
     own = {name: each[made.row] for name, each in vectors.items()}

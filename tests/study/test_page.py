@@ -114,13 +114,22 @@ def test_the_sentences_about_filters_are_significant() -> None:
     assert clean["cat"] == clean["score"] == clean["cat-score"] == "open"
     for percent, result in ((0, "open"), (20, "better"), (40, "better"), (60, "better")):
         assert masking["masked-whole", "t-whole", f"lettered-{percent}", PHOTOGRAPHS] == result
+    mixed = {(pool, items): result for (_, _, pool, items), result in results("mix").items()}
+    assert [where for where, result in mixed.items() if result == "better"] == [
+        ("natural", PHOTOGRAPHS),
+        ("natural", web),
+    ]
+    assert not {a for (_, a, _, _), result in results("mix-rivals").items() if result == "better"} & {"negcliploss-30"}
+    fits = [row.notes["fit"] for row in Rows(RESULTS).read("mix") if row.arm.arm == "self-30"]
+    overlaps = [one["spotted"] for one in fits if "spotted" in one]
+    assert len(overlaps) == 20 and all(weight > 2 * error for weight, error in overlaps)
     for items in (PHOTOGRAPHS, web):
         assert results("cat", 51_200)["kept", "all", "natural", items] == "worse"
 
 
 def test_the_committed_rows_have_their_items_and_no_others() -> None:
     rows = Rows(RESULTS)
-    for claim in (claim for claim in CLAIMS if rows.read(claim)):
+    for claim in CLAIMS:
         packed = pq.read_table(RESULTS / f"{claim}.parquet", columns=["key"])["key"].to_pylist()
         assert {row.arm.key for row in rows.read(claim)} == set(packed)
     assert not (RESULTS / "items").exists()
@@ -174,6 +183,15 @@ def test_which_filter_says_gains_reversals_and_nulls_alike(make_rows: MakeRows) 
     signs = re.findall(r"lettered-(\d+) \|.* masked score, as many as T \u2212 T \| \**([+\u2212])", masking)
     assert signs == [("0", "+"), ("20", "+"), ("40", "\u2212"), ("60", "\u2212")]
     assert made["images/study-rivals.svg"].count("<circle") == 8
+
+
+@pytest.mark.parametrize(("gain", "said"), [(0.2, "reached"), (0.05, "missed")])
+def test_the_goal_of_the_mix_is_the_one_of_its_plan(make_rows: MakeRows, gain: float, said: str) -> None:
+    make_rows({"random": 0.0, "score": 0.1}, claim="rivals", pool="lettered-40")
+    for pool in ("natural", "injected"):
+        rows = make_rows({"score-30": 0.0, "self-30": gain}, claim="mix", pool=pool)
+    page = render(rows)["which-filter-when.md"]
+    assert f"**It is {said}**" in page and ("no such fit" in page) == (said == "missed")
 
 
 def test_a_track_has_its_own_table_and_plot(make_rows: MakeRows) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from open_diht.filters.pair_score import TEACHES
 from study.claims import mix, rivals
 from study.claims.described import described, track_of
+from study.own_negatives import TEACHES, fit
 from study.rows import CPU
 from study.training import Pairs, trained, vocabulary
 
@@ -93,6 +93,6 @@ def test_a_negative_differs_from_its_pair_only_in_what_its_kind_is_about(candida
     assert negatives["spotted"][kind == "repeated"].all() and not negatives["spotted"][kind != "repeated"].any()
     means = {one: negatives["score"][kind == one].mean() for one in TEACHES}
     assert means["shuffled"] < means["neighbor"] < pairs["score"].mean()
-    fitted = mix.fit(pairs, negatives, kind)
+    fitted = fit(pairs, negatives, kind)
     weight: Callable[[str], float] = dict(zip(fitted.names, fitted.coefficients, strict=True)).__getitem__
     assert weight("spotted") < 0 and weight("score") + weight("negcliploss") + weight("masked") > 0

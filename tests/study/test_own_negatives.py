@@ -1,15 +1,16 @@
-"""The pair score: what negatives are, and what a fit learns from them."""
+"""Wrong pairs that a pool makes itself: what they are, and what a fit learns from them."""
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from open_diht.filters.pair_score import GENERIC, KINDS, NEAREST_OF, TEACHES, fit, make_negatives
+from study.own_negatives import GENERIC, KINDS, NEAREST_OF, TEACHES, fit, make_negatives
 
 MANY = 500
 WORDS = [f"a person number {row} walks a dog" for row in range(MANY)]
 
 
-def unit(rows: np.ndarray) -> np.ndarray:
+def unit(rows: NDArray[np.float64]) -> NDArray[np.float32]:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -19,7 +20,8 @@ def test_negatives_are_what_their_kinds_say() -> None:
     made = make_negatives(WORDS, read, images)
     assert set(made.kind.tolist()) == set(KINDS) == set(TEACHES)
     assert len(set(made.row.tolist())) == len(made.row) > 0.95 * MANY
-    near, far = [], []
+    near: list[float] = []
+    far: list[float] = []
     for kind, row, caption in zip(made.kind.tolist(), made.row.tolist(), made.captions, strict=True):
         assert caption and caption != WORDS[row]
         if kind == "repeated":

@@ -1,4 +1,4 @@
-"""A pair score without labels: a logistic regression that tells a pool's pairs from wrong pairs made of them.
+"""A fit without labels: a logistic regression that tells a pool's pairs from wrong pairs made of them.
 
 `make_negatives` gives images of the pool another caption, one for each row:
 
