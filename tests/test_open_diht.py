@@ -7,12 +7,10 @@ import re
 import runpy
 import subprocess
 import sys
-import venv
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from open_diht import cli
@@ -20,7 +18,6 @@ from open_diht.common.command_line import Parser
 from open_diht.common.installation import remedy
 from open_diht.common.run_command import LOADING
 from tests.command_lines import of_make, understood
-from tests.wheel import build_wheel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -226,53 +223,3 @@ def test_a_missing_extra_is_one_line_that_names_it(command, missing, extra, tmp_
     name = command.split()[0]
     why = f"open-diht {name} needs {missing}, which is not installed: {remedy(*filter(None, [extra]))}"
     assert done.stderr == f"{LOADING}\nerror: {why}\n"
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path:
-    """The command in an environment that holds our wheel, and the libraries of this one behind it."""
-    wheel = build_wheel(tmp_path_factory.mktemp("wheel") / "built")
-    folder = tmp_path_factory.mktemp("installed")
-    venv.create(folder, with_pip=False, symlinks=True)
-    python = folder / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*pip, "--disable-pip-version-check", str(wheel)], check=True)
-    (site,) = folder.glob("lib/python*/site-packages")
-    libraries = [path for path in sys.path if path.endswith("-packages")]
-    (site / "libraries.pth").write_text("\n".join(libraries) + "\n", encoding="utf-8")
-    return folder / "bin" / "open-diht"
-
-
-def run_there(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run([installed, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
-
-
-@pytest.mark.slow
-def test_a_wheel_filters_outside_a_checkout(installed, tmp_path):
-    manifest = REPOSITORY / "data" / "sample" / "manifest.tsv"
-    done = run_there(
-        installed, tmp_path, "filter", "--dataset", "custom", "--input", str(manifest), "--stages", "captions",
-        "--unit-rows", "150", "--workers", "2",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert pq.read_table(tmp_path / "out" / "custom" / "kept").num_rows > 100
-    where = "import open_diht.pipelines as pipelines, open_diht; print(pipelines.__file__, open_diht.__file__)"
-    python = installed.with_name("python")
-    shown = subprocess.run([python, "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert shown.count(str(installed.parents[1])) == 2, "it ran from the wheel"
-
-
-@pytest.mark.slow
-def test_a_wheel_has_no_sample_and_says_so(installed, tmp_path):
-    done = run_there(installed, tmp_path, "filter", "--dataset", "sample")
-    assert done.returncode == 2 and not list(tmp_path.iterdir())
-    _, line = done.stderr.splitlines()  # after the line on loading libraries
-    assert line.startswith("error: the sample is not in data/sample: it comes with the repository")
-    assert "--dataset and --input" in line
-
-
-@pytest.mark.slow
-def test_a_wheel_knows_its_own_name(installed, tmp_path):
-    done = run_there(installed, tmp_path, "--version")
-    assert re.fullmatch(r"open-diht \d+\.\d+\.\d+\n", done.stdout), done.stderr
