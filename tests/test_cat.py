@@ -33,7 +33,9 @@ from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import BadSchema, inspect, read
+from tests.filters.spotting.test_decode import png_with_header
 from tests.filters.spotting.test_spotter import CRASHES_ON_WIDE, stub_worker
+from tests.pipelines.conftest import filter_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE = REPOSITORY / "data/sample"
@@ -50,18 +52,12 @@ def sample() -> dict[str, list[Any]]:
     return {"path": paths, "caption": [caption or None for caption in captions], "image": images}
 
 
-def run(out: Path, *options: Any) -> list[dict[str, Any]]:
-    """What `open-diht filter` writes about each row, by the names that `Cat` uses."""
-    command = [sys.executable, "-m", "open_diht", "filter", "--output", out, *options]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
-    rows = [
-        row
-        for kind in ("kept", "rejected")
-        for file in (out / kind).glob("*")
-        for row in pq.read_table(file).to_pylist()
-    ]
-    dead = [row for file in (out / "dead_letter").glob("*") for row in pq.read_table(file).to_pylist()]
-    return rows + [{**row, "reason": row["error"]} for row in dead]
+def run(source: Path, **how: Any) -> list[dict[str, Any]]:
+    """What a run writes about each row, by the names that `Cat` uses."""
+    found = filter_manifest(source, **how)
+    assert found.status == 0
+    dead = [{**row, "reason": row["error"]} for row in found.rows("dead_letter")]
+    return [*found.rows("kept"), *found.rows("rejected"), *dead]
 
 
 def compared(row: dict[str, Any], names: Iterable[str] = TABLE.names) -> list[Any]:
@@ -71,9 +67,10 @@ def compared(row: dict[str, Any], names: Iterable[str] = TABLE.names) -> list[An
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", "strict"])
 def test_it_decides_as_a_run_of_the_sample_does(preset, sample, ocr_models, tmp_path):
+    how = {"dataset": load_dataset("sample"), "preset": preset, "stages": ("captions", "spotting")}
     written = {
         (row["image_path"], row["caption"]): row
-        for row in run(tmp_path / "out", "--dataset", "sample", "--preset", preset, "--stages", "captions,spotting")
+        for row in run(SAMPLE / "manifest.tsv", output=tmp_path / "out", **how)
         if "image_path" in row
     }
     decisions = Cat(preset)(sample["caption"], sample["image"])
@@ -87,12 +84,12 @@ def test_it_decides_as_a_run_of_the_sample_does(preset, sample, ocr_models, tmp_
 
 
 @pytest.mark.slow
-def test_it_decides_as_a_run_of_five_thousand_captions_does(tmp_path):
+def test_it_decides_as_a_run_of_two_thousand_captions_does(tmp_path):
     if not CC3M.is_file():
         pytest.skip(f"{CC3M} is missing")
-    captions = [line.split("\t")[0] for line in CC3M.read_text(encoding="utf-8").splitlines()[:5000]]
+    captions = [line.split("\t")[0] for line in CC3M.read_text(encoding="utf-8").splitlines()[:2000]]
     pq.write_table(pa.table({"caption": captions}), tmp_path / "in.parquet")
-    rows = run(tmp_path / "out", "--input", tmp_path / "in.parquet", "--stages", "captions", "--preset", "balanced")
+    rows = run(tmp_path / "in.parquet", output=tmp_path / "out", stages=("captions",), preset="balanced")
     written = {row["caption"]: row for row in rows}
     table = Cat("balanced")(captions).table
     assert all(
@@ -114,8 +111,6 @@ def test_a_caption_that_cannot_be_used_costs_its_row():
 def test_an_image_that_cannot_be_used_costs_its_row(ocr_models, tmp_path):
     good = next((SAMPLE / "images").glob("0*.jpg"))
     truncated = good.read_bytes()[:500]
-    bomb = io.BytesIO()
-    Image.new("1", (60_000, 60_000)).save(bomb, "PNG")
     images = {
         "bytes": (good.read_bytes(), None), "path": (str(good), None), "Path": (good, None),
         "undecoded": ({"bytes": good.read_bytes(), "path": None}, None),
@@ -124,7 +119,7 @@ def test_an_image_that_cannot_be_used_costs_its_row(ocr_models, tmp_path):
         "folder": (tmp_path, "image_missing"), "on the web": ("https://example.org/a.jpg", "image_not_available"),
         "empty": (b"", "empty"), "junk": (b"<html>" * 50, "not_an_image"), "truncated": (truncated, "truncated"),
         "truncated PIL": (Image.open(io.BytesIO(good.read_bytes()[:5000])), "image_unreadable"),
-        "bomb": (bomb.getvalue(), "too_many_pixels"), "number": (3, "image_unreadable"),
+        "bomb": (png_with_header(60_000, 60_000), "too_many_pixels"), "number": (3, "image_unreadable"),
     }  # fmt: skip
     decisions = Cat()([DOG] * len(images), [image for image, _ in images.values()])
     assert dict(zip(images, decisions.reason, strict=True)) == {name: reason for name, (_, reason) in images.items()}
@@ -290,8 +285,8 @@ def test_conditions_find_their_columns_as_a_run_does(tmp_path):
     pq.write_table(table, tmp_path / "in.parquet")
     preset = tmp_path / "own.yaml"
     preset.write_text("base: paper\ncolumns:\n  width: {min: 25}\n  similarity: {min: 0.15}\n")
-    options = ("--input", tmp_path / "in.parquet", "--stages", "captions", "--preset", preset)
-    written = {row["caption"]: row.get("reason") for row in run(tmp_path / "out", *options)}
+    rows_of_run = run(tmp_path / "in.parquet", output=tmp_path / "out", stages=("captions",), preset=str(preset))
+    written = {row["caption"]: row.get("reason") for row in rows_of_run}
     expected = [written[row[0]] for row in rows]
     assert expected == ["similarity", "similarity", None, None, "width", "width"]
     cat, columns = Cat(preset), table.drop_columns("text").to_pydict()
@@ -372,7 +367,7 @@ threads = [threading.Thread(target=work, args=(first,)) for first in (0, 20, 40,
 for thread in threads:
     thread.start()
 failed = 0
-for number in range(50):
+for number in range(25):
     time.sleep(random.random() / 50)
     if not (forked := os.fork()):
         signal.alarm(60)
