@@ -185,7 +185,7 @@ ENGINES += [data_juicer, pandas]
 def captions() -> tuple[Rows, Rows]:
     rows: Rows = list(itertools.islice(itertools.cycle(WORDS), 50))
     if CC3M.is_file():
-        rows += [line.split("\t")[0] for line in CC3M.read_text(encoding="utf-8").splitlines()[:5000]]
+        rows += [line.split("\t")[0] for line in CC3M.read_text(encoding="utf-8").splitlines()[:1500]]
     return rows, Cat()(rows).reason
 
 
