@@ -7,22 +7,23 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
 
-from benchmarks import gpu  # noqa: E402
+from benchmarks import gpu, gpu_parts  # noqa: E402
 
 
 @pytest.mark.slow
 def test_parts_run_at_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Those that are cheap; .ci/run runs all of them."""
     file = tmp_path / "gpu.json"
-    assert gpu.main(["--tiny", "--parts", "precisions", "losses", "nccl", "--output", str(file)]) == 0
+    assert gpu.main(["--tiny", "--output", str(file)]) == 0
     found = json.loads(file.read_text())
-    precisions, losses, nccl = (part["rows"] for part in found["parts"])
+    parts = {part["part"]: part["rows"] for part in found["parts"]}
+    assert [*parts] == [*gpu_parts.PARTS] and all(parts.values())
+    precisions, losses = parts["precisions"], parts["losses"]
     assert [row["precision"] for row in precisions] == ["fp32", "bf16", "fp16"]
     assert all(row["last loss"] < row["first loss"] and row["AdamW"] == "fused" for row in precisions)
     exact = {row["loss"]: row for row in losses}
     assert exact["HN-NCE tiles"]["error of loss"] < 1e-5
     if not torch.cuda.is_available():
-        assert exact["HN-NCE triton"]["ms"] == "needs CUDA" and nccl == [{"nccl": "needs CUDA"}]
+        assert exact["HN-NCE triton"]["ms"] == "needs CUDA" and parts["nccl"] == [{"nccl": "needs CUDA"}]
     said = capsys.readouterr().out
     assert found["device"] in said and "**losses**" in said and "| HN-NCE tiles | 64 |" in said
 
