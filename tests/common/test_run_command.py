@@ -13,15 +13,15 @@ import pytest
 
 from open_diht.common.run_command import LOADING, SAID
 from tests.pipelines.conftest import write_tsv
-from tests.pipelines.processes import REPOSITORY, Starter
+from tests.pipelines.processes import REPOSITORY, Forked, ForkedStarter, Starter
 
 pytestmark = pytest.mark.kill
 GOES_ON = "run the same command to resume"
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Starter]:
-    with closing(Starter(str(tmp_path))) as made:
+def runs(forks, tmp_path: Path) -> Iterator[ForkedStarter]:
+    with closing(ForkedStarter(forks, tmp_path)) as made:
         yield made
 
 
@@ -31,7 +31,7 @@ def manifest(tmp_path: Path) -> Path:
     return write_tsv(tmp_path / "rows.tsv", rows)
 
 
-def _start(runs: Starter, manifest: Path, workers: int) -> tuple[subprocess.Popen[str], Path]:
+def _start(runs: ForkedStarter, manifest: Path, workers: int) -> tuple[Forked, Path]:
     output = manifest.with_name("out")
     return runs.start(manifest, output, "--stages", "captions", "--unit-rows", "20000", workers=workers), output
 
@@ -55,7 +55,7 @@ def test_a_signal_at_work_ends_the_command_and_its_workers(runs, manifest, worke
     _wait_for(lambda: _is_at_work(output))
     assert len(runs.left()) >= 3, "driver, fork server, workers"
     (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate()
     assert process.returncode == 128 + number
     assert said.splitlines()[-1] == f"{SAID[number]}; {GOES_ON}" and said.count(GOES_ON) == 1
     assert "Traceback" not in said
@@ -63,12 +63,12 @@ def test_a_signal_at_work_ends_the_command_and_its_workers(runs, manifest, worke
 
 
 @pytest.mark.slow
-def test_a_second_signal_is_not_silent_though_the_first_is_not_yet_answered(runs: Starter, manifest: Path) -> None:
+def test_a_second_signal_is_not_silent_though_the_first_is_not_yet_answered(runs, manifest):
     process, output = _start(runs, manifest, 1)
     _wait_for(lambda: _is_at_work(output))
     for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
-        process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+        os.kill(process.pid, number)
+    said, _ = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     assert said.splitlines()[-1] == f"terminated; {GOES_ON}" and said.count(GOES_ON) == 1
     _wait_for(lambda: not runs.left())
@@ -90,27 +90,28 @@ def test_a_signal_while_it_starts_is_one_line(command: str, number: signal.Signa
 
 
 @pytest.mark.slow
-def test_nothing_outlives_a_driver_that_is_killed(runs: Starter, manifest: Path) -> None:
+def test_nothing_outlives_a_driver_that_is_killed(runs, manifest):
     process, output = _start(runs, manifest, 2)
     _wait_for(lambda: _is_at_work(output))
-    process.kill()
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
     _wait_for(lambda: not runs.left())
 
 
 @pytest.mark.slow
-def test_what_was_ignored_from_the_beginning_stays_ignored(runs: Starter, tmp_path: Path) -> None:
+def test_what_was_ignored_from_the_beginning_stays_ignored(tmp_path: Path) -> None:
     """As nohup asks for, and shells that start a command in the background."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        manifest = write_tsv(tmp_path / "rows.tsv", [{"url": "http://example.org/a", "caption": "A dog runs"}])
-        process, output = _start(runs, manifest, 1)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    _wait_for(lambda: (output / "work" / "lock").exists())
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    manifest = write_tsv(tmp_path / "rows.tsv", [{"url": "http://example.org/a", "caption": "A dog runs"}])
+    with closing(Starter(str(tmp_path))) as runs:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            process = runs.start(manifest, tmp_path / "out", "--stages", "captions", workers=1)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        _wait_for(lambda: (tmp_path / "out" / "work" / "lock").exists())
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, said
 
 
 def test_standard_files_that_are_closed_are_opened_first() -> None:

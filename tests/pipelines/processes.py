@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import apache_beam.runners.worker.sdk_worker_main  # noqa: F401  # that forks have it
+import psutil
 
 import open_diht.pipelines.driver.cli  # noqa: F401
 from tests.forks import Forks
@@ -99,6 +100,15 @@ class ForkedStarter:
         said, _ = (process := self.start(manifest, output, *more, workers=workers)).communicate()
         assert process.returncode == 0, said
         return said
+
+    def left(self) -> list[int]:
+        """Processes of their sessions that live, workers included."""
+        sessions, found = {process.pid for process in self._started}, []
+        for process in psutil.process_iter(["status"]):
+            with contextlib.suppress(OSError):
+                if process.info["status"] != psutil.STATUS_ZOMBIE and os.getsid(process.pid) in sessions:
+                    found.append(process.pid)
+        return found
 
     def close(self) -> None:
         for process in self._started:
