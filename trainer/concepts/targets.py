@@ -15,7 +15,8 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -61,24 +62,42 @@ class ShardTargets:
         return self.ids[name][rows].astype(np.int64), probabilities / np.where(total > 0, total, 1)
 
 
-class ConceptTargets:
-    """The targets of a data set, as `open_targets` returns them."""
+class StoredTargets:
+    """The targets of a data set, in one file per shard that a manifest lists."""
+
+    what: ClassVar[str]
+    """Name of the kind of targets, for messages."""
+    options: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Options of `concepts` that make them, for messages."""
+    version: ClassVar[int]
 
     def __init__(self, folder: Store, manifest: dict[str, Any]):
         self._folder = folder
         self.manifest = manifest
-        """The content of manifest.json: vocabulary hash, teacher, k, counts."""
+        """The content of manifest.json."""
         self._shards = {entry["shard"]: entry for entry in manifest["shards"]}
 
-    @property
-    def heads(self) -> dict[str, int]:
-        """Maps the name of a head to the number of its concepts."""
-        return dict(self.manifest["heads"])
+    @classmethod
+    def remedy(cls) -> str:
+        """Return the command that makes such targets."""
+        return f"`{spelled('concepts', **cls.options)}`"
 
-    @property
-    def k(self) -> int:
-        """Number of concepts kept per image and head."""
-        return int(self.manifest["k"])
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open the targets in `targets/` of a folder or in the folder itself, at a path or an fsspec URL. Raises
+        `ConceptMismatch` if no targets can be read or they have another version, `WrongUse` or `StoreError` for a URL.
+        """
+        place = store_at(f"{folder}/targets" if store_at(folder).exists("targets") else folder)
+        try:
+            manifest = json.loads(place.read(MANIFEST))
+            version = manifest["version"]
+            if version == cls.version:
+                return cls(place, manifest)
+        except (FileNotFoundError, NotADirectoryError, KeyError, TypeError) as error:
+            raise ConceptMismatch(f"{folder} holds no {cls.what}; make them with {cls.remedy()}") from error
+        except ValueError as error:
+            raise ConceptMismatch(f"{place}/{MANIFEST} cannot be read: {error}; run {cls.remedy()} again") from error
+        raise ConceptMismatch(f"{place} is of another version of this program; run {cls.remedy()} again")
 
     def missing(self, shards: Mapping[str, str]) -> list[str]:
         """Return which of these shards (name to SHA-256) have no targets. Raises `ConceptMismatch`."""
@@ -91,13 +110,13 @@ class ConceptTargets:
         made_from = self._shards[name]["tar_sha256"] if name in self._shards else ""
         if sha256 and made_from and sha256 != made_from:
             raise ConceptMismatch(
-                f"the concept targets of shard {name} in {self._folder} were made from another file of that name; "
-                f"run `{spelled('concepts')}` again"
+                f"the {self.what} of shard {name} in {self._folder} were made from another file of that name; "
+                f"run {self.remedy()} again"
             )
 
-    def shard(self, name: str, sha256: str = "") -> ShardTargets | None:
-        """Return the targets of a shard. Return None if there are none. An empty `sha256` of the tar is not checked.
-        Raises `ConceptMismatch` if targets are damaged or of another tar, `StoreError` if the store of a URL failed."""
+    def _content(self, name: str, sha256: str) -> bytes | None:
+        """Return the bytes of a shard's file. Return None if there is none. An empty `sha256` of the tar is not
+        checked. Raises `ConceptMismatch` if the file is damaged or of another tar."""
         entry = self._shards.get(name)
         if entry is None:
             return None
@@ -108,28 +127,38 @@ class ConceptTargets:
             return None
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
             path = f"{self._folder}/{entry['file']}"
-            raise ConceptMismatch(
-                f"{path} is damaged (SHA-256 differs from {MANIFEST}); run `{spelled('concepts')}` again"
-            )
-        return unpacked(content)
+            raise ConceptMismatch(f"{path} is damaged (SHA-256 differs from {MANIFEST}); run {self.remedy()} again")
+        return content
+
+
+class ConceptTargets(StoredTargets):
+    """The targets of a data set, as `open_targets` returns them. The manifest has the hash of the vocabulary, the
+    teacher, k and counts."""
+
+    what = "concept targets"
+    version = VERSION
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Maps the name of a head to the number of its concepts."""
+        return dict(self.manifest["heads"])
+
+    @property
+    def k(self) -> int:
+        """Number of concepts kept per image and head."""
+        return int(self.manifest["k"])
+
+    def shard(self, name: str, sha256: str = "") -> ShardTargets | None:
+        """Return the targets of a shard. Return None if there are none. An empty `sha256` of the tar is not checked.
+        Raises `ConceptMismatch` if targets are damaged or of another tar, `StoreError` if the store of a URL failed."""
+        content = self._content(name, sha256)
+        return None if content is None else unpacked(content)
 
 
 def open_targets(folder: str | Path) -> ConceptTargets:
     """Open the targets in the output folder of `make concepts` or in its `targets/`, at a path or an fsspec URL. Raises
     `ConceptMismatch` if no targets can be read or they have another version, `WrongUse` or `StoreError` for a URL."""
-    place = store_at(f"{folder}/targets" if store_at(folder).exists("targets") else folder)
-    try:
-        manifest = json.loads(place.read(MANIFEST))
-        version = manifest["version"]
-    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError) as error:
-        raise ConceptMismatch(f"{folder} holds no concept targets; make them with `{spelled('concepts')}`") from error
-    except ValueError as error:
-        raise ConceptMismatch(
-            f"{place}/{MANIFEST} cannot be read: {error}; run `{spelled('concepts')}` again"
-        ) from error
-    if version != VERSION:
-        raise ConceptMismatch(f"{place} is of another version of this program; run `{spelled('concepts')}` again")
-    return ConceptTargets(place, manifest)
+    return ConceptTargets.open(folder)
 
 
 def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:

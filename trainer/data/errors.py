@@ -42,7 +42,7 @@ class ShardMismatch(DataError):
 
 
 class ConceptMismatch(DataError, WrongUse):
-    """Concept targets are missing or damaged, or do not fit the samples, the settings or each other."""
+    """Targets of a teacher are missing or damaged, or do not fit the samples, the settings or each other."""
 
 
 class TooManyBad(DataError):

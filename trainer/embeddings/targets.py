@@ -1,0 +1,149 @@
+"""Stored embeddings of a two-tower teacher: of one or more crops of each image, and of one or more captions.
+
+    embeddings/targets/manifest.json     teacher, temperature, dimension, crops, captions, and the SHA-256 of every file
+    embeddings/targets/<shard>.npz       keys, image (n, crops, d) float16, text (n, captions, d) float16
+
+Embeddings have length 1. A row of zeros has no target: the teacher could not read the image, or the sample has no such
+caption. With crops that are drawn, `ShardEmbeddings.view` shows the student the crop that the teacher saw.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from open_diht.common.crops import crop_box, crop_of, cropped
+from open_diht.common.shard_index import unpacked_keys
+from open_diht.trainer.concepts.targets import StoredTargets
+from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
+
+__all__ = ["VERSION", "EmbeddingTargets", "ShardEmbeddings", "crop_of", "open_embeddings"]
+
+VERSION = 1
+Half = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class ShardEmbeddings:
+    """Embeddings of the samples of one shard."""
+
+    shard: str
+    """File name of the tar."""
+    keys: tuple[str, ...]
+    image: Half
+    """(n, crops, dimension) float16; a row of zeros has no target."""
+    text: Half
+    """(n, captions, dimension) float16; a row of zeros has no target."""
+    seed: int = 0
+    crop_scale: tuple[float, float] | None = None
+    """Range of the fraction of the area of the drawn crops. None: the one crop is the center, as in evaluation."""
+    _rows: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+
+    def rows(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the row of each key, -1 for a key without a target."""
+        if not self._rows:
+            self._rows.update((key, row) for row, key in enumerate(self.keys))
+        return np.array([self._rows.get(key, -1) for key in keys], np.int64)
+
+    def view(self, image: Image.Image, row: int, crop: int, size: int) -> Image.Image:
+        """Return crop number `crop` of the image of a row, as the teacher saw it, in (size, size) pixels. Only for
+        targets with a `crop_scale`."""
+        assert self.crop_scale is not None
+        return cropped(image, crop_box(crop_of(self.seed, self.keys[row], crop), *image.size, self.crop_scale), size)
+
+
+class EmbeddingTargets(StoredTargets):
+    """The embeddings of a data set, as `open_embeddings` returns them."""
+
+    what = "embedding targets"
+    options: ClassVar[Mapping[str, str]] = MappingProxyType({"store": "embeddings"})
+    version = VERSION
+
+    @property
+    def dimension(self) -> int:
+        """Length d of an embedding."""
+        return int(self.manifest["dimension"])
+
+    @property
+    def temperature(self) -> float:
+        """Divisor of the teacher's cosines before a softmax."""
+        return float(self.manifest["temperature"])
+
+    @property
+    def crops(self) -> int:
+        """Number of crops of an image."""
+        return int(self.manifest["crops"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the crops, see `crop_of`."""
+        return int(self.manifest["seed"])
+
+    @cached_property
+    def crop_scale(self) -> tuple[float, float] | None:
+        """Range of the fraction of the area of the drawn crops. None: the one crop is the center, as in evaluation."""
+        scale = self.manifest["crop_scale"]
+        return None if scale is None else (float(scale[0]), float(scale[1]))
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Names of the captions: `caption` is a sample's .txt, others are texts in its JSON."""
+        return tuple(self.manifest["captions"])
+
+    def shard(self, name: str, sha256: str = "") -> ShardEmbeddings | None:
+        """Return the embeddings of a shard. Return None if there are none. An empty `sha256` of the tar is not checked.
+        Raises `ConceptMismatch` if they are damaged, of another tar, of another shape than the manifest says or not
+        finite, `StoreError` if the store of a URL failed."""
+        content = self._content(name, sha256)
+        if content is None:
+            return None
+        path = f"{self._folder}/{self._shards[name]['file']}"
+        try:
+            with np.load(io.BytesIO(content)) as arrays:
+                keys, image, text = unpacked_keys(arrays["keys"]), arrays["image"], arrays["text"]
+        except UNREADABLE as error:
+            raise ConceptMismatch(f"{path} cannot be read ({error}); run {self.remedy()} again") from error
+        return self._checked(path, name, keys, image, text)
+
+    def _checked(self, path: str, name: str, keys: list[str], image: Any, text: Any) -> ShardEmbeddings:
+        for what, found, each in (("images", image, self.crops), ("captions", text, len(self.captions))):
+            asked = (len(keys), each, self.dimension)
+            if found.shape != asked or found.dtype != np.float16:
+                raise ConceptMismatch(
+                    f"{path}: the embeddings of {what} are {found.shape} {found.dtype}, not {asked} float16 as in the "
+                    f"manifest; run {self.remedy()} again"
+                )
+            bad = np.flatnonzero(~np.isfinite(found).all(axis=(1, 2)))
+            if len(bad):
+                raise ConceptMismatch(
+                    f"{path}: row {bad[0]} (key {keys[bad[0]]}) has an embedding of {what} that is not finite; "
+                    f"run {self.remedy()} again"
+                )
+        return ShardEmbeddings(name, tuple(keys), image, text, self.seed, self.crop_scale)
+
+
+def open_embeddings(location: str | Path) -> EmbeddingTargets:
+    """Open the embeddings in the folder `embeddings` of `make concepts` or in its `targets/`, at a path or an fsspec
+    URL.
+
+    Args:
+        location: the folder or its URL.
+
+    Returns:
+        The targets; files are read shard by shard.
+
+    Raises:
+        ConceptMismatch: no targets can be read, or they have another version.
+        WrongUse: a URL cannot be used.
+        StoreError: the store of a URL failed.
+    """
+    return EmbeddingTargets.open(location)
