@@ -19,8 +19,7 @@ MOST_RATIO = 4 / 3
 def crop_of(seed: int, key: str, crop: int) -> Draws:
     """Return the draws (4,) in [0, 1) of crop number `crop` of the sample `key`: for area, ratio, top and left."""
     digest = hashlib.blake2b(f"{seed} {crop} {key}".encode("utf-8", "surrogateescape"), digest_size=32).digest()
-    draws: Draws = (np.frombuffer(digest, "<u8") >> 11) * 2.0**-53
-    return draws
+    return np.ldexp((np.frombuffer(digest, "<u8") >> 11).astype(np.float64), -53)
 
 
 def crop_box(draws: Draws, width: int, height: int, scale: tuple[float, float]) -> Box:

@@ -49,8 +49,12 @@ class LocalStore:
 
     def files(self, name: str = "") -> list[str]:
         """Return the paths of all files in the folder `name`, relative to it."""
+        return sorted(self.sizes(name))
+
+    def sizes(self, name: str = "") -> dict[str, int]:
+        """Return the size in bytes of all files in the folder `name`, by their path relative to it."""
         folder = self.folder / name
-        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
     def read(self, path: str) -> bytes:
         """Return the content of a file. Raises FileNotFoundError if there is none."""
@@ -135,10 +139,15 @@ class FsspecStore:
 
     def files(self, name: str = "") -> list[str]:
         """Return the paths of all files in the folder `name`, relative to it."""
+        return sorted(self.sizes(name))
+
+    def sizes(self, name: str = "") -> dict[str, int]:
+        """Return the size in bytes of all files in the folder `name`, by their path relative to it."""
         folder = f"{self.path}/{name}".rstrip("/")
         with self._asking(name):
             self.fs.invalidate_cache()
-            return sorted(path.removeprefix(folder).lstrip("/") for path in self.fs.find(folder))
+            found = self.fs.find(folder, detail=True)
+            return {path.removeprefix(folder).lstrip("/"): int(about["size"] or 0) for path, about in found.items()}
 
     def read(self, path: str) -> bytes:
         """Return the content of a file. Raises FileNotFoundError if there is none; other failures are retried."""

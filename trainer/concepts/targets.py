@@ -100,10 +100,18 @@ class StoredTargets:
         raise ConceptMismatch(f"{place} is of another version of this program; run {cls.remedy()} again")
 
     def missing(self, shards: Mapping[str, str]) -> list[str]:
-        """Return which of these shards (name to SHA-256) have no targets. Raises `ConceptMismatch`."""
-        files = set(self._folder.files())
+        """Return which of these shards (name to SHA-256) have no targets. Raises `ConceptMismatch` if targets are of
+        another tar, or a file has another size than the manifest says, if it says one."""
+        files = self._folder.sizes()
         for name, sha256 in shards.items():
             self._check_tar(name, sha256)
+            entry = self._shards.get(name, {})
+            there, size = files.get(entry.get("file", "")), entry.get("bytes")
+            if there is not None and size is not None and there != size:
+                raise ConceptMismatch(
+                    f"{self._folder}/{entry['file']} has {there:,} bytes, not {size:,} as {MANIFEST} says; run "
+                    f"{self.remedy()} again"
+                )
         return [name for name in shards if name not in self._shards or self._shards[name]["file"] not in files]
 
     def _check_tar(self, name: str, sha256: str) -> None:

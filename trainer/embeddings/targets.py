@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -23,8 +22,9 @@ from PIL import Image
 
 from open_diht.common.crops import crop_box, crop_of, cropped
 from open_diht.common.shard_index import unpacked_keys
-from open_diht.trainer.concepts.targets import StoredTargets
+from open_diht.trainer.concepts.targets import MANIFEST, StoredTargets
 from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
+from open_diht.trainer.stores import Store, store_at
 
 __all__ = ["VERSION", "EmbeddingTargets", "ShardEmbeddings", "crop_of", "open_embeddings"]
 
@@ -68,36 +68,21 @@ class EmbeddingTargets(StoredTargets):
     options: ClassVar[Mapping[str, str]] = MappingProxyType({"store": "embeddings"})
     version = VERSION
 
-    @property
-    def dimension(self) -> int:
+    def __init__(self, folder: Store, manifest: dict[str, Any]):
+        super().__init__(folder, manifest)
+        self.dimension = int(manifest["dimension"])
         """Length d of an embedding."""
-        return int(self.manifest["dimension"])
-
-    @property
-    def temperature(self) -> float:
+        self.temperature = float(manifest["temperature"])
         """Divisor of the teacher's cosines before a softmax."""
-        return float(self.manifest["temperature"])
-
-    @property
-    def crops(self) -> int:
+        self.crops = int(manifest["crops"])
         """Number of crops of an image."""
-        return int(self.manifest["crops"])
-
-    @property
-    def seed(self) -> int:
+        self.seed = int(manifest["seed"])
         """Seed of the crops, see `crop_of`."""
-        return int(self.manifest["seed"])
-
-    @cached_property
-    def crop_scale(self) -> tuple[float, float] | None:
+        scale = manifest["crop_scale"]
+        self.crop_scale: tuple[float, float] | None = scale and (float(scale[0]), float(scale[1]))
         """Range of the fraction of the area of the drawn crops. None: the one crop is the center, as in evaluation."""
-        scale = self.manifest["crop_scale"]
-        return None if scale is None else (float(scale[0]), float(scale[1]))
-
-    @property
-    def captions(self) -> tuple[str, ...]:
+        self.captions = tuple(manifest["captions"])
         """Names of the captions: `caption` is a sample's .txt, others are texts in its JSON."""
-        return tuple(self.manifest["captions"])
 
     def shard(self, name: str, sha256: str = "") -> ShardEmbeddings | None:
         """Return the embeddings of a shard. Return None if there are none. An empty `sha256` of the tar is not checked.
@@ -132,8 +117,8 @@ class EmbeddingTargets(StoredTargets):
 
 
 def open_embeddings(location: str | Path) -> EmbeddingTargets:
-    """Open the embeddings in the folder `embeddings` of `make concepts` or in its `targets/`, at a path or an fsspec
-    URL.
+    """Open the embeddings in the folder `embeddings` of `make concepts` or in its `targets/`, or a folder of tars in
+    the format of DataCompDR, at a path or an fsspec URL.
 
     Args:
         location: the folder or its URL.
@@ -146,4 +131,11 @@ def open_embeddings(location: str | Path) -> EmbeddingTargets:
         WrongUse: a URL cannot be used.
         StoreError: the store of a URL failed.
     """
+    store = store_at(location)
+    if not (store.exists("targets") or store.exists(MANIFEST)):
+        tars = [name for name in store.files() if name.endswith(".tar") and "/" not in name]
+        if tars:
+            from open_diht.trainer.embeddings.datacompdr import ReinforcedTargets
+
+            return ReinforcedTargets(store, tars)
     return EmbeddingTargets.open(location)
