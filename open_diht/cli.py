@@ -169,7 +169,7 @@ def _run(command: Command, words: Sequence[str], prog: str, **parsed: Namespace)
 
 def _concepts(command: Command, words: Sequence[str]) -> int:
     """Run both halves of `make concepts`: the features of the targets on Beam, then the heads on torch. Skip the heads
-    if the features fail, or if their job is only staged as a template."""
+    if the features fail, if their job is only staged as a template, or if no concepts are stored."""
     cut = words.index("--") if "--" in words else len(words)
     of_features, of_heads, prog = words[:cut], words[cut + 1 :], "open-diht concepts"
     parsed_by = import_module("open_diht.common.command_line").parsed_by
@@ -183,7 +183,7 @@ def _concepts(command: Command, words: Sequence[str]) -> int:
         return int(ended.code or OK)
     status = _run(command, of_features, prog, options=features)
     staged = any(word.replace("-", "_").startswith("__template_location") for word in features.of_beam)
-    if status != OK or staged:
+    if status != OK or staged or "concepts" not in features.store:
         return status
     if (torch := sys.modules.get("torch")) and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
         torch.set_num_threads(_cores())  # the features' half, which has loaded it, uses one

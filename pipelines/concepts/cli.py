@@ -7,38 +7,74 @@ shards name no concepts, or more images than allowed are bad; 2 wrong use, or th
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
-from open_diht.common.command_line import command, refuse_empty, say
-from open_diht.pipelines.concepts.options import parse
+from open_diht.common.command_line import OK, WrongUse, command, refuse_empty, say
+from open_diht.common.data_root import REFERENCE
+from open_diht.common.spelling import spelled_option
+from open_diht.pipelines.concepts.embeddings import EmbeddingSettings, store_embeddings
+from open_diht.pipelines.concepts.options import CONCEPTS, EMBEDDINGS, parse
 from open_diht.pipelines.concepts.run import ConceptSettings, run
-from open_diht.pipelines.concepts.teacher import find_teacher
+from open_diht.pipelines.concepts.shards import CAPTION
+from open_diht.pipelines.concepts.teacher import DEFAULT, find_teacher
 from open_diht.pipelines.driver.cli import backend_of, exit_status, shard_of
 from open_diht.pipelines.runners.fork_server import ForkServer
+from open_diht.pipelines.stages.encoders import find_pair_encoder
 from open_diht.pipelines.store.storage import store_path
 
 before_main = ForkServer.branch_off
 """Called by `run_command` after the imports: starts the process that workers are forked from."""
 
 
-def _settings(options: argparse.Namespace) -> ConceptSettings:
-    refuse_empty(options, "data", "output")
+def _run(options: argparse.Namespace) -> int:
+    """Store what is requested, after all of it was checked. Return the first status that is not 0."""
+    refuse_empty(options, "data", "output", "teacher")
+    captions = tuple(options.captions.split(","))
+    if EMBEDDINGS not in options.store and (options.crops > 1 or captions != (CAPTION,) or options.datacompdr):
+        raise WrongUse(f"crops and captions are of embeddings; add {spelled_option('store', 'concepts,embeddings')}")
+    if options.datacompdr and captions[0] != CAPTION:
+        raise WrongUse("--datacompdr needs the samples' own caption first; begin --captions with caption")
     data = store_path(options.data)
-    output = store_path(options.output) if options.output else data / "concepts"
-    return ConceptSettings(
-        data=data,
-        output=output,
-        teacher=find_teacher(options.teacher, options.weights),
-        min_count=options.min_count,
-        max_size=options.max_size,
-        batch_size=options.batch_size,
-        device=options.device,
-        precision=options.precision,
-        workers=options.workers,
-        backend=backend_of(options, [("OUTPUT", str(output)), ("DATA", str(data))]),
-        shard=shard_of(options.shard),
-        max_bad_share=options.max_bad_share,
-        command=options.command,
-    )
+    output = store_path(options.output) if options.output else None
+    shared: dict[str, Any] = {
+        "data": data,
+        "batch_size": options.batch_size,
+        "device": options.device,
+        "precision": options.precision,
+        "workers": options.workers,
+        "backend": backend_of(options, [("OUTPUT", str(output or data)), ("DATA", str(data))]),
+        "shard": shard_of(options.shard),
+        "max_bad_share": options.max_bad_share,
+        "command": options.command,
+    }
+    todo: list[Callable[[], int]] = []
+    if CONCEPTS in options.store:
+        # The image tower of the packaged encoder of pairs is the default teacher.
+        name = DEFAULT if options.teacher in (None, REFERENCE) else options.teacher
+        concepts = ConceptSettings(
+            output=output or data / CONCEPTS,
+            teacher=find_teacher(name, options.weights),
+            min_count=options.min_count,
+            max_size=options.max_size,
+            **shared,
+        )
+        todo.append(lambda: run(concepts, say))
+    if EMBEDDINGS in options.store:
+        encoder = ":".join(filter(None, (options.teacher or REFERENCE, options.weights)))
+        find_pair_encoder(encoder)
+        embeddings = EmbeddingSettings(
+            output=(output or data) / EMBEDDINGS,
+            encoder=encoder,
+            crops=options.crops,
+            seed=options.crop_seed,
+            crop_scale=tuple(options.crop_scale),
+            captions=captions,
+            datacompdr=options.datacompdr,
+            **shared,
+        )
+        todo.append(lambda: store_embeddings(embeddings, say))
+    return next((status for status in (do() for do in todo) if status), OK)
 
 
-main = command(parse, lambda options: run(_settings(options), say), exit_status)
+main = command(parse, _run, exit_status)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image
+from open_diht.filters.spotting.decode import DecodeLimits, Pixels, UnreadableImage, decode_image
 from open_diht.pipelines.concepts.teacher import LoadedTeacher
 
 NO_IMAGE = "missing_image"
@@ -113,11 +113,15 @@ def _failed(teacher: LoadedTeacher, error: Exception) -> TeacherFailed:
 
 
 def _image(content: bytes | None) -> Image.Image:
-    pixels = decode_image(content or b"", DecodeLimits(decode_side=0)).pixels
+    pixels = middle(decode_image(content or b"", DecodeLimits(decode_side=0)).pixels)
+    return Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))  # BGR to RGB
+
+
+def middle(pixels: Pixels) -> Pixels:
+    """Return the middle of an image (h, w, 3) that is longer than `MAX_ASPECT`, otherwise the image."""
     height, width = pixels.shape[:2]
     top, left = max(0, (height - MAX_ASPECT * width) // 2), max(0, (width - MAX_ASPECT * height) // 2)
-    middle = pixels[top : height - top, left : width - left, ::-1]  # BGR to RGB
-    return Image.fromarray(np.ascontiguousarray(middle))
+    return pixels[top : height - top, left : width - left]
 
 
 ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, OSError, MemoryError)

@@ -13,9 +13,11 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,42 +39,41 @@ from open_diht.pipelines.store.storage import StorePath
 KEEP_S = 60.0  # with its worker, a unit loses at most about this much work
 
 Keys = list[str]
+Reader = Callable[[StorePath], Iterator[tuple[str, Any]]]
+"""Function that yields the key and the content of each sample of a shard, as `images_of` does."""
 
 
-@dataclass
-class FeatureStage(Stage):
-    """The stage that extracts a teacher's features, see `Stage`."""
+class Extracting(Stage):
+    """A stage over shards that computes a row of numbers for each sample and resumes inside a shard, see `Stage`."""
 
     layout: Layout
     shards: StorePath
-    teacher: Teacher
     fingerprint: Mapping[str, str] | Fingerprints
-    """Fingerprint of each unit: teacher, precision and tar. The batch size is not part of it, so finished units remain
+    """Fingerprint of each unit: model, precision and tar. The batch size is not part of it, so finished units remain
     valid if a user lowers the size for lack of memory. It changes only the last bits of features."""
-    batch_size: int = 32
-    device: str = "cpu"
-    precision: str = "fp32"
-    threads: int = 1
+    batch_size: int
+    device: str
+    threads: int
     """Number of threads in each worker. On a CPU they compute; for a GPU they decode images."""
-    name: str = field(default="features", init=False)
     planned = False
     noun = "images"
-    shared: Shared = field(default_factory=Shared, init=False)
-    """Holder of the teacher, so that each process loads it once for all units."""
 
-    def setup(self) -> None:
-        self._loaded: LoadedTeacher = self.shared.acquire(self._load)
+    @property
+    @abstractmethod
+    def said(self) -> str:
+        """Model, device and precision, for messages."""
 
-    def _load(self) -> LoadedTeacher:
-        import torch
+    @abstractmethod
+    def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
+        """Yield keys and features of a shard's samples, batch by batch, after `setup`."""
 
-        if self.device == "cpu":
-            torch.set_num_threads(self.threads)
-        return self.teacher.load(self.device, self.precision)
+    @abstractmethod
+    def publish(self, unit: str, begun: Begun) -> Done:
+        """Publish the features of a shard. Return further entries for its commit record, and the files."""
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
-        begun = _Begun.read(self._begun_path(unit))
-        batches = Batches(self.shards / f"{unit}.tar", self.batch_size, skip=len(begun))
+        begun = Begun.read(self._begun_path(unit))
+        batches = self.batches(self.shards / f"{unit}.tar", skip=len(begun))
         kept = time.monotonic()
         try:
             for keys, found in self.features(batches):
@@ -84,24 +85,12 @@ class FeatureStage(Stage):
         except TeacherFailed:  # a run with this batch size resumes from here
             begun.keep(self._begun_path(unit))
             raise
-        rows, good = begun.rows(), np.array(begun.good, np.bool_)
-        with published(feature_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
-            np.save(file, rows)
-        with published(status_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, keys=packed_keys(begun.keys), good=good)
-        said = {"rows": len(begun), "width": rows.shape[1], "bad": begun.bad, "broken": batches.broken}
-        return said, [feature_path(self.layout, unit), status_path(self.layout, unit)]
+        said, files = self.publish(unit, begun)
+        return {"rows": len(begun), "bad": begun.bad, "broken": batches.broken, **said}, files
 
-    def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
-        """Yield keys and features of a shard's images, batch by batch, after `setup`. TeacherFailed names the batch."""
-        prepare = partial(prepared, teacher=self._loaded)
-        # On a CPU nothing is decoded ahead, because the teachers need the cores.
-        for keys, images in prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads):
-            try:
-                yield keys, extracted(images, self._loaded)
-            except TeacherFailed as error:
-                where = f"{batches.path.name}, {len(keys)} images from key {keys[0]} on"
-                raise TeacherFailed(f"{where}: {error}") from error
+    def batches(self, path: StorePath, skip: int = 0) -> Batches:
+        """Return the batches of a shard, without the first `skip` samples."""
+        return Batches(path, self.batch_size, skip)
 
     def do(self, unit: str) -> None:
         """See `Stage`."""
@@ -119,6 +108,56 @@ class FeatureStage(Stage):
         return self.layout.work / self.name / "begun" / name
 
 
+@dataclass
+class FeatureStage(Extracting):
+    """The stage that extracts a teacher's features."""
+
+    layout: Layout
+    shards: StorePath
+    teacher: Teacher
+    fingerprint: Mapping[str, str] | Fingerprints
+    batch_size: int = 32
+    device: str = "cpu"
+    precision: str = "fp32"
+    threads: int = 1
+    name: str = field(default="features", init=False)
+    shared: Shared = field(default_factory=Shared, init=False)
+    """Holder of the teacher, so that each process loads it once for all units."""
+
+    @property
+    def said(self) -> str:
+        return f"{self.teacher.name} on {self.device} in {self.precision}"
+
+    def setup(self) -> None:
+        self._loaded: LoadedTeacher = self.shared.acquire(self._load)
+
+    def _load(self) -> LoadedTeacher:
+        import torch
+
+        if self.device == "cpu":
+            torch.set_num_threads(self.threads)
+        return self.teacher.load(self.device, self.precision)
+
+    def publish(self, unit: str, begun: Begun) -> Done:
+        rows, good = begun.rows(), np.array(begun.good, np.bool_)
+        with published(feature_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
+            np.save(file, rows)
+        with published(status_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, keys=packed_keys(begun.keys), good=good)
+        return {"width": rows.shape[1]}, [feature_path(self.layout, unit), status_path(self.layout, unit)]
+
+    def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
+        """See `Extracting`. TeacherFailed names the batch."""
+        prepare = partial(prepared, teacher=self._loaded)
+        # On a CPU nothing is decoded ahead, because the teachers need the cores.
+        for keys, images in prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads):
+            try:
+                yield keys, extracted(images, self._loaded)
+            except TeacherFailed as error:
+                where = f"{batches.path.name}, {len(keys)} images from key {keys[0]} on"
+                raise TeacherFailed(f"{where}: {error}") from error
+
+
 def feature_path(layout: Layout, unit: str) -> StorePath:
     """Return the path of a shard's features, a float16 array (n, d). `unit` is the shard's file name without .tar."""
     return layout.data("features", unit).with_suffix(".npy")
@@ -132,16 +171,16 @@ def status_path(layout: Layout, unit: str) -> StorePath:
 class Batches:
     """The images of a shard in batches, without the first `skip` samples."""
 
-    def __init__(self, path: StorePath, size: int, skip: int):
-        self.path, self._size, self._skip = path, size, skip
+    def __init__(self, path: StorePath, size: int, skip: int, read: Reader = images_of):
+        self.path, self._size, self._skip, self._read = path, size, skip, read
         self.broken: dict[str, str] | None = None
         """Error and message if the shard is corrupt or truncated; set at the end of the iteration."""
 
-    def __iter__(self) -> Iterator[tuple[Keys, list[bytes | None]]]:
+    def __iter__(self) -> Iterator[tuple[Keys, list[Any]]]:
         keys: Keys = []
-        contents: list[bytes | None] = []
+        contents: list[Any] = []
         try:
-            for number, (key, content) in enumerate(images_of(self.path)):
+            for number, (key, content) in enumerate(self._read(self.path)):
                 if number < self._skip:
                     continue
                 keys.append(key)
@@ -155,7 +194,7 @@ class Batches:
             yield keys, contents
 
 
-class _Begun:
+class Begun:
     """Partial results of a unit."""
 
     def __init__(self) -> None:
@@ -189,7 +228,7 @@ class _Begun:
             np.savez(file, rows=self.rows(), good=good, keys=packed_keys(self.keys), bad=bad)
 
     @classmethod
-    def read(cls, path: StorePath) -> _Begun:
+    def read(cls, path: StorePath) -> Begun:
         """Load saved partial results; return empty ones if there are none."""
         begun = cls()
         try:

@@ -49,7 +49,7 @@ class LabelStage(Stage):
         try:
             for key, row in annotations_of(self.shards / f"{unit}.tar"):
                 try:
-                    labels = self._labels(row or {})
+                    labels = self._labels(row)
                 except (KeyError, TypeError, IndexError):
                     labels = {head: [] for head in HEADS}
                     without += 1

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Annotated
 
 from open_diht.common.command_line import Parser, number
+from open_diht.common.data_root import REFERENCE
 from open_diht.common.devices import add_device_options
-from open_diht.common.fields import Positive
+from open_diht.common.fields import Count, Positive, Range
 from open_diht.common.spelling import spelled
 from open_diht.pipelines.concepts.teacher import DEFAULT, teacher_names
 from open_diht.pipelines.options import add_where, parsed
+
+CONCEPTS, EMBEDDINGS = "concepts", "embeddings"
+"""Kinds of targets that a teacher gives."""
+Kept = Annotated[float, Range(above=0, at_most=1)]
 
 
 def parse(
@@ -24,9 +30,15 @@ def parse(
     parser.add_argument("--output", help="folder or URL of the results (default: DATA/concepts)")
     parser.add_argument(
         "--teacher",
-        default=DEFAULT,
         help=f"{', '.join(teacher_names())}, or a model as in timm:resnet50, torchvision:vit_b_16, open_clip:ViT-B-32; "
-        f"all but {DEFAULT} need --weights; a library's model may have :FILE after it instead",
+        f"all but {DEFAULT} (default) need --weights; a library's model may have :FILE after it instead. Embeddings "
+        f"need texts: {REFERENCE} (default), open_clip:..., or local-dir:FOLDER",
+    )
+    parser.add_argument(
+        "--store",
+        choices=(CONCEPTS, EMBEDDINGS, f"{CONCEPTS},{EMBEDDINGS}"),
+        default=CONCEPTS,
+        help=f"what to store of the teacher's answers (default {CONCEPTS})",
     )
     parser.add_argument(
         "--weights",
@@ -41,6 +53,28 @@ def parse(
     )
     parser.add_argument(
         "--max-size", type=number(Positive), default=10_000, help="largest vocabulary of a head (default 10,000)"
+    )
+    of_embeddings = parser.add_argument_group("of embeddings")
+    of_embeddings.add_argument(
+        "--crops", type=number(Positive), default=1, help="crops of each image; 1 (default): the center, more are drawn"
+    )
+    of_embeddings.add_argument("--crop-seed", type=number(Count), default=0, help="seed of drawn crops (default 0)")
+    of_embeddings.add_argument(
+        "--crop-scale",
+        type=number(Kept),
+        nargs=2,
+        default=(0.9, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="fraction of the area that a drawn crop keeps, as transform.crop_scale of the training (default 0.9 1)",
+    )
+    of_embeddings.add_argument(
+        "--captions",
+        default="caption",
+        metavar="NAME,...",
+        help="captions of each image: caption (default), and text columns of the samples' .json",
+    )
+    of_embeddings.add_argument(
+        "--datacompdr", action="store_true", help="also write the embeddings as tars in the format of DataCompDR"
     )
     add_device_options(parser, "teacher", batch="--batch-size")
     add_where(parser)

@@ -11,6 +11,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -22,7 +23,7 @@ from open_diht.common.lease import Lease
 from open_diht.common.shard_index import Shard
 from open_diht.common.spelling import spelled
 from open_diht.filters.captions.parse import model_provenance
-from open_diht.pipelines.concepts.features import FeatureStage
+from open_diht.pipelines.concepts.features import Extracting, FeatureStage
 from open_diht.pipelines.concepts.identity import precision_of, seen, settle
 from open_diht.pipelines.concepts.labels import LabelStage
 from open_diht.pipelines.concepts.shards import shard_entries
@@ -55,19 +56,13 @@ _BATCH, _BATCH_OF_GPU = 32, 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConceptSettings:
-    """The settings of a run."""
+class ShardSettings:
+    """The settings of a run over the shards of a data set."""
 
     data: StorePath
     """Output folder of `make filter`, with kept/ and shards/."""
     output: StorePath
     """Folder of all results."""
-    teacher: Teacher
-    """Model whose features are extracted."""
-    min_count: int | None = None
-    """Fewest rows that name a concept, by default 100, or less on small corpora (see `vocabulary.lowest_count`)."""
-    max_size: int = 10_000
-    """Maximum number of concepts of a head."""
     batch_size: int | None = None
     """Number of images in a batch, by default 32, or 256 on a GPU."""
     device: str = AUTO
@@ -89,6 +84,18 @@ class ConceptSettings:
     """The command line, stored as provenance."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConceptSettings(ShardSettings):
+    """The settings of a run."""
+
+    teacher: Teacher
+    """Model whose features are extracted."""
+    min_count: int | None = None
+    """Fewest rows that name a concept, by default 100, or less on small corpora (see `vocabulary.lowest_count`)."""
+    max_size: int = 10_000
+    """Maximum number of concepts of a head."""
+
+
 def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> int:
     """Do the missing work of a run. Return the exit status: 1 if units failed, a shard is corrupt or too many images
     are bad, and 0 otherwise. Shards and images are checked only when the output is completed.
@@ -101,12 +108,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         WorkerDied, JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`.
         LeaseLost: another run has taken the output folder in a store.
     """
-    for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
-        if in_memory(path):
-            raise WrongUse(f"{what} {path} is in the memory of this process, which workers do not see; choose a folder")
-    with store_errors(
-        settings.data, WrongUse, "check DATA, the network, and the credentials and endpoint of its store"
-    ):
+    with reading_data(settings):
         kept = stamps(settings.data / "kept", ".parquet")
         if not kept:
             raise WrongUse(
@@ -115,7 +117,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
             )
         shards = shard_entries(settings.data)
     layout = Layout(settings.output)
-    _check_output(layout)
+    check_output(layout, _STAGES, ("concepts.json", "vocabulary.json"))
     extraction = Extraction(settings, layout)
     missing = any(outdated(layout, "features", extraction.fingerprints(shards)))
     if isinstance(settings.backend, Direct):
@@ -129,17 +131,38 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         if sees is not None:
             settle(layout, settings.teacher, settings.precision, extraction.device, sees)
             extraction = Extraction(settings, layout)
-        return _Run(settings, layout, say, kept, shards, extraction, request, lock).do()
+        return _Run(
+            settings=settings,
+            layout=layout,
+            say=say,
+            shards=shards,
+            extraction=extraction,
+            asked=request,
+            lock=lock,
+            kept=kept,
+        ).do()
 
 
-def _check_output(layout: Layout) -> None:
+@contextmanager
+def reading_data(settings: ShardSettings) -> Iterator[None]:
+    """Raise WrongUse if DATA or OUTPUT is in memory, and for errors of DATA's store in the `with` block."""
+    for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
+        if in_memory(path):
+            raise WrongUse(f"{what} {path} is in the memory of this process, which workers do not see; choose a folder")
+    with store_errors(
+        settings.data, WrongUse, "check DATA, the network, and the credentials and endpoint of its store"
+    ):
+        yield
+
+
+def check_output(layout: Layout, stages: Sequence[str], results: Sequence[str]) -> None:
     """Raise WrongUse if `check_folder` refuses OUTPUT, or foreign files are where its first run would write."""
     if is_local(layout.root):
         check_folder("OUTPUT", layout.root)
-    if layout.plan.exists() or any((layout.work / stage).is_dir() for stage in _STAGES):
+    if layout.plan.exists() or any((layout.work / stage).is_dir() for stage in stages):
         return
-    results = (name for name in ("concepts.json", "vocabulary.json") if (layout.root / name).exists())
-    foreign = foreign_entry(layout, ["heads"]) or next(results, None)
+    known = (name for name in results if (layout.root / name).exists())
+    foreign = foreign_entry(layout, ["heads"]) or next(known, None)
     if foreign is not None:
         raise WrongUse(
             f"{layout.root} holds {foreign}, which may not be this program's and a run would overwrite; choose "
@@ -147,24 +170,32 @@ def _check_output(layout: Layout) -> None:
         )
 
 
-class Extraction:
-    """The teacher's part of a run: device, precision, fingerprints, and the stage that extracts features."""
+class Extractor:
+    """The teacher's place in a run: device, workers, threads and batches."""
 
-    def __init__(self, settings: ConceptSettings, layout: Layout):
-        self._settings, self._layout = settings, layout
+    def __init__(self, settings: ShardSettings):
+        self._asked = settings
         self.device = device_here() if settings.device == AUTO else settings.device
-        self.precision = precision_of(layout, settings.teacher, settings.precision, self.device)
-
-    @property
-    def said(self) -> str:
-        """Teacher, device and precision, for messages."""
-        return f"{self._settings.teacher.name} on {self.device} in {self.precision}"
+        self.batch_size = settings.batch_size or (_BATCH if self.device == "cpu" else _BATCH_OF_GPU)
 
     def workers(self) -> int:
         """Return the number of units to run at the same time."""
-        settings = self._settings
-        here = isinstance(settings.backend, Direct)
-        return settings.workers or (here and len(gpus_of(self.device))) or settings.backend.default_workers()
+        asked = self._asked
+        here = isinstance(asked.backend, Direct)
+        return asked.workers or (here and len(gpus_of(self.device))) or asked.backend.default_workers()
+
+    def threads(self, units: int) -> int:
+        """Return the number of threads in each worker."""
+        return max(1, (os.cpu_count() or 1) // min(self.workers(), units))
+
+
+class Extraction(Extractor):
+    """The teacher's part of a run: device, precision, fingerprints, and the stage that extracts features."""
+
+    def __init__(self, settings: ConceptSettings, layout: Layout):
+        super().__init__(settings)
+        self._settings, self._layout = settings, layout
+        self.precision = precision_of(layout, settings.teacher, settings.precision, self.device)
 
     def fingerprints(self, shards: Mapping[str, Shard]) -> dict[str, str]:
         """Return the fingerprint of each shard's features: teacher, precision and tar."""
@@ -174,7 +205,7 @@ class Extraction:
     def stage(self, shards: Mapping[str, Shard]) -> FeatureStage:
         """Return the stage that extracts the features of shards."""
         known = Fingerprints.published(self._layout, "features", self.fingerprints(shards))
-        return self.stage_with(known, threads=max(1, (os.cpu_count() or 1) // min(self.workers(), len(shards))))
+        return self.stage_with(known, threads=self.threads(len(shards)))
 
     def stage_with(
         self, fingerprint: Mapping[str, str] | Fingerprints = MappingProxyType({}), *, threads: int
@@ -186,7 +217,7 @@ class Extraction:
             settings.data / "shards",
             settings.teacher,
             fingerprint,
-            batch_size=settings.batch_size or (_BATCH if self.device == "cpu" else _BATCH_OF_GPU),
+            batch_size=self.batch_size,
             device=self.device,
             precision=self.precision,
             threads=threads,
@@ -206,21 +237,68 @@ def outdated(layout: Layout, stage: str, fingerprints: Mapping[str, str]) -> Ite
             yield unit
 
 
-@dataclass
-class _Run:
-    """The state of one invocation while it works in its output folder."""
+@dataclass(kw_only=True)
+class ShardRun:
+    """The state of one invocation over shards while it works in its output folder."""
 
-    settings: ConceptSettings
+    settings: ShardSettings
     layout: Layout
     say: Callable[[str], None]
-    kept: dict[str, FileStamp]
-    """Parts of kept/, each with a stamp that changes when the part changes."""
     shards: dict[str, Shard]
     """See `shard_entries`."""
-    extraction: Extraction
+    extraction: Extractor
     asked: str
-    """Fingerprint of teacher, `min_count` and `max_size`. Shards share units only if their fingerprints are equal."""
+    """Fingerprint of what is requested. Shards share units only if their fingerprints are equal."""
     lock: FileLock | Lease
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine that runs the units of every stage."""
+        workers = self.extraction.workers()
+        return Engine(self.layout, workers=workers, say=self.say, backend=self.settings.backend)
+
+    def _do(self, stage: Stage, fingerprints: dict[str, str], counted: bool = True) -> bool:
+        """Do the units of a stage that have no commit record with their fingerprint. Return False if some failed."""
+        todo = list(outdated(self.layout, stage.name, fingerprints))
+        if todo and isinstance(stage, Extracting):
+            self.say(f"{stage.name}: {stage.said}, {self.engine.workers} at a time")
+        total = sum(self.shards[unit]["samples"] for unit in todo) if counted else None
+        failed = self.engine.run(stage, todo, of=len(fingerprints), total=total)
+        for unit, record in list(failed.items())[:_NAMED]:
+            last = record["tries"][-1]
+            self.say(f"error: {stage.name}: unit {unit} failed ({last['error']}: {last['message']})")
+        if len(failed) > _NAMED:
+            where = self.layout.failed(stage.name, "x").parent
+            self.say(f"error: {stage.name}: {len(failed) - _NAMED:,} more units failed; each is named in {where}")
+        return not failed
+
+    def _is_good(self, name: str, records: Sequence[dict[str, Any]]) -> bool:
+        """Report bad images and corrupt shards. Return False if a shard is corrupt or too many images are bad."""
+        bad = [entry for record in records for entry in record["bad"]]
+        rows = sum(record["rows"] for record in records)
+        broken = [f"{record['unit']}.tar ({record['broken']['message']})" for record in records if record["broken"]]
+        if bad:
+            kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(Counter(entry["error"] for entry in bad).items()))
+            self.say(
+                f"{name}: {len(bad):,} of {rows:,} images have no {name} ({kinds}); each is named in "
+                f"{self.layout.commits(name)}"
+            )
+        for what in broken:
+            self.say(f"error: {name}: {what}; the images before this point are used")
+        if len(bad) > self.settings.max_bad_share * rows:
+            self.say(f"error: more than the allowed {self.settings.max_bad_share:.1%}; see --max-bad-share")
+            return False
+        return not broken
+
+
+@dataclass(kw_only=True)
+class _Run(ShardRun):
+    """The state of one invocation of `run`."""
+
+    settings: ConceptSettings
+    extraction: Extraction
+    kept: dict[str, FileStamp]
+    """Parts of kept/, each with a stamp that changes when the part changes."""
 
     def do(self) -> int:
         """Do the shard's part. The last shard, or a run without shards, then does the rest. Return the exit status."""
@@ -247,12 +325,6 @@ class _Run:
         return 0 if good else 1
 
     @cached_property
-    def engine(self) -> Engine:
-        """The engine that runs the units of every stage."""
-        settings = self.settings
-        return Engine(self.layout, workers=self.extraction.workers(), say=self.say, backend=settings.backend)
-
-    @cached_property
     def _fingerprints(self) -> dict[str, dict[str, str]]:
         """Fingerprint of each unit, by stage, for the stages that do not wait for the vocabulary."""
         names = fingerprint_of(NAMES_VERSION, model_provenance())
@@ -271,7 +343,7 @@ class _Run:
         fingerprints = self._fingerprints["vocabulary"]
         known = Fingerprints.published(self.layout, "vocabulary", fingerprints)
         stage = VocabularyStage(self.layout, self.settings.data / "kept", known)
-        return self._do(stage, {unit: fingerprints[unit] for unit in units})
+        return self._do(stage, {unit: fingerprints[unit] for unit in units}, counted=False)
 
     def _vocabulary(self) -> Vocabulary:
         """Return the vocabulary of all counts, and publish it if it has changed."""
@@ -320,21 +392,6 @@ class _Run:
             stage.sweep()
         return True
 
-    def _do(self, stage: Stage, fingerprints: dict[str, str]) -> bool:
-        """Do the units of a stage that have no commit record with their fingerprint. Return False if some failed."""
-        todo = list(outdated(self.layout, stage.name, fingerprints))
-        if todo and stage.name == "features":
-            self.say(f"features: {self.extraction.said}, {self.engine.workers} at a time")
-        total = None if stage.name == "vocabulary" else sum(self.shards[unit]["samples"] for unit in todo)
-        failed = self.engine.run(stage, todo, of=len(fingerprints), total=total)
-        for unit, record in list(failed.items())[:_NAMED]:
-            last = record["tries"][-1]
-            self.say(f"error: {stage.name}: unit {unit} failed ({last['error']}: {last['message']})")
-        if len(failed) > _NAMED:
-            where = self.layout.failed(stage.name, "x").parent
-            self.say(f"error: {stage.name}: {len(failed) - _NAMED:,} more units failed; each is named in {where}")
-        return not failed
-
     def _finish(self, vocabulary: Vocabulary) -> bool:
         self.lock.fence.check()
         shards, teacher = self.shards, self.settings.teacher
@@ -365,22 +422,4 @@ class _Run:
             ],
         }
         publish_json(self.layout.root / "concepts.json", content)
-        return self._is_good(list(records.values()))
-
-    def _is_good(self, records: Sequence[dict[str, Any]]) -> bool:
-        """Report bad images and corrupt shards. Return False if a shard is corrupt or too many images are bad."""
-        bad = [entry for record in records for entry in record["bad"]]
-        rows = sum(record["rows"] for record in records)
-        broken = [f"{record['unit']}.tar ({record['broken']['message']})" for record in records if record["broken"]]
-        if bad:
-            kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(Counter(entry["error"] for entry in bad).items()))
-            self.say(
-                f"features: {len(bad):,} of {rows:,} images have no features ({kinds}); each is named in "
-                f"{self.layout.commits('features')}"
-            )
-        for what in broken:
-            self.say(f"error: features: {what}; the images before this point are used")
-        if len(bad) > self.settings.max_bad_share * rows:
-            self.say(f"error: more than the allowed {self.settings.max_bad_share:.1%}; see --max-bad-share")
-            return False
-        return not broken
+        return self._is_good("features", list(records.values()))

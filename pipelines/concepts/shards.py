@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from open_diht.common.command_line import WrongUse
@@ -17,6 +17,9 @@ from open_diht.pipelines.store.storage import Row, StorePath
 
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_JSON_BYTES = 16 * 2**20
+CAPTION = "caption"
+"""Name of the caption in the .txt."""
+Pair = tuple[str, bytes | None, list[str]]
 
 
 def shard_entries(data: StorePath) -> dict[str, Shard]:
@@ -52,18 +55,38 @@ def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
         yield sample.key, next((sample.contents[ending] for ending in IMAGES if ending in sample.contents), None)
 
 
-def annotations_of(path: StorePath) -> Iterator[tuple[str, Row | None]]:
-    """Yield each sample's key and its JSON object, which is None if the sample has none. Raise like `images_of`."""
+def annotations_of(path: StorePath) -> Iterator[tuple[str, Row]]:
+    """Yield each sample's key and its JSON object, which is {} if the sample has none. Raise like `images_of`."""
 
     def limit(_: int, ending: str) -> int:
         return MAX_JSON_BYTES if ending == "json" else 0
 
     for sample in _distinct(path, limit):
-        try:
-            row = json.loads(sample.contents["json"])
-        except (KeyError, ValueError):
-            row = None
-        yield sample.key, row if isinstance(row, dict) else None
+        yield sample.key, _json_of(sample)
+
+
+def pairs_of(path: StorePath, captions: Sequence[str]) -> Iterator[tuple[str, Pair]]:
+    """Yield each sample's key, and its key, image and captions. `caption` is the text of the .txt, other names are
+    fields of the .json. A caption that is missing, or no text, is "". Raise like `images_of`."""
+    texts = {"txt": MAX_JSON_BYTES, "json": MAX_JSON_BYTES if {*captions} - {CAPTION} else 0}
+
+    def limit(_: int, ending: str) -> int:
+        return MAX_IMAGE_BYTES if ending in IMAGES else texts.get(ending, 0)
+
+    for sample in _distinct(path, limit):
+        row = {**_json_of(sample), CAPTION: sample.contents.get("txt", b"").decode("utf-8", "replace")}
+        found = [row.get(name) for name in captions]
+        image = next((sample.contents[ending] for ending in IMAGES if ending in sample.contents), None)
+        yield sample.key, (sample.key, image, [text.strip() if isinstance(text, str) else "" for text in found])
+
+
+def _json_of(sample: Sample) -> Row:
+    """Return the JSON object of a sample, {} if it has none."""
+    try:
+        row = json.loads(sample.contents["json"])
+    except (KeyError, ValueError):
+        row = None
+    return row if isinstance(row, dict) else {}
 
 
 def _distinct(path: StorePath, limit: Any) -> Iterator[Sample]:

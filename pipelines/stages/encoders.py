@@ -158,7 +158,8 @@ class Encoder:
         for module in self._network.modules:
             module.eval().requires_grad_(False).to(self.device)
         tensor = self._network.prepare(Image.new("RGB", (256, 256)))
-        self.limits = DecodeLimits(decode_side=_REDUCTION * max(tensor.shape[-2:]))
+        self.size: int = max(tensor.shape[-2:])
+        self.limits = DecodeLimits(decode_side=_REDUCTION * self.size)
         self.dimension: int = self._images([tensor]).shape[1]
 
     @property

@@ -104,7 +104,8 @@ class Layout:
         """Yield the folders in which killed runs may leave temporary files, whether they exist or not. Folders of
         `work/` without a folder `commits` or `progress` may be the user's and are left out."""
         shards = self.root / "shards"
-        yield from (self.root, *(self.root / kind for kind in KINDS), shards, shards / ".index", self.indexes)
+        kinds = (*KINDS, "targets")
+        yield from (self.root, *(self.root / kind for kind in kinds), shards, shards / ".index", self.indexes)
         yield self.work
         for stage in self.work.iterdir() if self.work.is_dir() else ():
             if (stage / "progress").is_dir() or (stage / "commits").is_dir():

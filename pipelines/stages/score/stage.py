@@ -58,7 +58,7 @@ from open_diht.pipelines.store.storage import StorePath, row_groups
 
 BATCH_OF_GPU = 256
 NO_TEXT = "text_not_embedded"
-_MOST_CHARS = 4_096
+MOST_CHARS = 4_096
 """Most characters of a caption that are embedded; tokenizers rarely read as many."""
 _MASKED = "-masked-"
 """Part of the name of a set of rows with masked images. A fingerprint of the text read in them follows."""
@@ -282,7 +282,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     def table(self, ordinals: list[int], found: list[list[Encoded]]) -> pa.Table:
         places = np.searchsorted(np.asarray(self._rows_of["ordinal"]), ordinals)
         rows = self._rows_of.take(pa.array(places))
-        texts = self._encoder.texts([(caption or "")[:_MOST_CHARS] for caption in rows["caption"].to_pylist()])
+        texts = self._encoder.texts([(caption or "")[:MOST_CHARS] for caption in rows["caption"].to_pylist()])
         whole, last = [one for one, *_ in found], [one for *_, one in found]  # without text they are the same
         images, masked, captions = (vectors(some, self._encoder.dimension) for some in (whole, last, texts))
         no_text = (NO_TEXT, "the model's embedding of the caption is zero or not finite")
@@ -382,10 +382,10 @@ def _workers(work: Work, device: str) -> int:
     return min(work.workers, len(gpus)) if gpus else work.workers
 
 
-def settled_precision(layout: Layout, identity: Mapping[str, str], asked: str, device: str) -> str:
-    """Return the precision, and store it in OUTPUT. `AUTO` stands for the precision that OUTPUT has for this model, so
-    that shards on different kinds of machines agree, or for the device's best if OUTPUT has none."""
-    path = layout.work / SCORE / "model.json"
+def settled_precision(layout: Layout, identity: Mapping[str, str], asked: str, device: str, stage: str = SCORE) -> str:
+    """Return the precision of a stage, and store it in OUTPUT. `AUTO` stands for the precision that OUTPUT has for this
+    model, so that shards on different kinds of machines agree, or for the device's best if OUTPUT has none."""
+    path = layout.work / stage / "model.json"
     ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else best_precision(device)}
     # With `auto`, the first of several shards decides for all.
     known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)

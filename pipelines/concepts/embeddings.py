@@ -1,0 +1,342 @@
+"""Store what a two-tower teacher says about the pairs of a data set: embeddings of images and captions, per shard.
+
+A unit is a shard. Embeddings that stage `score` of `make filter` has stored are taken over where model, weights,
+precision and crop are the same; only the other rows are encoded. `open_diht.trainer.embeddings` reads the results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from apache_beam.utils.shared import Shared
+from PIL import Image
+
+from open_diht.common.crops import crop_box, crop_of, cropped
+from open_diht.common.devices import AUTO, check_device
+from open_diht.common.shard_index import packed_keys
+from open_diht.filters.spotting.decode import UnreadableImage
+from open_diht.pipelines.concepts import datacompdr
+from open_diht.pipelines.concepts.extract import Bad, Features, middle
+from open_diht.pipelines.concepts.features import Batches, Begun, Extracting, Keys
+from open_diht.pipelines.concepts.run import Extractor, ShardRun, ShardSettings, check_output, outdated, reading_data
+from open_diht.pipelines.concepts.shards import CAPTION, Pair, pairs_of, shard_entries
+from open_diht.pipelines.concepts.vocabulary import records_of
+from open_diht.pipelines.engine.ahead import prepared_ahead
+from open_diht.pipelines.engine.sharing import Sharing, shard_name
+from open_diht.pipelines.engine.stage import Done
+from open_diht.pipelines.manifests.plan import load_plan
+from open_diht.pipelines.runners import Direct
+from open_diht.pipelines.stages.encoders import Encoder, find_pair_encoder
+from open_diht.pipelines.stages.encoding import OK, matrix
+from open_diht.pipelines.stages.score.stage import MOST_CHARS, settled_precision
+from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, TEXTS, stored_scores
+from open_diht.pipelines.stages.shards import PER_SHARD
+from open_diht.pipelines.store.commit import publish_bytes, publish_json, read_json, remove, retract
+from open_diht.pipelines.store.layout import Layout, image_unit_name
+from open_diht.pipelines.store.locking import output_lock
+from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
+from open_diht.pipelines.store.storage import StorePath, is_local, read_table, sizes
+
+NAME = "embeddings"
+VERSION = 1  # of the files that training reads
+Half = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingSettings(ShardSettings):
+    """The settings of a run."""
+
+    encoder: str
+    """Name of the teacher, see `stages.encoders`; it has texts."""
+    crops: int = 1
+    """Number of crops of an image. 1: the center, as in evaluation. More: drawn by `crop_of`."""
+    seed: int = 0
+    """Seed of the crops."""
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    """Range of the fraction of the area that a drawn crop keeps, as `transform.crop_scale` of a training."""
+    captions: tuple[str, ...] = (CAPTION,)
+    """Captions to embed: `caption` is the text of the .txt, others are fields of the .json."""
+    datacompdr: bool = False
+    """Whether the embeddings are also written in the format of DataCompDR, with `caption` first."""
+
+    def about(self) -> dict[str, Any]:
+        """Return what the embeddings of a teacher depend on, for the manifest."""
+        several = self.crops > 1
+        return {
+            "crops": self.crops,
+            "seed": self.seed if several else 0,
+            "crop_scale": list(self.crop_scale) if several else None,
+            "captions": list(self.captions),
+        }
+
+
+@dataclass
+class EmbeddingStage(Extracting):
+    """The stage that stores embeddings. A sample's row has those of its crops, then those of its captions."""
+
+    layout: Layout
+    filtered: Layout
+    """The data set."""
+    encoder: str
+    fingerprint: Fingerprints
+    about: dict[str, Any]
+    """See `EmbeddingSettings.about`."""
+    scored: str
+    """Fingerprint of the embeddings of stage `score` that can be taken over; "" for none."""
+    batch_size: int
+    device: str
+    precision: str
+    threads: int
+    name: str = field(default=NAME, init=False)
+    shared: Shared = field(default_factory=Shared, init=False)
+    """Holder of the encoder, so that each process loads it once for all units."""
+
+    @property
+    def shards(self) -> StorePath:  # type: ignore[override]  # a field of other stages
+        """The folder of the tars."""
+        return self.filtered.root / "shards"
+
+    @property
+    def said(self) -> str:
+        return f"{self.encoder} on {self.device} in {self.precision}"
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        """The encoder, loaded on first use: no use if all rows are taken over."""
+        found: Encoder = self.shared.acquire(
+            lambda: Encoder(find_pair_encoder(self.encoder), self.device, self.precision, self.batch_size)
+        )
+        return found
+
+    def batches(self, path: StorePath, skip: int = 0) -> Batches:
+        return Batches(path, self.batch_size, skip, partial(pairs_of, captions=self.about["captions"]))
+
+    def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
+        self._taken = known = self._known(batches.path.stem)
+        prepare = partial(self._prepared, known)
+        for keys, samples in prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads):
+            yield keys, self._embedded(samples)
+
+    def _known(self, unit: str) -> dict[str, tuple[Half, Half]]:
+        """Return the embeddings of image and caption that stage `score` has stored for a shard, by key."""
+        parent, _, number = unit.rpartition("-")
+        captions = read_json(self.filtered.commit("captions", parent)) if self.scored else None
+        if captions is None:
+            return {}
+        plan = load_plan(self.filtered.plan)
+        images = (image_unit_name(parent, n) for n in plan.image_units(captions))
+        records = [read_json(self.filtered.commit(SCORE, name)) for name in images]
+        scored = [record for record in records if record]
+        if any(record["fingerprint"].partition("-")[0] != self.scored for record in scored):
+            return {}  # some rows are of another model
+        self._temperature = next((float(record["temperature"]) for record in scored), None)
+        kept = np.asarray(read_table(self.filtered.data("decide", parent))["ordinal"], np.int64)
+        ordinals = kept[int(number) * PER_SHARD :][:PER_SHARD]
+        table = stored_scores(self.filtered, plan, parent, ["ordinal", "uid", "status", IMAGES, TEXTS], ordinals)
+        if not table.num_rows:
+            return {}
+        rows = zip(table["uid"].to_pylist(), table["ordinal"].to_pylist(), table["status"].to_pylist(), strict=True)
+        pairs = zip(rows, matrix(table[IMAGES]), matrix(table[TEXTS]), strict=True)
+        return {f"{uid}-{ordinal:06d}": (image, text) for (uid, ordinal, status), image, text in pairs if status == OK}
+
+    def _prepared(self, known: Mapping[str, tuple[Half, Half]], sample: Pair) -> tuple[list[Any], list[Any]]:
+        """Return for each crop its embedding, the encoder's input or a reason, and for each caption its embedding or
+        text."""
+        key, content, captions = sample
+        image, text = known.get(key, (None, None))
+        texts: list[Any] = [
+            text if text is not None and name == CAPTION else caption[:MOST_CHARS]
+            for name, caption in zip(self.about["captions"], captions, strict=True)
+        ]
+        scale = self.about["crop_scale"]
+        if scale is None and image is not None:
+            return [image], texts
+        pixels = self._encoder.decode(content or b"")
+        if isinstance(pixels, UnreadableImage):
+            return [pixels] * self.about["crops"], texts
+        if scale is None:
+            return [self._encoder.tensor(pixels)], texts
+        whole = Image.fromarray(np.ascontiguousarray(middle(pixels)), "RGB")
+        boxes = (
+            crop_box(crop_of(self.about["seed"], key, crop), *whole.size, scale) for crop in range(self.about["crops"])
+        )
+        views = (cropped(whole, box, self._encoder.size) for box in boxes)
+        return [self._encoder.tensor(np.asarray(view)) for view in views], texts
+
+    def _embedded(self, samples: Sequence[tuple[list[Any], list[Any]]]) -> Features:
+        crops, captions = ([one for sample in samples for one in sample[part]] for part in (0, 1))
+        asked = [place for place, one in enumerate(crops) if not isinstance(one, np.ndarray | UnreadableImage)]
+        named = [place for place, one in enumerate(captions) if isinstance(one, str) and one]
+        for place, vector in zip(asked, self._encoder.embed([crops[n] for n in asked]) if asked else (), strict=True):
+            crops[place] = vector
+        for place, text in zip(named, self._encoder.texts([captions[n] for n in named]) if named else (), strict=True):
+            captions[place] = text
+        all_ = [one if isinstance(one, np.ndarray) else None for one in (*crops, *captions)]
+        nothing = np.zeros(next((len(one) for one in all_ if one is not None), 0), np.float16)
+        flat = np.stack([nothing if one is None else one for one in all_])
+        rows = np.hstack([part.reshape(len(samples), -1) for part in (flat[: len(crops)], flat[len(crops) :])])
+        each = self.about["crops"]
+        failed = {place // each: one for place, one in enumerate(crops) if isinstance(one, UnreadableImage)}
+        return Features(rows, {place: Bad(str(one.reason), one.message) for place, one in failed.items()})
+
+    def publish(self, unit: str, begun: Begun) -> Done:
+        rows, crops, texts = begun.rows(), self.about["crops"], len(self.about["captions"])
+        if not rows.shape[1]:  # no image and no caption could be embedded
+            rows = np.zeros((len(rows), (crops + texts) * self._encoder.dimension), np.float16)
+        stored = rows.reshape(len(rows), crops + texts, -1)
+        image, text = stored[:, :crops], stored[:, crops:]
+        content = io.BytesIO()
+        np.savez(content, keys=packed_keys(begun.keys), image=image, text=text)
+        path = target_path(self.layout, unit)
+        publish_bytes(path, content.getvalue())
+        return {
+            "dimension": stored.shape[2],
+            "temperature": self.__dict__.get("_temperature") or self._encoder.temperature,
+            "taken_over": sum(key in self._taken for key in begun.keys),
+            "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+            "bytes": len(content.getvalue()),
+            "without_text": (~text.any(axis=2)).sum(axis=0).tolist(),
+        }, [path]
+
+
+def target_path(layout: Layout, unit: str) -> StorePath:
+    """Return the path of a shard's embeddings. `unit` is the shard's file name without .tar."""
+    return layout.root / "targets" / f"{unit}.npz"
+
+
+def store_embeddings(settings: EmbeddingSettings, say: Callable[[str], None]) -> int:
+    """Store the missing embeddings. Return the exit status, like `run` of concepts, whose errors this raises too."""
+    with reading_data(settings):
+        shards = shard_entries(settings.data)
+        made = read_json(settings.data / "run.json") or {}
+    identity = find_pair_encoder(settings.encoder).identity()
+    layout, extractor = Layout(settings.output), Extractor(settings)
+    check_output(layout, [NAME], ["targets"])
+    scored = made.get("models", {}).get(SCORE, {})
+    if scored.get("encoder") != identity:
+        scored = {}
+    asked = scored.get("precision", AUTO) if settings.precision == AUTO else settings.precision
+    if isinstance(settings.backend, Direct):
+        check_device(extractor.device, asked)
+    if is_local(layout.root):
+        layout.root.mkdir(parents=True, exist_ok=True)
+    request = fingerprint_of(VERSION, identity, settings.about())
+    name = shard_name(settings.shard, request) if settings.shard else ""
+    with output_lock(layout, settings.shard is not None, name, say) as lock:
+        precision = settled_precision(layout, identity, asked, extractor.device, NAME)
+        return _Run(
+            settings=settings,
+            layout=layout,
+            say=say,
+            shards=shards,
+            extraction=extractor,
+            asked=request,
+            lock=lock,
+            teacher={**identity, "precision": precision},
+            scored=scored["fingerprint"] if scored.get("precision") == precision else "",
+        ).do()
+
+
+@dataclass(kw_only=True)
+class _Run(ShardRun):
+    """The state of one invocation of `store_embeddings`."""
+
+    settings: EmbeddingSettings
+    teacher: dict[str, str]
+    scored: str
+    """See `EmbeddingStage.scored`."""
+
+    @property
+    def _manifest(self) -> StorePath:
+        return self.layout.root / "targets" / "manifest.json"
+
+    def do(self) -> int:
+        """Do the shard's part. The last shard, or a run without shards, writes the manifest. Return the exit status."""
+        retract(self._manifest)  # no training may take unfinished output for finished
+        about = [VERSION, self.teacher, self.settings.about()]
+        known = {unit: fingerprint_of(about, entry["sha256"]) for unit, entry in self.shards.items()}
+        if self.settings.shard:
+            order = {unit: number for number, unit in enumerate(self.shards)}
+            sharing = Sharing(self.settings.shard, self.asked, self.lock, order.__getitem__, self.say)
+            if not self._embed({unit: known[unit] for unit in sharing.own(list(known))}, known):
+                return 1
+            left = sharing.wait(list(known), lambda units: [*outdated(self.layout, NAME, {u: known[u] for u in units})])
+            if left or not sharing.take_alone():
+                return 0
+        self.engine.clear_up()
+        if not self._embed(known, known):
+            return 1
+        good = self._finish()
+        if self.settings.datacompdr:
+            published = Fingerprints.published(self.layout, datacompdr.NAME, known)
+            shards = self.settings.data / "shards"
+            good &= self._do(datacompdr.DatacompdrStage(self.layout, shards, published, self.settings.about()), known)
+        return 0 if good else 1
+
+    def _embed(self, todo: dict[str, str], known: dict[str, str]) -> bool:
+        stage = EmbeddingStage(
+            self.layout,
+            Layout(self.settings.data),
+            self.settings.encoder,
+            Fingerprints.published(self.layout, NAME, known),
+            self.settings.about(),
+            self.scored,
+            self.extraction.batch_size,
+            self.extraction.device,
+            self.teacher["precision"],
+            self.extraction.threads(len(known)),
+        )
+        if not self._do(stage, todo):
+            return False
+        if len(todo) == len(known):
+            stage.sweep()
+        return True
+
+    def _finish(self) -> bool:
+        self.lock.fence.check()
+        records = records_of(self.layout, NAME, self.shards)
+        of_all = list(records.values())
+        rows = sum(record["rows"] for record in of_all)
+        without = np.sum([record["without_text"] for record in of_all], axis=0).tolist()
+        captions = self.settings.captions
+        content = {
+            "version": VERSION,
+            "command": list(self.settings.command),
+            "teacher": self.teacher,
+            "dimension": of_all[0]["dimension"],
+            "temperature": of_all[0]["temperature"],
+            **self.settings.about(),
+            "samples": rows,
+            "without_text": dict(zip(captions, without, strict=True)),
+            "shards": [
+                {
+                    "shard": entry["shard"],
+                    "file": target_path(self.layout, unit).name,
+                    "samples": records[unit]["rows"],
+                    "sha256": records[unit]["sha256"],
+                    "bytes": records[unit]["bytes"],
+                    "tar_sha256": entry["sha256"],
+                }
+                for unit, entry in self.shards.items()
+            ],
+        }
+        listed = {entry["file"] for entry in content["shards"]}
+        for name in sizes(self._manifest.parent):  # of removed shards
+            if name.endswith(".npz") and name not in listed:
+                remove(self._manifest.parent / name)
+        publish_json(self._manifest, content)
+        taken = sum(record["taken_over"] for record in of_all)
+        few = [f"{n:,} have no {name}" for name, n in zip(captions, without, strict=True) if n]
+        self.say(
+            f"embeddings: {rows:,} images in {len(of_all)} shards, {self.settings.crops} of each image and "
+            f"{len(captions)} of its captions, {taken:,} taken over from stage score, in {self._manifest.parent}"
+            + "".join(f"; {one}" for one in few)
+        )
+        return self._is_good(NAME, of_all)
