@@ -25,10 +25,10 @@ from open_diht.pipelines.concepts.shards import pairs_of
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import UnreadableFile
-from open_diht.pipelines.store.commit import published, read_bytes
+from open_diht.pipelines.store.commit import published
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints
-from open_diht.pipelines.store.storage import StorePath
+from open_diht.pipelines.store.storage import StorePath, read_bytes
 
 NAME = "datacompdr"
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -22,11 +21,9 @@ from PIL import Image
 
 from open_diht.common.crops import crop_box, crop_of, cropped
 from open_diht.common.shard_index import unpacked_keys
-from open_diht.trainer.concepts.targets import MANIFEST, StoredTargets
+from open_diht.trainer.concepts.targets import StoredTargets
 from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
-from open_diht.trainer.stores import Store, store_at
-
-__all__ = ["VERSION", "EmbeddingTargets", "ShardEmbeddings", "crop_of", "open_embeddings"]
+from open_diht.trainer.stores import Store
 
 VERSION = 1
 Half = npt.NDArray[np.float16]
@@ -114,28 +111,3 @@ class EmbeddingTargets(StoredTargets):
                     f"run {self.remedy()} again"
                 )
         return ShardEmbeddings(name, tuple(keys), image, text, self.seed, self.crop_scale)
-
-
-def open_embeddings(location: str | Path) -> EmbeddingTargets:
-    """Open the embeddings in the folder `embeddings` of `make concepts` or in its `targets/`, or a folder of tars in
-    the format of DataCompDR, at a path or an fsspec URL.
-
-    Args:
-        location: the folder or its URL.
-
-    Returns:
-        The targets; files are read shard by shard.
-
-    Raises:
-        ConceptMismatch: no targets can be read, or they have another version.
-        WrongUse: a URL cannot be used.
-        StoreError: the store of a URL failed.
-    """
-    store = store_at(location)
-    if not (store.exists("targets") or store.exists(MANIFEST)):
-        tars = [name for name in store.files() if name.endswith(".tar") and "/" not in name]
-        if tars:
-            from open_diht.trainer.embeddings.datacompdr import ReinforcedTargets
-
-            return ReinforcedTargets(store, tars)
-    return EmbeddingTargets.open(location)
