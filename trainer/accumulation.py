@@ -3,8 +3,9 @@
 The contrastive loss couples all pairs of a batch, so the mean of the parts' gradients is not the batch's gradient.
 Instead: (1) encode every part without gradient and keep the features; (2) compute one loss over the features of all
 ranks, and its gradient with respect to them; (3) encode each part again, with the same random numbers, and
-backpropagate its feature gradients. Losses that are sums over samples, such as the concept loss, are added in (3).
-Ranks average the gradients of the parameters once, in the last part.
+backpropagate its feature gradients. The distillation loss couples all pairs too and is added in (2). Losses that are
+sums over samples, such as the concept loss, are added in (3). Ranks average the gradients of the parameters once, in
+the last part.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from open_diht.common.ranks import Ranks
 from open_diht.trainer.data.batch import Batch
-from open_diht.trainer.losses import Loss, Statistics, concept_loss
+from open_diht.trainer.losses import Distillation, Loss, Statistics, concept_loss
 from open_diht.trainer.losses.loss import has_concepts
 from open_diht.trainer.model import Encoded
 
@@ -32,6 +33,9 @@ class Losses:
     contrastive: Loss
     concepts: Mapping[str, float] = field(default_factory=dict)
     """Maps the name of a head to the factor of its loss."""
+    distillation: Distillation | None = None
+    """The loss on stored embeddings, if they are learned. Its statistics are `distillation`, the loss without its
+    factor, and `without_targets`, the number of this rank's pairs that it leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ def backward(
     """Add the gradient of the whole batch's loss to the parameters, and return the losses, detached. `batch` holds this
     rank's pairs, as many as on every other rank, and is computed in `parts` parts. `seeds` has a seed of torch's random
     numbers for each part; if it is None, nothing is seeded. Raises ValueError if the batch cannot be cut into so many
-    parts, or has no targets for a head."""
+    parts, or has no targets for a loss."""
     ranks = ranks or Ranks()
     if not 1 <= parts <= len(batch):
         raise ValueError(f"a batch of {len(batch)} pairs on this rank cannot be computed in {parts} parts")
@@ -72,6 +76,15 @@ def backward(
         encoded: Encoded = encoder(batch.images[slices[part]], batch.texts[slices[part]])
         return encoded
 
+    def coupled(image: Tensor, text: Tensor, factor: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Statistics]:
+        """Return the weighted sum of the losses over pairs of the batch, the contrastive one alone, and statistics."""
+        value, statistics = losses.contrastive(image, text, factor, bias=bias, hashes=batch.hashes, ranks=ranks)
+        if losses.distillation is None:
+            return value, value, statistics
+        distilled, left = losses.distillation(image, text, factor, batch.teacher, ranks)
+        more = {"distillation": distilled.detach(), "without_targets": left}
+        return value + losses.distillation.weight * distilled, value, {**statistics, **more}
+
     def concept_losses(encoded: Encoded, part: int) -> dict[str, Tensor]:
         found = {}
         for head in losses.concepts:
@@ -81,11 +94,9 @@ def backward(
 
     if parts == 1:
         encoded = encode(module, 0)
-        value, statistics = losses.contrastive(
-            encoded.image, encoded.text, encoded.scale, bias=encoded.bias, hashes=batch.hashes, ranks=ranks
-        )
+        of_pairs, value, statistics = coupled(encoded.image, encoded.text, encoded.scale, encoded.bias)
         of_concepts = concept_losses(encoded, 0)
-        total = value + sum(losses.concepts[head] * loss for head, loss in of_concepts.items())
+        total = of_pairs + sum(losses.concepts[head] * loss for head, loss in of_concepts.items())
         scale(total).backward()
         concepts = {head: loss.detach() for head, loss in of_concepts.items()}
         return BatchLoss(total=total.detach(), contrastive=value.detach(), concepts=concepts, statistics=statistics)
@@ -95,8 +106,8 @@ def backward(
     image, text = (torch.cat(features).requires_grad_() for features in zip(*kept, strict=True))
     factor = student.clip.logit_scale.detach().exp().requires_grad_()
     bias = None if student.clip.logit_bias is None else student.clip.logit_bias.detach().clone().requires_grad_()
-    value, statistics = losses.contrastive(image, text, factor, bias=bias, hashes=batch.hashes, ranks=ranks)
-    scale(value).backward()  # step (2): the gradient with respect to features, scale and bias
+    of_pairs, value, statistics = coupled(image, text, factor, bias)
+    scale(of_pairs).backward()  # step (2): the gradient with respect to features, scale and bias
     leaves = [leaf for leaf in (factor, bias) if leaf is not None]
     image_grad, text_grad = image.grad, text.grad
     assert image_grad is not None and text_grad is not None
@@ -106,7 +117,7 @@ def backward(
         with nullcontext() if last or module is student else module.no_sync():  # type: ignore[operator]
             encoded = encode(module, part)
             of_concepts = concept_losses(encoded, part)
-            # The gradient of this scalar is the contrastive loss's gradient through this part.
+            # The gradient of this scalar is the gradient of the losses over pairs through this part.
             pushed = (encoded.image.float() * image_grad[rows]).sum() + (encoded.text.float() * text_grad[rows]).sum()
             learned = [value for value in (encoded.scale, encoded.bias) if value is not None]
             # Scale and bias get their whole gradient in the last part, where ranks exchange gradients.
@@ -118,16 +129,17 @@ def backward(
             (pushed + scale(torch.stack(weighted).sum()) if weighted else pushed).backward()
         for head, loss in of_concepts.items():
             sums[head] = sums.get(head, 0) + loss.detach()
-    total = value.detach() + sum(losses.concepts[head] * loss for head, loss in sums.items())
+    total = of_pairs.detach() + sum(losses.concepts[head] * loss for head, loss in sums.items())
     return BatchLoss(total=total, contrastive=value.detach(), concepts=sums, statistics=statistics)
 
 
 def _counts(batch: Batch, losses: Losses, ranks: Ranks) -> dict[str, Tensor]:
     """Return for each head the number of samples with concepts in the global batch, divided by the number of ranks."""
-    if not losses.concepts:
-        return {}
     missing = [head for head in losses.concepts if head not in batch.concepts]
+    missing += ["distillation"] if losses.distillation and not batch.teacher else []
     if missing:
         raise ValueError(f"the batch has no targets for {', '.join(missing)}")
+    if not losses.concepts:
+        return {}
     mine = torch.stack([has_concepts(batch.concepts[head][1]).sum() for head in losses.concepts]).float()
     return dict(zip(losses.concepts, ranks.sum(mine) / ranks.world, strict=True))

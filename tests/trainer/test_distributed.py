@@ -26,7 +26,7 @@ from open_diht.trainer.config_files import load_config, merged
 from open_diht.trainer.data import DataError
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.loop import train
-from open_diht.trainer.losses import HnNce, loss_of
+from open_diht.trainer.losses import Distillation, HnNce, loss_of
 from open_diht.trainer.model import Encoded, build_student
 from open_diht.trainer.step import Stepper, StepResult
 from open_diht.trainer.stores import LocalStore
@@ -40,6 +40,8 @@ CASES: dict[str, dict[str, Any]] = {
     "concepts": {"loss": {"beta": 0.25}, "concepts": True},
     "parts": {"loss": {"beta": 0.25}, "concepts": True, "parts": 2, "duplicates": True},
     "siglip": {"loss": {"name": "siglip"}, "bias": -3.0},
+    "distillation": {"loss": {"beta": 0.25}, "teacher": True},
+    "distillation in parts": {"loss": {"name": "infonce"}, "teacher": True, "concepts": True, "parts": 2},
     "siglip in parts": {"loss": {"name": "siglip"}, "bias": -3.0, "concepts": True, "parts": 2, "duplicates": True},
 }
 N, CONTEXT, VOCABULARY = 16, 5, 11
@@ -90,6 +92,10 @@ def whole_batch(case: dict[str, Any]) -> Batch:
             p[: N // 4] = 0  # a rank without any
             p = p / p.sum(dim=1, keepdim=True).clamp(min=1e-9)
             concepts[head] = (torch.randint(0, VOCABULARY, (N, 3), generator=generator), p)
+    teacher: tuple[Any, ...] = ()
+    if case.get("teacher"):
+        teacher = tuple(torch.randn(N, 7, generator=generator).half() for _ in range(2))
+        teacher[0][: N // 4], teacher[1][9] = 0, 0  # a rank without any, and a caption without
     return Batch(
         images=torch.randn(N, 3, 2, 2, generator=generator),
         texts=torch.randint(0, 20, (N, CONTEXT), generator=generator),
@@ -97,11 +103,13 @@ def whole_batch(case: dict[str, Any]) -> Batch:
         image_hash=images,
         keys=[str(i) for i in range(N)],
         concepts=concepts,
+        teacher=teacher,
     )
 
 
 def part_of(batch: Batch, rows: slice) -> Batch:
     parts = {name: getattr(batch, name)[rows] for name in ("images", "texts", "caption_hash", "image_hash", "keys")}
+    parts["teacher"] = tuple(each[rows] for each in batch.teacher)
     return Batch(**parts, concepts={head: (ids[rows], p[rows]) for head, (ids, p) in batch.concepts.items()})
 
 
@@ -109,12 +117,14 @@ def one_step(case: dict[str, Any], student: Any, module: Any, batch: Batch, rank
     losses = Losses(
         contrastive=loss_of({**case["loss"], "mask_duplicates": bool(case.get("duplicates"))}),
         concepts={"objects": 1.0, "attributes": 0.5} if case.get("concepts") else {},
+        distillation=Distillation(weight=2.0, temperature=0.05) if case.get("teacher") else None,
     )
     optimizer = torch.optim.AdamW(student.parameters(), lr=0.1, weight_decay=0.2)
     found = backward(module, batch, losses, parts=parts, ranks=ranks)
     gradients = {name: p.grad.clone() for name, p in student.named_parameters()}
     optimizer.step()
-    values = torch.stack([found.total, found.contrastive, found.statistics["accuracy"], *found.concepts.values()])
+    statistics = [found.statistics[name] for name in ("accuracy", "distillation") if name in found.statistics]
+    values = torch.stack([found.total, found.contrastive, *statistics, *found.concepts.values()])
     weights = {name: p.detach().clone() for name, p in student.named_parameters()}
     return {"values": ranks.sum(values) / ranks.world, "gradients": gradients, "weights": weights}
 
@@ -359,7 +369,7 @@ def test_a_world_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4, 5, 16])
-@pytest.mark.parametrize("name", ["concepts", "duplicates", "tiles", "siglip"])
+@pytest.mark.parametrize("name", ["concepts", "distillation", "duplicates", "tiles", "siglip"])
 def test_parts_equal_one_batch(name: str, parts: int) -> None:
     case = CASES[name]
     batch = whole_batch(case)
@@ -398,10 +408,14 @@ def test_parts_draw_the_same_random_numbers_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("concepts", "parts", "says"),
-    [({}, 17, "16 pairs on this rank cannot be computed in 17 parts"), ({"colours": 1.0}, 1, "no targets for colours")],
+    ("terms", "parts", "says"),
+    [
+        ({}, 17, "16 pairs on this rank cannot be computed in 17 parts"),
+        ({"concepts": {"colours": 1.0}}, 1, "no targets for colours"),
+        ({"distillation": Distillation(weight=1.0, temperature=0.1)}, 1, "no targets for distillation"),
+    ],
 )
-def test_what_cannot_be_computed_is_refused(concepts: dict[str, float], parts: int, says: str) -> None:
+def test_what_cannot_be_computed_is_refused(terms: dict[str, Any], parts: int, says: str) -> None:
     case = CASES["hn_nce"]
     with pytest.raises(ValueError, match=says):
-        backward(toy(case), whole_batch(case), Losses(contrastive=HnNce(), concepts=concepts), parts=parts)
+        backward(toy(case), whole_batch(case), Losses(contrastive=HnNce(), **terms), parts=parts)

@@ -27,6 +27,9 @@ class Batch:
     concepts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Maps a head ("objects", "attributes") to ids (b, k) int64 and probabilities (b, k) float32. Rows of probabilities
     sum to 1, or are zero for samples without predictions. Empty if there are no targets."""
+    teacher: tuple[Tensor, ...] = ()
+    """A teacher's embeddings of image and caption, each (b, e) float16, with zeros for samples without. Empty if none
+    are learned."""
 
     @property
     def hashes(self) -> Tensor:
@@ -46,7 +49,8 @@ class Batch:
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the memory of the tensors until a CUDA stream is done with them."""
-        for tensor in (self.images, self.texts, self.caption_hash, self.image_hash, *sum(self.concepts.values(), ())):
+        targets = (*sum(self.concepts.values(), ()), *self.teacher)
+        for tensor in (self.images, self.texts, self.caption_hash, self.image_hash, *targets):
             tensor.record_stream(stream)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -57,4 +61,5 @@ class Batch:
             image_hash=change(self.image_hash),
             keys=self.keys,
             concepts={head: (change(ids), change(p)) for head, (ids, p) in self.concepts.items()},
+            teacher=tuple(map(change, self.teacher)),
         )

@@ -1,5 +1,6 @@
-"""The losses over pairs, by name, and the concept loss."""
+"""The losses over pairs, by name, and the losses of distillation: from concepts and from embeddings."""
 
+from open_diht.trainer.losses.distillation import Distillation
 from open_diht.trainer.losses.hn_nce import HnNce, InfoNce
 from open_diht.trainer.losses.loss import Loss, Statistics, concept_loss
 from open_diht.trainer.losses.registry import LOSSES, loss_of, register
@@ -8,6 +9,7 @@ from open_diht.trainer.losses.siglip import SigLip
 
 __all__ = [
     "LOSSES",
+    "Distillation",
     "HnNce",
     "InfoNce",
     "Loss",

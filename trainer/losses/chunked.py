@@ -15,11 +15,13 @@ per operation and hold two tiles of chunk x n at a time; the passes of `fused` r
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from open_diht.trainer.losses.rows import (
     RowLosses,
@@ -74,6 +76,19 @@ class _Options(NamedTuple):
 def tile_rows(b: int, n: int, elements: int | None = None) -> int:
     """Return the number of rows of a tile: as many as have at most `elements` similarities, but at least 1."""
     return max(1, min(b, (elements or TILE_ELEMENTS) // max(n, 1)))
+
+
+def in_tiles(compute: Callable[[slice], tuple[Tensor, ...]], b: int, n: int) -> tuple[Tensor, ...]:
+    """Return the results of b rows, each (b,), computed in tiles of some rows against n columns. The backward pass
+    recomputes the tiles if there are several, so that it holds one at a time."""
+    size = tile_rows(b, n)
+    if size >= b:  # a single tile needs no recomputation
+        return compute(slice(0, b))
+    tiles = [
+        checkpoint(compute, slice(start, start + size), use_reentrant=False, preserve_rng_state=False)
+        for start in range(0, b, size)
+    ]
+    return tuple(torch.cat(values) for values in zip(*tiles, strict=True))
 
 
 class TorchPasses:

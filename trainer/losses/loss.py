@@ -93,12 +93,12 @@ class Loss(ABC):
         ranks = ranks or Ranks()
         hashes = hashes if self.tells_duplicates else None
         with torch.autocast(image_bd.device.type, enabled=False):
-            image_bd, text_bd = (normalize(_at_least_float32(f), dim=-1) for f in (image_bd, text_bd))
-            scale = _at_least_float32(scale).to(image_bd.dtype)
+            image_bd, text_bd = (normalize(at_least_float32(f), dim=-1) for f in (image_bd, text_bd))
+            scale = at_least_float32(scale).to(image_bd.dtype)
             all_hashes = None if hashes is None else ranks.gather(hashes)
             known: dict[str, Any] = {"offset": ranks.rank * len(image_bd), "mine": hashes, "all_of": all_hashes}
             if self.biased:
-                known["bias"] = None if bias is None else _at_least_float32(bias).to(image_bd.dtype)
+                known["bias"] = None if bias is None else at_least_float32(bias).to(image_bd.dtype)
             to_text, statistics = self.rows(image_bd, ranks.gather_with_gradient(text_bd), scale, **known)
             loss = to_text.mean()
             if not self.symmetric:
@@ -108,7 +108,8 @@ class Loss(ABC):
         return loss, {name: values.detach().to(loss.dtype).mean() for name, values in statistics.items()}
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return a float64 tensor as it is, and others as float32."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
@@ -134,7 +135,7 @@ def concept_loss(logits_bc: Tensor, ids_bk: Tensor, probabilities_bk: Tensor, co
     Returns:
         The loss, a scalar.
     """
-    logits_bc = _at_least_float32(logits_bc)
+    logits_bc = at_least_float32(logits_bc)
     probabilities_bk = probabilities_bk.to(logits_bc.dtype)
     log_q_bk = logits_bc.gather(1, ids_bk) - torch.logsumexp(logits_bc, dim=1, keepdim=True)
     divisor = torch.as_tensor(count, dtype=logits_bc.dtype, device=logits_bc.device)

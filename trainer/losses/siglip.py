@@ -16,10 +16,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from torch.utils.checkpoint import checkpoint
 
 from open_diht.common.fields import check_fields
-from open_diht.trainer.losses.chunked import tile_rows
+from open_diht.trainer.losses.chunked import in_tiles
 from open_diht.trainer.losses.loss import Loss, Statistics
 from open_diht.trainer.losses.rows import duplicates
 
@@ -66,17 +65,13 @@ class SigLip(Loss):
         """Compute the losses of rows by tiles; see `Loss.rows`. Raises ValueError without a bias."""
         if bias is None:
             raise ValueError("the loss siglip needs the model's logit bias: set model.bias=-10")
-        b, size = len(x_bd), tile_rows(len(x_bd), len(y_nd))
-        tiles = []
-        for start in range(0, b, size):
-            rows = slice(start, start + size)
-            tile = (x_bd[rows], y_nd, scale, bias, offset + start, None if mine is None else mine[rows], all_of)
-            if size >= b:  # a single tile needs no recomputation
-                tiles.append(_tile(*tile))
-            else:
-                tiles.append(checkpoint(_tile, *tile, use_reentrant=False, preserve_rng_state=False))
-        losses, hits = (torch.cat(values) for values in zip(*tiles, strict=True))
-        return losses, {"accuracy": hits, "bias": bias.expand(b)}
+
+        def tile(rows: slice) -> tuple[Tensor, Tensor]:
+            of_rows = None if mine is None else mine[rows]
+            return _tile(x_bd[rows], y_nd, scale, bias, offset + rows.start, of_rows, all_of)
+
+        losses, hits = in_tiles(tile, len(x_bd), len(y_nd))
+        return losses, {"accuracy": hits, "bias": bias.expand(len(x_bd))}
 
 
 def _tile(

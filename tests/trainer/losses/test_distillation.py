@@ -1,0 +1,104 @@
+"""The distillation loss: equal to its formula in numpy, values and gradients; pairs without a target; memory."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from open_diht.trainer.losses import Distillation, chunked
+
+N, D, E = 17, 8, 5
+
+
+def softmax(s: Any) -> Any:
+    powers = np.exp(s - s.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def unit(x: Any) -> Any:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def textbook(x: Any, y: Any, scale: float, u: Any, v: Any, temperature: float) -> list[Any]:
+    """Value, and gradients of images, texts and scale, among the pairs that have both targets."""
+    known = u.any(axis=1) & v.any(axis=1)
+    a, b, t = unit(x)[known], unit(y)[known], unit(u)[known] @ unit(v)[known].T / temperature
+    value, slope = 0.0, np.zeros_like(t)
+    for s, wanted, turn in ((scale * a @ b.T, t, False), (scale * b @ a.T, t.T, True)):
+        p, q = softmax(wanted), softmax(s)
+        value += (p * np.log(p / q)).sum() / (2 * len(t))
+        slope += ((q - p).T if turn else q - p) / (2 * len(t))
+    gradients = [np.zeros_like(x), np.zeros_like(y)]
+    for of, raw, mine, pulled in zip(gradients, (x, y), (a, b), (scale * slope @ b, scale * slope.T @ a), strict=True):
+        along = (pulled * mine).sum(axis=1, keepdims=True) * mine
+        of[known] = (pulled - along) / np.linalg.norm(raw[known], axis=1, keepdims=True)
+    return [value, *gradients, (slope * (a @ b.T)).sum()]
+
+
+def drawn(seed: int = 0) -> tuple[Any, ...]:
+    generator = np.random.default_rng(seed)
+    x, u = generator.normal(size=(N, D)), generator.normal(size=(N, E))
+    return x, x + 0.8 * generator.normal(size=(N, D)), u, u + 0.8 * generator.normal(size=(N, E))
+
+
+def evaluated(loss: Distillation, x: Any, y: Any, scale: float, u: Any, v: Any, dtype: Any) -> list[Any]:
+    leaves = [torch.tensor(each, dtype=dtype).requires_grad_() for each in (x, y, scale)]
+    value, _ = loss(*leaves, [torch.tensor(each) for each in (u, v)])
+    value.backward()
+    return [value.detach(), *(leaf.grad for leaf in leaves)]
+
+
+@pytest.mark.parametrize("rows", [None, 1, 5])
+@pytest.mark.parametrize(("scale", "temperature"), [(10.0, 0.07), (100.0, 0.01), (1.0, 1.0)])
+def test_equals_the_formula(rows: Any, scale: float, temperature: float, relative_error: Any, monkeypatch: Any) -> None:
+    if rows:
+        monkeypatch.setattr(chunked, "TILE_ELEMENTS", N * rows)
+    x, y, u, v = drawn()
+    u[[2, 3]], v[[3, 11]] = 0, 0  # only one of both is not enough
+    loss = Distillation(weight=7.0, temperature=temperature)
+    expected = textbook(x, y, scale, u, v, temperature)
+    assert expected[0] > 1e-3
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
+        found = evaluated(loss, x, y, scale, u, v, dtype)
+        assert all(relative_error(a, b) < tolerance for a, b in zip(found, expected, strict=True)), dtype
+    left = loss(*(torch.tensor(each) for each in (x, y, scale)), [torch.tensor(each) for each in (u, v)])[1]
+    assert left == 3
+
+
+def test_a_student_that_agrees_has_nothing_to_learn() -> None:
+    u, v = drawn()[2:]
+    value, *gradients = evaluated(Distillation(weight=1.0, temperature=0.1), u, v, 10.0, u, v, torch.float64)
+    assert value.abs() < 1e-12 and all(each.abs().max() < 1e-12 for each in gradients)
+
+
+def test_a_batch_without_targets_has_no_loss() -> None:
+    x, y, u, v = drawn()
+    found = evaluated(Distillation(weight=1.0, temperature=0.1), x, y, 100.0, 0 * u, v, torch.float32)
+    assert not any(each.any() for each in found)  # and no NaN, which is true
+
+
+def test_half_precision_is_computed_in_float32(relative_error: Any) -> None:
+    x, y, u, v = (torch.tensor(each) for each in drawn())
+    loss, stored = Distillation(weight=1.0, temperature=0.05), (u.half(), v.half())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = loss(x.bfloat16(), y.bfloat16(), torch.tensor(20.0), stored)
+    exact, _ = loss(x.bfloat16().double(), y.bfloat16().double(), torch.tensor(20.0), stored)
+    assert found.dtype == torch.float32 and relative_error(found, exact) < 1e-5
+
+
+def test_tiles_keep_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, u, v = (torch.tensor(each) for each in drawn())
+    largest = []
+    for rows in (N, 5):
+        monkeypatch.setattr(chunked, "TILE_ELEMENTS", N * rows)
+        kept: list[int] = []
+
+        def note(tensor: Any, kept: list[int] = kept) -> Any:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            Distillation(weight=1.0, temperature=0.1)(x.requires_grad_(), y, torch.tensor(10.0), (u, v))
+        largest.append(max(kept))
+    assert largest == [N * N, N * D]
