@@ -23,11 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from open_diht.common.crops import crop_of
 from open_diht.common.files import sha256_file
 from open_diht.common.shard_index import caption_hash, hash64
 from open_diht.trainer.concepts.targets import ConceptTargets
 from open_diht.trainer.config import TransformSettings
 from open_diht.trainer.data import BadSource, Batch, ConceptMismatch, DataSettings, EpochOrder, Loader, RankBatches
+from open_diht.trainer.data.reader import columns_of
+from open_diht.trainer.embeddings import EmbeddingTargets
 
 _DRAWS = 3
 
@@ -69,7 +72,7 @@ class FeatureLoader(Loader):
 
     Raises:
         BadSource: The file does not fit the image tower, or its pairs make no batch.
-        ConceptMismatch: A pair has no concept targets.
+        ConceptMismatch: A pair has no concept targets, or no pair has embeddings.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class FeatureLoader(Loader):
         world: int,
         seed: int,
         device: torch.device,
+        embeddings: Sequence[EmbeddingTargets] = (),
     ):
         path = Path(settings.path)
         with np.load(path) as arrays:
@@ -110,6 +114,8 @@ class FeatureLoader(Loader):
         of_images = np.array([hash64(row.tobytes()) for row in stored], np.uint64)[self._rows]
         self._image_hash = torch.from_numpy(of_images.view(np.int64))
         self._concepts = self._joined(path.name, concepts[0]) if concepts else {}
+        self._embeddings = embeddings[0] if embeddings else None
+        self._teacher = self._embedded(path.name, settings) if embeddings else ()
 
     @property
     def contents(self) -> Sequence[str]:
@@ -121,7 +127,13 @@ class FeatureLoader(Loader):
         first, last, mine = self._part.rows(number, self._order.samples)
         places = self._order.batch(epoch, first, last)[2][mine]
         draws = np.random.default_rng((self._part.seed, epoch, number)).random((last - first, _DRAWS))[mine]
-        at = torch.from_numpy(places)
+        at, crops = torch.from_numpy(places), np.zeros(len(places), np.int64)
+        stored = self._embeddings
+        if stored is not None and stored.crop_scale is not None:  # stored images have one size: only the place is drawn
+            crops = np.random.default_rng((self._part.seed, epoch, number, 1)).integers(stored.crops, size=last - first)
+            crops = crops[mine]
+            for row, (place, crop) in enumerate(zip(places.tolist(), crops.tolist(), strict=True)):
+                draws[row, :2] = crop_of(stored.seed, self._keys[place], crop)[2:]
         return Batch(
             images=self._transform(self._inputs[torch.from_numpy(self._rows[places])], draws),
             texts=self._texts[at],
@@ -129,7 +141,22 @@ class FeatureLoader(Loader):
             image_hash=self._image_hash[at],
             keys=[self._keys[place] for place in places.tolist()],
             concepts={head: (ids[at], values[at]) for head, (ids, values) in self._concepts.items()},
+            teacher=tuple(each[at, torch.from_numpy(np.minimum(crops, each.shape[1] - 1))] for each in self._teacher),
         ), []
+
+    def _embedded(self, name: str, settings: DataSettings) -> tuple[Tensor, Tensor]:
+        """Return embeddings of all pairs: images (m, crops, e) and captions (m, 1, e), with zeros where there are
+        none."""
+        assert self._embeddings is not None
+        targets, (_, text) = self._embeddings.shard(name, self._sha256), columns_of([self._embeddings], settings)
+        if targets is None:
+            raise ConceptMismatch(f"{name} has no embedding targets; make them again")
+        rows = targets.rows(self._keys)
+        if (rows < 0).all():
+            raise ConceptMismatch(f"no pair of {name} has embeddings; make them again")
+        of_images, of_texts = (each[rows] for each in (targets.image, targets.text[:, text : text + 1]))
+        of_images[rows < 0], of_texts[rows < 0] = 0, 0
+        return torch.from_numpy(of_images), torch.from_numpy(of_texts)
 
     def _joined(self, name: str, concepts: ConceptTargets) -> dict[str, tuple[Tensor, Tensor]]:
         """Return ids and probabilities of all pairs by head."""

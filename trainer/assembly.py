@@ -16,7 +16,7 @@ from open_diht.trainer.architecture import input_shape, tokenizer
 from open_diht.trainer.config import Config
 from open_diht.trainer.data import Loader, ShardFacts
 from open_diht.trainer.data.files import read_zero_shot
-from open_diht.trainer.inputs import concept_targets, open_pairs
+from open_diht.trainer.inputs import about_embeddings, concept_targets, distillation_of, embedding_targets, open_pairs
 from open_diht.trainer.losses.hn_nce import HnNce, fitting_scale
 from open_diht.trainer.memory import free_bytes, need
 from open_diht.trainer.model import Student, build_student
@@ -43,6 +43,8 @@ class Parts:
         self.zero_shot = read_zero_shot(Path(check.zero_shot)) if check.zero_shot else None
         self.targets = concept_targets(config)
         """Concept targets of each data source; empty without distillation."""
+        self.embeddings = embedding_targets(config)
+        """Stored embeddings of each data source; empty without their distillation."""
         heads = {name: self.targets[0].heads[name] for name in config.concepts.weights} if self.targets else {}
         torch.manual_seed(seed_for(config.run.seed, Purpose.WEIGHTS))  # the same initial weights on all ranks
         self.student, self.architecture, started = build_student(
@@ -62,6 +64,7 @@ class Parts:
             self.shape,
             training=True,
             concepts=self.targets,
+            embeddings=self.embeddings,
             begun=begun,
             batch_size=pairs,
             rank=ranks.rank,
@@ -72,10 +75,13 @@ class Parts:
         )
         _check_holdout(config, self.loader)
         config = replace(config, data=replace(config.data, streams=self.loader.streams or config.data.streams))
-        self.stepper = Stepper(self.student, config, ranks, device)
+        self.stepper = Stepper(self.student, config, ranks, device, distillation_of(config, self.embeddings))
         tokens, remarks = self.tokenize(["a caption"]), []
+        if self.embeddings and begun is None:  # a resumed run has the same ones
+            remarks.append(about_embeddings(self.loader, ranks))
         if config.schedule.micro_batches == "auto":
-            needed = need(self.student.train(), self.shape, tokens, pairs, ranks.world)
+            wide = self.embeddings[0].dimension if self.embeddings else 0
+            needed = need(self.student.train(), self.shape, tokens, pairs, ranks.world, wide)
             free = min(ranks.collect(free_bytes(device)))
             parts = needed.parts(pairs, free)
             config = replace(config, schedule=replace(config.schedule, micro_batches=parts))

@@ -132,6 +132,26 @@ class LayerDecay:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillationSettings:
+    """Distillation from the stored embeddings of a teacher with two towers, by the loss of MobileCLIP
+    ([Vasu et al. 2024](https://arxiv.org/abs/2311.17049))."""
+
+    path: str | None = None
+    """Folder of the embeddings. Separate several folders by commas, one per data source. auto: those in the folder of
+    each data source, if all of them hold embeddings; none for `data.loader`. Embeddings of drawn crops show the student
+    these instead of those of `transform.crop_scale`. None: no such distillation."""
+    weight: Factor = 1.0
+    """Factor of the loss, which is added to the others. MobileCLIP's mix of (1 - l) and l is a factor of l / (1 - l).
+    0: no such loss. (ours)"""
+    temperature: Above0 | None = None
+    """Temperature of the teacher's softmax. The student's is the learned one. None: the teacher's own, which is stored
+    with the embeddings. (MobileCLIP's paper)"""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
     """The AdamW optimizer, which does not decay biases, norms and the temperature (convention)."""
 
@@ -349,6 +369,8 @@ class Config:
     """The contrastive loss: an `open_diht.trainer.losses.Loss`, or a mapping of its `name` and settings."""
     concepts: ConceptSettings = field(default_factory=ConceptSettings)
     """Concept distillation."""
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    """Distillation from embeddings."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """The AdamW optimizer."""
     transform: TransformSettings = field(default_factory=TransformSettings)

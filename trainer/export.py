@@ -123,6 +123,8 @@ def model_card(
         losses += (
             " and concept distillation (" + ", ".join(f"{k} x{v:g}" for k, v in config.concepts.weights.items()) + ")"
         )
+    if config.distillation.path and config.distillation.weight:
+        losses += f" and distillation of embeddings (x{config.distillation.weight:g})"
     model = "an architecture of its own" if config.model.architecture else config.model.name
     sources = "\n".join(f"- `{place}`" for place in config.data.places)
     start = [getattr(config.model, key) for key in ("warm_start", "warm_start_image", "warm_start_text")]

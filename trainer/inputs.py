@@ -1,20 +1,27 @@
-"""Open the data of a run: pairs from shards or by a loader of the user's own, and concept targets."""
+"""Open the data of a run: pairs from shards or by a loader of the user's own, and a teacher's targets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from open_diht.common.spelling import spelled
+from open_diht.common.ranks import Ranks
 from open_diht.common.stores import translated
-from open_diht.trainer.concepts import ConceptTargets, open_targets
+from open_diht.trainer.concepts import ConceptTargets
+from open_diht.trainer.concepts.targets import StoredTargets
 from open_diht.trainer.config import Config, TransformSettings
 from open_diht.trainer.data import BadSource, ConceptMismatch, DataSettings, Loader, ShardFacts, ShardLoader
 from open_diht.trainer.data.shards import OpenSource
+from open_diht.trainer.embeddings import EmbeddingTargets
+from open_diht.trainer.losses import Distillation
 from open_diht.trainer.stores import StoreError, store_at
 from open_diht.trainer.towers import imported_class
 from open_diht.trainer.transforms import transform
+
+_Targets = TypeVar("_Targets", bound=StoredTargets)
+_FOLDERS = {"concepts": "concepts", "distillation": "embeddings"}
+"""Maps the section of targets to their folder in the folder of a data source."""
 
 
 def open_pairs(
@@ -24,6 +31,7 @@ def open_pairs(
     *,
     training: bool,
     concepts: Sequence[ConceptTargets] = (),
+    embeddings: Sequence[EmbeddingTargets] = (),
     begun: Sequence[Sequence[ShardFacts]] | None = None,
     opened: Sequence[OpenSource] = (),
     **options: Any,
@@ -36,11 +44,13 @@ def open_pairs(
             own = imported_class(data.loader, Loader)
         except ValueError as error:
             raise BadSource(f"data.loader: {error}") from error
+        options |= {"embeddings": embeddings} if embeddings else {}  # loaders without this argument stay usable
         return own(data, transforms, shape, training=training, concepts=concepts, **options)
     if len(shape) != 3:
         raise BadSource(f"the image tower takes features of shape {shape}: set data.loader, not data.sources")
-    prepared = transform(transforms, shape[1], training=training)
-    return ShardLoader(data, transform=prepared, concepts=concepts or None, begun=begun, opened=opened, **options)
+    prepared, of_crop = (transform(transforms, shape[1], training=training, cropped=each) for each in (False, True))
+    options |= {"concepts": concepts or None, "embeddings": embeddings or None, "view": (shape[1], of_crop)}
+    return ShardLoader(data, transform=prepared, begun=begun, opened=opened, **options)
 
 
 def _no_answer(error: Exception) -> BadSource | None:
@@ -49,40 +59,85 @@ def _no_answer(error: Exception) -> BadSource | None:
     return BadSource(f"{error}; {remedy}") if isinstance(error, StoreError) else None
 
 
-def resolved(config: Config) -> tuple[Config, str]:
-    """Replace a `concepts.path` of auto by paths or "". Return the configuration, and a line that reports the choice.
-    Raises `BadSource` if the store of the data cannot be reached."""
-    path = config.concepts.path
-    line = f"concept targets: {path}" if path else "concept distillation is not requested"
+def resolved(config: Config) -> tuple[Config, list[str]]:
+    """Replace a `concepts.path` or `distillation.path` of auto by paths, or "" and None. Return the configuration, and
+    lines that report the choices. Raises `BadSource` if the store of the data cannot be reached."""
+    concepts, of_embeddings = config.concepts.path, config.distillation.path
+    said = [] if concepts else ["concept distillation is not requested"]
+    if concepts:
+        concepts, line = _located(config, concepts, "concepts", ConceptTargets)
+        said.append(line)
+    if of_embeddings:
+        of_embeddings, line = _located(config, of_embeddings, "distillation", EmbeddingTargets)
+        said.append(line)
+    distillation = replace(config.distillation, path=of_embeddings or None)
+    return replace(config, concepts=replace(config.concepts, path=concepts), distillation=distillation), said
+
+
+def _located(config: Config, path: str, section: str, kind: type[StoredTargets]) -> tuple[str, str]:
+    """Return the paths for `path`, which may be auto, or "", and a line that reports the choice."""
     if path == "auto" and config.data.loader:  # its path need not be a folder
-        path, line = "", "no distillation: data.loader opens the pairs, so concepts.path names the targets"
-    elif path == "auto":
-        folders = [f"{place.rstrip('/')}/concepts" for place in config.data.places]
+        return "", f"no distillation: data.loader opens the pairs, so {section}.path names the {kind.what}"
+    if path == "auto":
+        folders = [f"{place.rstrip('/')}/{_FOLDERS[section]}" for place in config.data.places]
         with translated(_no_answer):
-            path = ",".join(folders) if all(store_at(folder).exists("targets") for folder in folders) else ""
-        line = f"concept targets: {path}"
-        if not path:
-            line = (
-                f"no distillation: not all sources have concept targets, {', '.join(folders)} (`{spelled('concepts')}`)"
-            )
-    return replace(config, concepts=replace(config.concepts, path=path)), line
+            if not all(store_at(folder).exists("targets") for folder in folders):
+                made = f"{', '.join(folders)} ({kind.remedy()})"
+                return "", f"no distillation: not all sources have {kind.what}, {made}"
+        path = ",".join(folders)
+    return path, f"{kind.what}: {path}"
 
 
 def concept_targets(config: Config) -> list[ConceptTargets]:
     """Open the concept targets of each data source. The list is empty without distillation. `concepts.path` must be
     resolved. Raises `ConceptMismatch` if targets are missing, unreadable or lack a trained head, or folders and sources
     differ in number; `BadSource` if their store cannot be reached."""
-    paths = [path for path in config.concepts.path.split(",") if path]
-    if not paths or not config.concepts.weights:
+    if not config.concepts.weights:
         return []
-    if len(paths) != len(config.data.places):
-        raise ConceptMismatch(f"concepts.path names {len(paths)} folders for {len(config.data.places)} data sources")
-    with translated(_no_answer):
-        targets = [open_targets(path) for path in paths]
-    for path, each in zip(paths, targets, strict=True):
+    targets = _opened(config, config.concepts.path, "concepts", ConceptTargets)
+    for path, each in zip(filter(None, config.concepts.path.split(",")), targets, strict=True):
         missing = [name for name in config.concepts.weights if name not in each.heads]
         if missing:
             raise ConceptMismatch(
                 f"concepts needs {', '.join(missing)}; {path} has {', '.join(each.heads) or 'no heads'}"
             )
     return targets
+
+
+def embedding_targets(config: Config) -> list[EmbeddingTargets]:
+    """Open the embeddings of each data source. The list is empty without their distillation. `distillation.path` must
+    be resolved. Raises `ConceptMismatch` if embeddings are missing or unreadable, or folders and sources differ in
+    number; `BadSource` if their store cannot be reached."""
+    path = config.distillation.path if config.distillation.weight else None
+    return _opened(config, path or "", "distillation", EmbeddingTargets)
+
+
+def _opened(config: Config, path: str, section: str, kind: type[_Targets]) -> list[_Targets]:
+    paths = [part for part in path.split(",") if part]
+    if paths and len(paths) != len(config.data.places):
+        raise ConceptMismatch(f"{section}.path names {len(paths)} folders for {len(config.data.places)} data sources")
+    with translated(_no_answer):
+        return [kind.open(each) for each in paths]
+
+
+def distillation_of(config: Config, embeddings: Sequence[EmbeddingTargets]) -> Distillation | None:
+    """Return the loss on embeddings. Return None if there are none to learn."""
+    if not embeddings:
+        return None
+    temperature = config.distillation.temperature or embeddings[0].temperature
+    return Distillation(weight=config.distillation.weight, temperature=temperature)
+
+
+def about_embeddings(loader: Loader, ranks: Ranks) -> str:
+    """Read all embeddings before the first step, each rank its part, and return a line about samples without. Raises on
+    all ranks the error of the first rank that cannot use its part: `ConceptMismatch` or `StoreError`."""
+    error: Exception | None = None
+    found = 0, ""
+    try:
+        found = loader.without_embeddings(ranks.rank, ranks.world)
+    except (ConceptMismatch, StoreError) as raised:
+        error = raised
+    ranks.all_or_error(error)
+    counts, texts = zip(*ranks.collect(found), strict=True)
+    first = next(filter(None, texts), "")
+    return f"{sum(counts):,} samples have no embeddings, first: {first}" if first else "all samples have embeddings"

@@ -17,7 +17,7 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.installation import install_command
 from open_diht.common.progress import EVERY_ON_A_PIPE_S, duration
 from open_diht.trainer.config import LogSettings
-from open_diht.trainer.step import StepResult
+from open_diht.trainer.step import Skipped, StepResult
 
 _COMMON = ("loss", "contrastive", "accuracy", "hardest")
 
@@ -195,7 +195,7 @@ class Pulse:
             thread.join()
 
 
-def line(step: int, total: int, result: StepResult, speed: dict[str, float], rate: float, skipped: int) -> str:
+def line(step: int, total: int, result: StepResult, speed: dict[str, float], rate: float, skipped: Skipped) -> str:
     """Return the progress line; `speed` is that of `TrainingProgress.speed`, with `peak_memory_gib`."""
     values = result.values
     heads = [f"{name} {value:.3f}" for name, value in values.items() if name not in _COMMON]
@@ -213,4 +213,5 @@ def line(step: int, total: int, result: StepResult, speed: dict[str, float], rat
         f"data wait {speed['data_wait']:.0%}",
         f"ETA {duration(speed['eta_s'])}",
     ]
-    return "  ".join(parts + ([f"skipped {skipped}"] if skipped else []))
+    parts += [f"skipped {skipped.total}"] if skipped.total else []
+    return "  ".join(parts + ([f"without targets {skipped.pairs:,}"] if skipped.pairs else []))

@@ -177,7 +177,7 @@ class _Run:
     ):
         if config.check.tasks and ranks.first:
             require_tasks(config.check.tasks)
-        self.config, about_concepts = resolved(config)
+        self.config, about_targets = resolved(config)
         self.workdir, self.say, self.ranks, self.stop = workdir, say, ranks, stop
         self.log: RunLog | None = None
         self.step = 0
@@ -198,7 +198,7 @@ class _Run:
         self.config = self.parts.config
         self.data = fingerprint(self.parts)
         same_on_all(ranks, "the training data", self.data)
-        for text in (about_concepts, *self.parts.said):
+        for text in (*about_targets, *self.parts.said):
             say(text)
         self.parent: Parent | None = None
         self._restore(found)
@@ -298,7 +298,7 @@ class _Run:
         return every is not None and now // every > (now - self.config.schedule.batch_size) // every
 
     def _report(self, result: StepResult, rate: float) -> None:
-        loader, skipped = self.parts.loader, self.parts.stepper.skipped.total
+        loader, skipped = self.parts.loader, self.parts.stepper.skipped
         speed = self.progress.speed(self.step, loader.waited_s)
         speed["peak_memory_gib"] = max(self.ranks.collect(peak_memory(self.parts.device))) / 2**30
         if self.log is None:
@@ -306,7 +306,9 @@ class _Run:
         self.say(line(self.step, self.parts.total_steps, result, speed, rate, skipped))
         values = {**result.values, "scale": result.scale, "gradient_norm": result.gradient_norm, "learning_rate": rate}
         plain_values = {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
-        counts = {"skipped": skipped, "bad_samples": loader.indexed.total() + self.bad}
+        counts = {"skipped": skipped.total, "bad_samples": loader.indexed.total() + self.bad}
+        if self.parts.embeddings:
+            counts["without_targets"] = skipped.pairs
         self.log.write("step", self.step, self._samples(), {**plain_values, **speed, **counts})
 
     def _check_and_record(self) -> None:
@@ -374,6 +376,9 @@ class _Run:
     def _finish(self) -> TrainingOutcome:
         if not self.measured:  # the run had ended before, or nothing is measured
             self.measured = self._check()
+        if self.parts.embeddings:
+            left = self.parts.stepper.skipped.pairs
+            self.say(f"{left:,} of {self._samples():,} samples had no embeddings, and so no distillation loss")
         if self.ranks.first:
             self._export(self.workdir.folder / EXPORT)
             self.workdir.publish(EXPORT, last=DESCRIPTION)

@@ -55,13 +55,18 @@ class Need:
         return -(-pairs // at_once)  # rounded up
 
 
-def need(student: Student, shape: tuple[int, ...], tokens: Tensor, pairs: int, world: int) -> Need:
-    """Estimate the memory that a rank needs. Random numbers and gradients are not changed."""
+def need(student: Student, shape: tuple[int, ...], tokens: Tensor, pairs: int, world: int, teacher: int = 0) -> Need:
+    """Estimate the memory that a rank needs. `teacher` is the dimension of stored embeddings that are learned. Random
+    numbers and gradients are not changed."""
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     d = clip_width(student.clip)
     # This batch, and the next one, which is copied meanwhile: one byte per pixel value, or float32 features.
     batch = 2 * pairs * math.prod(shape) * (1 if len(shape) == 3 else 4)
     features = 2 * 4 * d * pairs * (2 + 3 * world)  # images and texts: own ones with gradients, 3 gathered tensors
+    if teacher:
+        # Embeddings of both kinds: float16 of two batches and of all ranks, float32 of these, and once more by rows.
+        features += 2 * teacher * pairs * (2 * 2 + (2 + 4 + 4) * world)
+        features += 2 * 4 * d * pairs * 2 * world  # the student's features are gathered for this loss too
 
     def slope() -> int:
         small, large = (_kept(student, n, shape, tokens) for n in (_PAIRS, 2 * _PAIRS))

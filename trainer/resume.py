@@ -33,7 +33,7 @@ from open_diht.trainer.workdir import CHECKPOINTS, checkpoints_at, spool
 MAY_CHANGE = (
     "data.sources", "data.path", "data.subset", "data.selection", "data.skip", "data.workers",
     "data.prefetch", "data.stall_s", "data.index_folder",
-    "data.cache_folder", "data.cache_gib", "data.max_bad_share", "concepts.path", "model.compile",
+    "data.cache_folder", "data.cache_gib", "data.max_bad_share", "concepts.path", "distillation.path", "model.compile",
     "model.gradient_checkpointing", "loss.implementation", "loss.chunk", "schedule.micro_batches", "run.device",
     "run.threads", "run.timeout_s", "run.max_nonfinite", "run.tf32", "run.deterministic", "log.", "check.",
     "checkpoint.",
@@ -42,11 +42,11 @@ MAY_CHANGE = (
 
 
 def fingerprint(parts: Parts) -> str:
-    """Return the SHA-256 of the data, their order and weights, and the manifests of the concept targets."""
+    """Return the SHA-256 of the data, their order and weights, and the manifests of the targets."""
     digest = hashlib.sha256()
     for line in parts.loader.contents:
         digest.update(f"{line}\n".encode())
-    for targets in parts.targets:
+    for targets in (*parts.targets, *parts.embeddings):
         digest.update(json.dumps(targets.manifest, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -108,11 +108,11 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
 
 def restore(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[str]:
     """Load the checkpoint of a resumed run into its parts, and return lines to report. Raises `WrongUse` if the run
-    began with other data or concept targets."""
+    began with other data or targets."""
     state = found.training
     if state["data"] != data:
         raise WrongUse(
-            f"the data changed since the run in {workdir} began, or their concept targets did; use the same data, or "
+            f"the data changed since the run in {workdir} began, or their targets did; use the same data, or "
             "another WORKDIR"
         )
     parts.student.clip.load_state_dict(found.model)

@@ -25,6 +25,7 @@ from open_diht.trainer.config import ConceptSettings, Config, OptimizerSettings,
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.errors import TrainingError
 from open_diht.trainer.layers import layer_scales
+from open_diht.trainer.losses import Distillation
 from open_diht.trainer.memory import remedy
 from open_diht.trainer.model import Encoded, Student
 
@@ -108,7 +109,7 @@ class StepResult:
     """The result of a step. Losses and statistics are means over the global batch."""
 
     values: dict[str, float]
-    """Values by name: loss, contrastive, one per concept head, and the statistics of the contrastive loss."""
+    """Values by name: loss, contrastive, one per concept head, the statistics of the contrastive loss, distillation."""
     gradient_norm: float
     scale: float
     """Factor of the cosine in this step."""
@@ -118,22 +119,30 @@ class StepResult:
 
 @dataclass
 class Skipped:
-    """Counts of the steps that were not finite."""
+    """Counts of the steps that were not finite, and of the pairs that the distillation loss left out."""
 
     total: int = 0
     in_a_row: int = 0
+    pairs: int = 0
 
 
 class Stepper:
     """The optimizer, the loss and the state that steps change. If `schedule.micro_batches` is auto, replace it in
     `Stepper.config` by a number before `settle`."""
 
-    def __init__(self, student: Student, config: Config, ranks: Ranks, device: torch.device):
+    def __init__(
+        self,
+        student: Student,
+        config: Config,
+        ranks: Ranks,
+        device: torch.device,
+        distillation: Distillation | None = None,
+    ):
         self.student, self.config, self.ranks, self.device = student, config, ranks, device
         self.module: nn.Module = student
         """The student. With several ranks, `settle` wraps it in DDP."""
         concepts = config.concepts.weights if config.concepts.path not in ("", "auto") else {}
-        self.losses = Losses(contrastive=config.loss, concepts=concepts)
+        self.losses = Losses(contrastive=config.loss, concepts=concepts, distillation=distillation)
         self.optimizer = build_optimizer(student, config.optimizer, config.concepts)
         self.average = WeightAverage(student, config.run.ema) if config.run.ema else None
         self.parameters = [p for p in student.parameters() if p.requires_grad]
@@ -193,6 +202,7 @@ class Stepper:
         # A step waits for its device here, so all values are read in one transfer.
         norm, factor, *read = torch.cat([torch.stack([gradient.float(), scale.float()]), means]).tolist()
         values = dict(zip(named, read, strict=True))
+        self.skipped.pairs += round(values.pop("without_targets", 0.0) * self.ranks.world)
         # All ranks decide alike: the loss is summed over them, and gradients were averaged.
         finite = math.isfinite(norm) and math.isfinite(values["loss"])
         if finite:  # else weights, moments and average stay

@@ -38,14 +38,17 @@ def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:
     }
 
 
-def transform(settings: TransformSettings, size: int, *, training: bool) -> Callable[[Image.Image], Tensor]:
-    """Return a function from an image (PIL, RGB) to (3, size, size) uint8, random if `training`."""
+def transform(
+    settings: TransformSettings, size: int, *, training: bool, cropped: bool = False
+) -> Callable[[Image.Image], Tensor]:
+    """Return a function from an image (PIL, RGB) to (3, size, size) uint8, random if `training`. With `cropped` it gets
+    a crop of that size for training, which it only flips."""
     bicubic = InterpolationMode.BICUBIC
     if not training:
         return Compose([Resize(size, interpolation=bicubic), CenterCrop(size), PILToTensor()])
     flip = [RandomHorizontalFlip(settings.flip)] if settings.flip else []
-    crop = RandomResizedCrop(size, scale=settings.crop_scale, interpolation=bicubic)
-    return Compose([crop, *flip, PILToTensor()])
+    crop = [] if cropped else [RandomResizedCrop(size, scale=settings.crop_scale, interpolation=bicubic)]
+    return Compose([*crop, *flip, PILToTensor()])
 
 
 class Pixels(nn.Module):

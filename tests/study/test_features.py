@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from open_diht.common.crops import crop_of
 from open_diht.trainer.concepts import ShardTargets
 from open_diht.trainer.config import TransformSettings
 from open_diht.trainer.data import BadSource, Batch, ConceptMismatch, DataSettings
+from open_diht.trainer.embeddings import open_embeddings
 from study.features import FeatureLoader, StoredTransform
 from study.training import Pairs, pair_keys
+from tests.trainer.conftest import write_embeddings
 
 N, D = 40, 6
 FEATURES = np.random.default_rng(0).normal(size=(N, D)).astype(np.float16).astype(np.float32)
@@ -30,7 +33,7 @@ def last_words(captions: Any) -> Tensor:
 
 
 def loader(
-    place: Path, concepts: Any = (), shape: tuple[int, ...] = (D,), shuffle: int = 20_000, **ranks: int
+    place: Path, concepts: Any = (), shape: tuple[int, ...] = (D,), shuffle: int = 20_000, **options: Any
 ) -> FeatureLoader:
     return FeatureLoader(
         DataSettings(loader="study.features:FeatureLoader", path=str(place), shuffle=shuffle),
@@ -40,7 +43,7 @@ def loader(
         concepts=concepts,
         tokenizer=last_words,
         device=torch.device("cpu"),
-        **{"batch_size": 8, "rank": 0, "world": 1, "seed": 3} | ranks,
+        **{"batch_size": 8, "rank": 0, "world": 1, "seed": 3} | options,
     )
 
 
@@ -96,6 +99,32 @@ def test_concept_targets_are_joined_by_key(place: Path, tmp_path: Path) -> None:
         loader(place, [Targets(known=30)])
     with pytest.raises(ConceptMismatch, match=r"other.npz has no concept targets"):
         loader(place.rename(tmp_path / "other.npz"), [Targets()])
+
+
+def test_embeddings_are_joined_by_key_with_the_crop_that_the_teacher_saw(tmp_path: Path) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (N, 3, 6, 6), np.uint8)
+    Pairs(images, [f"caption {number}" for number in range(N)], np.arange(N)).save(place := tmp_path / "pairs.npz")
+    numbers = np.arange(1, 31)  # the last ten pairs have none
+    of_images = [[[number, crop] for crop in range(2)] for number in numbers]
+    known = (pair_keys("pairs.npz", 30), of_images, numbers[:, None, None] + [[0, 0]])
+    targets = open_embeddings(write_embeddings(tmp_path / "e", {place: known}, crop_scale=[0.9, 1.0]))
+    batches = list(loader(place, embeddings=[targets], shape=(3, 2, 2)).epoch(0))
+    seen = set()
+    for batch in batches:
+        taught = (embeddings.tolist() for embeddings in batch.teacher)
+        of_each = zip(batch.texts[:, 0].tolist(), batch.keys, batch.images, *taught, strict=True)
+        for n, key, shown, (number, crop), text in of_each:
+            assert number == text[0] == (n + 1 if n < 30 else 0)
+            if number:
+                top, left = (crop_of(7, key, int(crop))[2:] * 5).astype(int)
+                assert torch.equal(shown, torch.from_numpy(images[n, :, top : top + 2, left : left + 2]))
+                seen.add(crop)
+    assert seen == {0, 1}
+    (_, again) = loader(place, embeddings=[targets], shape=(3, 2, 2)).epoch(0, 3)
+    assert torch.equal(again.images, batches[4].images) and torch.equal(again.teacher[0], batches[4].teacher[0])
+    with pytest.raises(ConceptMismatch, match=r"pairs\.npz .* made from another file"):
+        Pairs(images[::-1], [f"caption {number}" for number in range(N)], np.arange(N)).save(place)
+        loader(place, embeddings=[targets], shape=(3, 2, 2))
 
 
 def test_features_of_another_width_are_refused(place: Path) -> None:

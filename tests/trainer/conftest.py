@@ -132,6 +132,25 @@ def targets(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def write_embeddings(folder: Path, of: dict[Path, tuple[list[str], Any, Any]], **about: Any) -> Path:
+    """Embeddings of the keys of tars, images (n, crops, d) and texts (n, captions, d), as a teacher's run stores them;
+    `about` is more of the manifest."""
+    from open_diht.common.shard_index import packed_keys
+
+    (folder / "targets").mkdir(parents=True)
+    entries = []
+    for tar, (keys, image, text) in of.items():
+        place = folder / "targets" / f"{tar.stem}.npz"
+        np.savez(place, keys=packed_keys(keys), image=np.asarray(image, np.float16), text=np.asarray(text, np.float16))
+        digests = {"sha256": place, "tar_sha256": tar}
+        entry = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in digests.items()}
+        entries.append({"shard": tar.name, "file": place.name, **entry})
+    known = {"version": 1, "teacher": "drawn", "dimension": np.shape(image)[2], "crops": np.shape(image)[1], "seed": 7}
+    known |= {"temperature": 0.1, "crop_scale": None, "captions": ["caption"], "shards": entries, **about}
+    (folder / "targets" / "manifest.json").write_text(json.dumps(known))
+    return folder
+
+
 TINY_ARCHITECTURE = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},

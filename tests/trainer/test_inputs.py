@@ -2,20 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import open_clip
 import pytest
 
 from open_diht.common.fields import build
-from open_diht.trainer.config import Config
+from open_diht.trainer.config import Config, DistillationSettings
 from open_diht.trainer.config_files import load_config
 from open_diht.trainer.data import BadSource, ConceptMismatch
-from open_diht.trainer.inputs import concept_targets, resolved
+from open_diht.trainer.inputs import concept_targets, distillation_of, embedding_targets, resolved
 from open_diht.trainer.loop import train
-from tests.trainer.conftest import entries
+from open_diht.trainer.losses import Distillation
+from tests.trainer.conftest import entries, interrupted, write_embeddings
 
 
 def config_of(*paths: str, **concepts: Any) -> Config:
@@ -23,23 +26,31 @@ def config_of(*paths: str, **concepts: Any) -> Config:
 
 
 def test_auto_takes_what_lies_beside_the_data(tmp_path: Path) -> None:
-    found, said = resolved(config_of(str(tmp_path)))
+    found, (said,) = resolved(config_of(str(tmp_path)))
     assert found.concepts.path == "" and f"not all sources have concept targets, {tmp_path}/concepts" in said
     (tmp_path / "concepts" / "targets").mkdir(parents=True)
     for path in (str(tmp_path), f"{tmp_path}/", f"file://{tmp_path}", f"local://{tmp_path}"):
-        found, said = resolved(config_of(path))
+        found, (said,) = resolved(config_of(path))
         there = f"{path.rstrip('/')}/concepts"
         assert (found.concepts.path, said) == (there, f"concept targets: {there}")
     found, _ = resolved(config_of(str(tmp_path), str(tmp_path / "other")))
     assert found.concepts.path == ""  # all or none
+    of_embeddings = replace(config_of(str(tmp_path)), distillation=DistillationSettings(path="auto"))
+    found, said = resolved(of_embeddings)
+    assert found.distillation.path is None and "no distillation: not all sources have embedding targets" in said[1]
+    (tmp_path / "embeddings" / "targets").mkdir(parents=True)
+    found, said = resolved(of_embeddings)
+    there = f"{tmp_path}/embeddings"
+    assert (found.distillation.path, said[1]) == (there, f"embedding targets: {there}")
 
 
 def test_auto_is_no_distillation_for_a_loader_of_ones_own() -> None:
     """Its path need not be a folder, and a folder `concepts` next to it need not hold targets."""
     own = {"sources": [], "loader": "package:Class", "path": "s3://bucket/rows.db"}
-    config = load_config("tiny", base={"data": own, "concepts": {"path": "auto"}})
+    config = load_config("tiny", base={"data": own, "concepts": {"path": "auto"}, "distillation": {"path": "auto"}})
     found, said = resolved(config)
-    assert found.concepts.path == "" and "concepts.path names the targets" in said
+    assert found.concepts.path == "" and "concepts.path names the concept targets" in said[0]
+    assert found.distillation.path is None and "distillation.path names the embedding targets" in said[1]
 
 
 def test_auto_looks_beside_remote_data_too(tmp_path: Path) -> None:
@@ -73,6 +84,62 @@ def test_what_was_asked_for_must_be_there(targets: Path, tmp_path: Path) -> None
         concept_targets(config_of("x", path=str(other)))
     (one,) = concept_targets(config_of("x", path=str(other), attributes=0))
     assert one.heads == {"objects": 4}
+
+
+@pytest.fixture
+def taught(shards: Path, tmp_path: Path) -> Path:
+    """Embeddings of `shards` by a teacher that knows shape and colour; those of pair 5 are missing."""
+    of = {}
+    for tar, first in zip(sorted(shards.glob("*.tar")), range(0, 96, 32), strict=True):
+        numbers = np.arange(first, first + 32)
+        vectors = np.concatenate([np.eye(4)[numbers % 4], np.eye(8)[numbers // 4 % 8]], axis=1)
+        vectors[numbers == 5] = 0
+        of[tar] = ([f"{n:032x}-{n:06d}" for n in numbers], vectors[:, None], vectors[:, None])
+    return write_embeddings(tmp_path / "embeddings", of)
+
+
+def test_a_run_learns_embeddings_and_counts_the_pairs_without(tiny_values, taught, targets, tmp_path):
+    """With concepts, in parts, stopped and resumed: bit-equal to an undisturbed run."""
+    both = {"distillation": {"path": str(taught), "weight": 2.0}, "concepts": {"path": str(targets)}}
+    more = {"schedule": {"samples": 16 * 18, "micro_batches": 2}, "optimizer": {"learning_rate": 3e-3}}
+    config = build(Config, tiny_values(**both, **more))
+    stopped, _ = interrupted(config, tmp_path / "w", 9)
+    assert not stopped.finished
+    said: list[str] = []
+    assert train(config, tmp_path / "w", said.append).finished
+    train(config, tmp_path / "calm")
+    one, other = (entries(tmp_path / run, "step") for run in ("w", "calm"))
+    assert [step["distillation"] for step in one] == [step["distillation"] for step in other] and len(one) == 18
+    weights = [(tmp_path / run / "export" / "open_clip_model.safetensors").read_bytes() for run in ("w", "calm")]
+    assert weights[0] == weights[1]
+    assert sum(step["distillation"] for step in one[-6:]) < 0.8 * sum(step["distillation"] for step in one[:6])
+    first = one[0]
+    parts = first["contrastive"] + 2 * first["distillation"] + first["objects"] + first["attributes"]
+    assert first["loss"] == pytest.approx(parts, rel=1e-5)
+    assert one[-1]["without_targets"] == 3, "one in each epoch of 96"
+    assert "3 of 288 samples had no embeddings, and so no distillation loss" in said
+    assert "distillation of embeddings (x2)" in (tmp_path / "w" / "export" / "README.md").read_text()
+
+
+def test_without_distillation_a_run_is_what_it_was(tiny_config, taught, tmp_path):
+    for name, distillation in (("none", {}), ("off", {"path": str(taught), "weight": 0.0})):
+        train(tiny_config(distillation=distillation, schedule={"samples": 48}), tmp_path / name)
+    logged = [entries(tmp_path / name, "step") for name in ("none", "off")]
+    assert [step["loss"] for step in logged[0]] == [step["loss"] for step in logged[1]]
+    assert not any("distillation" in step or "without_targets" in step for step in logged[0] + logged[1])
+
+
+def test_embeddings_and_sources_fit(taught, tmp_path):
+    assert distillation_of(config_of("x"), []) is None and embedding_targets(config_of("x")) == []
+    config = replace(config_of("x"), distillation=DistillationSettings(path=str(taught), weight=3.0))
+    (one,) = embedding_targets(config)
+    assert distillation_of(config, [one]) == Distillation(weight=3.0, temperature=0.1)
+    sharper = replace(config, distillation=replace(config.distillation, temperature=0.02))
+    assert distillation_of(sharper, [one]) == Distillation(weight=3.0, temperature=0.02)
+    with pytest.raises(ConceptMismatch, match=r"distillation\.path names 1 folders for 2 data sources"):
+        embedding_targets(replace(config, data=config_of("x", "y").data))
+    with pytest.raises(ConceptMismatch, match="nowhere holds no embedding targets; make them with"):
+        embedding_targets(replace(config, distillation=DistillationSettings(path="nowhere")))
 
 
 def test_a_run_learns_them_and_exports_no_head(tiny_values, targets, tmp_path):

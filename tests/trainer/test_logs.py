@@ -13,7 +13,7 @@ import pytest
 from open_diht.common.command_line import WrongUse
 from open_diht.trainer.config import LogSettings
 from open_diht.trainer.logs import MissingTracker, Pulse, RunLog, TrainingProgress, line
-from open_diht.trainer.step import Purpose, StepResult, seed_for
+from open_diht.trainer.step import Purpose, Skipped, StepResult, seed_for
 
 
 def opened(workdir: Path, resumed_at: int = 0, **settings: object) -> RunLog:
@@ -160,9 +160,9 @@ def test_the_line_has_the_mfu_where_the_full_speed_is_known() -> None:
     speed = progress.speed(30, waited_s=1.0) | {"peak_memory_gib": 12.34}
     assert speed["mfu"] == pytest.approx(0.4)
     result = StepResult(values={"loss": 1.0, "contrastive": 1.0}, gradient_norm=1.0, scale=14.0, finite=True)
-    assert "  20 images/s  MFU 40.0%  peak 12.3 GiB  data wait 25%  " in line(30, 100, result, speed, 1e-3, 0)
+    assert "  20 images/s  MFU 40.0%  peak 12.3 GiB  data wait 25%  " in line(30, 100, result, speed, 1e-3, Skipped())
     del speed["mfu"]
-    assert "  20 images/s  peak 12.3 GiB  data wait" in line(30, 100, result, speed, 1e-3, 0)
+    assert "  20 images/s  peak 12.3 GiB  data wait" in line(30, 100, result, speed, 1e-3, Skipped())
 
 
 def test_random_numbers_are_a_function_of_the_place() -> None:

@@ -53,6 +53,14 @@ def test_what_a_pair_keeps_is_what_autograd_holds() -> None:
     assert checkpointed.clip.visual.transformer.grad_checkpointing
 
 
+def test_embeddings_of_a_teacher_take_memory_of_their_own() -> None:
+    student, rest = tiny(), ((3, 32, 32), torch.ones(1, 16, dtype=torch.int64), 100)
+    plain, taught, four = (need(student, *rest, *more) for more in ((1,), (1, 512), (4, 512)))
+    assert plain.per_pair == taught.per_pair
+    own = taught.fixed - plain.fixed
+    assert own > 100 * 2 * 512 * (2 + 4) and four.fixed - need(student, *rest, 4).fixed > 3 * own
+
+
 def test_a_probe_leaves_no_trace() -> None:
     student = tiny(patch_dropout=0.5)
     torch.manual_seed(3)

@@ -1,6 +1,7 @@
 """Check shards before a training: `python -m open_diht.trainer.data FOLDER [...]`.
 
-It indexes them, decodes every image (except with --index-only), and prints counts of samples by kind. Exit
+It indexes them, decodes every image (except with --index-only), and prints counts of samples by kind. A teacher's
+embeddings in FOLDER/embeddings are read too, and the samples without are counted. Exit
 status: 0 at most --max-bad-share of each FOLDER's samples are bad; 1 more are, or shards cannot be used; 2 wrong use.
 """
 
@@ -12,13 +13,16 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
+import numpy as np
+
 from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, number, say
 from open_diht.common.fields import Count, Positive, Share
 from open_diht.common.spelling import spelled
 from open_diht.trainer.data.errors import DataError, Kind
-from open_diht.trainer.data.reader import UndecodableImage, decode
+from open_diht.trainer.data.reader import UndecodableImage, columns_of, decode, without_embeddings
 from open_diht.trainer.data.settings import DataSettings, Source
-from open_diht.trainer.data.shards import Shard, load, open_source, store_of
+from open_diht.trainer.data.shards import OpenSource, Shard, load, open_source, store_of
+from open_diht.trainer.stores import store_at
 
 _NAMED = 20  # problems that are listed
 
@@ -34,6 +38,21 @@ def bad_images(shard: Shard, settings: DataSettings) -> list[str]:
             except UndecodableImage as error:
                 found.append(f"{index.name}: {Kind.UNDECODABLE_IMAGE}: {key}: {error}")
     return found
+
+
+def about_embeddings(path: str, source: OpenSource, settings: DataSettings) -> list[str]:
+    """Read the embeddings of a data set, if it has any. Return a line with the number of samples without. Raises
+    `ConceptMismatch` if they cannot be used."""
+    if not store_at(place := f"{path.rstrip('/')}/embeddings").exists("targets"):
+        return []
+    from open_diht.trainer.embeddings import open_embeddings  # which imports the errors of this folder
+
+    embeddings = open_embeddings(place)
+    _, text = columns_of([embeddings], settings)
+    indexes = (load(shard.index) for shard in source.shards)
+    found = [without_embeddings(index, np.arange(len(index.keys)), embeddings, text) for index in indexes]
+    first = next((f", first: {what}" for _, what in found if what), "")
+    return [f"embeddings: {sum(count for count, _ in found):,} samples have none{first}"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,6 +94,7 @@ def _look(options: argparse.Namespace) -> int:
             else:
                 with ProcessPoolExecutor(settings.workers, get_context("spawn")) as pool:
                     found = [line for lines in pool.map(look, shards) for line in lines]
+            about = about_embeddings(path, source, settings)
         except DataError as error:
             status = complain(error)
             continue
@@ -84,8 +104,8 @@ def _look(options: argparse.Namespace) -> int:
         bad = counts.total()
         kinds = "".join(f", {kind} {count:,}" for kind, count in sorted(counts.items()) if count)
         say(f"{path}: {len(source.shards):,} shards, ok {good:,}{kinds}")
-        for problem in problems[:_NAMED]:
-            say(f"  {problem}")
+        for line in (*about, *problems[:_NAMED]):
+            say(f"  {line}")
         if len(problems) > _NAMED:
             say(f"  and {len(problems) - _NAMED:,} more")
         if bad > options.max_bad_share * (bad + good):

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open_diht.common.spelling import spelled
+from open_diht.common.stores import many_at_once
 from open_diht.trainer.data.batch import Batch
-from open_diht.trainer.data.errors import BadSource, DataError, Kind, TooManyBad
+from open_diht.trainer.data.errors import BadSource, ConceptMismatch, DataError, Kind, TooManyBad
 from open_diht.trainer.data.feed import CPU, Feed, Makes
 from open_diht.trainer.data.order import EpochOrder, RankBatches
 from open_diht.trainer.data.reader import Reader, Tokenizer, Transform, heads_of
@@ -31,7 +31,8 @@ from open_diht.trainer.data.shards import OpenSource, ShardFacts, bytes_in_use, 
 from open_diht.trainer.data.subset import Found, Subset, open_subset
 
 if TYPE_CHECKING:
-    from open_diht.trainer.concepts.targets import ConceptTargets
+    from open_diht.trainer.concepts.targets import ConceptTargets, StoredTargets
+    from open_diht.trainer.embeddings.targets import EmbeddingTargets
 
 
 class Loader(ABC):
@@ -90,6 +91,12 @@ class Loader(ABC):
     def remarks(self) -> Sequence[str]:
         """Lines to report before the run begins."""
         return []
+
+    def without_embeddings(self, rank: int, world: int) -> tuple[int, str]:
+        """Read all embeddings of every `world`-th shard, from number `rank` on. Return the number of samples to read
+        that have none, and the first one. Raises `ConceptMismatch` if embeddings cannot be used, or `StoreError`. A
+        loader that has checked its embeddings already need not override it."""
+        return 0, ""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -176,12 +183,15 @@ class ShardLoader(Loader):
             which are seeded for each sample.
         tokenizer: function from captions to (n, context) int64 ids.
         concepts: concept targets of each source (None for a source without), or those of the only source.
+        embeddings: a teacher's embeddings, likewise.
+        view: for embeddings of drawn crops the side of the square that a crop is resized to, and its `transform`.
         begun: for a resumed run, the shards of each source that it began with.
         opened: sources that another loader has open (`OpenSource.other_part`), so that nothing is indexed again.
 
     Raises:
         DataError, WrongUse, StoreError: the data, or concept targets at a URL, cannot be used as configured.
-        ValueError: the batch size, rank or seed is out of range, or there are not as many `concepts` as sources.
+        ValueError: the batch size, rank or seed is out of range, there are not as many targets as sources, or drawn
+            crops have no `view`.
     """
 
     def __init__(
@@ -195,6 +205,8 @@ class ShardLoader(Loader):
         transform: Transform,
         tokenizer: Tokenizer,
         concepts: ConceptTargets | Sequence[ConceptTargets | None] | None = None,
+        embeddings: EmbeddingTargets | Sequence[EmbeddingTargets | None] | None = None,
+        view: tuple[int, Transform] | None = None,
         begun: Sequence[Sequence[ShardFacts]] | None = None,
         opened: Sequence[OpenSource] = (),
         device: torch.device = CPU,
@@ -223,7 +235,9 @@ class ShardLoader(Loader):
             window=settings.shuffle,
             streams=self.streams,
         )
-        joined = _per_source(concepts, len(self.sources))
+        joined, taught = (_per_source(targets, len(self.sources)) for targets in (concepts, embeddings))
+        if view is None and any(each is not None and each.crop_scale is not None for each in taught):
+            raise ValueError("the embeddings are of drawn crops: give the transform of a crop, `view`")
         self._reader = Reader(
             settings,
             self.sources,
@@ -233,6 +247,8 @@ class ShardLoader(Loader):
             transform=transform,
             tokenizer=tokenizer,
             subset=self.subset,
+            embeddings=taught,
+            view=view,
         )
         super().__init__(settings, part, order.samples, self._reader, device)
         self._reader.require_fields()
@@ -240,6 +256,7 @@ class ShardLoader(Loader):
         """Head of the concept targets to the number of its concepts."""
         self.problems += [problem for source in self.sources for problem in source.problems]
         self.problems += _missing_targets(self.sources, joined, settings.max_bad_share)
+        _missing_targets(self.sources, taught, 1.0)
         self.indexed = sum((Counter(source.bad) for source in self.sources), Counter[str]())
         self._prefetch = Prefetch(self._reader, self.batches_per_epoch)
 
@@ -256,6 +273,17 @@ class ShardLoader(Loader):
     def remarks(self) -> Sequence[str]:
         """A line that counts the uids of the subset in the shards. It is missing without a subset or with `opened`."""
         return [] if self.found is None else [f"{self._settings.chosen_by}: {self.found}"]
+
+    def without_embeddings(self, rank: int, world: int) -> tuple[int, str]:
+        """See `Loader.without_embeddings`."""
+        shards = [
+            (number, place)
+            for number, source in enumerate(self.sources)
+            for place, shard in enumerate(source.shards)
+            if shard.samples and not shard.left_out
+        ]
+        found = list(many_at_once(lambda place: self._reader.without_embeddings(*place), shards[rank::world]))
+        return sum(count for count, _ in found), next((text for _, text in found if text), "")
 
     def close(self) -> None:
         """End the workers and close the shards."""
@@ -340,13 +368,13 @@ def _require_cache(settings: DataSettings, sources: Sequence[OpenSource], stream
 
 
 def _missing_targets(
-    sources: Sequence[OpenSource], concepts: Sequence[ConceptTargets | None], max_bad_share: float
+    sources: Sequence[OpenSource], targets: Sequence[StoredTargets | None], max_bad_share: float
 ) -> list[str]:
-    """Return a line about each shard without concept targets in a source that has targets. Raises `TooManyBad` if such
-    shards hold more of a source than allowed, `ConceptMismatch` if targets are of other shards, `StoreError` if targets
-    at a URL cannot be listed."""
+    """Return a line about each shard without targets in a source that has targets. Raises `TooManyBad` if such shards
+    hold more of a source than allowed, `ConceptMismatch` if all do or targets are of other shards, `StoreError` if
+    targets at a URL cannot be listed."""
     found = []
-    for source, known in zip(sources, concepts, strict=True):
+    for source, known in zip(sources, targets, strict=True):
         if known is None:
             continue
         present = {shard.file.name: shard for shard in source.shards if shard.samples and not shard.left_out}
@@ -354,18 +382,20 @@ def _missing_targets(
         lost, samples = (sum(present[name].samples for name in names) for names in (missing, present))
         if lost > max_bad_share * samples:
             raise TooManyBad(
-                f"{source.path}: {len(missing):,} shards with {lost / samples:.2%} of the samples have no concept "
-                f"targets, more than data.max_bad_share {max_bad_share:.2%}; first: {missing[0]}; run "
-                f"`{spelled('concepts')}` again"
+                f"{source.path}: {len(missing):,} shards with {lost / samples:.2%} of the samples have no "
+                f"{known.what}, more than data.max_bad_share {max_bad_share:.2%}; first: {missing[0]}; run "
+                f"{known.remedy()} again"
             )
-        found += [f"{name}: {Kind.MISSING_CONCEPTS}: it has no concept targets" for name in missing]
+        if missing and len(missing) == len(present):
+            raise ConceptMismatch(f"{source.path}: no shard has {known.what}; make them with {known.remedy()}")
+        found += [f"{name}: {Kind.MISSING_CONCEPTS}: it has no {known.what}" for name in missing]
     return found
 
 
-def _per_source(concepts: Any, sources: int) -> list[ConceptTargets | None]:
-    if concepts is None:
+def _per_source(targets: Any, sources: int) -> list[Any]:
+    if targets is None:
         return [None] * sources
-    joined = list(concepts) if isinstance(concepts, (list, tuple)) else [concepts]
+    joined = list(targets) if isinstance(targets, (list, tuple)) else [targets]
     if len(joined) != sources:
-        raise ValueError(f"{len(joined)} sets of concept targets for {sources} sources; give one each, None for none")
+        raise ValueError(f"{len(joined)} sets of targets for {sources} sources; give one each, None for none")
     return joined

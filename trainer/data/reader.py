@@ -1,4 +1,4 @@
-"""Make batches from shards, in the workers if any: read, decode, and join concept targets. No position is kept."""
+"""Make batches from shards, in the workers if any: read, decode, and join targets. No position is kept."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ from open_diht.trainer.data.subset import Subset
 
 if TYPE_CHECKING:
     from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets
+    from open_diht.trainer.embeddings.targets import EmbeddingTargets, ShardEmbeddings
 
 _OPEN_SHARDS = 256  # that a worker keeps open if it may, with indexes in memory (1.7 MB for 10,000 samples)
 # Shards that are tried for a sample, its own first, and samples of each. If one in a hundred is bad, as
 # `data.max_bad_share` allows by default, all 32 fail only where something else is wrong.
 _NEIGHBORS, _TRIES = 4, 8
-# They separate the random numbers of captions and of fields from others with the same seed.
-_CAPTIONS, _FIELDS = 0x6361_7074_696F_6E73, 0x6669_656C_6473
+# They separate the random numbers of captions, of fields and of stored crops from others with the same seed.
+_CAPTIONS, _FIELDS, _CROPS = 0x6361_7074_696F_6E73, 0x6669_656C_6473, 0x6372_6F70
 
 MAX_ASPECT = 20
 """Largest aspect ratio. The ends of longer images are cropped, because resizing the shorter side would blow them up."""
@@ -153,6 +154,13 @@ class _Opened:
     concepts: ShardTargets | None
     concept_rows: npt.NDArray[np.int64] | None
     """Row in `concepts` for each row of the index."""
+    embeddings: ShardEmbeddings | None
+    embedding_rows: npt.NDArray[np.int64] | None
+    """Row in `embeddings` for each row of the index, or -1."""
+
+    def embedding_row(self, place: int) -> int:
+        """Return the row in `embeddings` of a row of the index. Return -1 if there is none."""
+        return -1 if self.embedding_rows is None else int(self.embedding_rows[place])
 
     def close(self) -> None:
         """Close the tar, if it is open."""
@@ -165,6 +173,8 @@ class _Sample(NamedTuple):
     row: int
     caption: str
     caption_hash: int
+    crop: int
+    """Number of the stored crop of the image."""
 
     @property
     def key(self) -> str:
@@ -185,8 +195,12 @@ class Reader:
         transform: Transform,
         tokenizer: Tokenizer,
         subset: Subset | None = None,
+        embeddings: Sequence[EmbeddingTargets | None] = (),
+        view: tuple[int, Transform] | None = None,
     ):
-        self._subset = subset
+        self._subset, self._view = subset, view
+        self._embeddings = embeddings or [None] * len(sources)
+        self._dimension, self._text = columns_of(self._embeddings, settings)
         self._settings, self._sources, self._concepts, self._order = settings, sources, concepts, order
         self._part, self._transform, self._tokenizer = part, transform, tokenizer
         self._heads = next((list(known.heads) for known in concepts if known), [])
@@ -279,7 +293,12 @@ class Reader:
             )
         if opened.concepts is None and self._concepts[source] is not None:
             bad.append(Bad(Kind.MISSING_CONCEPTS, f"shard {opened.shard.file.url}: it has no concept targets"))
-        return _Sample(opened, place, *caption), self._transformed(opened, place, image, seed)
+        stored, crop, transform = opened.embeddings, 0, self._transform
+        if stored is not None and stored.crop_scale is not None and (at := opened.embedding_row(place)) >= 0:
+            assert self._view is not None  # the loader has checked it
+            crop, (size, transform) = mixed(seed ^ _CROPS) % stored.image.shape[1], self._view
+            image = stored.view(image, at, crop, size)
+        return _Sample(opened, place, *caption, crop), self._transformed(opened, place, image, seed, transform)
 
     def _candidates(
         self, source: int, shard: int, row: int, seed: int, bad: list[Bad]
@@ -335,12 +354,12 @@ class Reader:
             one = text, int(opened.index.rows[place]["caption_hash"])
         return one, lacking
 
-    def _transformed(self, opened: _Opened, place: int, image: Image.Image, seed: int) -> Tensor:
+    def _transformed(self, opened: _Opened, place: int, image: Image.Image, seed: int, transform: Transform) -> Tensor:
         torch.default_generator.manual_seed(seed)  # that of the CPU only
         random.seed(seed)
         np.random.seed(seed % 2**32)  # NumPy's global generator takes 32 bits
         try:
-            return self._transform(image)
+            return transform(image)
         except Exception as error:
             error.add_note(f"while transforming {opened.index.keys[place]} of shard {opened.shard.file.url}")
             raise
@@ -372,7 +391,10 @@ class Reader:
         concepts = self._concepts[source]
         joined = concepts.shard(index.name, index.identity) if concepts else None
         places = joined.rows(index.keys) if joined else None
-        opened = _Opened((source, number), shard, descriptor, index, rows, joined, places)
+        stored = self._embeddings[source]
+        taught = stored.shard(index.name, index.identity) if stored else None
+        taught_rows = taught.rows(index.keys) if taught else None
+        opened = _Opened((source, number), shard, descriptor, index, rows, joined, places, taught, taught_rows)
         self._require_fields(opened)
         self._opened[source, number] = opened
         if len(self._opened) > self._most_open:
@@ -421,6 +443,7 @@ class Reader:
             image_hash=torch.from_numpy(image_hashes),
             keys=[sample.key for sample in samples],
             concepts={head: self._targets(head, samples) for head in self._heads},
+            teacher=self._taught(samples),
         )
 
     def _empty(self) -> Batch:
@@ -435,6 +458,7 @@ class Reader:
             concepts={
                 head: (torch.zeros(0, self._k, dtype=torch.int64), torch.zeros(0, self._k)) for head in self._heads
             },
+            teacher=self._taught([]),
         )
 
     def _targets(self, head: str, samples: list[_Sample]) -> tuple[Tensor, Tensor]:
@@ -447,6 +471,23 @@ class Reader:
                     values[0] for values in opened.concepts.head(head, opened.concept_rows[sample.row : sample.row + 1])
                 )
         return torch.from_numpy(ids), torch.from_numpy(probabilities)
+
+    def _taught(self, samples: list[_Sample]) -> tuple[Tensor, ...]:
+        if not self._dimension:
+            return ()
+        image, text = (np.zeros((len(samples), self._dimension), np.float16) for _ in range(2))
+        for index, sample in enumerate(samples):
+            stored = sample.opened.embeddings
+            if stored is not None and (row := sample.opened.embedding_row(sample.row)) >= 0:
+                image[index], text[index] = stored.image[row, sample.crop], stored.text[row, self._text]
+        return torch.from_numpy(image), torch.from_numpy(text)
+
+    def without_embeddings(self, source: int, number: int) -> tuple[int, str]:
+        """Count the samples of a shard without embeddings, and name the first one. Raises `ConceptMismatch` if the
+        embeddings cannot be used, `StoreError` if their store failed."""
+        index = load(self._sources[source].shards[number].index)
+        rows = np.unique(rows_to_read(index, self._settings.split, self._subset)[0])
+        return without_embeddings(index, rows, self._embeddings[source], self._text)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": OrderedDict(), "_owner": None, "state": None}
@@ -499,3 +540,39 @@ def heads_of(concepts: Sequence[ConceptTargets | None]) -> dict[str, int]:
                 f"k {other.k}; make them with one vocabulary and one --k"
             )
     return known[0].heads if known else {}
+
+
+def without_embeddings(
+    index: ShardIndex, rows: npt.NDArray[np.int64], embeddings: EmbeddingTargets | None, text: int
+) -> tuple[int, str]:
+    """Count the rows of a shard's index without embeddings of the image and caption number `text`, and name the first
+    one. Raises `ConceptMismatch` if the embeddings cannot be used, `StoreError` if their store failed."""
+    found = embeddings.shard(index.name, index.identity) if embeddings else None
+    if found is not None:
+        known = found.image.any(axis=(1, 2)) & found.text[:, text].any(axis=1)
+        places = found.rows([index.keys[row] for row in rows])
+        rows = rows[~np.append(known, False)[places]]  # -1 takes the last one
+    return len(rows), f"shard {index.name}, key {index.keys[rows[0]]}" if len(rows) else ""
+
+
+def columns_of(embeddings: Sequence[EmbeddingTargets | None], settings: DataSettings) -> tuple[int, int]:
+    """Return the dimension of embeddings (0 without) and the place of the `.txt` among their captions. Raises
+    `ConceptMismatch` if the sources differ in teacher or crops, or there are no embeddings of the captions."""
+    known = [each for each in embeddings if each is not None]
+    if not known:
+        return 0, 0
+    first = known[0].manifest
+    for name in ("teacher", "dimension", "temperature", "crops", "crop_scale", "captions"):
+        if other := next((each for each in known if each.manifest.get(name) != first.get(name)), None):
+            raise ConceptMismatch(
+                f"the sources' embedding targets disagree in {name}: {first.get(name)} and {other.manifest.get(name)}; "
+                f"make them with the same options ({known[0].remedy()})"
+            )
+    if settings.captions != "first":
+        raise ConceptMismatch(
+            "data.captions draws captions of which there are no embeddings: set data.captions=first, or "
+            "distillation.path=null"
+        )
+    if TXT not in known[0].captions:
+        raise ConceptMismatch(f"there are embeddings of {', '.join(known[0].captions)}, but not of the .txt ({TXT})")
+    return known[0].dimension, known[0].captions.index(TXT)

@@ -111,7 +111,7 @@ class Loaders:
     def __call__(
         self, *paths: Path | str, batch_size: int = 4, rank: int = 0, world: int = 1, seed: int = 5, **settings: Any
     ) -> ShardLoader:
-        names = {"transform", "tokenizer", "concepts", "begun"} & settings.keys()
+        names = {"transform", "tokenizer", "concepts", "embeddings", "view", "begun"} & settings.keys()
         more = {"transform": to_tensor, "tokenizer": to_ids} | {name: settings.pop(name) for name in names}
         place: dict[str, Any] = {"batch_size": batch_size, "rank": rank, "world": world, "seed": seed}
         loader = ShardLoader(self.settings(*paths, **settings), **place, **more)

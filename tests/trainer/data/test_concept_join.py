@@ -127,7 +127,7 @@ def test_sources_must_agree_on_their_vocabulary(joined: Joined, tmp_path: Path, 
     sources = (Source(path=str(joined.folder)), Source(path=str(other.folder)))
     with pytest.raises(ConceptMismatch, match="the sources' concept targets disagree"):
         joined.loader([open_targets(joined.folder), open_targets(other.folder)], sources=sources)
-    with pytest.raises(ValueError, match="1 sets of concept targets for 2 sources"):
+    with pytest.raises(ValueError, match="1 sets of targets for 2 sources"):
         joined.loader(open_targets(joined.folder), sources=sources)
     loader = joined.loader([open_targets(joined.folder), None], sources=sources)
     batches = list(loader.epoch(0))
