@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from open_diht.common.ranks import Ranks
 from open_diht.common.stores import translated
-from open_diht.trainer.concepts import ConceptTargets
+from open_diht.trainer.concepts import ConceptTargets, open_targets
 from open_diht.trainer.concepts.targets import StoredTargets
 from open_diht.trainer.config import Config, TransformSettings
 from open_diht.trainer.data import BadSource, ConceptMismatch, DataSettings, Loader, ShardFacts, ShardLoader
 from open_diht.trainer.data.shards import OpenSource
-from open_diht.trainer.embeddings import EmbeddingTargets
+from open_diht.trainer.embeddings import EmbeddingTargets, open_embeddings
 from open_diht.trainer.losses import Distillation
 from open_diht.trainer.stores import StoreError, store_at
 from open_diht.trainer.towers import imported_class
 from open_diht.trainer.transforms import transform
 
-_Targets = TypeVar("_Targets", bound=StoredTargets)
+_Targets = TypeVar("_Targets")
 _FOLDERS = {"concepts": "concepts", "distillation": "embeddings"}
 """Maps the section of targets to their folder in the folder of a data source."""
 
@@ -94,7 +94,7 @@ def concept_targets(config: Config) -> list[ConceptTargets]:
     differ in number; `BadSource` if their store cannot be reached."""
     if not config.concepts.weights:
         return []
-    targets = _opened(config, config.concepts.path, "concepts", ConceptTargets)
+    targets = _opened(config, config.concepts.path, "concepts", open_targets)
     for path, each in zip(filter(None, config.concepts.path.split(",")), targets, strict=True):
         missing = [name for name in config.concepts.weights if name not in each.heads]
         if missing:
@@ -109,15 +109,15 @@ def embedding_targets(config: Config) -> list[EmbeddingTargets]:
     be resolved. Raises `ConceptMismatch` if embeddings are missing or unreadable, or folders and sources differ in
     number; `BadSource` if their store cannot be reached."""
     path = config.distillation.path if config.distillation.weight else None
-    return _opened(config, path or "", "distillation", EmbeddingTargets)
+    return _opened(config, path or "", "distillation", open_embeddings)
 
 
-def _opened(config: Config, path: str, section: str, kind: type[_Targets]) -> list[_Targets]:
+def _opened(config: Config, path: str, section: str, opened: Callable[[str], _Targets]) -> list[_Targets]:
     paths = [part for part in path.split(",") if part]
     if paths and len(paths) != len(config.data.places):
         raise ConceptMismatch(f"{section}.path names {len(paths)} folders for {len(config.data.places)} data sources")
     with translated(_no_answer):
-        return [kind.open(each) for each in paths]
+        return [opened(each) for each in paths]
 
 
 def distillation_of(config: Config, embeddings: Sequence[EmbeddingTargets]) -> Distillation | None:
@@ -129,15 +129,18 @@ def distillation_of(config: Config, embeddings: Sequence[EmbeddingTargets]) -> D
 
 
 def about_embeddings(loader: Loader, ranks: Ranks) -> str:
-    """Read all embeddings before the first step, each rank its part, and return a line about samples without. Raises on
-    all ranks the error of the first rank that cannot use its part: `ConceptMismatch` or `StoreError`."""
+    """Read all embeddings before the first step, each rank its part, and return a line about samples without, or "" if
+    the loader does not count them. Raises on all ranks the error of the first rank that cannot use its part:
+    `ConceptMismatch` or `StoreError`."""
     error: Exception | None = None
-    found = 0, ""
+    found = None
     try:
         found = loader.without_embeddings(ranks.rank, ranks.world)
     except (ConceptMismatch, StoreError) as raised:
         error = raised
     ranks.all_or_error(error)
-    counts, texts = zip(*ranks.collect(found), strict=True)
-    first = next(filter(None, texts), "")
-    return f"{sum(counts):,} samples have no embeddings, first: {first}" if first else "all samples have embeddings"
+    counted = [each for each in ranks.collect(found) if each is not None]
+    first = next((text for _, text in counted if text), "")
+    if first:
+        return f"{sum(count for count, _ in counted):,} samples have no embeddings, first: {first}"
+    return "all samples have embeddings" if counted else ""

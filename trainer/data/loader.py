@@ -92,11 +92,11 @@ class Loader(ABC):
         """Lines to report before the run begins."""
         return []
 
-    def without_embeddings(self, rank: int, world: int) -> tuple[int, str]:
+    def without_embeddings(self, rank: int, world: int) -> tuple[int, str] | None:
         """Read all embeddings of every `world`-th shard, from number `rank` on. Return the number of samples to read
-        that have none, and the first one. Raises `ConceptMismatch` if embeddings cannot be used, or `StoreError`. A
-        loader that has checked its embeddings already need not override it."""
-        return 0, ""
+        that have none, and the first one. Return None if they are not counted. Raises `ConceptMismatch` if embeddings
+        cannot be used, or `StoreError`."""
+        return None
 
     @property
     def counts(self) -> dict[str, int]:
