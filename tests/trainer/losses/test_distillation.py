@@ -1,4 +1,4 @@
-"""The distillation loss: equal to its formula in numpy, values and gradients; pairs without a target; memory."""
+"""The distillation loss: equal to its formula in numpy, values and gradients; pairs without a target."""
 
 from typing import Any
 
@@ -85,20 +85,3 @@ def test_half_precision_is_computed_in_float32(relative_error: Any) -> None:
         found, _ = loss(x.bfloat16(), y.bfloat16(), torch.tensor(20.0), stored)
     exact, _ = loss(x.bfloat16().double(), y.bfloat16().double(), torch.tensor(20.0), stored)
     assert found.dtype == torch.float32 and relative_error(found, exact) < 1e-5
-
-
-def test_tiles_keep_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y, u, v = (torch.tensor(each) for each in drawn())
-    largest = []
-    for rows in (N, 5):
-        monkeypatch.setattr(chunked, "TILE_ELEMENTS", N * rows)
-        kept: list[int] = []
-
-        def note(tensor: Any, kept: list[int] = kept) -> Any:
-            kept.append(tensor.numel())
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            Distillation(weight=1.0, temperature=0.1)(x.requires_grad_(), y, torch.tensor(10.0), (u, v))
-        largest.append(max(kept))
-    assert largest == [N * N, N * D]
