@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -73,12 +74,20 @@ def backward(
     def encode(encoder: nn.Module, part: int) -> Encoded:
         if seeds is not None:
             torch.manual_seed(seeds[part])  # the same dropout in both passes
-        encoded: Encoded = encoder(batch.images[slices[part]], batch.texts[slices[part]])
+        inputs = (batch.images, batch.texts) + (() if batch.negatives is None else (batch.negatives.texts,))
+        encoded: Encoded = encoder(*(each[slices[part]] for each in inputs))
         return encoded
 
-    def coupled(image: Tensor, text: Tensor, factor: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Statistics]:
+    def coupled(
+        features: Sequence[Tensor], factor: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Statistics]:
         """Return the weighted sum of the losses over pairs of the batch, the contrastive one alone, and statistics."""
-        value, statistics = losses.contrastive(image, text, factor, bias=bias, hashes=batch.hashes, ranks=ranks)
+        image, text, *wrong = features
+        given = batch.negatives
+        negatives = None if given is None else (wrong[0], given.caption_hash, given.present)
+        value, statistics = losses.contrastive(
+            image, text, factor, bias=bias, hashes=batch.hashes, negatives=negatives, ranks=ranks
+        )
         if losses.distillation is None:
             return value, value, statistics
         distilled, left = losses.distillation(image, text, factor, batch.teacher, ranks)
@@ -94,7 +103,7 @@ def backward(
 
     if parts == 1:
         encoded = encode(module, 0)
-        of_pairs, value, statistics = coupled(encoded.image, encoded.text, encoded.scale, encoded.bias)
+        of_pairs, value, statistics = coupled(encoded.features, encoded.scale, encoded.bias)
         of_concepts = concept_losses(encoded, 0)
         total = of_pairs + sum(losses.concepts[head] * loss for head, loss in of_concepts.items())
         scale(total).backward()
@@ -102,15 +111,14 @@ def backward(
         return BatchLoss(total=total.detach(), contrastive=value.detach(), concepts=concepts, statistics=statistics)
 
     with torch.no_grad():  # step (1)
-        kept = [(e.image.float(), e.text.float()) for e in (encode(student, part) for part in range(parts))]
-    image, text = (torch.cat(features).requires_grad_() for features in zip(*kept, strict=True))
+        kept = [[each.float() for each in encode(student, part).features] for part in range(parts)]
+    features = [torch.cat(each).requires_grad_() for each in zip(*kept, strict=True)]
     factor = student.clip.logit_scale.detach().exp().requires_grad_()
     bias = None if student.clip.logit_bias is None else student.clip.logit_bias.detach().clone().requires_grad_()
-    of_pairs, value, statistics = coupled(image, text, factor, bias)
+    of_pairs, value, statistics = coupled(features, factor, bias)
     scale(of_pairs).backward()  # step (2): the gradient with respect to features, scale and bias
     leaves = [leaf for leaf in (factor, bias) if leaf is not None]
-    image_grad, text_grad = image.grad, text.grad
-    assert image_grad is not None and text_grad is not None
+    gradients = [each.grad for each in features if each.grad is not None]
     sums: dict[str, Tensor] = {}
     for part, rows in enumerate(slices):  # step (3)
         last = part == parts - 1
@@ -118,7 +126,8 @@ def backward(
             encoded = encode(module, part)
             of_concepts = concept_losses(encoded, part)
             # The gradient of this scalar is the gradient of the losses over pairs through this part.
-            pushed = (encoded.image.float() * image_grad[rows]).sum() + (encoded.text.float() * text_grad[rows]).sum()
+            terms = zip(encoded.features, gradients, strict=True)
+            pushed = reduce(torch.add, [(each.float() * gradient[rows]).sum() for each, gradient in terms])
             learned = [value for value in (encoded.scale, encoded.bias) if value is not None]
             # Scale and bias get their whole gradient in the last part, where ranks exchange gradients.
             for of_part, leaf in zip(learned, leaves, strict=True):

@@ -76,7 +76,7 @@ class Parts:
         _check_holdout(config, self.loader)
         config = replace(config, data=replace(config.data, streams=self.loader.streams or config.data.streams))
         self.stepper = Stepper(self.student, config, ranks, device, distillation_of(config, self.embeddings))
-        tokens, remarks = self.tokenize(["a caption"]), []
+        tokens, remarks = self.tokenize(["a caption"] * (2 if config.data.negatives else 1)), []
         if self.embeddings and begun is None:  # a resumed run has the same ones
             remarks.append(about_embeddings(self.loader, ranks))
         if config.schedule.micro_batches == "auto":
@@ -108,7 +108,7 @@ class Parts:
             self.full_speed = ranks.world * peak / flops_per_pair(self.student.train(), self.shape, tokens)
         if config.model.compile:
             self.student.compile()
-        self.stepper.settle(pairs, self.shape, tokens)
+        self.stepper.settle(pairs, self.shape, tokens[:1])
         self.said = [*(f"warm start: {text}" for text in started), *filter(None, remarks), *self.loader.remarks]
         """Lines to report before the first step."""
 

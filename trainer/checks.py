@@ -105,6 +105,7 @@ def _holdout(parts: Parts) -> Loader:
         sources=tuple(replace(source, weight=None) for source in data.sources),
         split=replace(data.split, part="holdout"),
         captions="first",
+        negatives="",
         shuffle=0,
         streams=1,
         drop_last=False,

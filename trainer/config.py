@@ -386,6 +386,11 @@ class Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", loss_of(self.loss))
+        if self.data.negatives and not self.loss.takes_texts:
+            raise ValueError(
+                f"data.negatives is {self.data.negatives}, but loss.name {self.loss.name} takes no texts without "
+                "images: leave it out, or set loss.name=hn_nce or infonce"
+            )
         if self.loss.biased and self.model.bias is None:
             raise ValueError(
                 f"loss.name {self.loss.name} learns a logit bias: set its start, model.bias=-10, with "

@@ -22,7 +22,7 @@ _EXCLUDES = {
     "schedule.samples": ("epochs",),
     "schedule.epochs": ("samples",),
     "data.sources": ("loader", "path"),
-    "data.loader": ("sources", "subset", "selection", "skip", "captions"),
+    "data.loader": ("sources", "subset", "selection", "skip", "captions", "negatives"),
     "data.subset": ("selection",),
     "data.selection": ("subset",),
     "model.name": ("architecture",),

@@ -56,13 +56,14 @@ class Need:
 
 
 def need(student: Student, shape: tuple[int, ...], tokens: Tensor, pairs: int, world: int, teacher: int = 0) -> Need:
-    """Estimate the memory that a rank needs. `teacher` is the dimension of stored embeddings that are learned. Random
-    numbers and gradients are not changed."""
+    """Estimate the memory that a rank needs. Random numbers and gradients are not changed. `tokens` are (k, context)
+    ids of any captions, k for each pair. `teacher` is the dimension of stored embeddings that are learned."""
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     d = clip_width(student.clip)
     # This batch, and the next one, which is copied meanwhile: one byte per pixel value, or float32 features.
     batch = 2 * pairs * math.prod(shape) * (1 if len(shape) == 3 else 4)
-    features = 2 * 4 * d * pairs * (2 + 3 * world)  # images and texts: own ones with gradients, 3 gathered tensors
+    kinds = 1 + len(tokens)  # images, texts, and wrong captions
+    features = kinds * 4 * d * pairs * (2 + 3 * world)  # of each kind own ones with gradients, 3 gathered tensors
     if teacher:
         # Embeddings of both kinds: float16 of two batches and of all ranks, float32 of these, and once more by rows.
         features += 2 * teacher * pairs * (2 * 2 + (2 + 4 + 4) * world)
@@ -96,13 +97,14 @@ def without_checkpointing(student: Student) -> Iterator[bool]:
 
 
 @contextmanager
-def probe(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def probe(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield images and texts for a probe, on the student's device. Restore random numbers and batch norms on leaving.
-    `tokens` are (1, context) ids of any caption."""
+    `tokens` are (k, context) ids of any captions, k for each pair."""
     device = student.clip.logit_scale.device
     before = [(buffer, buffer.clone()) for buffer in student.statistics()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield torch.zeros(pairs, *shape, device=device), tokens.to(device).expand(pairs, -1)
+        texts = (each.expand(pairs, -1) for each in tokens.to(device).split(1))
+        yield torch.zeros(pairs, *shape, device=device), *texts
     for buffer, value in before:
         buffer.copy_(value)
 

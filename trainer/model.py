@@ -34,6 +34,13 @@ class Encoded(NamedTuple):
     """Head name to (b, vocabulary) float32 logits."""
     bias: Tensor | None = None
     """Scalar learned bias of the logits. None means that the model has none."""
+    negative: Tensor | None = None
+    """(b, d) embeddings of the wrong captions, not normalized. None without them."""
+
+    @property
+    def features(self) -> list[Tensor]:
+        """The embeddings: of images, of texts, and of wrong captions if there are any."""
+        return [each for each in (self.image, self.text, self.negative) if each is not None]
 
 
 class Student(nn.Module):
@@ -87,21 +94,25 @@ class Student(nn.Module):
         with self._autocast(texts):
             return self.clip.encode_text(texts)
 
-    def forward(self, images: Tensor, texts: Tensor) -> Encoded:
-        """Encode images, (b, 3, h, w) uint8 pixels or another input of the image tower, and ids (b, context) int64."""
+    def forward(self, images: Tensor, texts: Tensor, negatives: Tensor | None = None) -> Encoded:
+        """Encode images, (b, 3, h, w) uint8 pixels or another input of the image tower, and ids (b, context) int64 of
+        captions, and of wrong captions."""
         with self._autocast(images):
             images = self.pixels(images)
             if self.features == "pre_projection":
                 seen, image = _encode_image_twice(self.clip.visual, images)
             else:
                 seen = image = self.clip.encode_image(images)
-            text = self.clip.encode_text(texts)
+            text = self.clip.encode_text(texts if negatives is None else torch.cat([texts, negatives]))
+        negative = None
+        if negatives is not None:
+            text, negative = text.split(len(texts))
         with torch.autocast(images.device.type, enabled=False):
             seen = seen.float()
             if self.features == "normalized":
                 seen = normalize(seen, dim=-1)
             logits = {name: head(seen) for name, head in self.heads.items()}
-        return Encoded(image, text, self.clip.logit_scale.exp(), logits, self.clip.logit_bias)
+        return Encoded(image, text, self.clip.logit_scale.exp(), logits, self.clip.logit_bias, negative)
 
     def _autocast(self, inputs: Tensor) -> AbstractContextManager[None]:
         return nullcontext() if self.dtype is None else torch.autocast(inputs.device.type, dtype=self.dtype)

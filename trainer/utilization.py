@@ -53,7 +53,8 @@ def peak_of(name: str, precision: str) -> float | None:
 
 def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> float:
     """Count the FLOPs of a step for one pair, forward and backward, without the loss, frozen weights' gradients and
-    dropped patches. Random numbers and gradients are not changed. `tokens` are (1, context) ids of any caption."""
+    dropped patches. Random numbers and gradients are not changed. `tokens` are (k, context) ids of any captions, k for
+    each pair."""
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     with (
         without_checkpointing(student),

@@ -24,7 +24,7 @@ from open_diht.trainer.checkpoint import Checkpoints
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import load_config, merged
 from open_diht.trainer.data import DataError
-from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.data.batch import Batch, Negatives
 from open_diht.trainer.loop import train
 from open_diht.trainer.losses import Distillation, HnNce, loss_of
 from open_diht.trainer.model import Encoded, build_student
@@ -39,6 +39,8 @@ CASES: dict[str, dict[str, Any]] = {
     "duplicates": {"loss": {"beta": 0.5}, "duplicates": True},
     "concepts": {"loss": {"beta": 0.25}, "concepts": True},
     "parts": {"loss": {"beta": 0.25}, "concepts": True, "parts": 2, "duplicates": True},
+    "negatives": {"loss": {"beta": 0.5}, "negatives": True},
+    "negatives in parts": {"loss": {"beta": 0.5, "chunk": 2}, "negatives": True, "parts": 2, "duplicates": True},
     "siglip": {"loss": {"name": "siglip"}, "bias": -3.0},
     "distillation": {"loss": {"beta": 0.25}, "teacher": True},
     "distillation in parts": {"loss": {"name": "infonce"}, "teacher": True, "concepts": True, "parts": 2},
@@ -64,10 +66,12 @@ class Toy(nn.Module):
         self.clip = Clip(bias)
         self.heads = nn.ModuleDict({"objects": nn.Linear(6, VOCABULARY), "attributes": nn.Linear(6, VOCABULARY)})
 
-    def forward(self, images: Any, texts: Any) -> Encoded:
+    def forward(self, images: Any, texts: Any, negatives: Any = None) -> Encoded:
         image = self.clip.image(images)
         concepts = {name: head(image) for name, head in self.heads.items()}
-        return Encoded(image, self.clip.text(texts), self.clip.logit_scale.exp(), concepts, self.clip.logit_bias)
+        negative = None if negatives is None else self.clip.text(negatives)
+        scale, bias = self.clip.logit_scale.exp(), self.clip.logit_bias
+        return Encoded(image, self.clip.text(texts), scale, concepts, bias, negative)
 
 
 def toy(case: dict[str, Any]) -> Any:
@@ -104,13 +108,24 @@ def whole_batch(case: dict[str, Any]) -> Batch:
         keys=[str(i) for i in range(N)],
         concepts=concepts,
         teacher=teacher,
+        negatives=wrong_captions() if case.get("negatives") else None,
     )
 
 
+def wrong_captions() -> Negatives:
+    """One is the caption of another pair; a rank has none at all."""
+    texts = torch.randint(0, 20, (N, CONTEXT), generator=torch.Generator().manual_seed(4))
+    hashes = torch.arange(N) + 100
+    hashes[7] = 9
+    return Negatives(texts, hashes, torch.arange(N) % 5 * (torch.arange(N) // 4) > 0)
+
+
 def part_of(batch: Batch, rows: slice) -> Batch:
+    wrong = None if batch.negatives is None else Negatives(*(each[rows] for each in batch.negatives))
     parts = {name: getattr(batch, name)[rows] for name in ("images", "texts", "caption_hash", "image_hash", "keys")}
     parts["teacher"] = tuple(each[rows] for each in batch.teacher)
-    return Batch(**parts, concepts={head: (ids[rows], p[rows]) for head, (ids, p) in batch.concepts.items()})
+    concepts = {head: (ids[rows], p[rows]) for head, (ids, p) in batch.concepts.items()}
+    return Batch(**parts, concepts=concepts, negatives=wrong)
 
 
 def one_step(case: dict[str, Any], student: Any, module: Any, batch: Batch, ranks: Ranks, parts: int) -> dict[str, Any]:
@@ -146,6 +161,17 @@ def ranks_equal_one_process(folder: Path) -> None:
                 for key, value in expected[kind].items():
                     about = f"{name} {kind} {key}: "
                     torch.testing.assert_close(found[kind][key], value, rtol=1e-4, atol=atol, msg=about.__add__)
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_wrong_captions_in_parts_have_the_gradient_of_the_batch(parts: int) -> None:
+    case = CASES["negatives in parts"]
+    whole, cut = (one_step(case, each := toy(case), each, whole_batch(case), Ranks(), n) for n in (1, parts))
+    torch.testing.assert_close(cut["values"], whole["values"])
+    torch.testing.assert_close(cut["gradients"], whole["gradients"], rtol=1e-4, atol=1e-6)
+    without = {**case, "negatives": False}
+    other = one_step(without, each := toy(without), each, whole_batch(without), Ranks(), parts)
+    assert other["values"][0] < whole["values"][0]
 
 
 def helpers_work(folder: Path) -> None:

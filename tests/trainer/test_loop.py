@@ -1,5 +1,6 @@
 """A run from its configuration to an exported model: what it writes, how it goes on, what it refuses."""
 
+import json
 import multiprocessing
 import os
 import re
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from open_diht.common import shard_index
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import build
+from open_diht.eval.fetch.archives import write_tar
 from open_diht.trainer import checks
 from open_diht.trainer.checkpoint import Checkpoints
 from open_diht.trainer.cli import main
@@ -26,10 +28,11 @@ from open_diht.trainer.config_files import merged
 from open_diht.trainer.data import BadSource, DataError, TooManyBad
 from open_diht.trainer.data import shards as sources
 from open_diht.trainer.loop import stop_requests, train
+from open_diht.trainer.memory import Need
 from open_diht.trainer.step import Stepper
 from open_diht.trainer.stores import LocalStore
 from tests.forks import Forks
-from tests.trainer.conftest import entries, interrupted, losses
+from tests.trainer.conftest import drawn, entries, interrupted, losses
 from tests.trainer.kill_runs import same_bits
 
 Values = Callable[..., dict[str, Any]]
@@ -129,7 +132,7 @@ def test_sigterm_saves_and_the_same_call_goes_on(workers: int, tiny_config: Call
 
 
 OFF: dict[str, dict[str, Any]] = {
-    "data": {"captions": {"caption": 1.0}},
+    "data": {"captions": {"caption": 1.0}, "negatives": ""},
     "optimizer": {"layer_decay": {"image": 1.0, "text": 1.0}},
 }
 """Settings that are given, and ask for what a run without them does."""
@@ -141,6 +144,27 @@ def test_settings_that_ask_for_nothing_change_no_bit(tiny_config: Callable[..., 
     one, other = (Checkpoints(LocalStore(tmp_path / run / "checkpoints")).load(10) for run in ("absent", "given"))
     assert same_bits([one.model, one.training["optimizer"]], [other.model, other.training["optimizer"]])
     assert losses(tmp_path / "absent") == losses(tmp_path / "given")
+
+
+def test_wrong_captions_are_learnt_from_and_their_number_is_logged(tiny_config, shards, tmp_path, monkeypatch):
+    """Every fourth sample has none; a run that was stopped ends in the same bits."""
+    members = []
+    for number in range(96):
+        image, text = drawn(number)
+        fields = {} if number % 4 == 0 else {"wrong": [drawn((number + n) % 96)[1].decode() for n in (1, 2)]}
+        members.append((f"{number:06d}", {"png": image, "txt": text, "json": json.dumps(fields).encode()}))
+    (tmp_path / "data").mkdir()
+    write_tar(tmp_path / "data" / "0.tar", members)
+    data = {"sources": [{"path": str(tmp_path / "data")}], "negatives": "wrong", "split": {"holdout": 0.1}}
+    monkeypatch.setattr(Need, "parts", lambda self, pairs, free: 2)
+    config = tiny_config(data=data, schedule={"samples": 96, "micro_batches": "auto"})
+    stopped, said = interrupted(config, tmp_path / "a", 3)
+    assert not stopped.finished and train(config, tmp_path / "a", said.append).finished
+    train(config, tmp_path / "b", said.append)
+    assert len(losses(tmp_path / "a")) == 6 and losses(tmp_path / "a") == losses(tmp_path / "b")
+    fractions = [line["negatives"] for line in entries(tmp_path / "b", "step")]
+    assert all(fraction * 16 % 1 == 0 for fraction in fractions) and 0.5 < sum(fractions) / 6 < 0.9
+    assert any("  negatives 0." in text for text in said)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Negatives(NamedTuple):
+    """Captions that are wrong for the images of a batch, at most one for each image (`data.negatives`)."""
+
+    texts: Tensor
+    """(b, context) int64 token ids. Rows without a caption are those of an empty text."""
+    caption_hash: Tensor
+    """(b,) int64, equal for captions of equal bytes, also for those of pairs."""
+    present: Tensor
+    """(b,) bool: the image has a wrong caption."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +42,8 @@ class Batch:
     teacher: tuple[Tensor, ...] = ()
     """A teacher's embeddings of image and caption, each (b, e) float16, with zeros for samples without. Empty if none
     are learned."""
+    negatives: Negatives | None = None
+    """Wrong captions. None: the training does not use them."""
 
     @property
     def hashes(self) -> Tensor:
@@ -49,7 +63,7 @@ class Batch:
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the memory of the tensors until a CUDA stream is done with them."""
-        targets = (*sum(self.concepts.values(), ()), *self.teacher)
+        targets = (*sum(self.concepts.values(), ()), *self.teacher, *(self.negatives or ()))
         for tensor in (self.images, self.texts, self.caption_hash, self.image_hash, *targets):
             tensor.record_stream(stream)
 
@@ -62,4 +76,5 @@ class Batch:
             keys=self.keys,
             concepts={head: (change(ids), change(p)) for head, (ids, p) in self.concepts.items()},
             teacher=tuple(map(change, self.teacher)),
+            negatives=None if self.negatives is None else Negatives(*map(change, self.negatives)),
         )

@@ -25,7 +25,7 @@ from torch.utils.data import get_worker_info
 from open_diht.common.images import BadImage, BadImageReason, ImageLimits, decoding, open_image
 from open_diht.common.shard_index import ShardIndex, caption_hash
 from open_diht.common.stores import is_remote
-from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.data.batch import Batch, Negatives
 from open_diht.trainer.data.errors import BadSource, ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
 from open_diht.trainer.data.order import EpochOrder, RankBatches, mixed
 from open_diht.trainer.data.settings import TXT, DataSettings
@@ -48,6 +48,7 @@ MAX_ASPECT = 20
 
 Transform = Callable[[Image.Image], Tensor]
 Tokenizer = Callable[[list[str]], Tensor]
+_Caption = tuple[str, int]  # with its hash
 
 
 class UndecodableImage(ValueError):
@@ -175,6 +176,7 @@ class _Sample(NamedTuple):
     caption_hash: int
     crop: int
     """Number of the stored crop of the image."""
+    negative: _Caption | None
 
     @property
     def key(self) -> str:
@@ -272,7 +274,7 @@ class Reader:
         for opened, place, itself in self._candidates(source, shard, row, seed, bad):
             self.state(f"{opened.shard.file.url}: {opened.index.keys[place]}")
             try:
-                image, caption = self._read(opened, place, seed, bad)
+                image, caption, negative = self._read(opened, place, seed, bad)
                 break
             except ShardLost as error:  # dropped from the cache, and gone from its source
                 self._lost[opened.place] = error
@@ -298,7 +300,8 @@ class Reader:
             assert self._view is not None  # the loader has checked it
             crop, (size, transform) = mixed(seed ^ _CROPS) % stored.image.shape[1], self._view
             image = stored.view(image, at, crop, size)
-        return _Sample(opened, place, *caption, crop), self._transformed(opened, place, image, seed, transform)
+        tensor = self._transformed(opened, place, image, seed, transform)
+        return _Sample(opened, place, *caption, crop, negative), tensor
 
     def _candidates(
         self, source: int, shard: int, row: int, seed: int, bad: list[Bad]
@@ -331,15 +334,23 @@ class Reader:
         kept = opened.descriptor
         return self._store.open(opened.shard.file) if kept is None else contextlib.nullcontext(kept)
 
-    def _read(self, opened: _Opened, place: int, seed: int, bad: list[Bad]) -> tuple[Image.Image, tuple[str, int]]:
-        """Return the image, and the caption with its hash."""
+    def _read(
+        self, opened: _Opened, place: int, seed: int, bad: list[Bad]
+    ) -> tuple[Image.Image, _Caption, _Caption | None]:
+        """Return the image, the caption, and a wrong caption if the training uses them and the sample has one."""
         with self._tar(opened) as tar:
             content, (caption, lacking) = _bytes(opened, tar, place, "image"), self._caption(opened, tar, place, seed)
+            negative = self._negative(opened, tar, place, seed)
         image = decode(content, self._settings.max_pixels, self._settings.decode_side)
         if lacking:
             key = opened.index.keys[place]
             bad.append(Bad(Kind.MISSING_FIELD, f"shard {opened.shard.file.url}, key {key}: no text in {lacking}"))
-        return image, caption
+        return image, caption, negative
+
+    def _negative(self, opened: _Opened, tar: int, place: int, seed: int) -> tuple[str, int] | None:
+        if not self._settings.negatives:
+            return None
+        return drawn_caption(_bytes(opened, tar, place, "json"), self._settings.negatives, mixed(seed), single=True)
 
     def _caption(self, opened: _Opened, tar: int, place: int, seed: int) -> tuple[tuple[str, int], str]:
         """Return the caption with its hash, and the field that was drawn and that the sample lacks, or ""."""
@@ -422,8 +433,8 @@ class Reader:
             if not any(drawn_caption(content, field, 0, single=True) for content in samples):
                 raise BadSource(
                     f"shard {opened.shard.file.url}: the JSON of its samples has no text in the field {field!r} "
-                    f"({len(few)} looked at); take another name in data.captions, or leave the shard out: "
-                    f"data.skip=[{opened.shard.file.name}]"
+                    f"({len(few)} looked at); take another name in data.captions or data.negatives, or leave the "
+                    f"shard out: data.skip=[{opened.shard.file.name}]"
                 )
 
     def close(self) -> None:
@@ -444,7 +455,15 @@ class Reader:
             keys=[sample.key for sample in samples],
             concepts={head: self._targets(head, samples) for head in self._heads},
             teacher=self._taught(samples),
+            negatives=self._negatives([sample.negative for sample in samples]),
         )
+
+    def _negatives(self, drawn: Sequence[_Caption | None]) -> Negatives | None:
+        if not self._settings.negatives:
+            return None
+        texts, hashes = zip(*(one or ("", 0) for one in drawn), strict=True)
+        present = torch.tensor([one is not None for one in drawn])
+        return Negatives(self._tokenizer(list(texts)), torch.tensor(hashes, dtype=torch.int64), present)
 
     def _empty(self) -> Batch:
         """Return an empty batch, for a rank that gets no rows of a smaller last batch."""
@@ -459,6 +478,7 @@ class Reader:
                 head: (torch.zeros(0, self._k, dtype=torch.int64), torch.zeros(0, self._k)) for head in self._heads
             },
             teacher=self._taught([]),
+            negatives=(none := self._negatives([None])) and Negatives(*(tensor[:0] for tensor in none)),
         )
 
     def _targets(self, head: str, samples: list[_Sample]) -> tuple[Tensor, Tensor]:

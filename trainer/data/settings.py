@@ -89,6 +89,10 @@ class DataSettings:
     or a list of texts. A shard without the field is refused. A sample without it keeps its `.txt` and counts as bad."""
     captions_field: str = "captions"
     """Name of the list of captions in a sample's JSON, for `captions: random`."""
+    negatives: str = ""
+    """Field of a sample's JSON with a caption that is wrong for its image, or a list of which one is drawn. Each image
+    then also has the wrong captions of the whole batch as negatives, which costs the text tower a second text per
+    sample (NegCLIP). Samples without one are counted. Empty: none."""
     samples_per_epoch: Total | None = None
     """Samples per epoch over all ranks. None: as many as one pass over the sources reads. With this or with weights an
     epoch may take only part of a source, or repeat it; the next epoch continues where this one stopped."""
@@ -130,7 +134,8 @@ class DataSettings:
     def fields(self) -> tuple[str, ...]:
         """The fields that the JSON of samples must have, in the order of their names."""
         drawn = {} if isinstance(self.captions, str) else self.captions
-        return tuple(sorted(name for name, probability in drawn.items() if probability and name != TXT))
+        names = {name for name, probability in drawn.items() if probability and name != TXT}
+        return tuple(sorted(names | ({self.negatives} if self.negatives else set())))
 
     @property
     def chosen_by(self) -> str:
@@ -153,7 +158,7 @@ class DataSettings:
         if self.selection and self.subset:
             raise ValueError("data.selection chooses samples of shards by itself: leave it or data.subset out")
         if self.loader:
-            of_shards = {name: getattr(self, name) for name in ("sources", "subset", "selection", "skip")}
+            of_shards = {name: getattr(self, name) for name in ("sources", "subset", "selection", "skip", "negatives")}
             of_shards["captions"] = self.captions != "first"
             if name := next((name for name, given in of_shards.items() if given), None):
                 raise ValueError(f"data.{name} applies to shards only: leave it or data.loader out")

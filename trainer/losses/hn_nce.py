@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -59,6 +59,7 @@ class HnNce(Loss):
         (True, 1.0)
     """
 
+    takes_texts: ClassVar[bool] = True
     name: str = "hn_nce"
     """Loss to use. hn_nce: hard negatives weigh more; infonce: CLIP's loss, which ignores `alpha`
     and `beta`; siglip: the pairwise sigmoid loss, with its own settings (below)."""

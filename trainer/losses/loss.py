@@ -36,6 +36,10 @@ class Loss(ABC):
     biased: ClassVar[bool] = False
     """True if the model learns a bias of the logits that starts at `model.bias`. `rows` then takes a scalar `bias`."""
 
+    takes_texts: ClassVar[bool] = False
+    """True if images may have more texts as negatives than those of the pairs (`data.negatives`): `rows` then gets more
+    columns, without rows of their own, behind the pairs'."""
+
     @abstractmethod
     def rows(
         self, x_bd: Tensor, y_nd: Tensor, scale: Tensor, *, offset: int, mine: Tensor | None, all_of: Tensor | None
@@ -75,6 +79,7 @@ class Loss(ABC):
         *,
         bias: Tensor | None = None,
         hashes: Tensor | None = None,
+        negatives: tuple[Tensor, Tensor, Tensor] | None = None,
         ranks: Ranks | None = None,
     ) -> tuple[Tensor, Statistics]:
         """Compute the loss of this rank's rows, in float32 (or float64) outside autocast.
@@ -85,10 +90,14 @@ class Loss(ABC):
             scale: scalar factor of the cosine, exp of the learned log scale.
             bias: scalar learned bias, if the loss is `biased`.
             hashes: (b, k) int64 hashes; pairs that share one are duplicates.
+            negatives: features (b, d), caption hashes (b,) and mask (b,) of wrong captions of this rank's images, for
+                a loss that `takes_texts`. Those that the masks of all ranks keep are negatives of every image, except
+                of one whose own caption has the same hash, if the loss uses `hashes`.
             ranks: the ranks of the run. By default this process alone.
 
         Returns:
-            The loss, a mean over rows and (unless `symmetric`) both directions; and the means of the statistics.
+            The loss, a mean over rows and (unless `symmetric`) both directions; and the means of the statistics, with
+            `negatives`, the fraction of this rank's images that have a wrong caption, if there are any.
         """
         ranks = ranks or Ranks()
         hashes = hashes if self.tells_duplicates else None
@@ -99,12 +108,24 @@ class Loss(ABC):
             known: dict[str, Any] = {"offset": ranks.rank * len(image_bd), "mine": hashes, "all_of": all_hashes}
             if self.biased:
                 known["bias"] = None if bias is None else at_least_float32(bias).to(image_bd.dtype)
-            to_text, statistics = self.rows(image_bd, ranks.gather_with_gradient(text_bd), scale, **known)
+            columns, of_texts = ranks.gather_with_gradient(text_bd), dict(known)
+            if negatives is not None:
+                wrong, hash_b, present = negatives
+                hash_n, present_n = ranks.gather(torch.stack([hash_b, present.long()], dim=1)).unbind(1)
+                wrong = ranks.gather_with_gradient(normalize(wrong.to(image_bd.dtype), dim=-1))
+                columns = torch.cat([columns, wrong[present_n > 0]])
+                if all_hashes is not None:
+                    # It also stands for the hash of their image: they have none, so that no image excludes its own.
+                    of_wrong = hash_n[present_n > 0][:, None].expand(-1, all_hashes.shape[1])
+                    of_texts["all_of"] = torch.cat([all_hashes, of_wrong])
+            to_text, statistics = self.rows(image_bd, columns, scale, **of_texts)
             loss = to_text.mean()
             if not self.symmetric:
                 to_image, of_images = self.rows(text_bd, ranks.gather_with_gradient(image_bd), scale, **known)
                 loss = (loss + to_image.mean()) / 2
                 statistics = {name: torch.cat([values, of_images[name]]) for name, values in statistics.items()}
+            if negatives is not None:
+                statistics = {**statistics, "negatives": negatives[2]}
         return loss, {name: values.detach().to(loss.dtype).mean() for name, values in statistics.items()}
 
 

@@ -170,3 +170,29 @@ def test_a_shard_without_the_field_is_refused_before_it_is_read(load: Any, writt
         load(folder, captions={"captoins": 1.0})
     with pytest.raises(BadSource, match=r"d/0\.tar: .* 'others'"):
         load(written, folder, captions={"caption": 0.5, "others": 0.5})
+
+
+def test_wrong_captions_are_the_same_for_workers_and_resumes(load: Any, written: Path) -> None:
+    def wrong(loader: Any, *epochs: int) -> list[tuple[str, str, bool, int]]:
+        found = []
+        for batch in (batch for epoch in epochs for batch in loader.epoch(epoch)):
+            texts, captions = (
+                [bytes(row).rstrip(b"\0").decode() for row in ids.tolist()]
+                for ids in (batch.texts, batch.negatives.texts)
+            )
+            found += zip(texts, captions, *(each.tolist() for each in batch.negatives[:0:-1]), strict=True)
+        return found
+
+    found = wrong(load(written, negatives="synthetic"), 0, 1)
+    for text, caption, present, hashed in found:
+        number = text.split()[0]
+        assert (caption, present) == (("", False) if number == "3" else (f"{number} s", True))
+        assert not present or hashed == caption_hash(caption.encode())
+    assert wrong(load(written, negatives="synthetic", workers=2), 0, 1) == found
+    lists = wrong(load(written, negatives="others"), *range(4))
+    assert {caption[-1] for _, caption, _, _ in lists} == {*"op"}
+    assert wrong(load(written, negatives="others"), 3) == lists[60:80]
+    empty = load(written, negatives="others", batch_size=8, rank=0, world=2, drop_last=False, samples_per_epoch=17)
+    assert [len(batch.negatives.texts) for batch in empty.epoch(0)][-1] == 0
+    with pytest.raises(BadSource, match=r"no text in the field 'wrong' .* data.negatives"):
+        load(written, negatives="wrong")

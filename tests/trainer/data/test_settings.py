@@ -37,6 +37,7 @@ def test_wrong_settings(make: Any, says: str) -> None:
 
 
 OF_SHARDS = {"sources": (SOURCE,), "selection": "s", "subset": "s", "skip": ("0.tar",), "captions": "random"}
+OF_SHARDS["negatives"] = "wrong"
 
 
 @pytest.mark.parametrize("name", OF_SHARDS)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from open_clip.loss import ClipLoss
@@ -132,3 +133,53 @@ def test_tiles_hold_no_matrix(forks: Forks, tmp_path: Path) -> None:
     matrix = 4096 * 4096 * 4
     assert tiled < 0.5 * matrix, f"{tiled / 2**20:.0f} MiB"
     assert whole > 2 * matrix  # what is measured is the matrix
+
+
+def in_numpy(image: Any, text: Any, wrong: Any, scale: float, alpha: float, beta: float, out: Any) -> float:
+    """HN-NCE of both directions in float64. Images also have the wrong captions as negatives; out (n, n + m) bool says
+    which texts are none of an image's negatives, its own one among them."""
+    image, text, wrong = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text, wrong))
+    n, total = len(image), 0.0
+    for rows, columns, none in ((image, np.concatenate([text, wrong]), out), (text, image, out[:, :n].T)):
+        s = scale * rows @ columns.T
+        weights = np.exp(beta * s) * ~none
+        weights *= ((~none).sum(1) / weights.sum(1))[:, None]
+        positive = np.exp(np.diagonal(s))
+        total += np.mean(np.log(alpha * positive + (weights * np.exp(s)).sum(1)) - np.log(positive))
+    return total / 2
+
+
+@pytest.mark.parametrize("form", [EAGER, {"chunk": 3}], ids=["eager", "tiles"])
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (0.5, 0.5)])
+@pytest.mark.parametrize("mask", [True, False])
+def test_wrong_captions_are_negatives_of_every_image(form, alpha, beta, mask, features, relative_error):
+    """Values and gradients against NumPy; pair 2 has no wrong caption, and that of pair 1 is the caption of pair 3."""
+    n, scale = 5, 7.0
+    x, y = features(n, 4)
+    wrong = 2 * features(n, 4, seed=9)[1]
+    captions, images, hashes = torch.tensor([1, 2, 2, 4, 5]), torch.arange(10, 15), torch.tensor([20, 4, 0, 22, 23])
+    present = torch.tensor([True, True, False, True, True])
+    out = np.eye(n, 2 * n, dtype=bool)
+    out[:, n + 2] = True
+    if mask:
+        out[3, n + 1] = out[1, 2] = out[2, 1] = True
+    leaves = [value.clone().requires_grad_() for value in (x, y, wrong, torch.tensor(scale, dtype=torch.float64))]
+    loss, statistics = HnNce(alpha=alpha, beta=beta, mask_duplicates=mask, **form)(
+        leaves[0], leaves[1], leaves[3],
+        hashes=torch.stack([captions, images], dim=1), negatives=(leaves[2], hashes, present),
+    )  # fmt: skip
+    loss.backward()
+    given: list[Any] = [x.numpy(), y.numpy(), wrong.numpy(), np.array(scale)]
+    assert loss.item() == pytest.approx(in_numpy(*given, alpha, beta, out), rel=1e-12)
+    assert statistics["negatives"].item() == 0.8
+    for leaf, value in zip(leaves, given, strict=True):
+        slopes = np.zeros_like(value)
+        for place in np.ndindex(value.shape):
+            kept, ends = value[place].copy(), []
+            for step in (1e-5, -1e-5):
+                value[place] = kept + step
+                ends.append(in_numpy(*given, alpha, beta, out))
+            value[place] = kept
+            slopes[place] = (ends[0] - ends[1]) / 2e-5
+        assert relative_error(leaf.grad, slopes) < 1e-7
+    assert not leaves[2].grad[2].any()

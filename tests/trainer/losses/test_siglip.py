@@ -131,6 +131,10 @@ def test_it_needs_a_bias(features: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["loss.name=siglip", "model.bias=-10", "data.negatives=wrong"],
+            "data.negatives is wrong, but loss.name siglip",
+        ),
         (["loss.name=siglip"], r"loss.name siglip learns a logit bias: .*model.bias=-10"),
         (["model.bias=-10"], r"model.bias is -10.0, but loss.name hn_nce learns none: leave it out, or set loss.name"),
         (["loss.name=siglip", "model.bias=-1000"], r"model.bias is -1000.0; it must"),
