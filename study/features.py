@@ -148,13 +148,13 @@ class FeatureLoader(Loader):
         """Return embeddings of all pairs: images (m, crops, e) and captions (m, 1, e), with zeros where there are
         none."""
         assert self._embeddings is not None
-        targets, (_, text) = self._embeddings.shard(name, self._sha256), columns_of([self._embeddings], settings)
+        targets, (_, columns) = self._embeddings.shard(name, self._sha256), columns_of([self._embeddings], settings)
         if targets is None:
             raise ConceptMismatch(f"{name} has no embedding targets; make them again")
         rows = targets.rows(self._keys)
         if (rows < 0).all():
             raise ConceptMismatch(f"no pair of {name} has embeddings; make them again")
-        of_images, of_texts = (each[rows] for each in (targets.image, targets.text[:, text : text + 1]))
+        of_images, of_texts = (each[rows] for each in (targets.image, targets.text[:, [*columns.values()]]))
         of_images[rows < 0], of_texts[rows < 0] = 0, 0
         return torch.from_numpy(of_images), torch.from_numpy(of_texts)
 

@@ -78,9 +78,7 @@ def backward(
         encoded: Encoded = encoder(*(each[slices[part]] for each in inputs))
         return encoded
 
-    def coupled(
-        features: Sequence[Tensor], factor: Tensor, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor, Statistics]:
+    def coupled(features: Sequence[Tensor], factor: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Statistics]:
         """Return the weighted sum of the losses over pairs of the batch, the contrastive one alone, and statistics."""
         image, text, *wrong = features
         given = batch.negatives

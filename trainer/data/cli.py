@@ -48,9 +48,9 @@ def about_embeddings(path: str, source: OpenSource, settings: DataSettings) -> l
     from open_diht.trainer.embeddings import open_embeddings  # which imports the errors of this folder
 
     embeddings = open_embeddings(place)
-    _, text = columns_of([embeddings], settings)
+    _, columns = columns_of([embeddings], settings)
     indexes = (load(shard.index) for shard in source.shards)
-    found = [without_embeddings(index, np.arange(len(index.keys)), embeddings, text) for index in indexes]
+    found = [without_embeddings(index, np.arange(len(index.keys)), embeddings, columns) for index in indexes]
     first = next((f", first: {what}" for _, what in found if what), "")
     return [f"embeddings: {sum(count for count, _ in found):,} samples have none{first}"]
 

@@ -24,6 +24,7 @@ from torch.utils.data import get_worker_info
 
 from open_diht.common.images import BadImage, BadImageReason, ImageLimits, decoding, open_image
 from open_diht.common.shard_index import ShardIndex, caption_hash
+from open_diht.common.spelling import spelled_option
 from open_diht.common.stores import is_remote
 from open_diht.trainer.data.batch import Batch, Negatives
 from open_diht.trainer.data.errors import BadSource, ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
@@ -174,6 +175,8 @@ class _Sample(NamedTuple):
     row: int
     caption: str
     caption_hash: int
+    name: str
+    """Name of the caption: that of the `.txt`, or the field of the JSON that it was drawn from."""
     crop: int
     """Number of the stored crop of the image."""
     negative: _Caption | None
@@ -202,7 +205,7 @@ class Reader:
     ):
         self._subset, self._view = subset, view
         self._embeddings = embeddings or [None] * len(sources)
-        self._dimension, self._text = columns_of(self._embeddings, settings)
+        self._dimension, self._columns = columns_of(self._embeddings, settings)
         self._settings, self._sources, self._concepts, self._order = settings, sources, concepts, order
         self._part, self._transform, self._tokenizer = part, transform, tokenizer
         self._heads = next((list(known.heads) for known in concepts if known), [])
@@ -336,15 +339,15 @@ class Reader:
 
     def _read(
         self, opened: _Opened, place: int, seed: int, bad: list[Bad]
-    ) -> tuple[Image.Image, _Caption, _Caption | None]:
+    ) -> tuple[Image.Image, tuple[str, int, str], _Caption | None]:
         """Return the image, the caption, and a wrong caption if the training uses them and the sample has one."""
         with self._tar(opened) as tar:
-            content, (caption, lacking) = _bytes(opened, tar, place, "image"), self._caption(opened, tar, place, seed)
+            content, (drawn, caption) = _bytes(opened, tar, place, "image"), self._caption(opened, tar, place, seed)
             negative = self._negative(opened, tar, place, seed)
         image = decode(content, self._settings.max_pixels, self._settings.decode_side)
-        if lacking:
+        if drawn != caption[2]:
             key = opened.index.keys[place]
-            bad.append(Bad(Kind.MISSING_FIELD, f"shard {opened.shard.file.url}, key {key}: no text in {lacking}"))
+            bad.append(Bad(Kind.MISSING_FIELD, f"shard {opened.shard.file.url}, key {key}: no text in {drawn}"))
         return image, caption, negative
 
     def _negative(self, opened: _Opened, tar: int, place: int, seed: int) -> tuple[str, int] | None:
@@ -352,18 +355,18 @@ class Reader:
             return None
         return drawn_caption(_bytes(opened, tar, place, "json"), self._settings.negatives, mixed(seed), single=True)
 
-    def _caption(self, opened: _Opened, tar: int, place: int, seed: int) -> tuple[tuple[str, int], str]:
-        """Return the caption with its hash, and the field that was drawn and that the sample lacks, or ""."""
-        captions, one, lacking = self._settings.captions, None, ""
+    def _caption(self, opened: _Opened, tar: int, place: int, seed: int) -> tuple[str, tuple[str, int, str]]:
+        """Return the name that was drawn; and the caption with its hash and its name, which is that of the `.txt` if
+        the sample lacks the drawn field."""
+        captions, name, one = self._settings.captions, TXT, None
         if captions == "random":
             one = drawn_caption(_bytes(opened, tar, place, "json"), self._settings.captions_field, seed)
-        elif not isinstance(captions, str) and (field := drawn_field(captions, seed)) != TXT:
-            one = drawn_caption(_bytes(opened, tar, place, "json"), field, seed, single=True)
-            lacking = field if one is None else ""
-        if one is None:
-            text = _bytes(opened, tar, place, "caption").decode("utf-8", "replace").strip()
-            one = text, int(opened.index.rows[place]["caption_hash"])
-        return one, lacking
+        elif not isinstance(captions, str) and (name := drawn_field(captions, seed)) != TXT:
+            one = drawn_caption(_bytes(opened, tar, place, "json"), name, seed, single=True)
+        if one is not None:
+            return name, (*one, name)
+        text = _bytes(opened, tar, place, "caption").decode("utf-8", "replace").strip()
+        return name, (text, int(opened.index.rows[place]["caption_hash"]), TXT)
 
     def _transformed(self, opened: _Opened, place: int, image: Image.Image, seed: int, transform: Transform) -> Tensor:
         torch.default_generator.manual_seed(seed)  # that of the CPU only
@@ -499,7 +502,7 @@ class Reader:
         for index, sample in enumerate(samples):
             stored = sample.opened.embeddings
             if stored is not None and (row := sample.opened.embedding_row(sample.row)) >= 0:
-                image[index], text[index] = stored.image[row, sample.crop], stored.text[row, self._text]
+                image[index], text[index] = stored.image[row, sample.crop], stored.text[row, self._columns[sample.name]]
         return torch.from_numpy(image), torch.from_numpy(text)
 
     def without_embeddings(self, source: int, number: int) -> tuple[int, str]:
@@ -507,7 +510,7 @@ class Reader:
         embeddings cannot be used, `StoreError` if their store failed."""
         index = load(self._sources[source].shards[number].index)
         rows = np.unique(rows_to_read(index, self._settings.split, self._subset)[0])
-        return without_embeddings(index, rows, self._embeddings[source], self._text)
+        return without_embeddings(index, rows, self._embeddings[source], self._columns)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": OrderedDict(), "_owner": None, "state": None}
@@ -563,24 +566,24 @@ def heads_of(concepts: Sequence[ConceptTargets | None]) -> dict[str, int]:
 
 
 def without_embeddings(
-    index: ShardIndex, rows: npt.NDArray[np.int64], embeddings: EmbeddingTargets | None, text: int
+    index: ShardIndex, rows: npt.NDArray[np.int64], embeddings: EmbeddingTargets | None, columns: Mapping[str, int]
 ) -> tuple[int, str]:
-    """Count the rows of a shard's index without embeddings of the image and caption number `text`, and name the first
+    """Count the rows of a shard's index without embeddings of the image and the captions `columns`, and name the first
     one. Raises `ConceptMismatch` if the embeddings cannot be used, `StoreError` if their store failed."""
     found = embeddings.shard(index.name, index.identity) if embeddings else None
     if found is not None:
-        known = found.image.any(axis=(1, 2)) & found.text[:, text].any(axis=1)
+        known = found.image.any(axis=(1, 2)) & np.all(np.any(found.text[:, [*columns.values()]], axis=2), axis=1)
         places = found.rows([index.keys[row] for row in rows])
         rows = rows[~np.append(known, False)[places]]  # -1 takes the last one
     return len(rows), f"shard {index.name}, key {index.keys[rows[0]]}" if len(rows) else ""
 
 
-def columns_of(embeddings: Sequence[EmbeddingTargets | None], settings: DataSettings) -> tuple[int, int]:
-    """Return the dimension of embeddings (0 without) and the place of the `.txt` among their captions. Raises
-    `ConceptMismatch` if the sources differ in teacher or crops, or there are no embeddings of the captions."""
+def columns_of(embeddings: Sequence[EmbeddingTargets | None], settings: DataSettings) -> tuple[int, Mapping[str, int]]:
+    """Return the dimension of embeddings (0 without), and the place among their captions of each that may be drawn, by
+    name. Raises `ConceptMismatch` if the sources differ in teacher or crops, or there are no embeddings of one."""
     known = [each for each in embeddings if each is not None]
     if not known:
-        return 0, 0
+        return 0, {}
     first = known[0].manifest
     for name in ("teacher", "dimension", "temperature", "crops", "crop_scale", "captions"):
         if other := next((each for each in known if each.manifest.get(name) != first.get(name)), None):
@@ -588,11 +591,15 @@ def columns_of(embeddings: Sequence[EmbeddingTargets | None], settings: DataSett
                 f"the sources' embedding targets disagree in {name}: {first.get(name)} and {other.manifest.get(name)}; "
                 f"make them with the same options ({known[0].remedy()})"
             )
-    if settings.captions != "first":
+    if settings.captions == "random":
         raise ConceptMismatch(
-            "data.captions draws captions of which there are no embeddings: set data.captions=first, or "
+            "data.captions=random draws captions of which there are no embeddings: set data.captions=first, or "
             "distillation.path=null"
         )
-    if TXT not in known[0].captions:
-        raise ConceptMismatch(f"there are embeddings of {', '.join(known[0].captions)}, but not of the .txt ({TXT})")
-    return known[0].dimension, known[0].captions.index(TXT)
+    names = (TXT, *settings.drawn)
+    if missing := [name for name in names if name not in known[0].captions]:
+        raise ConceptMismatch(
+            f"there are embeddings of {', '.join(known[0].captions)}, but not of {', '.join(missing)}; store them with "
+            f"{spelled_option('captions', ','.join(names))}, change data.captions, or set distillation.path=null"
+        )
+    return known[0].dimension, {name: known[0].captions.index(name) for name in names}

@@ -131,11 +131,16 @@ class DataSettings:
         return (self.path,) if self.loader else tuple(source.path for source in self.sources)
 
     @property
+    def drawn(self) -> tuple[str, ...]:
+        """The fields of the JSON of samples that captions are drawn from by probabilities, in the order of their
+        names."""
+        given = {} if isinstance(self.captions, str) else self.captions
+        return tuple(sorted(name for name, probability in given.items() if probability and name != TXT))
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """The fields that the JSON of samples must have, in the order of their names."""
-        drawn = {} if isinstance(self.captions, str) else self.captions
-        names = {name for name, probability in drawn.items() if probability and name != TXT}
-        return tuple(sorted(names | ({self.negatives} if self.negatives else set())))
+        return tuple(sorted({*self.drawn, *filter(None, [self.negatives])}))
 
     @property
     def chosen_by(self) -> str:

@@ -34,7 +34,7 @@ class Taught:
         of, first = {}, 0
         for index, size in enumerate(SIZES):
             numbers = np.arange(first, min(first + size, 24))
-            image = np.stack([[[n + 1, crop] for crop in range(CROPS)] for n in numbers])
+            image: Any = np.array([[[n + 1, crop] for crop in range(CROPS)] for n in numbers])
             image[numbers == 3] = 0
             of[folder / f"{index:05d}.tar"] = ([tars.key(n) for n in numbers], image, numbers[:, None, None] + [[5, 6]])
             first += size
@@ -78,6 +78,32 @@ def test_every_pair_has_its_own_embeddings_and_the_crop_that_the_teacher_saw(tau
                 assert torch.equal(shown, pixels(cropped(whole, crop_box(draws, 12, 12, (0.2, 0.5)), 6)))
                 crops.add(of_image[1])
     assert crops == {0, 1, 2}
+
+
+def test_a_drawn_caption_learns_its_own_embedding(tars: Any, load: Any, tmp_path: Path) -> None:
+    """The first number of an embedding is 1 for the .txt and 2 for the field `synthetic`, which sample 3 lacks."""
+    keys, members = [tars.key(number) for number in range(10)], []
+    for number, key in enumerate(keys):
+        fields = {} if number == 3 else {"synthetic": "made"}
+        members += [(f"{key}.png", tars.image(number)), (f"{key}.txt", b"found")]
+        members += [(f"{key}.json", json.dumps(fields).encode())]
+    tar = tars.write(tmp_path / "w" / "0.tar", members)
+    text = np.full((10, 2, 2), [[1, 1], [2, 2]])
+    text[3, 1] = 0
+    stored = write_embeddings(
+        tmp_path / "e", {tar: (keys, np.ones((10, 1, 2)), text)}, captions=["caption", "synthetic"]
+    )
+    options: dict[str, Any] = {"embeddings": open_embeddings(str(stored)), "max_bad_share": 0.2}
+    loader = load(tmp_path / "w", captions={"caption": 0.5, "synthetic": 0.5}, **options)
+    learned = set()
+    for batch in (each for epoch in range(4) for each in loader.epoch(epoch)):
+        said = [bytes(row).rstrip(b"\0") for row in batch.texts.tolist()]
+        learned |= {*zip(said, batch.teacher[1][:, 0].tolist(), strict=True)}
+    assert learned == {(b"found", 1.0), (b"made", 2.0)}
+    about = about_embeddings(loader, Ranks())
+    assert about.startswith("1 samples have no embeddings, first: ") and about.endswith(keys[3])
+    with pytest.raises(ConceptMismatch, match=r"of caption, synthetic, but not of other; .*captions=?.caption,other"):
+        load(tmp_path / "w", captions={"caption": 0.5, "other": 0.5}, **options)
 
 
 def test_workers_ranks_and_resumes_draw_the_same_crops(taught: Taught) -> None:
