@@ -86,7 +86,7 @@ class ExportStage(Stage):
         for number, first in enumerate(range(0, len(ordinals), PER_SHARD)):
             path = shard_path(self.layout, unit, number)
             part = kept.slice(first, PER_SHARD).to_pylist()
-            with published(path) as temporary:
+            with published(path, hashed=False) as temporary:  # its index has the hash
                 written = self._write(temporary, unit, part, ordinals[first : first + PER_SHARD])
                 with open(temporary, "rb") as tar:
                     index = scan(path.name, tar)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from open_diht.common import files
-from open_diht.common.files import is_temporary, naming, remove_temporaries, sync, temporary_beside
+from open_diht.common.files import is_temporary, naming, remove_temporaries, sha256_file, sync, temporary_beside
 from open_diht.common.stores import create, lacks_conditions
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import check_fence
@@ -33,20 +33,32 @@ _UPLOADS = 3
 """Tries of an upload, since another process (say, a second one of the same shard) may replace the object meanwhile."""
 _unconditional: set[str] = set()
 """Buckets whose store has refused a conditional put as not implemented, so that no file is sent twice."""
+_digests: dict[str, str] = {}
+"""SHA-256 of the files that this process has published and no record has taken yet, by path."""
 
 
 @contextmanager
-def published(path: StorePath) -> Iterator[Path]:
+def published(path: StorePath, hashed: bool = True) -> Iterator[Path]:
     """Yield a temporary local path to write to, and publish the file as `path` when the block ends. On an error nothing
-    is published, and if `path` is on a disk, an error of the disk that names no file gets this name."""
+    is published, and if `path` is on a disk, an error of the disk that names no file gets this name. With `hashed`, the
+    file's SHA-256 is kept for `take_digest`; it is computed here, because a store would have to send the file back."""
     if is_local(path):
         with files.published(path) as temporary:
             yield temporary
+            if hashed:
+                _digests[str(path)] = sha256_file(temporary)
         return
     with tempfile.TemporaryDirectory(prefix="diht-") as folder:
         temporary = Path(folder) / path.name
         yield temporary
+        if hashed:
+            _digests[str(path)] = sha256_file(temporary)
         _upload(temporary, path)
+
+
+def take_digest(path: StorePath) -> str | None:
+    """Return the SHA-256 of a file as this process has published it, once. Return None if it has not."""
+    return _digests.pop(str(path), None)
 
 
 def _upload(file: Path, path: UPath) -> None:

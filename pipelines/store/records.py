@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, TypedDict
 
 from open_diht.common.shard_index import IndexCounts
-from open_diht.pipelines.store.commit import CorruptRecord, RunFailed, publish_json, read_json, remove
+from open_diht.pipelines.store.commit import CorruptRecord, RunFailed, publish_json, read_json, remove, take_digest
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, each, size_of, sizes
 
@@ -25,6 +25,7 @@ class CommitRecord(TypedDict, total=False):
     seconds: float  # by the clock, of the runs that made or extended the results
     cpu_seconds: float  # of the worker and its helpers in these runs; missing in older records
     files: dict[str, int]  # bytes of each file that the record vouches for, by path in OUTPUT
+    hashes: dict[str, str]  # SHA-256 of those of these files that were published with it; missing in older records
     # Records of image units have these.
     segments: int  # number of segments
     covers: list[str]  # names of the sets of rows that they contain
@@ -56,15 +57,20 @@ class CommitRecord(TypedDict, total=False):
 def publish_record(
     layout: Layout, path: StorePath, record: Mapping[str, Any], files: Iterable[StorePath], planned: bool = True
 ) -> None:
-    """Write a commit record. It vouches for the sizes of those `files` that exist, and for the files in its entry
-    `files`, which are from an earlier record. Raise RunFailed if the output folder has lost its plan, because the
-    folder was removed meanwhile. Without `planned` it needs no plan."""
+    """Write a commit record. It vouches for the sizes of those `files` that exist, with the hashes of those that this
+    process has published, and for the files in its entries `files` and `hashes`, which are from an earlier record.
+    Raise RunFailed if the output folder has lost its plan, because the folder was removed meanwhile. Without `planned`
+    it needs no plan."""
     if planned and not layout.plan.exists():
         raise RunFailed(removed(layout))
     given = list(files)
     found = zip(given, each(size_of, given, layout.root), strict=True)
     known = {_name(layout, file): size for file, size in found if size is not None}
-    publish_json(path, {**record, "files": {**record.get("files", {}), **known}})
+    taken = {_name(layout, file): digest for file in given if (digest := take_digest(file)) is not None}
+    hashes = {**record.get("hashes", {}), **{name: taken[name] for name in known if name in taken}}
+    whole = {**record, "files": {**record.get("files", {}), **known}, **({"hashes": hashes} if hashes else {})}
+    publish_json(path, whole)
+    take_digest(path)
 
 
 def removed(layout: Layout) -> str:

@@ -1,5 +1,6 @@
 """What is done stays done only while its files are there: what is deleted, cut short or garbled is made again."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.manifests.plan import PlanMismatch
-from open_diht.pipelines.store.commit import RunFailed, publish_json
+from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_json
 from open_diht.pipelines.store.layout import KINDS, Layout
 from open_diht.pipelines.store.records import Vouched, publish_record
 
@@ -124,6 +125,10 @@ def test_a_record_vouches_for_the_files_that_are_there(tmp_path: Path) -> None:
     publish_record(layout, path, {"unit": "u"}, [layout.part(kind, "u") for kind in KINDS])
     record = Vouched(layout).current(path)
     assert record == {"unit": "u", "files": {"kept/part-u.parquet": 4}}
+    publish_bytes(layout.part("rejected", "u"), b"56789")
+    publish_record(layout, path, record, [layout.part("rejected", "u")])
+    hashes = Vouched(layout).current(path)["hashes"]
+    assert hashes == {"rejected/part-u.parquet": hashlib.sha256(b"56789").hexdigest()}
     publish_record(layout, path, record, [layout.plan])
     assert set(Vouched(layout).current(path)["files"]) == {"kept/part-u.parquet", "work/plan.json"}
     layout.part("kept", "u").write_bytes(b"123")
