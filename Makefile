@@ -59,7 +59,6 @@ CODE := open_diht study benchmarks deploy examples tests setup.py docs/generate.
 SUITE_filter := captions verifier spotting overlap_false_positives download
 MARKS_test-slow := slow and not soak and not flink and not cluster
 MARKS_test-all := not flink and not cluster
-SUITE_scale := scale
 SUITE_train := train_step loader
 SUITE_eval := evaluation
 
@@ -72,6 +71,8 @@ filter: ## Filter a data set (DATASET INPUT OUTPUT PRESET STAGES RUNNER WORKERS 
 	$(call run,filter,$(DOWNLOAD) $(SCORE),$(WHAT))
 view: ## Look at an output, finished or not, on a local web page (OUTPUT PRESET)
 	$(call run,view,view,output=OUTPUT preset=PRESET)
+verify: ## Check an output against its records, its preset and its input (OUTPUT INPUT)
+	$(call run,verify$(if $(OUTPUT), $(call quote,$(OUTPUT))),,input=INPUT)
 pilot: ## Filter a random sample and forecast the whole (as filter; UNITS)
 	$(call run,pilot,$(DOWNLOAD) $(SCORE),$(WHAT) units=UNITS)
 select: ## Choose rows and repeats for a training of n samples (OUTPUT SAMPLES)
@@ -108,15 +109,14 @@ test test-slow test-all: setup ## Run the quick tests, the slow ones, or all (CI
 test-runners: setup ## Run the tests on Flink, Prism, a Dask cluster and Beam's Google Cloud part
 	@$(PY) -m pytest -rs -m "flink or cluster" tests/pipelines/runners tests/deploy $(ARGS)
 lint: setup ## Run ruff, mypy and a check of the prose
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m docs.prose
-	@$(PY) -m mypy $(CODE)
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m docs.prose && $(PY) -m mypy $(CODE)
 docs: setup ## Build the documentation into out/docs; a warning is an error
 	@$(PY) -m docs.generate && NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict && echo "out/docs/index.html"
 lock: setup ## Resolve requirements.lock again: versions and hashes for Python 3.11 to 3.13
 	@.venv/bin/uv pip compile setup.py --universal --python-version 3.11 --all-extras --upgrade --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --quiet --output-file requirements.lock
 bench-filter bench-scale bench-train bench-eval: setup ## Measure our code next to its peers
-	@status=0; for name in $(SUITE_$(@:bench-%=%)); do \
+	@status=0; for name in $(or $(SUITE_$(@:bench-%=%)),scale); do \
 	  echo "== $$name"; $(PY) -m benchmarks.$$name $(ARGS) || status=1; done; exit $$status
 s3-server: ## Build versitygw into .tools, an S3 server that tests talk to (needs Go)
 	@[ -x .tools/versitygw ] || GOBIN="$$(pwd)/.tools" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0

@@ -177,6 +177,10 @@ class Lease:
         valid = (other.lease for other in self._found() if other.counts)
         return {str(lease["shard"]) for lease in valid if lease.get("shard")} | {self._shard} - {""}
 
+    def is_held(self) -> bool:
+        """Return whether another run holds a lease."""
+        return any(other.counts for other in self._found())
+
     def _found(self) -> list[_Other]:
         """Return all leases of other runs, valid or expired."""
         found = [path for path in _listed(self._fs, self._folder) if not path.endswith(_TOKEN)]

@@ -53,6 +53,12 @@ COMMANDS = {
         parser="open_diht.pipelines.view.options",
         resumes=False,
     ),
+    "verify": Command(
+        "check an output against its records, its preset and its input",
+        "open_diht.pipelines.verify.command",
+        parser="open_diht.pipelines.verify.options",
+        resumes=False,
+    ),
     "pilot": Command(
         "filter a random sample, forecast the whole",
         "open_diht.pipelines.pilot.command",

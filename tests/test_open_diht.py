@@ -39,6 +39,9 @@ def as_module(module: str, *arguments: str) -> None:
         ("view", [], []),
         ("view", ["OUTPUT=/data/cat", "PRESET=strict", "ARGS=--port 8000"],
          ["--output", "/data/cat", "--preset", "strict", "--port", "8000"]),
+        ("verify", [], []),
+        ("verify", ["OUTPUT=/data/cat", "INPUT=/data/*.tsv", "ARGS=--sample 9"],
+         ["/data/cat", "--input", "/data/*.tsv", "--sample", "9"]),
         ("pilot", ["UNITS=5"], ["--units", "5"]),
         ("select", ["OUTPUT=/data/cat", "SAMPLES=9"], ["--output", "/data/cat", "--samples", "9"]),
         ("concepts", [], []),
@@ -79,7 +82,7 @@ def test_a_command_line_is_parsed_once(words: list[str], times: int, monkeypatch
 
 
 def test_every_target_that_is_named_alike_has_its_command() -> None:
-    wanted = {"filter", "view", "pilot", "select", "concepts", "train"}
+    wanted = {"filter", "view", "verify", "pilot", "select", "concepts", "train"}
     wanted |= {"bench", "bench-data", "compare"}
     assert set(cli.COMMANDS) == wanted | {"average", "deploy", "weights"}, (
         "a checkout has the recipes, targets fetch the weights, and averaging has no defaults to share"

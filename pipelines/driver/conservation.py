@@ -27,11 +27,11 @@ class NotConserved(RuntimeError):
     """The result files do not hold each row once, because of a bug or because the output folder was changed."""
 
 
-class _Damaged(NotConserved):
+class Damaged(NotConserved):
     """A file cannot be read."""
 
     def __init__(self, path: StorePath, message: str):
-        self.what = f"{path} is damaged ({message})"
+        self.path, self.what = path, f"{path} is damaged ({message})"
         super().__init__(f"{self.what}; remove it, and run the same command to write it again")
 
 
@@ -46,9 +46,9 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
                 raise NotConserved(f"{path} belongs to no unit of this run; remove it")
     reasons: Counter[str] = Counter()
     total = 0
-    damaged: list[_Damaged] = []
+    damaged: list[Damaged] = []
     for found in each(lambda unit: _counted(layout, unit.name), units, layout.root):
-        if isinstance(found, _Damaged):
+        if isinstance(found, Damaged):
             damaged.append(found)
         else:
             total += found[0]
@@ -66,10 +66,10 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
             f"{dict(reasons)}, by records {funnel['rejected']}"
         )
     if "captions" in funnel:
-        _check_captions(layout, units, funnel["captions"])
+        check_captions(layout, units, funnel["captions"])
 
 
-def _check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts) -> None:
+def check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts) -> None:
     """Raise NotConserved unless captions in = passed + rejected (by one reason) + in dead-letter rows + not decided."""
     total: Counter[str] = Counter()
     for unit, found in zip(units, each(lambda unit: _captions_of(layout, unit.name), units, layout.root), strict=True):
@@ -101,19 +101,19 @@ def _captions_of(layout: Layout, unit: str) -> Counter[str]:
             groups = row_groups(path, ["ordinal", OTHER_CAPTIONS])
             return sum(captions_in(rows.filter(pc.is_in(rows["ordinal"], value_set=ordinals))) for rows in groups)
 
-        found[DEAD] += _readable(captions_at, layout.data("captions", unit))
+        found[DEAD] += readable(captions_at, layout.data("captions", unit))
     return found
 
 
-def _counted(layout: Layout, unit: str) -> tuple[int, Counter[str]] | _Damaged:
+def _counted(layout: Layout, unit: str) -> tuple[int, Counter[str]] | Damaged:
     """Return the number of rows of a unit, and the number of its rejected rows by reason. If a file is damaged, delete
     the unit's record and return the error: after a power failure more units may have such files."""
     record = read_json(layout.commit("captions", unit))
     try:
-        kept = _readable(row_count, layout.part("kept", unit))
+        kept = readable(row_count, layout.part("kept", unit))
         reasons = _column(layout.part("rejected", unit), "reason")
         ordinals = _column(layout.part("dead_letter", unit), "ordinal")
-    except _Damaged as damaged:
+    except Damaged as damaged:
         remove(layout.commit("decide", unit))
         return damaged
     dead = len(ordinals) - ordinals.null_count  # entries without an ordinal are for units, not rows
@@ -135,12 +135,12 @@ def _column(path: StorePath, name: str) -> pa.ChunkedArray:
         return column
 
     try:
-        return _readable(read, path)
+        return readable(read, path)
     except FileNotFoundError:
         return pa.chunked_array([], pa.string())
 
 
-def _readable(read: Callable[[StorePath], _T], path: StorePath) -> _T:
+def readable(read: Callable[[StorePath], _T], path: StorePath) -> _T:
     try:
         return read(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, UnicodeDecodeError, OSError) as error:
@@ -148,4 +148,4 @@ def _readable(read: Callable[[StorePath], _T], path: StorePath) -> _T:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         message = " ".join(str(error).split())
-        raise _Damaged(path, message) from error
+        raise Damaged(path, message) from error

@@ -53,7 +53,7 @@ class Results:
         # funnel.json is the commit record of the results: deleted first, written last.
         retract(path)
         publish_json(root / "run.json", self._provenance(began))
-        if _is_of_the_user(root / CARD):
+        if is_of_the_user(root / CARD):
             say(f"{root / CARD} is not of this program and is kept; remove it to get a new one")
         else:
             publish_bytes(root / CARD, card_of(settings, layout, plan, units, funnel).encode())
@@ -94,7 +94,8 @@ class Results:
         }
 
 
-def _is_of_the_user(card: StorePath) -> bool:
+def is_of_the_user(card: StorePath) -> bool:
+    """Return whether there is a data set card without our mark, which the user has taken over."""
     try:
         return CARD_MARK.encode() not in read_bytes(card)
     except FileNotFoundError:

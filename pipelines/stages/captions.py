@@ -167,6 +167,7 @@ class CaptionStage(Annotator):
 
     def setup(self) -> None:
         self._annotator = CaptionAnnotator(self.lean, self.second_opinion) if self.annotate else None
+        self._unparsed = 0
         gc.collect()
         gc.freeze()  # a model consists of many objects, which every full collection would scan
 
@@ -215,7 +216,7 @@ class CaptionStage(Annotator):
                         theirs = values.of(batch.ordinals)
                         for one in self.conditions:
                             parse &= ~one.rejects_values(theirs[STORED + one.reason])
-                    table = self._rows(batch, parse)
+                    table = self.rows_of(batch, parse)
                     good.write(table)
                     captions += captions_in(table) if several else 0
                     if batch.bad:
@@ -249,8 +250,9 @@ class CaptionStage(Annotator):
             said["captions"] = captions
         return said, (self.layout.data(self.name, unit), self.layout.dead(unit))
 
-    def _rows(self, batch: Batch, parse: NDArray[np.bool_]) -> pa.Table:
-        """Annotate the n good rows of a batch. `parse` (n,) is the mask of the rows to parse."""
+    def rows_of(self, batch: Batch, parse: NDArray[np.bool_]) -> pa.Table:
+        """Annotate the n good rows of a batch, between `setup` and `teardown`. `parse` (n,) is the mask of the rows to
+        parse."""
         table = identities(batch)
         annotations = self._annotations([caption or "" for caption in batch.captions], parse)
         if annotations is not None:

@@ -28,6 +28,7 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Records, Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import MissingImage, UnreadableFile
+from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, images_of, last_of_each, state_of
@@ -147,6 +148,21 @@ def stored_values(layout: Layout, stage: str, unit: str, column: str, ordinals: 
     return known[column].take(pa.array(np.searchsorted(known["ordinal"], ordinals))).combine_chunks()
 
 
+def images_or_reasons(
+    layout: Layout, unit: str, plan: Plan, dataset: Dataset, ordinals: NDArray[np.int64]
+) -> Iterator[tuple[int, bytes | MissingImage]]:
+    """Yield the images of rows (n,) of a caption unit as `images_of` does. If the file of the images is damaged, the
+    rows from there on have no image."""
+    done = 0
+    try:
+        for row in images_of(layout, unit, plan.span(unit), plan.image_rows, dataset, ordinals):
+            yield row
+            done += 1
+    except UnreadableFile as error:  # images may be damaged while the captions are intact
+        missing = MissingImage(reason="image_unreadable", message=error.message)
+        yield from ((ordinal, missing) for ordinal in ordinals[done:].tolist())
+
+
 class SegmentStage(Stage):
     """A stage that keeps results. If other thresholds let more rows pass, the stage processes only the new rows."""
 
@@ -191,14 +207,7 @@ class SegmentStage(Stage):
         Yields:
             The ordinal of each row, and its image file as stored, not decoded, or the reason why there is none.
         """
-        parent, plan, done = unit_of(unit), self._plan, 0
-        try:
-            for row in images_of(self.layout, parent, plan.span(parent), plan.image_rows, self.dataset, ordinals):
-                yield row
-                done += 1
-        except UnreadableFile as error:  # images may be damaged while the captions are intact
-            missing = MissingImage(reason="image_unreadable", message=error.message)
-            yield from ((ordinal, missing) for ordinal in ordinals[done:].tolist())
+        return images_or_reasons(self.layout, unit_of(unit), self._plan, self.dataset, ordinals)
 
     def needed(self, unit: str) -> set[str]:
         """Return names of sets of rows, each of which contains all rows that a finished unit must contain."""

@@ -5,7 +5,7 @@ Its units are image units. If a row was read again because its image has been do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Self
@@ -45,6 +45,15 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
     return last_of_each(pa.concat_tables([RECORD.empty_table(), *tables]))
 
 
+def readings_fingerprint(settings: SpotterSettings, known: Mapping[str, str]) -> str:
+    """Return the fingerprint of what is read with these settings. `known` is the spotter's provenance."""
+    asked = asdict(settings)
+    del asked["effort"]  # the settings that it stands for determine the results
+    if asked["closer"] is None:
+        del asked["closer"]  # outputs of versions without this setting stay valid
+    return fingerprint_of(known, asked)
+
+
 @dataclass
 class SpottingStage(SegmentAnnotator):
     """See `SegmentStage`. This stage reads text in the images of rows whose captions pass."""
@@ -65,13 +74,9 @@ class SpottingStage(SegmentAnnotator):
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
         spotter = TextSpotter(settings.ocr)
-        asked = asdict(spotter.settings)
-        effort = asked.pop("effort")  # the settings that it stands for determine the results
-        if asked["closer"] is None:
-            del asked["closer"]  # outputs of versions without this setting stay valid
         known = spotter.provenance() if images_at_hand(work.layout, work.plan.images) else {}
-        work.models[cls.name] = {"effort": effort, **known} if known else {}
-        fingerprint = fingerprint_of(known, asked)
+        work.models[cls.name] = {"effort": spotter.settings.effort, **known} if known else {}
+        fingerprint = readings_fingerprint(spotter.settings, known)
         return cls(work.layout, settings.dataset, fingerprint, spotter.settings, survivors_of(settings))
 
     @classmethod

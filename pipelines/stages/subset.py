@@ -26,15 +26,21 @@ _PAIR = np.dtype("<u8,<u8")
 
 
 def write_subset(layout: Layout, units: Iterable[Unit], duplicate_files: tuple[DuplicateFiles, ...]) -> int:
-    """Write subset.npy from the parts in kept/. Leave out the shared uids, which the files of kind `UID` list."""
+    """Write subset.npy, see `subset_of`."""
+    with published(layout.root / "subset.npy") as target:
+        return subset_of(layout, units, duplicate_files, target)
+
+
+def subset_of(layout: Layout, units: Iterable[Unit], duplicate_files: Iterable[DuplicateFiles], target: Path) -> int:
+    """Write the uids of the parts in kept/ to a local file. Leave out the shared uids, which the files of kind `UID`
+    list. Return the number of uids."""
     names = [unit.name for unit in units]
     files = [file_name(number) for one in duplicate_files if one.kind == UID for number in range(one.count)]
-    with published(layout.root / "subset.npy") as target:
-        return sort_uids(
-            each(lambda name: _kept(layout, name), names, layout.root),
-            each(lambda name: _shared(layout, name), files, layout.root),
-            target,
-        )
+    return sort_uids(
+        each(lambda name: _kept(layout, name), names, layout.root),
+        each(lambda name: _shared(layout, name), files, layout.root),
+        target,
+    )
 
 
 def sort_uids(of_kept: Iterable[list[str]], of_shared: Iterable[list[str]], target: Path) -> int:

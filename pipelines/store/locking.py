@@ -86,6 +86,18 @@ class FileLock:
         return {path.name for path in self._shards.glob("*") if _is_held(path)}
 
 
+def is_locked(layout: Layout) -> bool:
+    """Return whether a run is working in an output folder. Nothing is written there; without the right to write to the
+    folder of a disk the answer is False."""
+    if not is_local(layout.work):
+        leases = layout.work / "leases"
+        return Lease(leases.fs, leases.path, str(layout.root)).is_held()
+    try:
+        return _is_held(layout.work / "lock")
+    except OSError:  # no lock, no right to open it for writing, or no locks
+        return False
+
+
 def _is_held(path: Path) -> bool:
     with open(path, "r+", encoding="ascii") as handle:  # closing it releases the lock of this test
         try:

@@ -91,7 +91,7 @@ class Output:
         recorded one. Raise BadPreset if there is no such preset. Raise WrongUse if there is no output, a record of its
         run is corrupt, or the preset cannot be read or needs columns that are not stored."""
         self.layout = Layout(root)
-        self.plan = _plan(self.layout)
+        self.plan = plan_of(self.layout)
         self._named = preset
         self._listed: tuple[float, Listing] | None = None
         self._read(read_record(root / "run.json", _RunRecord))
@@ -227,7 +227,8 @@ def _ordinals(path: StorePath) -> NDArray[np.int64]:
     return np.asarray(pc.fill_null(read_table(path, ["ordinal"])["ordinal"], -1)).astype(np.int64)
 
 
-def _plan(layout: Layout) -> Plan:
+def plan_of(layout: Layout) -> Plan:
+    """Return the plan of an output. Raise WrongUse if there is none."""
     root = layout.root
     if is_local(root) and not root.is_dir():
         raise WrongUse(f"OUTPUT {root} does not exist, or is not a folder; name the OUTPUT of a `{spelled('filter')}`")

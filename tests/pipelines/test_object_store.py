@@ -31,6 +31,8 @@ from open_diht.pipelines.store.layout import Layout, image_unit_name, segment_na
 from open_diht.pipelines.store.locking import Busy, output_lock
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import stamps, store_path
+from open_diht.pipelines.verify.command import verify
+from open_diht.pipelines.verify.options import parse as verify_options
 from open_diht.pipelines.view import cli as view
 from tests.pipelines.conftest import NOTHING_LEFT, Here
 from tests.pipelines.processes import Forked
@@ -274,6 +276,7 @@ def test_a_run_in_the_store_equals_one_on_disk(bucket, pairs, paper, tables_of, 
     assert (output / "report.html").exists() and (output / "run.json").exists()
     again = command(*arguments)
     assert again.returncode == 0 and NOTHING_LEFT in again.stdout
+    assert not verify(output, verify_options([str(output)])).differences
 
 
 def test_a_store_that_cannot_be_reached_is_wrong_use(bucket, pairs, command, monkeypatch):

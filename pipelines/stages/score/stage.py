@@ -22,7 +22,6 @@ from open_diht.common.devices import AUTO, best_precision, check_device, device_
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
 from open_diht.filters.cascade import KEPT
-from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
 from open_diht.filters.spotting.decode import Pixels, UnreadableImage
@@ -329,14 +328,8 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             found = {name: record["threshold"] for name, record in work.records(THRESHOLDS, fractions)}
             seen = [*scores.get(NEG_CLIP_LOSS, {}).items()]
         asked = {name: found.get(name, least) for name, (least, _) in rule.thresholds.items()}
-        conditions = [
-            ColumnCondition(reason=name, min=least, missing="keep")
-            for name, least in asked.items()
-            if least is not None
-        ]
-        corrected = rule.negatives is not None
-        about_all = fingerprint_of(sorted(asked.items()), stage.masked, corrected, seen)
-        return ScoreFilter(tuple(conditions), bool(asked), stage.masked, corrected, about_all)
+        about_all = fingerprint_of(sorted(asked.items()), stage.masked, rule.negatives is not None, seen)
+        return ScoreFilter.of(rule, asked, about_all)
 
     def _come_to_rule(self, work: Work, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
         """Find the rows that reach the rules. Return for each unit the state that these rows depend on."""

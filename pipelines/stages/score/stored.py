@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from open_diht.filters.cascade import KEPT, NotLookedAt, Reasons, Step
 from open_diht.filters.columns import ColumnCondition
-from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, TEXT_AREA
+from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, TEXT_AREA, ScoreRule
 from open_diht.pipelines.manifests.plan import Plan, load_plan
 from open_diht.pipelines.stages.encoding import OK
 from open_diht.pipelines.stages.images import last_of_each
@@ -64,6 +65,16 @@ class ScoreFilter:
     steps: Sequence[Step] = ()
     """Empty, because the steps are in the program's own cascade."""
     _last: dict[str, pa.Table] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, rule: ScoreRule, asked: Mapping[str, float | None], fingerprint: str) -> Self:
+        """Return the filter of a rule. `asked` has the threshold of each of the rule's scores with one, by reason."""
+        conditions = [
+            ColumnCondition(reason=name, min=least, missing="keep")
+            for name, least in asked.items()
+            if least is not None
+        ]
+        return cls(tuple(conditions), bool(asked), rule.masked is not None, rule.negatives is not None, fingerprint)
 
     def measured(self, layout: Layout, unit: str, rows: pa.Table) -> pa.Table:
         known = self._known(layout, unit)

@@ -32,6 +32,8 @@ from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from open_diht.pipelines.runners import dask
+from open_diht.pipelines.verify.command import verify
+from open_diht.pipelines.verify.options import parse as verify_options
 
 ELSEWHERE = "tcp://10.0.0.7:40001"
 
@@ -375,6 +377,7 @@ def test_a_worker_killed_in_each_of_two_stages_costs_nothing_and_the_rows_are_th
     said, _ = run.communicate(timeout=200)
     assert run.returncode == 0, said
     assert tables_of(output) == local
+    assert not verify(output, verify_options([str(output)])).differences
 
 
 @pytest.mark.cluster

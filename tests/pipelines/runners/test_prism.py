@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from open_diht.pipelines.runners import RunnerError, make_backend
+from open_diht.pipelines.verify.command import verify
+from open_diht.pipelines.verify.options import parse as verify_options
 
 from .conftest import REPOSITORY, clean_environment, killed_at_the_end
 
@@ -47,6 +49,7 @@ def test_what_was_staged_is_enough_and_gives_the_rows_of_the_local_run(
     done = filter_command(*arguments, "--output", output, *how, PRISM=str(prism))
     assert done.returncode == 0, done.stderr
     assert tables_of(output) == local
+    assert not verify(output, verify_options([str(output)])).differences
     log = (output / "work" / "workers.log").read_text(encoding="utf-8", errors="replace")
     starts = [line for line in log.splitlines() if "boot: worker" in line]
     assert len(starts) >= 4 and all("diht-" in line and ".whl" in line for line in starts), "each stage was staged to"

@@ -1,0 +1,363 @@
+"""Decide sampled rows again from their stored annotations, and read and annotate them again from the input."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from importlib.metadata import PackageNotFoundError
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from open_diht.common.fields import BadValue
+from open_diht.common.naming import counted
+from open_diht.filters.captions.annotate import SCHEMA, provenance
+from open_diht.filters.captions.opinion import OpinionMissing
+from open_diht.filters.captions.parse import ModelMissing
+from open_diht.filters.cascade import DEAD as GONE
+from open_diht.filters.cascade import KEPT as ALIVE
+from open_diht.filters.cascade import NotLookedAt, apply_cascade, stage_of
+from open_diht.filters.dedup import COPIES
+from open_diht.filters.output import OURS, SEVERAL, output_rows, rejected_rows
+from open_diht.filters.several_captions import OTHERS, captions_of
+from open_diht.filters.spotting.settings import Alphabet, SpotterSettings
+from open_diht.filters.spotting.spotter import SpotterError, TextSpotter
+from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing
+from open_diht.pipelines.driver.conservation import readable
+from open_diht.pipelines.manifests import (
+    Batch,
+    FileChanged,
+    ManifestError,
+    MissingImage,
+    UnreadableFile,
+    check_images_root,
+    info_of,
+    read,
+)
+from open_diht.pipelines.manifests.plan import Plan, Unit
+from open_diht.pipelines.stages.captions import BATCH_ROWS, CaptionStage
+from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.dedup.findings import Entries, reject_duplicates
+from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.images import original_sizes
+from open_diht.pipelines.stages.rows import ROW, Reading, columns_of, read_texts, values_of
+from open_diht.pipelines.stages.score.passes import THRESHOLDS
+from open_diht.pipelines.stages.score.stored import SCORE, ScoreFilter, among
+from open_diht.pipelines.stages.segments import images_or_reasons
+from open_diht.pipelines.stages.spotting import load_records, readings_fingerprint
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.layout import image_unit_name
+from open_diht.pipelines.store.records import fingerprint_of
+from open_diht.pipelines.store.storage import Row, StorePath, open_parts
+from open_diht.pipelines.verify.findings import Part
+from open_diht.pipelines.verify.structure import DEAD, KEPT, REJECTED, UNWRITTEN, Structure
+from open_diht.pipelines.view.output import Output
+
+# Equal code gives equal words, spans and decisions on every processor; the last bits of scores and boxes may differ.
+ABSOLUTE, RELATIVE = 0.01, 0.001
+"""Tolerances of scores and boxes of rows that are annotated again. Everything else must be equal."""
+_OF_BYTES: tuple[str, ...] = ("sha256", "bytes")
+_READ: tuple[str, ...] = ("status", "width", "height", "spotted", *_OF_BYTES)
+"""Columns of an image's record that are compared if it is read again. Messages may name paths."""
+
+
+class Rows:
+    """The checks of sampled rows of one output."""
+
+    def __init__(self, output: Output, models: dict[str, Any], structure: Structure, where: dict[str, str]):
+        """Store what the checks need. `where` maps the recorded path of each unchanged input file to its path now."""
+        self.layout, self.preset, self.stages = output.layout, output.preset, output.stages
+        self.dataset, self.models, self.found = output.dataset, models, structure.found
+        self.readable = {unit.name for unit in structure.plan.units if unit.span.path in where}
+        """The units whose input can be read."""
+        self._recorded, self.plan = structure.plan, moved_plan(structure.plan, where)
+        """The plan with the files where they are now."""
+        self.sampled = self.again = self._annotated = self._shown = 0
+        """Rows that were decided again and read again, and of these captions and images that were annotated again."""
+        rule, path = self.preset.score, partial(self.layout.commit, THRESHOLDS)
+        asked = {
+            name: least if keep is None else (structure.record(path(name)) or {}).get("threshold")
+            for name, (least, keep) in (rule.thresholds.items() if SCORE in self.stages else ())
+        }
+        self._own = (ScoreFilter.of(rule, asked, ""),) if SCORE in self.stages else ()
+        self._stage_of = stage_of(self.preset, self._own)
+        self._entries, self._duplicates = Entries(self.layout), structure.duplicate_files()
+        self._annotators: dict[tuple[str, bool, bool], CaptionStage] = {}
+
+    def check(self, unit: str, rows: pa.Table, ordinals: NDArray[np.int64]) -> None:
+        """Check rows of a unit; `rows` is the result of `Structure.unit`, and `ordinals` ascend."""
+        path, self.sampled = self.layout.commit("decide", unit), self.sampled + len(ordinals)
+        if not len(ordinals):
+            return
+        try:
+            readable(lambda _: self._check(unit, rows, ordinals), path)
+        except (NotLookedAt, RuntimeError, FileNotFoundError) as error:
+            self.found.differ("decisions", path, f"cannot be repeated: {error.__cause__ or error}")
+
+    def _check(self, unit: str, rows: pa.Table, ordinals: NDArray[np.int64]) -> None:
+        between = ("ordinal", int(ordinals[0]), int(ordinals[-1]) + 1)
+        groups = annotated_rows(self.layout, unit, self.preset, between=between)
+        stored = pa.concat_tables([group.filter(among(group, ordinals)) for group in groups])
+        batch = self._read_again(unit, rows, ordinals) if unit in self.readable else None
+        if batch is not None:
+            self.again += len(ordinals)
+            self._compare_annotations(unit, stored, batch)
+            if "spotting" in self.stages:
+                self._compare_images(unit, stored)
+        self._compare_decisions(unit, rows, stored, batch)
+
+    def said(self) -> list[tuple[Part, str]]:
+        """Return what was checked of rows."""
+        decided = f"{counted(self.sampled, 'row')} decided again by preset {self.preset.name}, in all columns"
+        again = f"{counted(self.again, 'row')} read again, in all columns; {counted(self._annotated, 'caption')} and "
+        again += f"{counted(self._shown, 'image')} annotated again, numbers within {ABSOLUTE} or {RELATIVE:.1%}"
+        return [("decisions", decided), ("input", again)]
+
+    # ---- decisions
+
+    def _compare_decisions(self, unit: str, rows: pa.Table, stored: pa.Table, batch: Batch | None) -> None:
+        """Decide rows as stage `decide` does, and compare their columns in kept/ and rejected/."""
+        ordinals, uids = np.asarray(stored["ordinal"]), stored["uid"].to_pylist()
+        records = image_records(self.layout, unit, np.unique(ordinals // self.plan.image_rows).tolist(), self.stages)
+        decisions = apply_cascade(stored, records, self.preset, self.stages, self._own, self.layout, unit)
+        reasons, decided = decisions.reasons, stored if decisions.rows is None else decisions.rows
+        number = self.plan.number(unit)
+        entries = {one.kind: self._entries.of(one, number) for one in self._duplicates if one.rejects}
+        copies = reject_duplicates(decided, reasons, entries, unit)
+        caption_column, original = None, pa.table({"ordinal": ordinals}).select([])
+        if batch is not None:
+            original = batch.table
+            if not self.dataset.several_captions:
+                caption_column = info_of(self.plan.span(unit), self.dataset).roles.caption
+        table = output_rows(original, decided, records, decisions, caption_column)
+        own = [*OURS, *SEVERAL, *decisions.measured, "stage", "reason", *COPIES.names]
+        rejected = rejected_rows(table, reasons, self._stage_of, copies)
+        all_ordinals, ends = np.asarray(rows["ordinal"]), np.asarray(rows["end"])
+        for kind, now, is_now in (
+            (KEPT, table.filter(pa.array(reasons == ALIVE)), reasons == ALIVE),
+            (REJECTED, rejected, (reasons != ALIVE) & (reasons != GONE)),
+        ):
+            path, mine = self.layout.part(kind, unit), all_ordinals[ends == kind]
+            again = dict(zip(np.flatnonzero(is_now).tolist(), now.to_pylist(), strict=True))
+            there = np.flatnonzero(np.isin(ordinals, mine))
+            found = _taken(path, np.searchsorted(mine, ordinals[there]), [*now.column_names, "reason"])
+            for place, row in zip(there.tolist(), found, strict=False):
+                if row["uid"] != uids[place]:
+                    continue  # the file does not hold the rows that it should, which is reported
+                if place in again:
+                    if self._compare("decisions", path, row, again[place], own, "decided"):
+                        self._compare("input", path, row, again[place], again[place].keys(), "read")
+                elif kind == REJECTED and reasons[place] == ALIVE and row["reason"] not in self._stage_of:
+                    self.found.skip(f"rejections for {row['reason']}, by a stage that is not of this program")
+                else:
+                    was, now_is = row["reason"] if kind == REJECTED else kind, reasons[place] or KEPT
+                    self.found.differ("decisions", path, f"is {was}, and {now_is} when decided again", uids[place])
+        for place in np.flatnonzero(np.isin(ordinals, all_ordinals[ends == DEAD]) & (reasons != GONE)).tolist():
+            what = f"is a dead letter, and {reasons[place] or KEPT} when decided again"
+            self.found.differ("decisions", self.layout.part(DEAD, unit), what, uids[place])
+
+    def _compare(
+        self, part: Part, file: object, was: Row, now: Row, names: Iterable[str], again: str, near: bool = False
+    ) -> bool:
+        """Return whether columns of a row are the same, numbers within a tolerance if they may be only `near`. Report
+        the first one that is not. `again` is how `now` was made."""
+        for name in (name for name in names if name in now):
+            if not (_near(was.get(name), now[name]) if near else repr(was.get(name)) == repr(now[name])):
+                what = f"has {name} {_short(was.get(name))}, and {_short(now[name])} when {again} again"
+                self.found.differ(part, file, what, was["uid"])
+                return False
+        return True
+
+    # ---- input
+
+    def _read_again(self, unit: str, rows: pa.Table, ordinals: NDArray[np.int64]) -> Batch | None:
+        """Return rows of a unit as the input has them. Return None if they cannot be read."""
+        span, parts = self.plan.span(unit), list[Batch]()
+        try:
+            known = self._recorded.span(unit).info
+            if known is not None and known.roles != info_of(span, self.dataset).roles:
+                self.found.skip(f"rows of {span.path}: the run has found its columns by another data set")
+                return None
+            for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, images=True):
+                if len(here := np.flatnonzero(np.isin(batch.ordinals, ordinals))):
+                    parts.append(_some(batch, here.tolist()))
+                if len(batch.ordinals) and batch.ordinals[-1] >= ordinals[-1]:
+                    break
+        except FileChanged as error:
+            self.found.differ("input", span.path, error.what)
+            return None
+        except UnreadableFile as error:
+            broken = read_json(self.layout.commit("captions", unit))["broken"]
+            if broken is None and UNWRITTEN not in rows["end"].to_pylist():
+                self.found.differ("input", span.path, f"cannot be read any more ({error.message})")
+            else:
+                self.found.skip(f"rows of {span.path}, which is damaged as it was: {error.message}")
+            return None
+        except ManifestError as error:
+            self.found.skip(f"rows of {span.path}: {error}")
+            return None
+        found = {name: [one for part in parts for one in getattr(part, name)] for name in _LISTS}
+        if found["ordinals"] != ordinals.tolist():
+            what = f"has {len(found['ordinals'])} of {counted(len(ordinals), 'sampled row')} of unit {unit}"
+            self.found.differ("input", span.path, what)
+            return None
+        table = pa.concat_tables([part.table for part in parts], promote_options="permissive")
+        return Batch(**{**found, "ordinals": ordinals, "table": table, "bad": []})
+
+    def _compare_annotations(self, unit: str, stored: pa.Table, batch: Batch) -> None:
+        path, annotator, conditions = self.plan.span(unit).path, self._annotator(unit), self.preset.columns
+        parsed = np.asarray(stored["parsed"].is_valid()) if annotator.annotate else np.ones(stored.num_rows, bool)
+        now = annotator.rows_of(batch, parsed)
+        if OTHERS in now.column_names and captions_of(stored) != captions_of(now):
+            self.found.differ("input", path, f"sampled rows of unit {unit} have other captions now")
+        exact, annotated = [*ROW.names], [*SCHEMA.names, OTHERS] if annotator.annotate else []
+        try:
+            info = info_of(self.plan.span(unit), self.dataset)
+            places = columns_of(conditions, info.roles, self.dataset, [column.name for column in info.columns])
+            for name, values in values_of(batch, places, conditions).items():
+                now, exact = now.append_column(name, values), [*exact, name]
+        except ModuleNotFoundError as error:
+            self.found.skip(f"values of columns: {error}")
+        for was, row in zip(stored.to_pylist(), now.to_pylist(), strict=True):
+            if self._compare("input", path, was, row, exact, "read"):
+                self._compare("input", path, was, row, annotated, "annotated", near=True)
+        self._annotated += int(parsed.sum()) * annotator.annotate
+
+    def _annotator(self, unit: str) -> CaptionStage:
+        """Return the stage that annotates captions as a unit's record says. If the model and the version that are
+        installed here are not the run's, it only makes identities."""
+        record, opinion = read_json(self.layout.commit("captions", unit)), self.preset.captions.second_opinion
+        made, annotate, lean = record["fingerprint"], record["annotated"], record["lean"]
+        if (made, annotate, lean) not in self._annotators:
+            try:
+                same = annotate and fingerprint_of(provenance(lean, opinion)) == made
+                why = "another model or version is installed here"
+            except (ModelMissing, OpinionMissing) as error:
+                same, why = False, str(error)
+            if annotate and not same:
+                self.found.skip(f"captions, by annotating them again: {why}")
+            stage = CaptionStage(self.layout, self.dataset, made, same, lean, opinion)
+            stage.setup()
+            self._annotators[made, annotate, lean] = stage
+        return self._annotators[made, annotate, lean]
+
+    # ---- images
+
+    def _compare_images(self, unit: str, stored: pa.Table) -> None:
+        """Read the images of rows again, and compare them and the text in them with the stored records."""
+        ordinals, path = np.asarray(stored["ordinal"]), self.plan.span(unit).path
+        numbers = np.unique(ordinals // self.plan.image_rows).tolist()
+        records = load_records(self.layout, unit, numbers)
+        known = {row["ordinal"]: row for row in records.filter(among(records, ordinals)).to_pylist()}
+        units = [image_unit_name(unit, number) for number in numbers]
+        sizes = {ordinal: size for one in units for ordinal, size in original_sizes(self.layout, one).items()}
+        made = {(read_json(self.layout.commit("spotting", one)) or {}).get("fingerprint") for one in units}
+        uids = dict(zip(ordinals.tolist(), stored["uid"].to_pylist(), strict=True))
+        try:
+            check_images_root(self.dataset)
+            images = images_or_reasons(self.layout, unit, self.plan, self.dataset, np.array([*known], np.int64))
+            readings: Iterator[Reading] = (_digest_of(*image) for image in images)
+            compared = _OF_BYTES
+            if any(row["sha256"] for row in known.values()) and self._spotters:
+                if len(made) == 1 and (spotter := self._spotters.get(str(*made))) is not None:
+                    asked = ((ordinal, image, sizes.get(ordinal)) for ordinal, image in images)
+                    readings, compared = read_texts(spotter, asked), _READ
+                else:
+                    self.found.skip("text in images: another OCR engine, version or setting is installed here")
+            for reading in readings:
+                was = {**known[reading["ordinal"]], "uid": uids[reading["ordinal"]]}
+                now = {name: reading.get(name) for name in compared}
+                self._compare("input", path, was, now, compared, "its image is read", near=True)
+                self._shown += compared == _READ
+        except FileChanged as error:
+            self.found.differ("input", error.path, error.what)
+        except (ManifestError, SpotterError) as error:
+            self.found.skip(f"images: {error}")
+
+    @cached_property
+    def _spotters(self) -> dict[str, TextSpotter]:
+        """The readers of text by the run's engine and effort, by fingerprint. run.json does not have the alphabet."""
+        models, found = self.models.get("spotting", {}), dict[str, TextSpotter]()
+        try:
+            for alphabet in get_args(Alphabet):
+                engine = models.get("engine", SpotterSettings.engine)
+                spotter = TextSpotter(self.preset.ocr.settings(models.get("effort"), alphabet, engine=engine))
+                spotter.check_installed()
+                found[readings_fingerprint(spotter.settings, spotter.provenance())] = spotter
+        except (SpotterError, WeightsMissing, WeightsDamaged, PackageNotFoundError, BadValue) as error:
+            self.found.skip(f"text in images: {error}")
+        return found
+
+    def close(self) -> None:
+        """End the OCR process, and give back the parser's memory."""
+        for spotter in self.__dict__.get("_spotters", {}).values():
+            spotter.close()
+        for annotator in self._annotators.values():
+            annotator.teardown()
+
+
+_LISTS = ("ordinals", "captions", "urls", "uids", "own_uids", "pairs", "others")
+
+
+def _some(batch: Batch, places: list[int]) -> Batch:
+    """Return some good rows of a batch."""
+    lists: dict[str, Any] = {name: getattr(batch, name) for name in _LISTS if len(getattr(batch, name))}
+    lists = {name: [values[place] for place in places] for name, values in lists.items()}
+    return replace(batch, **lists, table=batch.table.take(places), bad=[])
+
+
+def _taken(path: StorePath, places: NDArray[np.int64], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return rows of a Parquet file, by their ascending places, from the row groups that hold them."""
+    rows, start = list[dict[str, Any]](), 0
+    if not len(places):
+        return rows
+    with open_parts(path) as source:
+        file = pq.ParquetFile(source)
+        names = [name for name in dict.fromkeys(columns) if name in file.schema_arrow.names]
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            if len(mine := places[(places >= start) & (places < stop)] - start):
+                rows += file.read_row_group(group, names).take(mine).to_pylist()
+            start = stop
+    return rows
+
+
+def moved_plan(plan: Plan, where: Mapping[str, str]) -> Plan:
+    """Return a plan with files where they are now, by their recorded paths."""
+
+    def moved(unit: Unit) -> Unit:
+        span = unit.span
+        if (path := where.get(span.path, span.path)) == span.path:
+            return unit
+        info = span.info and replace(span.info, path=path, stamp=None)  # the file is the same, its stamp is not
+        return replace(unit, span=replace(span, path=path, info=info))
+
+    return replace(plan, units=tuple(map(moved, plan.units)))
+
+
+def _digest_of(ordinal: int, image: bytes | MissingImage) -> Reading:
+    if isinstance(image, MissingImage):
+        return {"ordinal": ordinal}
+    return {"ordinal": ordinal, "sha256": hashlib.sha256(image).digest(), "bytes": len(image)}
+
+
+def _near(one: Any, other: Any) -> bool:
+    """Return whether two values are equal but for the tolerances of numbers."""
+    if isinstance(one, float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_near(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_near, one, other))
+    return bool(one == other)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,0 +1,358 @@
+"""`make verify`: it finds every damage, names the row or the file, calls no good output damaged, and writes nothing."""
+
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+for module in ("torch", "open_clip"):
+    pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
+
+from open_diht.common.files import sha256_file  # noqa: E402
+from open_diht.pipelines.datasets import load_dataset  # noqa: E402
+from open_diht.pipelines.settings import ScoreSettings  # noqa: E402
+from open_diht.pipelines.stages import captions  # noqa: E402
+from open_diht.pipelines.store.layout import Layout  # noqa: E402
+from open_diht.pipelines.store.locking import is_locked, output_lock  # noqa: E402
+from open_diht.pipelines.store.storage import store_path  # noqa: E402
+from open_diht.pipelines.verify import findings, rows  # noqa: E402
+from open_diht.pipelines.verify.command import main, verify  # noqa: E402
+from open_diht.pipelines.verify.findings import Difference, Findings, escape  # noqa: E402
+from open_diht.pipelines.verify.options import parse  # noqa: E402
+from tests.pipelines.conftest import _UNCOLLECTED, _lasting_annotator, _LastingSpotter  # noqa: E402
+from tests.tiny_clip import write_tiny  # noqa: E402
+
+ROWS, UNIT = 60, "00000-00001"
+PRESET = "base: paper\nscore: {min: -1}\ndedup: {pairs: true}"
+KEPT, REJECTED = f"kept/part-{UNIT}.parquet", f"rejected/part-{UNIT}.parquet"
+SCORED = f"work/score/data/{UNIT}.0000.g0.parquet"
+
+
+@pytest.fixture(autouse=True)
+def _lasting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "TextSpotter", _LastingSpotter)
+    monkeypatch.setattr(captions, "CaptionAnnotator", _lasting_annotator)
+    monkeypatch.setattr(captions, "gc", _UNCOLLECTED)
+
+
+def checked(output: Any, *words: object) -> Findings:
+    return verify(store_path(output), parse([str(output), *map(str, words)]))
+
+
+@pytest.fixture(scope="module")
+def scored(with_images: Any, filtering: Any, ocr_models: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An output with all that may be damaged, and its manifest, which was moved since, so that it is not found."""
+    folder = tmp_path_factory.mktemp("verified")
+    rows = with_images(folder / "first" / "images", ROWS)
+    manifest = folder / "first" / "pairs.tsv"
+    filler = "x" * 3_000  # a change in the middle is then beyond the ends that a fingerprint covers
+    lines = ["\t".join([*rows[0], "filler"]), *("\t".join([*map(str, row.values()), filler]) for row in rows)]
+    manifest.write_text("\n".join([*lines, lines[1], "7\ttoo few fields"]) + "\n", encoding="utf-8")
+    model = ScoreSettings(model=f"local-dir:{write_tiny(folder / 'tiny')}", device="cpu", precision="fp32")
+    preset = folder / "mine.yaml"
+    preset.write_text(PRESET, encoding="utf-8")
+    done = filtering(manifest, folder / "out", unit_rows=20, preset=str(preset), score=model, max_dead_share=1)
+    assert done.status == 0 and done.funnel["rejected"]["duplicate_pair"] and done.funnel["dead_letter"]["rows"] == 1
+    (folder / "first").rename(folder / "moved")
+    return folder / "out", folder / "moved" / "pairs.tsv"
+
+
+@pytest.fixture
+def copied(scored: Any, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(scored[0], tmp_path / "copy"))
+
+
+# ---- good outputs
+
+
+def test_a_good_output_has_no_difference_and_nothing_is_written_into_it(scored: Any) -> None:
+    output, manifest = scored
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    found = checked(output, "--input", manifest)
+    assert not found.differences and not found.skipped, [*found.lines()]
+    assert found.rows == found.sampled == ROWS + 1 and found.read_again == (ROWS + 1, ROWS + 1)
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+    lost = checked(output)
+    assert not lost.differences and any("--input" in line for line in lost.skipped) and lost.read_again == (0, 0)
+
+
+@pytest.mark.slow
+def test_outputs_of_workers_resumed_and_decided_again(paper, pairs, strict, filtering, tmp_path):
+    assert not checked(paper.output).differences and not checked(strict.output).differences
+    output = Path(shutil.copytree(paper.output, tmp_path / "again"))
+    (output / KEPT).unlink()
+    filtering(pairs, output, unit_rows=15)
+    assert not checked(output).differences
+    filtering(pairs, output, unit_rows=15, preset="strict")
+    filtering(pairs, output, unit_rows=15, preset="strict", stages=("captions", "dedup"))
+    found = checked(output)
+    assert not found.differences and "exports: the run made none" in found.skipped
+
+
+@pytest.mark.slow
+def test_outputs_of_shards_of_lean_runs_and_of_several_captions(pairs, filtering, tmp_path):
+    for shard in ((0, 2), (1, 2)):
+        filtering(pairs, tmp_path / "shards", unit_rows=15, shard=shard, stages=("captions", "export"))
+    filtering(pairs, tmp_path / "lean", lean=True, stages=("captions",))
+    several = tmp_path / "several.jsonl"
+    texts = [["a dog runs", "IMG_1"], ["IMG_2", "IMG_3"], ["a red cat sleeps on a sofa", "two men talk"]]
+    several.write_text("".join(json.dumps({"caption": some, "url": str(n)}) + "\n" for n, some in enumerate(texts)))
+    dataset = load_dataset("custom").with_roles(captions=("caption",))
+    filtering(several, tmp_path / "several", dataset=dataset, stages=("captions",))
+    for name in ("shards", "lean", "several"):
+        found = checked(tmp_path / name)
+        assert not found.differences and found.sampled == found.read_again[0] > 0, [*found.lines()]
+
+
+def test_an_output_in_a_store(scored: Any) -> None:
+    output, manifest = scored
+    fs = fsspec.filesystem("memory")
+    for path in output.rglob("*"):
+        if path.is_file() and not path.name.endswith("lock"):
+            fs.pipe_file(f"/verified/{path.relative_to(output)}", path.read_bytes())
+    try:
+        found = checked("memory://verified", "--input", manifest)
+        assert not found.differences and found.sampled == ROWS + 1, [*found.lines()]
+        fs.rm(f"/verified/{KEPT}")
+        assert any(one.file.endswith(KEPT) for one in checked("memory://verified", "--sample", 0).differences)
+    finally:
+        fs.rm("/verified", recursive=True)
+
+
+def test_an_output_without_hashes_is_checked_by_size(copied: Path) -> None:
+    """Outputs of earlier versions have none."""
+    for path in [copied / "funnel.json", copied / "work" / "exported.json", *copied.glob("work/*/commits/*.json")]:
+        record = json.loads(path.read_text())
+        record.pop("hashes", None)
+        path.write_text(json.dumps(record))
+    found = checked(copied)
+    assert not found.differences and any("no SHA-256" in line for line in found.skipped)
+
+
+# ---- damage
+
+
+def table_of(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    pq.write_table(change(pq.read_table(path)), path, compression="zstd")
+
+
+def with_value(table: pa.Table, column: str, row: int, value: object) -> pa.Table:
+    values = table[column].to_pylist()
+    values[row] = value
+    return table.set_column(table.column_names.index(column), column, pa.array(values, table[column].type))
+
+
+def uid_at(output: Path, name: str, row: int = 0) -> str:
+    return str(pq.read_table(output / name, columns=["uid"])["uid"][row])
+
+
+def moved(output: Path) -> str:
+    uid, table = uid_at(output, REJECTED), pq.read_table(output / REJECTED)
+    table_of(output / KEPT, lambda kept: pa.concat_tables([kept, table.slice(0, 1).select(kept.column_names)]))
+    table_of(output / REJECTED, lambda rejected: rejected.slice(1))
+    return uid
+
+
+def flipped(output: Path) -> str:
+    reasons = pq.read_table(output / REJECTED)["reason"].to_pylist()
+    row = reasons.index("action")
+    table_of(output / REJECTED, lambda table: with_value(table, "reason", row, "complexity"))
+    return uid_at(output, REJECTED, row)
+
+
+def captioned(output: Path) -> str:
+    table_of(output / KEPT, lambda table: with_value(table, "caption", 0, "a man eats a red apple"))
+    return uid_at(output, KEPT)
+
+
+def swapped(output: Path) -> str:
+    one, other = output / KEPT, output / "kept/part-00000-00000.parquet"
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    return KEPT
+
+
+def truncated(output: Path) -> str:
+    path = output / f"shards/{UNIT}-000.tar"
+    path.write_bytes(path.read_bytes()[:-20_000])
+    return f"shards/{UNIT}-000.tar"
+
+
+def doubled(output: Path) -> str:
+    uid = uid_at(output, KEPT)
+    table_of(output / KEPT, lambda table: with_value(table, "uid", 1, uid))
+    return uid
+
+
+def another_preset(output: Path) -> str:
+    record = json.loads((output / "run.json").read_text())
+    record["preset"]["captions"]["min_complexity"] = 3
+    (output / "run.json").write_text(json.dumps(record, indent=1))
+    return "run.json"
+
+
+def another_model(output: Path) -> str:
+    name = f"work/captions/data/{UNIT}.parquet"
+    none: list[list[object]] = [[]] * len(pq.read_table(output / name))
+    place = pq.read_schema(output / name).get_field_index("actions")
+    table_of(output / name, lambda table: table.set_column(place, "actions", pa.array(none, table["actions"].type)))
+    return UNIT
+
+
+def without_dead_letters(output: Path) -> str:
+    (path,) = [path for path in output.glob("dead_letter/*.parquet") if len(pq.read_table(path))]
+    path.unlink()
+    return path.name
+
+
+def scored_higher(output: Path) -> str:
+    table_of(output / KEPT, lambda table: with_value(table, "clip_score", 0, 0.99))
+    return uid_at(output, KEPT)
+
+
+def embedded_higher(output: Path) -> str:
+    table_of(output / SCORED, lambda table: with_value(table, "clip_score", 0, 0.99))
+    return uid_at(output, SCORED)
+
+
+def without_a_shard(output: Path) -> str:
+    (output / f"shards/{UNIT}-000.tar").unlink()
+    return f"shards/{UNIT}-000.tar"
+
+
+DAMAGE = (
+    *(moved, flipped, captioned, swapped, truncated, doubled, another_preset, another_model, without_dead_letters),
+    *(scored_higher, embedded_higher, without_a_shard),
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_found_by_its_record_and_without_it(damage: Callable[[Path], str], copied: Path) -> None:
+    """Whoever alters a file may alter its record too. Then the rows still disagree with their annotations."""
+    named = damage(copied)
+
+    def names(one: Difference) -> bool:
+        return one.part != "input" and (named in one.file or named == one.uid)
+
+    found = checked(copied)
+    assert any(map(names, found.differences)), [*found.lines()]
+    forge(copied)
+    found = checked(copied)
+    if damage is another_preset:
+        assert {one.part for one in found.differences} == {"decisions"}, [*found.lines()]
+    else:
+        assert any(map(names, found.differences)), [*found.lines()]
+
+
+def forge(output: Path) -> None:
+    """Make all records agree with the files as they are."""
+    for path in [output / "funnel.json", output / "work" / "exported.json", *output.glob("work/*/commits/*.json")]:
+        record = json.loads(path.read_text())
+        there = [name for name in record["files"] if (output / name).exists()]
+        record["files"] = {name: (output / name).stat().st_size for name in there}
+        record["hashes"] = {name: sha256_file(output / name) for name in there}
+        for shard in record.get("shards", ()):
+            if (output / "shards" / shard["shard"]).exists():
+                shard["sha256"] = sha256_file(output / "shards" / shard["shard"])
+        path.write_text(json.dumps(record))
+
+
+@pytest.fixture
+def input_of(scored: Any, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(scored[1].parent, tmp_path / "input")) / "pairs.tsv"
+
+
+def test_a_changed_input_is_found_by_its_ends_or_by_its_rows(scored: Any, input_of: Path) -> None:
+    content = input_of.read_text(encoding="utf-8")
+    lines = content.splitlines(keepends=True)
+    n = next(n for n in range(25, 35) if lines[n + 1].split("\t")[1].strip())
+    lines[n + 1] = lines[n + 1].replace("xxx", "xyx", 1)
+    input_of.write_text("".join(lines), encoding="utf-8")
+    found = checked(scored[0], "--input", input_of)
+    (one,) = found.differences
+    assert one.part == "input" and one.uid is not None and "filler" in one.what
+    input_of.write_text(content + "1\t2\n", encoding="utf-8")
+    (one,) = checked(scored[0], "--input", input_of.parent).differences
+    assert one.part == "input" and one.file == str(input_of) and "has changed" in one.what
+
+
+def test_a_changed_image_is_found(scored: Any, input_of: Path, draw: Any) -> None:
+    draw(input_of.parent / "images" / "blank.png", "another text")
+    found = checked(scored[0], "--input", input_of)
+    assert found.differences and all(one.part == "input" and "image" in one.what for one in found.differences)
+
+
+# ---- the command
+
+
+def test_it_prints_what_was_checked_and_ends_with_a_status(scored: Any, copied: Path, tmp_path: Path, capsys: Any):
+    assert main([str(scored[0]), "--sample", "10", "--seed", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "no difference found" in said and "could not be checked:" in said and f"10 of {ROWS + 1} rows" in said
+    flipped(copied)
+    assert main([str(copied), "--json", str(tmp_path / "found.json")]) == 1
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert record["differences"][0].keys() == {"part", "file", "what", "uid"} and record["more_differences"] == 0
+    assert record["samples"]["decided again"] == {
+        "rows": ROWS + 1,
+        "of": ROWS + 1,
+        "escape": {"1": 0, "10": 0, "100": 0},
+    }
+    capsys.readouterr()
+    assert main([str(copied), "--json", "-"]) == 1 and json.loads(capsys.readouterr().out) == record
+
+
+@pytest.mark.parametrize(
+    "words", [["/nowhere"], ["{}/kept"], ["{}", "--input", "/nowhere/*.tsv"], ["{}", "--json", "{}/found.json"]]
+)
+def test_wrong_use(words: list[str], scored: Any, capsys: Any) -> None:
+    assert main([word.format(scored[0]) for word in words]) == 2
+    assert capsys.readouterr().err.startswith("error: ") and not (scored[0] / "found.json").exists()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("address", ["{}", "memory://live/{}"])
+def test_an_output_in_which_a_run_is_working_is_refused(address: str, shared: bool, copied: Path, capsys: Any) -> None:
+    root = store_path(address.format(copied))
+    (root / "work").mkdir(parents=True, exist_ok=True)
+    (root / "work" / "plan.json").write_bytes((copied / "work" / "plan.json").read_bytes())
+    with output_lock(Layout(root), shared):
+        assert main([str(root)]) == 2
+    assert "run is working" in capsys.readouterr().err and not is_locked(Layout(root))
+
+
+def test_of_an_unfinished_run_the_decided_units_are_checked(copied: Path) -> None:
+    for name in ("funnel.json", "run.json", "work/exported.json", f"work/decide/commits/{UNIT}.json"):
+        (copied / name).unlink()
+    whole, *others = (one for one in checked(copied).differences if "is missing" not in one.what)
+    assert "3 of 4 units" in whole.what and {one.file for one in others} == set(), others
+
+
+def test_memory_holds_a_bounded_number_of_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "LISTED", 3)
+    found = Findings("out")
+    for n in range(5):
+        found.differ("structure", "kept", "is missing", str(n))
+    assert len(found.differences) == 3 and found.as_json()["more_differences"] == 2 and "5 diff" in next(found.lines())
+
+
+@pytest.mark.parametrize(
+    ("rows", "sampled", "altered"), [(7, 3, 1), (7, 3, 2), (8, 4, 5), (5, 0, 2), (5, 5, 1), (4, 2, 9)]
+)
+def test_the_chance_to_escape_is_the_fraction_of_samples_without_altered_rows(rows: int, sampled: int, altered: int):
+    """The first rows are altered."""
+    samples = [*itertools.combinations(range(rows), sampled)]
+    escaped = sum(min(sample, default=rows) >= altered for sample in samples)
+    assert escape(rows, sampled, altered) == pytest.approx(escaped / len(samples))
+    assert escape(18_000, 2_000, altered) == pytest.approx(
+        math.comb(18_000 - altered, 2_000) / math.comb(18_000, 2_000)
+    )
