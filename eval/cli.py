@@ -137,6 +137,7 @@ def _bench(options: argparse.Namespace) -> int:
         from open_diht.eval.data import Memo, check_options, data_root
         from open_diht.eval.features import FeatureCache
         from open_diht.eval.models import load_model
+        from open_diht.eval.records import feature_folder
         from open_diht.eval.report import write_report
         from open_diht.eval.run import collect_examples, run_tasks
         from open_diht.eval.session import Session
@@ -145,8 +146,7 @@ def _bench(options: argparse.Namespace) -> int:
     check_options(suite.tasks)
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)
     output = Path(options.output or Path("out") / "bench" / _plain(options.model))
-    in_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diht" / "features"
-    folder = Path(options.cache).expanduser() if options.cache else in_cache
+    folder = Path(options.cache).expanduser() if options.cache else feature_folder()
     check_folder("--output", output)
     _can_be_folder(output, "output")
     _can_be_folder(folder, "cache")

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -81,6 +82,11 @@ def read_written(path: Path) -> Any:
         raise DataBroken(
             f"{path} is corrupt ({error}); remove it and run `{spelled('bench')}` for this folder again"
         ) from None
+
+
+def feature_folder() -> Path:
+    """Return the default folder of encoded features, whose folder `hashes` is that of `Memo`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diht" / "features"
 
 
 class Memo:

@@ -116,6 +116,11 @@ def command_parser(prog: str, description: str) -> Parser:
     parser.add_argument(
         "--preset", action=GivenOnce, default="paper", help=f"thresholds: {', '.join(_preset_names())}, or a YAML file"
     )
+    parser.add_argument(
+        "--decontaminate",
+        metavar="SETS",
+        help="reject images of evaluation sets: diht29, demo, tasks, FOLDER/ of images, FILE.parquet; comma-separated",
+    )
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} and those of plugins (default: all)")
     parser.add_argument(
         "--export",

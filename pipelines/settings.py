@@ -91,6 +91,9 @@ class RunSettings:
     """Settings of the image download, for manifests with URLs and no images."""
     spotter: SpotterSettings | None = None
     """Settings of the OCR. With None those of the preset's section `ocr`."""
+    decontaminate: str | None = None
+    """Evaluation sets whose images are rejected: names of suites and tasks, folders of images and Parquet files,
+    comma-separated. With None, no image is compared."""
     score: ScoreSettings | None = None
     """Model that scores how well images and captions match. With None there are no scores."""
     command: tuple[str, ...] = ()

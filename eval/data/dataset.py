@@ -107,6 +107,9 @@ class Images(Protocol):
         """Return "file:" or "pixels:" and the sha256 of the stored image, without decoding it. For a part of an image,
         the box follows. Return None if the image has neither a file nor an array."""
 
+    def content(self, index: int) -> bytes | None:
+        """Return the bytes of the image's file. Return None if it has no file of its own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
@@ -220,6 +223,9 @@ class _Taken:
 
     def stored_hash(self, index: int) -> str | None:
         return self._images.stored_hash(self._indices[index])
+
+    def content(self, index: int) -> bytes | None:
+        return self._images.content(self._indices[index])
 
 
 def shared_images(images: Images, others: Images) -> list[str] | None:

@@ -46,6 +46,9 @@ class FileImages:
     def stored_hash(self, index: int) -> str | None:
         return f"file:{sha256_file(self._root / self.keys[index])}"
 
+    def content(self, index: int) -> bytes | None:
+        return (self._root / self.keys[index]).read_bytes()
+
 
 def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mapping[str, Any] | None = None) -> DataSet:
     """Read images from <folder>/<split>/<class>/.../<image>. Labels follow the sorted class folders, whose names, with

@@ -231,3 +231,6 @@ class Crops:
     def stored_hash(self, index: int) -> str | None:
         place, box = self._parts[index]
         return f"{self._images.stored_hash(place)}#{','.join(str(edge) for edge in box)}"
+
+    def content(self, index: int) -> bytes | None:
+        return None

@@ -110,6 +110,10 @@ class _TorchvisionImages:
             return f"file:{sha256_file(Path(files[index]))}"
         return None if array is None else f"pixels:{_pixels_hash(array[index])}"
 
+    def content(self, index: int) -> bytes | None:
+        files, _ = self._listed
+        return None if files is None else Path(files[index]).read_bytes()
+
     def _content(self) -> str:
         """Return a hash of the image data. It covers the files that `_files` finds or, if there are none, the array
         that the class holds. Without an array it covers all files of its folder."""

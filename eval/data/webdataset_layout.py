@@ -121,6 +121,9 @@ class TarImages:
     def stored_hash(self, index: int) -> str | None:
         return f"file:{self._where[index][3]}"
 
+    def content(self, index: int) -> bytes | None:
+        return _content(self._shards, self._where[index])
+
 
 def _shards(folder: Path, place: str) -> list[Path]:
     place = f"{place}/{folder.name}"

@@ -18,11 +18,12 @@ from open_diht.filters.built_in import Action, CaptionLength, Complexity, ImageT
 from open_diht.filters.captions.rules import CaptionRule
 from open_diht.filters.columns import ColumnCondition, as_section, conditions_of
 from open_diht.filters.dedup import DedupRule
+from open_diht.filters.evaluation import EVALUATION_CAPTION, EVALUATION_IMAGE, EvaluationRule
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
 from open_diht.filters.spotting.overlap import OverlapRule
 from open_diht.filters.spotting.settings import OcrRule
 
-_SECTIONS = ("captions", "columns", "images", "text_spotting", "ocr", "score", "dedup", "foresee")
+_SECTIONS = ("captions", "columns", "images", "text_spotting", "ocr", "score", "dedup", "evaluation", "foresee")
 """Sections of a preset file, in addition to those of registered filters."""
 
 _OF_ROWS = ("dead_letter", "not_decided", "image_unreadable")
@@ -68,6 +69,8 @@ class Preset:
     """How a run reads the text in images; it decides nothing, so no fingerprint has it."""
     score: ScoreRule = field(default_factory=ScoreRule)
     dedup: DedupRule = field(default_factory=DedupRule)
+    evaluation: EvaluationRule = field(default_factory=EvaluationRule)
+    """What counts as a copy of an evaluation image, for runs with --decontaminate."""
     columns: tuple[ColumnCondition, ...] = ()
     """Conditions on columns (see `open_diht.filters.columns`)."""
     foresee: tuple[str, ...] = ()
@@ -113,7 +116,7 @@ class Preset:
     @property
     def fingerprint(self) -> str:
         """Return a hash of all settings that decide, so without `name` and `foresee`."""
-        rules = (self.captions, self.images, self.text_spotting, self.score, self.dedup)
+        rules = (self.captions, self.images, self.text_spotting, self.score, self.dedup, self.evaluation)
         return _fingerprint(*rules, filters=[*self.columns, *self.filters])
 
     def as_dict(self) -> dict[str, Any]:
@@ -160,7 +163,8 @@ def _check_reasons(columns: Sequence[ColumnCondition], own: Mapping[str, type[Fi
     filter or score, or a section's name."""
     bare = Preset(name="")
     filters = (*bare.caption_filters, *bare.image_filters)
-    built_in = {*_OF_ROWS, CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, *(one.reason for one in filters)}
+    others = (CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, EVALUATION_IMAGE, EVALUATION_CAPTION)
+    built_in = {*_OF_ROWS, *others, *(one.reason for one in filters)}
     for reason, kind in own.items():
         if reason in {*built_in, *_SECTIONS}:
             raise BadValue(

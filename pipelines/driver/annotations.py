@@ -12,12 +12,20 @@ from open_diht.pipelines.stages.annotator import Annotator, registered_annotator
 from open_diht.pipelines.stages.captions import CaptionStage
 from open_diht.pipelines.stages.columns import ColumnStage
 from open_diht.pipelines.stages.download import DownloadStage
+from open_diht.pipelines.stages.evaluation import FingerprintStage
 from open_diht.pipelines.stages.score.stage import ScoreStage
 from open_diht.pipelines.stages.spotting import SpottingStage
 from open_diht.pipelines.store.layout import unit_of
 from open_diht.pipelines.store.storage import stamps
 
-BUILT_IN: tuple[type[Annotator], ...] = (ColumnStage, CaptionStage, DownloadStage, SpottingStage, ScoreStage)
+BUILT_IN: tuple[type[Annotator], ...] = (
+    ColumnStage,
+    CaptionStage,
+    DownloadStage,
+    SpottingStage,
+    ScoreStage,
+    FingerprintStage,
+)
 """The annotating stages of this program, in the order in which they run."""
 
 

@@ -124,7 +124,7 @@ def told(outcome: FilterOutcome) -> int:
 
 def settings_of(options: argparse.Namespace) -> RunSettings:
     """Return the settings of a run, given the result of `options.parsed`."""
-    refuse_empty(options, "input", "output", "work")
+    refuse_empty(options, "input", "output", "work", "decontaminate")
     # Plugins first, since other options may name their stages and formats.
     for name in options.plugin:
         load_plugin(name)
@@ -157,6 +157,7 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
         license=options.license,
         preset=preset,
         stages=_stages(options.stages),
+        decontaminate=options.decontaminate,
         score=_score(options),
         lean=options.lean,
         export=options.export,

@@ -19,7 +19,7 @@ import yaml
 
 from open_diht.common.installation import program_version
 from open_diht.pipelines.manifests.plan import Plan, Unit
-from open_diht.pipelines.report.funnel import FunnelRecord
+from open_diht.pipelines.report.funnel import FunnelRecord, checked_in_words
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.layout import CARD_MARK, KINDS, Layout
 from open_diht.pipelines.store.storage import StorePath, each, open_parts
@@ -119,6 +119,10 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
         *((f"commit of {_code(name)}", _code(commit)) for name, commit in plan.pins.items()),
         ("fingerprint of the input", _code(plan.fingerprint)),
         ("stages", ", ".join(settings.stages)),
+        (
+            "checked against",
+            _text(checked_in_words(checked)) if (checked := funnel.get("checked")) else "no evaluation set",
+        ),
         ("program", f"open-diht {program_version()}; `run.json` has versions, models and input files"),
     ]
     columns = []

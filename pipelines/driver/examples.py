@@ -84,9 +84,9 @@ def collect_examples(
 
 def _measured(
     layout: Layout, unit: str, rows: pa.Table, own: Sequence[StageFilter]
-) -> dict[int, dict[str, float | None]]:
+) -> dict[int, dict[str, float | str | None]]:
     """Return by ordinal the numbers that stages' filters measured for a row. Rows without numbers are omitted."""
-    found: dict[int, dict[str, float | None]] = {}
+    found: dict[int, dict[str, float | str | None]] = {}
     for one in (one for one in own if isinstance(one, MeasuringFilter)):
         for ordinal in rows["ordinal"].to_pylist():
             with contextlib.suppress(NotLookedAt):

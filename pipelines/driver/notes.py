@@ -8,7 +8,7 @@ from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled, spelled_option
 from open_diht.filters.cascade import NOT_AT_HAND
 from open_diht.pipelines.manifests import FileInfo, check_consistent
-from open_diht.pipelines.report.funnel import FunnelRecord
+from open_diht.pipelines.report.funnel import FunnelRecord, checked_in_words
 from open_diht.pipelines.stages.dedup.findings import UID
 from open_diht.pipelines.stages.tar_indexes import OTHER_CAPTION, UNUSABLE
 
@@ -52,6 +52,8 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
             f"reason {NOT_AT_HAND}. If the manifest has urls and no images, add download to {spelled_option('stages')} "
             f"to fetch them; or use {spelled_option('stages', 'captions,export')} to keep rows by their captions alone."
         )
+    if checked := funnel.get("checked"):
+        notes.append(f"checked against {checked_in_words(checked)}")
     duplicates = funnel.get("duplicates", {})
     stay = [
         f"{counted(duplicates[kind]['found'], noun)} {where}"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import temporary_beside
@@ -24,10 +25,11 @@ from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import check_image_paths, check_loose_images
 from open_diht.pipelines.manifests.plan import Plan, keep_plan, make_plan
-from open_diht.pipelines.report.funnel import FunnelRecord
+from open_diht.pipelines.report.funnel import Checked, FunnelRecord
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.decide import decide
 from open_diht.pipelines.stages.dedup.deduplication import Deduplication
+from open_diht.pipelines.stages.evaluation_sets import EVALUATION
 from open_diht.pipelines.stages.export import Export
 from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.store.commit import FULL, RunFailed, publish_table, remove
@@ -120,9 +122,10 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         say(differing)
     idle = {kind.name for kind in kinds if not kind.applies(settings, plan)}
     settings = replace(settings, stages=tuple(stage for stage in settings.stages if stage not in idle))
-    if not {*settings.stages} <= {"captions", DOWNLOAD}:
+    reads = settings.decontaminate is not None
+    if reads or not {*settings.stages} <= {"captions", DOWNLOAD}:
         check_image_paths(plan.infos, settings.dataset)
-    if not {*settings.stages} <= {"captions", "dedup", "export"}:
+    if reads or not {*settings.stages} <= {"captions", "dedup", "export"}:
         check_loose_images(plan.infos)
     for check in checks:
         check(settings, plan, say)
@@ -133,7 +136,9 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         if settings.publisher:
             settings.publisher.check(plan.fingerprint, len(plan.units))
     # Shards share units if these are equal.
-    asked = fingerprint_of(settings.preset.as_dict(), settings.stages, settings.plugins, settings.export)
+    asked = fingerprint_of(
+        settings.preset.as_dict(), settings.stages, settings.plugins, settings.export, settings.decontaminate
+    )
     name = shard_name(settings.shard, asked) if settings.shard else ""
     try:
         with _explained(layout), output_lock(layout, settings.shard is not None, name, say) as lock:
@@ -205,6 +210,8 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: st
     layout, units = work.layout, work.units()
     funnel = summarise(layout, units, work.plan, settings, own)
     funnel["duplicates"] = findings.counts
+    if checked := work.models.get(EVALUATION):
+        funnel["checked"] = cast(Checked, checked)
     check_conservation(layout, units, funnel)
     funnel["left"] = Export(settings, work).make(decided, findings.files)
     count_quarantined(funnel, work.quarantined)

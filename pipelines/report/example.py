@@ -86,6 +86,6 @@ class Example(Graph):
     overlap: int | None
     overlap_text: str
     overlap_span: tuple[int, int] | None
-    measured: dict[str, float | None]
-    """Scores by name."""
+    measured: dict[str, float | str | None]
+    """Scores, and other evidence of stages, by name."""
     message: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+from open_diht.common.naming import counted
 from open_diht.common.shard_index import IndexCounts
 from open_diht.filters.dedup import DuplicateCounts
 
@@ -65,6 +66,34 @@ class CaptionCounts(TypedDict):
     """Captions that were read from units that failed."""
 
 
+class CheckedSet(TypedDict):
+    """An evaluation set that rows were compared with."""
+
+    name: str
+    images: int
+    sha256: str  # changes with the images
+
+
+class Checked(TypedDict):
+    """The evaluation sets of --decontaminate, and what was compared with them."""
+
+    sets: list[CheckedSet]
+    rule: dict[str, float | bool | None]  # see `EvaluationRule`; `eps` is None without embeddings
+    compared: int  # number of images
+    unread: int  # number of images that could not be decoded, and were compared by their bytes alone, if at all
+
+
+def checked_in_words(checked: Checked) -> str:
+    """Return what rows were checked against, in one line."""
+    sets = ", ".join(f"{one['name']} ({counted(one['images'], 'image')})" for one in checked["sets"])
+    rule = checked["rule"]
+    near = f"near copies up to {rule['distance']} of 128 bits"
+    near += "" if rule["eps"] is None else f" or 1 - cosine {rule['eps']:g}"
+    captions = ", and equal captions" if rule["captions"] else ""
+    unread = f"; {counted(checked['unread'], 'image')} could not be decoded" if checked["unread"] else ""
+    return f"{sets}: same bytes or pixels, {near}{captions}, in {counted(checked['compared'], 'image')}{unread}"
+
+
 class FunnelRecord(TypedDict):
     """The counts of a run. `funnel.json` has these, examples, and the fields of a commit record."""
 
@@ -89,6 +118,8 @@ class FunnelRecord(TypedDict):
     number that has a condition."""
     columns: dict[str, ColumnHistogram]
     """Axis of the histogram of each number that has a condition, by the name of the histogram."""
+    checked: NotRequired[Checked]
+    """The evaluation sets that rows were compared with, in a run with --decontaminate."""
     duplicates: dict[str, DuplicateCounts]
     """Counts of duplicates by kind."""
     left: IndexCounts

@@ -15,6 +15,10 @@ from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, ove
 
 Write = Callable[[str], str]
 
+SECTIONS = (
+    "must map sections (captions, columns, images, text_spotting, ocr, score, dedup, evaluation, foresee) to settings"
+)
+
 
 @pytest.fixture
 def write(tmp_path) -> Write:
@@ -164,11 +168,8 @@ def test_lists_and_whole_numbers(write):
         ("foresee: strict", "foresee is 'strict'; it must be a list"),
         ("foresee: [stict]", "foresee names stict; choose from balanced, laion-paper, paper, "),
         ("foresee: [{a: 1}]", "foresee[0] is {'a': 1}; it must be a text"),
-        ("", "must map sections (captions, columns, images, text_spotting, ocr, score, dedup, foresee) to settings"),
-        (
-            "- captions",
-            "must map sections (captions, columns, images, text_spotting, ocr, score, dedup, foresee) to settings",
-        ),
+        ("", SECTIONS),
+        ("- captions", SECTIONS),
         ("captions: {", "line 1, column 12: not YAML, "),
         ("captions: \x00", "line 1: not YAML, character U+0000; remove it"),
     ],

@@ -33,6 +33,7 @@ from open_diht.pipelines.stages.dedup.semantic_stages import (
     Stored,
 )
 from open_diht.pipelines.stages.encoders import find_encoder
+from open_diht.pipelines.stages.evaluation import FINGERPRINTS
 from open_diht.pipelines.stages.images import images_at_hand
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE
 from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
@@ -127,9 +128,11 @@ class Deduplication:
         rule, names = self.rule, self._work.alive(survivors)
         encoder = self._models["encoder"] = find_encoder(rule.encoder).identity()
         competing = {unit: fingerprint_of(VERSION, self._rejecting, survivors[unit]) for unit in names}
-        scored = self._work.models.get(SCORE, {})
+        scored, seen = (self._work.models.get(name, {}) for name in (SCORE, FINGERPRINTS))
         if scored.get("encoder") == encoder and SCORE in self.settings.stages:  # stage score has embedded the images
             stored, embedding = Stored(SCORE, IMAGES), scored["fingerprint"]
+        elif seen.get("encoder") == encoder:
+            stored, embedding = Stored(FINGERPRINTS), seen["fingerprint"]
         else:
             dataset = self.settings.dataset
             # Relative paths mean other files below another --images-root.

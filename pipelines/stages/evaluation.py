@@ -1,0 +1,343 @@
+"""Decontamination: fingerprints of the images of rows, their comparison with evaluation sets, and the rule.
+
+Stage `fingerprints` reads images, over image units, and depends on no set. Stage `evaluation` compares a unit's
+fingerprints with those of the sets, and the filter applies the thresholds. So other sets need no image again, and other
+thresholds not even a comparison.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from itertools import islice
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from open_diht.common.command_line import WrongUse
+from open_diht.common.naming import listing
+from open_diht.common.spelling import spelled_option
+from open_diht.filters import copies
+from open_diht.filters.cascade import KEPT, NotLookedAt, Reasons, Step
+from open_diht.filters.columns import ColumnCondition
+from open_diht.filters.evaluation import (
+    BYTES,
+    CAPTION,
+    EMBEDDING,
+    EVALUATION_CAPTION,
+    EVALUATION_IMAGE,
+    EVIDENCE,
+    MOST_BITS,
+    MOST_EPS,
+    NEAR,
+    PIXELS,
+    EvaluationRule,
+)
+from open_diht.filters.spotting.decode import UnreadableImage
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.manifests import MissingImage
+from open_diht.pipelines.manifests.plan import Plan
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.captions import survivors_of
+from open_diht.pipelines.stages.dedup.clusters import unit_length
+from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_encoder
+from open_diht.pipelines.stages.encoding import OK, embedding_of, matrix, vectors
+from open_diht.pipelines.stages.evaluation_sets import EVALUATION, find_sets, normalized, read_sets, table_of_sets
+from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand, last_of_each
+from open_diht.pipelines.stages.score.stored import IMAGES, SCORE
+from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, segments_of
+from open_diht.pipelines.store.commit import TableFile, publish_table, read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
+from open_diht.pipelines.store.storage import StorePath, read_table
+
+FINGERPRINTS = "fingerprints"
+VERSION = 1
+"""Increase the version when equal fingerprints may be compared differently."""
+EMBEDDINGS = "embedding"
+"""Column of the stage's files with embeddings, if semantic de-duplication is on."""
+_VIEWS = 3
+_TILE = 256  # rows whose cosines with all evaluation images are in memory: 400 MB of float32 with 400,000 of these
+_MATCHES = pa.schema(
+    [
+        ("ordinal", pa.int64()),
+        ("read", pa.bool_()),
+        ("exact", pa.int64()),
+        ("same_bytes", pa.bool_()),
+        ("near", pa.int64()),
+        ("bits", pa.float32()),
+        ("alike", pa.int64()),
+        ("cosine_distance", pa.float32()),
+    ]
+)
+"""The nearest evaluation images of a row, by their place in the table of the sets, or -1."""
+
+
+def encoder_of(settings: RunSettings) -> str | None:
+    """Return the encoder whose embeddings are compared: that of semantic de-duplication, or None if that is off."""
+    rule = settings.preset.dedup
+    return rule.encoder if rule.semantic and "dedup" in settings.stages else None
+
+
+@dataclass
+class FingerprintStage(SegmentAnnotator):
+    """See `SegmentStage`. This stage stores digests, perceptual hashes and embeddings of images."""
+
+    layout: Layout
+    dataset: Dataset
+    fingerprint: str
+    survivors: Survivors
+    encoder: str | None
+    name: str = field(default=FINGERPRINTS, init=False)
+    counted = noun = "images"
+    nothing: ClassVar[CommitRecord] = {"images": 0, "bad": 0}
+
+    @classmethod
+    def runs(cls, settings: RunSettings) -> bool:
+        return settings.decontaminate is not None
+
+    @classmethod
+    def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+        if settings.decontaminate is None:
+            return
+        if plan is None:
+            find_sets(settings.decontaminate)
+        elif not images_at_hand(Layout(settings.output), plan.images or DOWNLOAD in settings.stages):
+            option = spelled_option("decontaminate", settings.decontaminate)
+            raise WrongUse(f"{option} compares images, and INPUT has none; add download to {spelled_option('stages')}")
+
+    @classmethod
+    def of_run(cls, settings: RunSettings, work: Work) -> Self:
+        encoder = encoder_of(settings)
+        identity = find_encoder(encoder).identity() if encoder else None
+        if SCORE in settings.stages and work.models.get(SCORE, {}).get("encoder") == identity:
+            encoder = identity = None  # stage score embeds the images
+        fingerprint = fingerprint_of(copies.VERSION, identity, settings.dataset.images_root)
+        work.models[FINGERPRINTS] = {"encoder": identity, "fingerprint": fingerprint}
+        return cls(work.layout, settings.dataset, fingerprint, survivors_of(settings), encoder)
+
+    @classmethod
+    def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> EvaluationFilter:
+        """Compare all units with the sets, and return the filter."""
+        assert settings.decontaminate is not None
+        semantic, rule = encoder_of(settings), settings.preset.evaluation
+        path, sets = table_of_sets(settings.decontaminate, work.layout, semantic, work.say)
+        own = cls.of_run(settings, work).encoder
+        embedded = None if semantic is None else (FINGERPRINTS, EMBEDDINGS) if own else (SCORE, IMAGES)
+        asked = fingerprint_of(VERSION, path.name, embedded)
+        known = {unit: fingerprint_of(asked, parts) for unit, parts in sources.items()}
+        stage = MatchStage(work.layout, path, embedded, Fingerprints.published(work.layout, EVALUATION, known))
+        work.complete(stage, work.alive(known), quiet=True)
+        compared, unread = (work.total(EVALUATION, work.alive(known), of) for of in ("rows", "unread"))
+        work.models[EVALUATION] = {
+            "sets": [asdict(one) for one in sets],
+            "rule": {**asdict(rule), "eps": rule.eps if embedded else None},
+            "compared": compared - unread,
+            "unread": unread,
+        }
+        return EvaluationFilter(rule, path, listing([one.name for one in sets]), asked)
+
+    def fingerprint_of(self, unit: str) -> str:
+        return embedding_of(self.fingerprint, self.downloads(unit))
+
+    def setup(self) -> None:
+        self._encoder = Encoder(find_encoder(self.encoder)) if self.encoder else None
+
+    def add(
+        self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat
+    ) -> list[StorePath]:
+        path = self.layout.data(self.name, name)
+        with TableFile(path) as out:
+            images = self.images(unit, ordinals)
+            while some := list(islice(images, BATCH)):
+                table = self._table(some)
+                out.write(table)
+                record["images"] += table.num_rows
+                record["bad"] += table.num_rows - pc.sum(pc.equal(table["status"], OK)).as_py()
+                heartbeat.beat(out.rows)
+        return [path]
+
+    def _table(self, some: list[tuple[int, bytes | MissingImage]]) -> pa.Table:
+        ordinals, images = zip(*some, strict=True)
+        rows = [_fingerprints(image) for image in images]
+        if self._encoder is not None:
+            given = [image if isinstance(image, bytes) else b"" for image in images]
+            embedded = self._encoder.encode(given)
+            for row, vector in zip(rows, embedded, strict=True):
+                if row["status"] == OK and isinstance(vector, UnreadableImage):
+                    row |= {"status": str(vector.reason)}
+        binary = {"sha256": pa.binary(), "pixels": pa.binary(), "hashes": pa.binary(), "status": pa.string()}
+        columns = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in binary.items()}
+        table = pa.table({"ordinal": pa.array(ordinals, pa.int64()), **columns})
+        if self._encoder is None:
+            return table
+        return table.append_column(EMBEDDINGS, vectors(embedded, self._encoder.dimension))  # type: ignore[arg-type]
+
+
+def _fingerprints(image: bytes | MissingImage) -> dict[str, Any]:
+    if isinstance(image, MissingImage):
+        return {"status": image.reason}
+    row: dict[str, Any] = {"sha256": hashlib.sha256(image).digest()}
+    try:
+        seen = copies.look(image)
+    except UnreadableImage as error:
+        return {**row, "status": str(error.reason)}
+    return {**row, "status": OK, "pixels": seen.pixels, "hashes": copies.views(seen.luma).tobytes()}
+
+
+@dataclass
+class MatchStage(Stage):
+    """A `Stage` over caption units, which finds the nearest evaluation images of their rows."""
+
+    layout: Layout
+    sets: StorePath
+    """The table of the evaluation images."""
+    embedded: tuple[str, str] | None
+    """The stage that stored embeddings, and their column; or None without embeddings."""
+    fingerprint: Fingerprints
+    name: str = field(default=EVALUATION, init=False)
+    part_of = FINGERPRINTS
+
+    def setup(self) -> None:
+        table = read_table(self.sets)
+        self._bytes, self._pixels = (_first_of(table[name].to_pylist()) for name in ("sha256", "pixels"))
+        packed = table["hashes"].to_pylist()
+        owners = np.repeat(np.arange(len(packed)), [len(one) // (8 * copies.WORDS) for one in packed])
+        hashes = np.frombuffer(b"".join(packed), "<u8").reshape(-1, copies.WORDS)
+        self._index = copies.HashIndex(hashes, owners)
+        places = np.flatnonzero(np.asarray(table["embedding"].is_valid()))
+        known = table["embedding"].take(pa.array(places)).combine_chunks().flatten()
+        self._vectors = places, unit_length(np.asarray(known).reshape(len(places), -1 if len(places) else 1))
+
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
+        image_units = [*self._plan.image_units(read_json(self.layout.commit("captions", unit)))]
+        columns = ["ordinal", "sha256", "pixels", "hashes"]
+        rows = self._stored(FINGERPRINTS, unit, image_units, columns)
+        n = rows.num_rows
+        exact, same_bytes = np.full(n, -1, np.int64), np.zeros(n, bool)
+        for place, (digest, pixels) in enumerate(zip(*(rows[c].to_pylist() for c in columns[1:3]), strict=True)):
+            found = self._bytes.get(digest)
+            same_bytes[place] = found is not None
+            exact[place] = self._pixels.get(pixels, -1) if found is None else found
+        read = np.asarray(rows["hashes"].is_valid())
+        near, bits = np.full(n, -1, np.int64), np.full(n, np.nan, np.float32)
+        looks = np.frombuffer(b"".join(rows["hashes"].drop_null().to_pylist()), copies.HASH).reshape(-1, _VIEWS)
+        near[read], bits[read] = self._index.nearest(looks, MOST_BITS)
+        alike, distance = self._alike(rows["ordinal"], unit, image_units)
+        values = [rows["ordinal"], read, exact, same_bytes, near, bits, alike, distance]
+        path = self.layout.data(self.name, unit)
+        publish_table(path, pa.table(values, schema=_MATCHES))
+        return {"rows": n, "unread": int(n - read.sum())}, [path]
+
+    def _stored(self, stage: str, unit: str, image_units: list[int], columns: list[str]) -> pa.Table:
+        tables = [read_table(path, columns) for path in segments_of(self.layout, stage, unit, image_units)]
+        empty = pa.table({name: pa.array([], pa.int64() if name == "ordinal" else pa.binary()) for name in columns})
+        return last_of_each(pa.concat_tables(tables)) if tables else empty
+
+    def _alike(self, ordinals: pa.Array, unit: str, image_units: list[int]) -> tuple[Any, Any]:
+        """Return the place and 1 - cosine of the evaluation image with the nearest embedding, (n,) each."""
+        place, distance = np.full(len(ordinals), -1, np.int64), np.full(len(ordinals), np.nan, np.float32)
+        places, vectors_of_sets = self._vectors
+        if self.embedded is None or not len(places):
+            return place, distance
+        stage, column = self.embedded
+        rows = self._stored(stage, unit, image_units, ["ordinal", "status", column])
+        rows = rows.filter(pc.and_(pc.equal(rows["status"], OK), pc.is_in(rows["ordinal"], ordinals.combine_chunks())))
+        mine, mat = np.searchsorted(ordinals, rows["ordinal"]), matrix(rows[column]) if rows.num_rows else None
+        for first in range(0, rows.num_rows, _TILE):
+            some = slice(first, first + _TILE)
+            cosines = unit_length(mat[some]) @ vectors_of_sets.T  # type: ignore[index]
+            best = cosines.argmax(axis=1)
+            place[mine[some]], distance[mine[some]] = places[best], 1 - cosines[np.arange(len(best)), best]
+        far = ~(distance <= MOST_EPS)
+        place[far], distance[far] = -1, np.nan
+        return place, distance
+
+
+def _first_of(values: list[bytes | None]) -> dict[bytes, int]:
+    return {value: place for place, value in reversed([*enumerate(values)]) if value is not None}
+
+
+@lru_cache(maxsize=2)
+def _names(path: StorePath) -> tuple[pa.Table, dict[str, int]]:
+    """Return set and item of each evaluation image, and for each of their captions the first image that has it."""
+    table = read_sets(path, "set", "item", "captions")
+    places: dict[str, int] = {}
+    for place, captions in enumerate(table["captions"].to_pylist()):
+        for caption in captions or ():
+            if text := normalized(caption):
+                places.setdefault(text, place)
+    return table, places
+
+
+@dataclass(frozen=True)
+class EvaluationFilter:
+    """A `MeasuringFilter` that rejects rows of evaluation sets, and exposes the evidence."""
+
+    rule: EvaluationRule
+    sets: StorePath
+    names: str
+    """The names of the sets, for the explanation."""
+    about: str
+    """A fingerprint of what was compared."""
+    conditions: Sequence[ColumnCondition] = ()
+    _last: dict[str, pa.Table] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        image = f"The image is in an evaluation set ({self.names}): the same file or pixels, or a near copy."
+        caption = f"The caption is that of an image of an evaluation set ({self.names})."
+        steps = [Step(FINGERPRINTS, EVALUATION_IMAGE, image, always=True)]
+        return [*steps, Step(FINGERPRINTS, EVALUATION_CAPTION, caption, always=True)] if self.rule.captions else steps
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.rule, self.about)
+
+    def reasons(self, layout: Layout, unit: str, rows: pa.Table) -> Reasons:
+        how = np.asarray(self.measured(layout, unit, rows)["evaluation_how"].to_pylist(), object)
+        reasons: Reasons = np.full(rows.num_rows, KEPT, object)
+        reasons[[one is not None for one in how]] = EVALUATION_IMAGE
+        reasons[how == CAPTION] = EVALUATION_CAPTION
+        return reasons
+
+    def measured(self, layout: Layout, unit: str, rows: pa.Table) -> pa.Table:
+        if unit not in self._last:
+            self._last.clear()
+            self._last[unit] = read_table(layout.data(EVALUATION, unit))
+        known = self._last[unit]
+        places = np.searchsorted(known["ordinal"], rows["ordinal"])
+        if not np.isin(rows["ordinal"], known["ordinal"]).all():
+            raise NotLookedAt(f"unit {unit}: no stage has read the images of some rows, so they cannot be decided")
+        exact, same, near, bits, alike, cosine = (np.asarray(known[name])[places] for name in _MATCHES.names[2:])
+        table, captions = _names(self.sets)
+        said: Any = [-1] * rows.num_rows
+        if self.rule.captions:
+            said = [captions.get(normalized(one), -1) for one in rows["caption"].to_pylist()]
+        tried = (
+            (BYTES, np.where(same, exact, -1), None),
+            (PIXELS, exact, None),
+            (NEAR, np.where(bits <= self.rule.distance, near, -1), bits),
+            (EMBEDDING, np.where(cosine <= self.rule.eps, alike, -1), cosine),
+            (CAPTION, np.asarray(said, np.int64), None),
+        )
+        item, how = np.full(rows.num_rows, -1, np.int64), np.full(rows.num_rows, None, object)
+        distance = np.zeros(rows.num_rows, np.float32)
+        for name, found, value in tried:
+            new = (item < 0) & (found >= 0)
+            item[new], how[new], distance[new] = found[new], name, 0 if value is None else value[new]
+        absent = item < 0
+        taken = table.select(["set", "item"]).take(pa.array(item, mask=absent))
+        columns = [taken["set"], taken["item"], pa.array(how, pa.string()), pa.array(distance, mask=absent)]
+        return pa.table(columns, schema=EVIDENCE)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_last": {}}

@@ -1,0 +1,195 @@
+"""Evaluation sets that `--decontaminate` names, and the table of their fingerprints in OUTPUT.
+
+Names of tasks are the evaluation's. Another process, `open_diht.eval.images`, reads their data, because `pipelines`
+imports nothing of the evaluation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from open_diht.common.command_line import WrongUse
+from open_diht.common.files import sha256_file
+from open_diht.common.image_formats import EXTENSIONS
+from open_diht.common.naming import counted, listing
+from open_diht.common.spelling import spelled_option
+from open_diht.filters import copies
+from open_diht.filters.spotting.decode import UnreadableImage
+from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_encoder
+from open_diht.pipelines.store.commit import TableFile
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import fingerprint_of
+from open_diht.pipelines.store.storage import StorePath, read_table
+
+EVALUATION = "evaluation"
+"""Name of the stage that compares rows with the sets, whose folder has the table."""
+_COMMAND = (sys.executable, "-m", "open_diht.eval.images")
+_IMAGES = ("image", "jpg", "jpeg", "png", "webp")
+_CAPTIONS = ("caption", "captions", "text", "txt")
+_KEYS = ("key", "uid", "id", "__key__", "name", "image_path")
+_TABLE = pa.schema(
+    [
+        ("set", pa.string()),
+        ("item", pa.string()),
+        ("sha256", pa.binary()),
+        ("pixels", pa.binary()),
+        ("hashes", pa.binary()),
+        ("embedding", pa.list_(pa.float16())),
+        ("captions", pa.list_(pa.string())),
+    ]
+)
+Row = tuple[str, str, bytes, list[str]]
+"""Set, item, image file, captions."""
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """A set of images, and a hash that changes with them."""
+
+    name: str
+    images: int
+    sha256: str
+
+
+def find_sets(text: str) -> list[EvaluationSet]:
+    """Return the sets that --decontaminate names. Raise WrongUse, with one line that names the command that fetches it,
+    if the data of one is not on this machine."""
+    paths, tasks = _divided(text)
+    found = [_of_path(path) for path in paths]
+    if tasks:
+        done = subprocess.run([*_COMMAND, tasks, "--about"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["the evaluation did not start"]
+            hint = "; a folder has a / in its name, as ./mine" if "unknown task" in lines[-1] else ""
+            raise WrongUse(f"{spelled_option('decontaminate', text)}: {lines[-1].removeprefix('error: ')}{hint}")
+        for about in map(json.loads, done.stdout.splitlines()):
+            found.append(EvaluationSet(about["set"], about["images"], fingerprint_of(about)))
+    if not sum(one.images for one in found):
+        raise WrongUse(f"{spelled_option('decontaminate', text)}: there is no image; name tasks, a folder or a file")
+    return found
+
+
+def _divided(text: str) -> tuple[list[Path], str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    paths = [word for word in words if "/" in word or word.endswith(".parquet")]
+    return [Path(path).expanduser() for path in paths], ",".join(word for word in words if word not in paths)
+
+
+def _of_path(path: Path) -> EvaluationSet:
+    if path.is_dir():
+        state = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in _files(path)]
+        return EvaluationSet(path.resolve().name, len(state), fingerprint_of(state))
+    if not path.is_file():
+        raise WrongUse(f"{spelled_option('decontaminate', path)}: no such folder or file; check the path")
+    try:
+        with pq.ParquetFile(path) as file:
+            _columns(file.schema_arrow.names, path)
+            return EvaluationSet(path.stem, file.metadata.num_rows, sha256_file(path))
+    except pa.ArrowInvalid as error:
+        raise WrongUse(f"{spelled_option('decontaminate', path)}: not a Parquet file ({error})") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower().removeprefix(".") in EXTENSIONS)
+
+
+def _columns(names: list[str], path: Path) -> tuple[str, str | None, str | None]:
+    """Return the columns of a file with the images, with their captions and with their names."""
+    image, caption, key = (next((n for n in some if n in names), None) for some in (_IMAGES, _CAPTIONS, _KEYS))
+    if image is None:
+        raise WrongUse(
+            f"{spelled_option('decontaminate', path)}: no column of images ({', '.join(_IMAGES)}) among "
+            f"{listing(names)}; rename the column"
+        )
+    return image, caption, key
+
+
+def _rows(text: str) -> Iterator[Row]:
+    """Yield the images of all sets, in order."""
+    paths, tasks = _divided(text)
+    for path in paths:
+        yield from _of_folder(path) if path.is_dir() else _of_file(path)
+    if tasks:
+        with subprocess.Popen([*_COMMAND, tasks], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            for batch in pa.ipc.open_stream(process.stdout):
+                yield from ((r["set"], r["item"], r["image"], r["captions"]) for r in batch.to_pylist())
+        if process.returncode:
+            raise WrongUse(f"{spelled_option('decontaminate', text)}: images cannot be read; see the line above")
+
+
+def _of_folder(folder: Path) -> Iterator[Row]:
+    for file in _files(folder):
+        text = file.with_suffix(".txt")
+        captions = text.read_text(encoding="utf-8", errors="replace").splitlines() if text.is_file() else []
+        yield folder.resolve().name, str(file.relative_to(folder)), file.read_bytes(), captions
+
+
+def _of_file(path: Path) -> Iterator[Row]:
+    with pq.ParquetFile(path) as file:
+        image, caption, key = _columns(file.schema_arrow.names, path)
+        number = 0
+        for batch in file.iter_batches(256, columns=[name for name in (image, caption, key) if name]):
+            for row in batch.to_pylist():
+                data, said = row[image], row.get(caption or "") or []
+                data = data.get("bytes") if isinstance(data, dict) else data
+                captions = [said] if isinstance(said, str) else said
+                yield path.stem, str(row[key] if key else number), data or b"", captions
+                number += 1
+
+
+def table_of_sets(
+    text: str, layout: Layout, encoder: str | None, say: Callable[[str], None]
+) -> tuple[StorePath, list[EvaluationSet]]:
+    """Return the path of the table of fingerprints, which is made if it is not there, and the sets in it. With
+    `encoder`, a name, images are embedded too."""
+    sets = find_sets(text)
+    identity = find_encoder(encoder).identity() if encoder else None
+    name = fingerprint_of(copies.VERSION, [asdict(one) for one in sets], identity)
+    path = layout.data(EVALUATION, f"sets-{name}")
+    if not path.exists():
+        say(f"reading the {counted(sum(one.images for one in sets), 'image')} of {listing([one.name for one in sets])}")
+        model = Encoder(find_encoder(encoder)) if encoder else None
+        rows, unread = _rows(text), 0
+        with TableFile(path, _TABLE) as out:
+            while some := list(islice(rows, BATCH)):
+                embedded: list[Any] = model.encode([row[2] for row in some]) if model else [None] * len(some)
+                made = [_fingerprints(row, vector) for row, vector in zip(some, embedded, strict=True)]
+                unread += sum(row["pixels"] is None for row in made)
+                out.write(pa.Table.from_pylist(made, _TABLE))
+        if unread:
+            say(f"{counted(unread, 'evaluation image')} cannot be decoded, and are compared by their bytes alone")
+    return path, sets
+
+
+def _fingerprints(row: Row, vector: Any) -> dict[str, Any]:
+    of_set, item, data, captions = row
+    found = {"set": of_set, "item": item, "sha256": hashlib.sha256(data).digest(), "captions": captions}
+    try:
+        seen = copies.look(data)
+    except UnreadableImage:
+        return {**found, "pixels": None, "hashes": b"", "embedding": None}
+    vector = vector if isinstance(vector, np.ndarray) else None
+    return {**found, "pixels": seen.pixels, "hashes": copies.variants(seen.luma).tobytes(), "embedding": vector}
+
+
+def normalized(caption: str | None) -> str:
+    """Return a caption as captions are compared: in lower case, with single blanks."""
+    return " ".join((caption or "").casefold().split())
+
+
+def read_sets(path: StorePath, *columns: str) -> pa.Table:
+    """Return columns of the table of fingerprints."""
+    return read_table(path, columns=list(columns))

@@ -1,0 +1,143 @@
+"""Rows of evaluation sets are rejected with their evidence; other sets and thresholds read no image again."""
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageOps
+
+from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.stages.evaluation import FingerprintStage
+from tests.pipelines.conftest import pairs_of
+
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "images"
+IMAGES = [path.read_bytes() for path in sorted(SAMPLE.glob("*.jpg"))[:12]]
+STAGES = ("captions", "export")
+CAPTION = "A brown dog runs on the beach"
+
+
+def _as(image: bytes, form: str, **options) -> bytes:
+    content = io.BytesIO()
+    Image.open(io.BytesIO(image)).convert("RGB").resize((150, 120)).save(content, form, **options)
+    return content.getvalue()
+
+
+def _cropped(image: bytes, mirrored: bool = False) -> bytes:
+    whole, content = Image.open(io.BytesIO(image)), io.BytesIO()
+    part = whole.crop((whole.width // 20, whole.height // 30, whole.width - 5, whole.height - 4))
+    (ImageOps.mirror(part) if mirrored else part).save(content, "JPEG")
+    return content.getvalue()
+
+
+@pytest.fixture
+def mine(tmp_path) -> Path:
+    """A folder with the first four images, the second small, and a caption beside the fourth."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for number, content in enumerate([IMAGES[0], _as(IMAGES[1], "PNG"), IMAGES[2], IMAGES[3]]):
+        (folder / f"{number}.png").write_bytes(content)
+    (folder / "3.txt").write_text("two dogs  RUN on the beach\n")
+    return folder
+
+
+@pytest.fixture
+def rows(tmp_path) -> Path:
+    """Rows with the same file, the same pixels, two near copies, and no copies; one has that caption, one no image."""
+    images = [IMAGES[0], _as(IMAGES[1], "BMP"), _cropped(IMAGES[2], mirrored=True), _cropped(IMAGES[3]), *IMAGES[4:8]]
+    captions = [f"{CAPTION} {n}" for n in range(7)] + ["Two dogs run on the beach"]
+    return pairs_of(tmp_path / "rows.parquet", [*captions, CAPTION], [*images, b"no image"], 3)
+
+
+EXPECTED = {0: "same bytes", 1: "same pixels", 2: "near copy", 3: "near copy"}
+
+
+def _evidence(done) -> dict[int, tuple[str, str]]:
+    found = [row for row in done.rows("rejected") if row["reason"].startswith("evaluation")]
+    assert all(row["evaluation_set"] and row["evaluation_distance"] is not None for row in found)
+    return {row["n"]: (row["evaluation_how"], row["evaluation_item"]) for row in found}
+
+
+def test_copies_are_rejected_with_evidence_and_other_thresholds_read_nothing(
+    tmp_path, filtering, mine, rows, monkeypatch
+):
+    output, asked = tmp_path / "out", {"decontaminate": f"{mine}/", "stages": STAGES, "unit_rows": 3}
+    done = filtering(rows, output, **asked)
+    assert _evidence(done) == {n: (how, f"{n}.png") for n, how in EXPECTED.items()}
+    assert done.verdicts() == {n: "evaluation_image" if n in EXPECTED else "kept" for n in range(9)}
+    assert all(row["evaluation_how"] is None for row in done.rows("kept"))
+    (step,) = [step for step in done.funnel["steps"] if step["reason"] == "evaluation_image"]
+    assert step["rejected"] == 4 and "mine" in step["explanation"]
+    assert filtering(rows, output, **asked).did_nothing
+
+    monkeypatch.setattr(FingerprintStage, "add", None)  # no image is read from here on
+    exact = filtering(rows, output, preset="{base: paper, evaluation: {distance: 0, captions: true}}", **asked)
+    assert {n: how for n, (how, _) in _evidence(exact).items()} == {
+        0: "same bytes",
+        1: "same pixels",
+        7: "same caption",
+    }
+    assert exact.verdicts()[7] == "evaluation_caption"
+    table = {"key": ["x"], "image": [{"bytes": IMAGES[5], "path": None}], "caption": ["nothing"]}
+    pq.write_table(pa.table(table), tmp_path / "others.parquet")
+    others = filtering(rows, output, **{**asked, "decontaminate": f"{tmp_path}/others.parquet,{mine}/"})
+    assert _evidence(others)[5] == ("same bytes", "x") and len(_evidence(others)) == 5
+    assert "mine (4 images): same bytes or pixels, near copies up to 22 of 128 bits" in " ".join(others.said)
+    assert "| checked against | others (1 image), mine (4 images)" in (output / "README.md").read_text()
+    assert "near copy" in (output / "report.html").read_text()
+    record = json.loads((output / "run.json").read_text())["models"]["evaluation"]
+    assert [one["name"] for one in record["sets"]] == ["others", "mine"] and record["sets"][1]["images"] == 4
+    assert record["compared"] == 8 and record["unread"] == 1
+    without = filtering(rows, output, stages=STAGES)
+    assert set(without.verdicts().values()) == {"kept"} and "evaluation_set" not in without.rows("kept")[0]
+
+
+def test_images_that_pass_later_are_read_then(tmp_path, filtering, mine, rows):
+    output, asked = tmp_path / "out", {"decontaminate": f"{mine}/", "stages": STAGES}
+    few = filtering(rows, output, preset="{base: paper, columns: {n: {min: 3}}}", **asked)
+    assert set(_evidence(few)) == {3}
+    assert set(_evidence(filtering(rows, output, **asked))) == set(EXPECTED)
+    data = sorted((output / "work" / "fingerprints" / "data").glob("*.parquet"))
+    assert [pq.read_table(path)["ordinal"].to_pylist() for path in data] == [[3, 4, 5, 6, 7, 8], [0, 1, 2]]
+
+
+@pytest.mark.slow
+def test_embeddings_of_semantic_deduplication_are_compared_and_computed_once(tmp_path, filtering, mine, rows):
+    preset = "{base: paper, dedup: {semantic: true}, evaluation: {distance: 0, eps: 0.2}}"
+    done = filtering(
+        rows, tmp_path / "out", preset=preset, stages=("captions", "dedup"), decontaminate=f"{mine}/", unit_rows=3
+    )
+    hows = {n: how for n, (how, _) in _evidence(done).items()}
+    assert hows == {**EXPECTED, 2: "embedding", 3: "embedding"}
+    assert not (tmp_path / "out" / "work" / "embeddings").exists()
+    assert done.funnel["duplicates"]["semantic"]["compared"] == 4  # with an image, and not rejected before
+
+
+@pytest.mark.parametrize("sets", ["sample_t2i,food101", "/nowhere/", "rows.tsv.parquet", "nothing_known"])
+def test_a_set_that_is_not_here_is_one_line_before_any_work(tmp_path, filtering, rows, sets, monkeypatch):
+    monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "empty"))
+    with pytest.raises(WrongUse) as caught:
+        filtering(rows, tmp_path / "out", stages=STAGES, decontaminate=sets)
+    text = str(caught.value)
+    assert "\n" not in text and not (tmp_path / "out").exists()
+    if "food101" in sets:
+        assert "open-diht bench-data --task food101`" in text
+
+
+def test_rows_without_images_are_refused(tmp_path, filtering, mine):
+    (tmp_path / "rows.tsv").write_text(f"url\tcaption\nhttp://127.0.0.1/1.jpg\t{CAPTION}\n")
+    with pytest.raises(WrongUse, match="download"):
+        filtering(tmp_path / "rows.tsv", tmp_path / "out", stages=STAGES, decontaminate=f"{mine}/")
+
+
+@pytest.mark.slow
+def test_a_task_of_the_evaluation_rejects_its_images(tmp_path, filtering):
+    """The sample is a task of the suite demo, in both directions, which are one set."""
+    rows = pairs_of(tmp_path / "rows.parquet", [CAPTION] * 2, [IMAGES[0], _cropped(IMAGES[1])], 3)
+    done = filtering(rows, tmp_path / "out", stages=STAGES, decontaminate="sample_t2i,sample_i2t")
+    found = {row["n"]: (row["evaluation_set"], row["evaluation_how"]) for row in done.rows("rejected")}
+    assert found == {0: ("sample_t2i", "same bytes"), 1: ("sample_t2i", "near copy")}
+    (about,) = done.funnel["checked"]["sets"]
+    assert about["images"] > 200
