@@ -60,7 +60,7 @@ _SUBSETS = (np.arange(_PROBES)[:, None] >> np.arange(FLIPS) & 1).astype(np.uint3
 
 @dataclass(frozen=True)
 class Look:
-    """What is stored of an image that was read."""
+    """An image that was decoded: its digest and its luma."""
 
     pixels: bytes
     """A digest of size and pixels. An image whose longer side has 192 pixels or more is reduced before."""
@@ -111,8 +111,8 @@ def _part(box: Box, size: float, x: float, y: float) -> Box:
 
 
 def _inside_border(luma: Image.Image) -> Box:
-    """Return what is left of an image without rows and columns at its edges that have the color of its corners. Where
-    less than a quarter of a side would be left, return the whole image."""
+    """Return the box inside a uniform border: rows and columns at the edges that are as bright as the corners. If less
+    than a quarter of a side would be left, return the whole image."""
     pixels = np.asarray(luma, np.int16)
     corner = np.median(pixels[[0, 0, -1, -1], [0, -1, 0, -1]])
     differ = np.abs(pixels - corner) > _TRIMMED

@@ -70,7 +70,7 @@ class Preset:
     score: ScoreRule = field(default_factory=ScoreRule)
     dedup: DedupRule = field(default_factory=DedupRule)
     evaluation: EvaluationRule = field(default_factory=EvaluationRule)
-    """What counts as a copy of an evaluation image, for runs with --decontaminate."""
+    """Thresholds for copies of evaluation images, for runs with --decontaminate."""
     columns: tuple[ColumnCondition, ...] = ()
     """Conditions on columns (see `open_diht.filters.columns`)."""
     foresee: tuple[str, ...] = ()
