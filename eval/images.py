@@ -51,12 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser.parse_args(arguments)
         found = _sets(choose_tasks(options.tasks).tasks)
         if options.about:
-            for name, data in found.items():
+            for name, (data, same) in found.items():
                 about = {"set": name, "images": len(data), "sha256": data.images.fingerprint}
-                say(json.dumps({**about, "labels": data.label_hash}))
+                say(json.dumps({**about, "labels": data.label_hash, "tasks": same}))
             return OK
         with pa.ipc.new_stream(sys.stdout.buffer, SCHEMA) as out:
-            for name, data in found.items():
+            for name, (data, _) in found.items():
                 captions = _captions(data)
                 for first in range(0, len(data), _BATCH):
                     places = range(first, min(first + _BATCH, len(data)))
@@ -68,9 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_status(run, wrong_use=(DataBroken,))
 
 
-def _sets(tasks: Sequence[Task]) -> dict[str, DataSet]:
-    """Return the data of tasks by name, whole also where a task samples it; of tasks on the same images and captions
-    the first. Raises `WrongUse`, with the command that fetches it, if data is missing."""
+def _sets(tasks: Sequence[Task]) -> dict[str, tuple[DataSet, list[str]]]:
+    """Return the data of tasks by name, whole also where a task samples it, and the names of all tasks on the same
+    images and captions. Raises `WrongUse`, with the command that fetches it, if data is missing."""
     found: dict[str, DataSet] = {}
     absent: list[tuple[Task, str]] = []
     for task in tasks:
@@ -85,10 +85,10 @@ def _sets(tasks: Sequence[Task]) -> dict[str, DataSet]:
         ways = [f"fetch it with `{spelled('bench-data', task=','.join(fetched))}`"] if fetched else []
         ways += [f"by hand: {task.how_to_get}" for task, _ in absent if task.name not in fetched]
         raise WrongUse(f"no data of {listing(names)} in {data_root()}; {'; '.join(ways)}. Or name other tasks")
-    distinct: dict[object, str] = {}
+    distinct: dict[object, list[str]] = defaultdict(list)
     for name, data in found.items():
-        distinct.setdefault((data.images.fingerprint, str(_captions(data))), name)
-    return {name: found[name] for name in distinct.values()}
+        distinct[data.images.fingerprint, str(_captions(data))].append(name)
+    return {names[0]: (found[names[0]], names) for names in distinct.values()}
 
 
 def _captions(data: DataSet) -> dict[int, list[str]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open_diht.common.files import publish_json, sha256_file
+from open_diht.common.training_data import decontaminated
 from open_diht.eval import protocol
 from open_diht.eval.data import DataSet, open_support
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
@@ -156,7 +157,7 @@ def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None
         return kept
     began = time.perf_counter()
     outcome = kind.measure(task, data, cache, options)
-    rules = {"rules": kind.rules}
+    rules = {"rules": kind.rules, "training_data": decontaminated(cache.model.folder, task.name)}
     results = [dataclasses.replace(result, protocol={**rules, **result.protocol}) for result in outcome.results]
     if group.first and outcome.items is not None:  # before the numbers that they belong to
         outcome.items.write(output / "items" / f"{task.name}.npz")

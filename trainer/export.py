@@ -16,6 +16,7 @@ from torch import Tensor
 
 from open_diht.common.encoders import no_hub
 from open_diht.common.files import published_folder
+from open_diht.common.training_data import TRAINING_DATA
 from open_diht.trainer.architecture import BadArchitecture, DualEncoder, build, has_own_tower, tokenizer
 from open_diht.trainer.checkpoint import CANNOT_WRITE
 from open_diht.trainer.config import Config
@@ -41,9 +42,11 @@ def export(
     weights: Mapping[str, Tensor],
     preprocessing: Mapping[str, Any],
     card: str,
+    data: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Publish a model as a folder, replacing an earlier one as a whole. `architecture` is open_clip's `model_cfg`, and
-    `preprocessing` its `preprocess_cfg`, which is empty for a tower of features. Raises `CannotExport`."""
+    `preprocessing` its `preprocess_cfg`, which is empty for a tower of features. `data` is the record of the training
+    data (`common.training_data`). Raises `CannotExport`."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     model = json.loads(json.dumps(architecture))  # a copy, of plain values
     model["vision_cfg"].pop("patch_dropout", None)  # it is for training only
@@ -53,6 +56,8 @@ def export(
             save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
             (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             (temporary / CARD).write_text(card, encoding="utf-8")
+            if data:
+                (temporary / TRAINING_DATA).write_text(json.dumps(list(data), indent=2) + "\n", encoding="utf-8")
     except CANNOT_WRITE as error:
         raise CannotExport(
             f"{folder} could not be written: {error}; make room there or allow writing, and run the same command again"

@@ -34,6 +34,7 @@ import torch
 import yaml
 
 from open_diht.common.ranks import Ranks, joined_ranks, same_on_all
+from open_diht.common.training_data import record_of
 from open_diht.trainer import checks
 from open_diht.trainer.assembly import Parts, device_type, introduction, prepare_torch
 from open_diht.trainer.checkpoint import Checkpoint, name_of
@@ -401,7 +402,9 @@ class _Run:
         )
         weights, shape = self.parts.evaluated.clip.state_dict(), self.parts.shape
         seen = preprocessing(self.config.transform, shape[1]) if len(shape) == 3 else {}
-        return export(folder, self.parts.architecture, weights, seen, card)
+        data = self.config.data
+        record = record_of(data.places, bool(data.selection or data.loader))
+        return export(folder, self.parts.architecture, weights, seen, card, record)
 
     def _outcome(self, finished: bool) -> TrainingOutcome:
         return TrainingOutcome(

@@ -134,7 +134,8 @@ def _line(row: Mapping[str, Any]) -> str:
     if row["value"] is None:
         return f"{row['task']}: not measured: {row['protocol'].get('missing', 'no reason is given')}"
     interval = "" if row["low"] is None else f" ({row['low']:.1%} to {row['high']:.1%})"
-    return f"{row['task']}, n {row['n']:,}: {row['metric']} {row['value']:.1%}{interval}"
+    data = row.get("protocol", {}).get("training_data", "unknown")
+    return f"{row['task']}, n {row['n']:,}: {row['metric']} {row['value']:.1%}{interval}; training data {data}"
 
 
 def _last_line(text: str) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ class Model(ABC):
     """Maps an RGB image to the (3, h, w) tensor of the encoder. Must be picklable, for loader processes."""
     preprocessing: Mapping[str, Any]
     """The preprocessing in words: size, interpolation, crop, mean, std."""
+    folder: Path | None = None
+    """The folder of an exported model."""
     record: Mapping[str, Any]
     """Protocol record: model, architecture_sha256, weights_sha256, activation, tokenizer,
     context_length, logit_scale, precision, device."""

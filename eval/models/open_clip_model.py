@@ -118,7 +118,9 @@ def _in_words(model: torch.nn.Module) -> dict[str, Any]:
 def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipModel:
     """Load a folder with open_clip_config.json and weights. Raises `ModelError` if it cannot be loaded."""
     check_exported(folder)
-    return _load(str(folder), f"local-dir:{folder.resolve()}", None, device, precision, {})
+    model = _load(str(folder), f"local-dir:{folder.resolve()}", None, device, precision, {})
+    model.folder = folder
+    return model
 
 
 def load_architecture(

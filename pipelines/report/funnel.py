@@ -72,6 +72,7 @@ class CheckedSet(TypedDict):
     name: str
     images: int
     sha256: str  # changes with the images
+    tasks: list[str]  # names of the evaluation's tasks on these images
 
 
 class Checked(TypedDict):

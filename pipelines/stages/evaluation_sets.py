@@ -61,6 +61,8 @@ class EvaluationSet:
     name: str
     images: int
     sha256: str
+    tasks: tuple[str, ...] = ()
+    """Names of the tasks on these images."""
 
 
 def find_sets(text: str) -> list[EvaluationSet]:
@@ -75,7 +77,7 @@ def find_sets(text: str) -> list[EvaluationSet]:
             hint = "; a folder has a / in its name, as ./mine" if "unknown task" in lines[-1] else ""
             raise WrongUse(f"{spelled_option('decontaminate', text)}: {lines[-1].removeprefix('error: ')}{hint}")
         for about in map(json.loads, done.stdout.splitlines()):
-            found.append(EvaluationSet(about["set"], about["images"], fingerprint_of(about)))
+            found.append(EvaluationSet(about["set"], about["images"], fingerprint_of(about), tuple(about["tasks"])))
     if not sum(one.images for one in found):
         raise WrongUse(f"{spelled_option('decontaminate', text)}: there is no image; name tasks, a folder or a file")
     return found

@@ -61,8 +61,8 @@ def test_results_are_said_and_logged_by_task_at_each_check(stand_in, tiny_config
     workdir = tmp_path / "w"
     assert train(config(tiny_config, "pets,few"), workdir, said.append).finished
     assert [text for text in said if text.startswith("step 2: ")] == [
-        "step 2: pets, n 1,200: accuracy 50.0% (40.0% to 60.0%)",
-        "step 2: few, n 4: accuracy 25.0%",
+        "step 2: pets, n 1,200: accuracy 50.0% (40.0% to 60.0%); training data unknown",
+        "step 2: few, n 4: accuracy 25.0%; training data unknown",
         "step 2: gone: not measured: get it there",
     ]
     checks = entries(workdir, "check")

@@ -1,0 +1,39 @@
+"""What a model's folder says of its training data: checked against a task, not, or unknown."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from open_diht.common.training_data import TRAINING_DATA, decontaminated, record_of
+
+CHECKED = {"sets": [{"name": "pets", "tasks": ["pets", "pets_i2t"]}], "rule": {"distance": 22}}
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    (tmp_path / "out" / "shards").mkdir(parents=True)
+    (tmp_path / "out" / "funnel.json").write_text(json.dumps({"checked": CHECKED}))
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("within", ["", "shards", "shards/*.tar", "shards/0-0.tar"])
+@pytest.mark.parametrize("chosen", [False, True])
+def test_the_record_of_filtering_is_found_from_what_a_training_names(place, within, chosen, tmp_path):
+    record = record_of([str(place / within)], chosen)
+    (tmp_path / TRAINING_DATA).write_text(json.dumps(record))
+    if chosen:  # rejected rows may be among them
+        assert decontaminated(tmp_path, "pets") == "unknown"
+        return
+    assert record[0]["checked"] == CHECKED
+    assert decontaminated(tmp_path, "pets_i2t").startswith("decontaminated against pets_i2t: ")
+    assert decontaminated(tmp_path, "cars") == "not decontaminated against cars"
+
+
+def test_what_no_record_says_is_unknown(place, tmp_path):
+    for record in (record_of([str(place), str(tmp_path / "other")], False), [], "nonsense", [{"checked": 3}]):
+        (tmp_path / TRAINING_DATA).write_text(json.dumps(record))
+        assert decontaminated(tmp_path, "pets") == "unknown"
+    assert decontaminated(None, "pets") == decontaminated(tmp_path / "absent", "pets") == "unknown"
+    (place / "funnel.json").write_text("{")
+    assert record_of([str(place)], False)[0]["checked"] is None
