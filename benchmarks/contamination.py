@@ -51,7 +51,7 @@ def _scaled(image: Image.Image, side: int) -> Image.Image:
 
 def _cropped(image: Image.Image, part: float, dice: np.random.Generator) -> Image.Image:
     width, height = round(image.width * (1 - part)), round(image.height * (1 - part))
-    x, y = dice.integers(image.width - width + 1), dice.integers(image.height - height + 1)
+    x, y = int(dice.integers(image.width - width + 1)), int(dice.integers(image.height - height + 1))
     return image.crop((x, y, x + width, y + height))
 
 

@@ -246,6 +246,8 @@ class _Numbered:
     def stored_hash(self, index: int) -> None:
         return None
 
+    content = stored_hash
+
 
 class _Told(Model):
     """A model with made-up features: `vectors` at the number of an image, or at a text's place in reading order."""

@@ -109,6 +109,9 @@ class StoredImages:
     def stored_hash(self, index: int) -> str:
         return f"file:{hashlib.sha256(self._contents[index]).hexdigest()}"
 
+    def content(self, index: int) -> bytes:
+        return self._contents[index]
+
 
 def _computed(tar: Path, teacher: Teacher) -> NDArray[np.float32]:
     loaded = teacher.load()
