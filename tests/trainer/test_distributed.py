@@ -410,8 +410,8 @@ def test_parts_draw_the_same_random_numbers_twice() -> None:
     """With dropout the gradient in parts is that of one batch whose rows were dropped out alike."""
 
     class Dropped(Toy):
-        def forward(self, images: Any, texts: Any) -> Encoded:
-            return super().forward(nn.functional.dropout(images, 0.5), texts)
+        def forward(self, images: Any, texts: Any, negatives: Any = None) -> Encoded:
+            return super().forward(nn.functional.dropout(images, 0.5), texts, negatives)
 
     case = CASES["hn_nce"]
     batch = whole_batch(case)

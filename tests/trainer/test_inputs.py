@@ -36,12 +36,12 @@ def test_auto_takes_what_lies_beside_the_data(tmp_path: Path) -> None:
     found, _ = resolved(config_of(str(tmp_path), str(tmp_path / "other")))
     assert found.concepts.path == ""  # all or none
     of_embeddings = replace(config_of(str(tmp_path)), distillation=DistillationSettings(path="auto"))
-    found, said = resolved(of_embeddings)
-    assert found.distillation.path is None and "no distillation: not all sources have embedding targets" in said[1]
+    found, lines = resolved(of_embeddings)
+    assert found.distillation.path is None and "no distillation: not all sources have embedding targets" in lines[1]
     (tmp_path / "embeddings" / "targets").mkdir(parents=True)
-    found, said = resolved(of_embeddings)
+    found, lines = resolved(of_embeddings)
     there = f"{tmp_path}/embeddings"
-    assert (found.distillation.path, said[1]) == (there, f"embedding targets: {there}")
+    assert (found.distillation.path, lines[1]) == (there, f"embedding targets: {there}")
 
 
 def test_auto_is_no_distillation_for_a_loader_of_ones_own() -> None:

@@ -10,6 +10,9 @@ caption. With crops that are drawn, `ShardEmbeddings.view` shows the student the
 from __future__ import annotations
 
 import io
+import os
+import struct
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -23,7 +26,7 @@ from open_diht.common.crops import crop_box, crop_of, cropped
 from open_diht.common.shard_index import unpacked_keys
 from open_diht.trainer.concepts.targets import StoredTargets
 from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
-from open_diht.trainer.stores import Store
+from open_diht.trainer.stores import LocalStore, Store
 
 VERSION = 1
 Half = npt.NDArray[np.float16]
@@ -91,10 +94,27 @@ class EmbeddingTargets(StoredTargets):
         path = f"{self._folder}/{self._shards[name]['file']}"
         try:
             with np.load(io.BytesIO(content)) as arrays:
-                keys, image, text = unpacked_keys(arrays["keys"]), arrays["image"], arrays["text"]
+                keys = unpacked_keys(arrays["keys"])
+                image, text = (self._array(arrays, name, each) for each in ("image", "text"))
         except UNREADABLE as error:
             raise ConceptMismatch(f"{path} cannot be read ({error}); run {self.remedy()} again") from error
         return self._checked(path, name, keys, image, text)
+
+    def _array(self, arrays: Any, shard: str, name: str) -> Any:
+        """Return an array of a shard's file, as a memory map if the file is local. A worker has many shards open, and
+        each may take tens of megabytes."""
+        info = arrays.zip.getinfo(f"{name}.npy")
+        if not isinstance(self._folder, LocalStore) or info.compress_type != zipfile.ZIP_STORED:
+            return arrays[name]
+        path = self._folder.folder / self._shards[shard]["file"]
+        with open(path, "rb") as file:
+            file.seek(info.header_offset + 26)  # the lengths of two fields that precede the array
+            file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
+            read = np.lib.format.read_magic(file) == (1, 0) and np.lib.format.read_array_header_1_0
+            shape, by_columns, kind = read(file) if read else ((), True, None)
+            if by_columns or not np.prod(shape):
+                return arrays[name]
+            return np.memmap(path, kind, "r", file.tell(), shape)
 
     def _checked(self, path: str, name: str, keys: list[str], image: Any, text: Any) -> ShardEmbeddings:
         for what, found, each in (("images", image, self.crops), ("captions", text, len(self.captions))):

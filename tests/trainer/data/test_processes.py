@@ -127,7 +127,7 @@ def test_batches_are_pinned_by_torch_beside_the_training(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     ids, p = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3)
-    rows = {name: torch.arange(2) for name in ("images", "texts", "caption_hash", "image_hash")}
+    rows: dict[str, Any] = {name: torch.arange(2) for name in ("images", "texts", "caption_hash", "image_hash")}
     batch = Batch(**rows, keys=["a", "b"], concepts={"objects": (ids, p)})
     found, bad = pin_memory((batch, [Bad("kind", "message")]))
     assert isinstance(found, Batch) and found.keys == ["a", "b"] and len(pinned) == 6

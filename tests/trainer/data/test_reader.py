@@ -174,7 +174,7 @@ def test_a_shard_without_the_field_is_refused_before_it_is_read(load: Any, writt
 
 def test_wrong_captions_are_the_same_for_workers_and_resumes(load: Any, written: Path) -> None:
     def wrong(loader: Any, *epochs: int) -> list[tuple[str, str, bool, int]]:
-        found = []
+        found: list[tuple[str, str, bool, int]] = []
         for batch in (batch for epoch in epochs for batch in loader.epoch(epoch)):
             texts, captions = (
                 [bytes(row).rstrip(b"\0").decode() for row in ids.tolist()]

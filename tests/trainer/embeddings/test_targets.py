@@ -55,6 +55,7 @@ def test_targets_are_read_by_key_and_show_the_crop_that_the_teacher_saw(tmp_path
     shard = targets.shard("s.tar", "t")
     assert shard is not None and np.array_equal(shard.image, unit(3, 2, 4)) and shard.text.dtype == np.float16
     assert shard.rows(["c", "nobody", "a"]).tolist() == [2, -1, 0]
+    assert isinstance(shard.image, np.memmap) and np.array_equal(shard.text, unit(3, 1, 4))
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     box = crop_box(crop_of(7, "b", 1), 60, 40, (0.5, 1.0))
     assert np.array_equal(np.asarray(shard.view(image, 1, 1, 16)), np.asarray(cropped(image, box, 16)))

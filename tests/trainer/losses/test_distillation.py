@@ -44,7 +44,8 @@ def drawn(seed: int = 0) -> tuple[Any, ...]:
 
 def evaluated(loss: Distillation, x: Any, y: Any, scale: float, u: Any, v: Any, dtype: Any) -> list[Any]:
     leaves = [torch.tensor(each, dtype=dtype).requires_grad_() for each in (x, y, scale)]
-    value, _ = loss(*leaves, [torch.tensor(each) for each in (u, v)])
+    image, text, factor = leaves
+    value, _ = loss(image, text, factor, [torch.tensor(each) for each in (u, v)])
     value.backward()
     return [value.detach(), *(leaf.grad for leaf in leaves)]
 
@@ -62,8 +63,8 @@ def test_equals_the_formula(rows: Any, scale: float, temperature: float, relativ
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
         found = evaluated(loss, x, y, scale, u, v, dtype)
         assert all(relative_error(a, b) < tolerance for a, b in zip(found, expected, strict=True)), dtype
-    left = loss(*(torch.tensor(each) for each in (x, y, scale)), [torch.tensor(each) for each in (u, v)])[1]
-    assert left == 3
+    given = [torch.tensor(each) for each in (x, y, u, v)]
+    assert loss(given[0], given[1], torch.tensor(scale), given[2:])[1] == 3
 
 
 def test_a_student_that_agrees_has_nothing_to_learn() -> None:

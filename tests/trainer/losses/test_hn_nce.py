@@ -135,7 +135,7 @@ def test_tiles_hold_no_matrix(forks: Forks, tmp_path: Path) -> None:
     assert whole > 2 * matrix  # what is measured is the matrix
 
 
-def in_numpy(image: Any, text: Any, wrong: Any, scale: float, alpha: float, beta: float, out: Any) -> float:
+def in_numpy(alpha: float, beta: float, out: Any, image: Any, text: Any, wrong: Any, scale: float) -> float:
     """HN-NCE of both directions in float64. Images also have the wrong captions as negatives; out (n, n + m) bool says
     which texts are none of an image's negatives, its own one among them."""
     image, text, wrong = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text, wrong))
@@ -163,14 +163,16 @@ def test_wrong_captions_are_negatives_of_every_image(form, alpha, beta, mask, fe
     out[:, n + 2] = True
     if mask:
         out[3, n + 1] = out[1, 2] = out[2, 1] = True
-    leaves = [value.clone().requires_grad_() for value in (x, y, wrong, torch.tensor(scale, dtype=torch.float64))]
+    leaves: list[Any] = [
+        value.clone().requires_grad_() for value in (x, y, wrong, torch.tensor(scale, dtype=torch.float64))
+    ]
     loss, statistics = HnNce(alpha=alpha, beta=beta, mask_duplicates=mask, **form)(
         leaves[0], leaves[1], leaves[3],
         hashes=torch.stack([captions, images], dim=1), negatives=(leaves[2], hashes, present),
     )  # fmt: skip
     loss.backward()
     given: list[Any] = [x.numpy(), y.numpy(), wrong.numpy(), np.array(scale)]
-    assert loss.item() == pytest.approx(in_numpy(*given, alpha, beta, out), rel=1e-12)
+    assert loss.item() == pytest.approx(in_numpy(alpha, beta, out, *given), rel=1e-12)
     assert statistics["negatives"].item() == 0.8
     for leaf, value in zip(leaves, given, strict=True):
         slopes = np.zeros_like(value)
@@ -178,7 +180,7 @@ def test_wrong_captions_are_negatives_of_every_image(form, alpha, beta, mask, fe
             kept, ends = value[place].copy(), []
             for step in (1e-5, -1e-5):
                 value[place] = kept + step
-                ends.append(in_numpy(*given, alpha, beta, out))
+                ends.append(in_numpy(alpha, beta, out, *given))
             value[place] = kept
             slopes[place] = (ends[0] - ends[1]) / 2e-5
         assert relative_error(leaf.grad, slopes) < 1e-7
