@@ -178,8 +178,8 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         groups = optimizer.state_dict()["param_groups"]  # rates, weight decay and other options stay the child's
         if [len(group["params"]) for group in groups] != [len(group["params"]) for group in moments["param_groups"]]:
             raise WrongUse(
-                "the parent trained other weights than this run, or in other groups: leave model.freeze_image, "
-                "freeze_text and optimizer.layer_decay alike"
+                "the parent trained other weights than this run, or in other groups: leave model.freeze_image and "
+                "freeze_text, and optimizer.layer_decay, alike"
             )
         optimizer.load_state_dict({"state": moments["state"], "param_groups": groups})
         if parts.stepper.scaler.is_enabled() and state["scaler"]:
