@@ -85,13 +85,15 @@ def test_each_is_drawn_as_often_and_has_its_hash() -> None:
 
 @pytest.fixture
 def folder(tars: Any, tmp_path: Path) -> Path:
-    """Shards of samples with four captions, every fifth with its .txt alone."""
+    """Shards of samples with four captions, every fifth with its .txt alone, and all but sample 3 a synthetic one."""
     for shard in range(2):
         members = []
         for number in range(10 * shard, 10 * shard + 10):
             key, texts = tars.key(number), [f"{number} {letter}" for letter in "abcd"]
             members += [(f"{key}.png", tars.image(number)), (f"{key}.txt", f"{number} txt".encode())]
-            members += [(f"{key}.json", json.dumps({"captions": texts} if number % 5 else {}).encode())]
+            fields: dict[str, Any] = {"captions": texts} if number % 5 else {}
+            fields |= {"synthetic": f"{number} s" if number != 3 else " ", f"of_{shard}": "text"}
+            members += [(f"{key}.json", json.dumps(fields).encode())]
         tars.write(tmp_path / "d" / f"{shard}.tar", members)
     return tmp_path / "d"
 
@@ -120,20 +122,6 @@ def test_the_hash_of_a_pair_is_that_of_the_caption_it_has(load: Any, folder: Pat
         assert batch.caption_hash.tolist() == [caption_hash(text) for text in texts]
 
 
-@pytest.fixture
-def written(tars: Any, tmp_path: Path) -> Path:
-    """Two shards whose JSON has a text in `synthetic` and a list in `others`; sample 3 has no `synthetic`."""
-    for shard in range(2):
-        members = []
-        for number in range(10 * shard, 10 * shard + 10):
-            key, fields = tars.key(number), {"synthetic": f"{number} s", "others": [f"{number} o", f"{number} p"]}
-            fields |= {"synthetic": " "} if number == 3 else {}
-            members += [(f"{key}.png", tars.image(number)), (f"{key}.txt", f"{number} txt".encode())]
-            members += [(f"{key}.json", json.dumps(fields).encode())]
-        tars.write(tmp_path / "w" / f"{shard}.tar", members)
-    return tmp_path / "w"
-
-
 def test_fields_are_drawn_as_often_as_their_probabilities_say() -> None:
     wanted = {"caption": 0.5, "synthetic": 0.3, "others": 0.2, "never": 0.0}
     drawn_ones = [drawn_field(wanted, seed) for seed in range(5000)]
@@ -143,56 +131,47 @@ def test_fields_are_drawn_as_often_as_their_probabilities_say() -> None:
     assert [drawn_field(backwards, seed) for seed in range(5000)] == drawn_ones
 
 
-def test_captions_of_fields_are_the_same_for_workers_ranks_and_resumes(load: Any, written: Path) -> None:
-    captions = {"caption": 0.4, "synthetic": 0.3, "others": 0.3}
-    options: dict[str, Any] = {"captions": captions, "max_bad_share": 0.1}
-    loader = load(written, **options)
+def test_captions_of_fields_are_the_same_for_workers_ranks_and_resumes(load: Any, folder: Path) -> None:
+    captions = {"caption": 0.4, "synthetic": 0.3, "captions": 0.3}
+    options: dict[str, Any] = {"captions": captions, "max_bad_share": 0.2}
+    loader = load(folder, **options)
     texts = said(loader, *range(12))
-    assert {text.split()[1] for text in texts} == {"txt", *"sop"}
-    lacking = {text.split()[1] for text in texts if text.startswith("3 ")}
-    assert "txt" in lacking and "s" not in lacking and 0 < loader.counts["missing_field"] < 12
-    assert "key 00000000000000000000000000000003-000003: no text in synthetic" in loader.problems[0]
-    assert said(load(written, **options, workers=2), *range(12)) == texts
-    assert said(load(written, **options), 4) == texts[80:100], "a resume draws the same"
-    ranks = [said(load(written, **options, batch_size=2, rank=rank, world=2), 4) for rank in (0, 1)]
+    assert {text.split()[1] for text in texts} == {"txt", *"sabcd"} and loader.counts["missing_field"] > 0
+    assert "3 s" not in texts and any("-000003: no text in synthetic" in text for text in loader.problems)
+    assert said(load(folder, **options, workers=2), *range(12)) == texts
+    assert said(load(folder, **options), 4) == texts[80:100], "a resume draws the same"
+    ranks = [said(load(folder, **options, batch_size=2, rank=rank, world=2), 4) for rank in (0, 1)]
     assert sorted(ranks[0] + ranks[1]) == sorted(texts[80:100])
-    for batch in load(written, **options).epoch(1):
-        of_batch = [bytes(row).rstrip(b"\0") for row in batch.texts.tolist()]
-        assert batch.caption_hash.tolist() == [caption_hash(text) for text in of_batch]
-    assert said(load(written, captions={"caption": 1}), 2) == said(load(written), 2)
+    hashes = [value for batch in load(folder, **options).epoch(4) for value in batch.caption_hash.tolist()]
+    assert hashes == [caption_hash(text.encode()) for text in texts[80:100]]
+    assert said(load(folder, captions={"caption": 1}), 2) == said(load(folder), 2)
     with pytest.raises(TooManyBad, match=r"missing_field: shard .*0\.tar, key .*-000003: no text in synthetic"):
-        said(load(written, captions={"synthetic": 1}), 0)
+        said(load(folder, captions={"synthetic": 1}), 0)
 
 
-def test_a_shard_without_the_field_is_refused_before_it_is_read(load: Any, written: Path, folder: Path) -> None:
-    load(folder, captions={"captions": 1.0})
-    with pytest.raises(BadSource, match=r"0\.tar: .* no text in the field 'captoins' .*; take .* data.skip=\[0.tar\]"):
-        load(folder, captions={"captoins": 1.0})
-    with pytest.raises(BadSource, match=r"d/0\.tar: .* 'others'"):
-        load(written, folder, captions={"caption": 0.5, "others": 0.5})
+def test_a_shard_without_a_field_is_refused_before_a_sample_is_read(load: Any, folder: Path) -> None:
+    load(folder, captions={"caption": 0.5, "captions": 0.5})
+    for options in ({"captions": {"caption": 0.5, "of_0": 0.5}}, {"negatives": "of_0"}):
+        with pytest.raises(BadSource, match=r"1\.tar: .* no text in the field 'of_0' .*; take .* data.skip=\[1.tar\]"):
+            load(folder, **options)
 
 
-def test_wrong_captions_are_the_same_for_workers_and_resumes(load: Any, written: Path) -> None:
+def test_wrong_captions_are_the_same_for_workers_and_resumes(load: Any, folder: Path) -> None:
     def wrong(loader: Any, *epochs: int) -> list[tuple[str, str, bool, int]]:
         found: list[tuple[str, str, bool, int]] = []
         for batch in (batch for epoch in epochs for batch in loader.epoch(epoch)):
-            texts, captions = (
-                [bytes(row).rstrip(b"\0").decode() for row in ids.tolist()]
-                for ids in (batch.texts, batch.negatives.texts)
-            )
-            found += zip(texts, captions, *(each.tolist() for each in batch.negatives[:0:-1]), strict=True)
+            both = (batch.texts.tolist(), batch.negatives.texts.tolist())
+            texts = ([bytes(row).rstrip(b"\0").decode() for row in ids] for ids in both)
+            found += zip(*texts, batch.negatives.present.tolist(), batch.negatives.caption_hash.tolist(), strict=True)
         return found
 
-    found = wrong(load(written, negatives="synthetic"), 0, 1)
+    found = wrong(load(folder, negatives="captions"), *range(4))
     for text, caption, present, hashed in found:
         number = text.split()[0]
-        assert (caption, present) == (("", False) if number == "3" else (f"{number} s", True))
+        assert present == (int(number) % 5 > 0) == caption.startswith(f"{number} ")
         assert not present or hashed == caption_hash(caption.encode())
-    assert wrong(load(written, negatives="synthetic", workers=2), 0, 1) == found
-    lists = wrong(load(written, negatives="others"), *range(4))
-    assert {caption[-1] for _, caption, _, _ in lists} == {*"op"}
-    assert wrong(load(written, negatives="others"), 3) == lists[60:80]
-    empty = load(written, negatives="others", batch_size=8, rank=0, world=2, drop_last=False, samples_per_epoch=17)
-    assert [len(batch.negatives.texts) for batch in empty.epoch(0)][-1] == 0
-    with pytest.raises(BadSource, match=r"no text in the field 'wrong' .* data.negatives"):
-        load(written, negatives="wrong")
+    assert {caption[-1:] for _, caption, _, _ in found} == {"", *"abcd"}
+    assert wrong(load(folder, negatives="captions", workers=2), *range(4)) == found
+    assert wrong(load(folder, negatives="captions"), 3) == found[60:80], "a resume draws the same"
+    few = load(folder, negatives="captions", batch_size=8, rank=0, world=2, drop_last=False, samples_per_epoch=17)
+    assert [len(batch.negatives.texts) for batch in few.epoch(0)] == [8, 0]
