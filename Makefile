@@ -13,7 +13,7 @@ UNITS   ?=#  of make pilot: units to draw [20]; a fraction of them with ARGS="--
 DATA    ?=#  of make concepts, train: an output of make filter [out/sample]; of make study: its sets
 TEACHER ?=#  efficientnet-lite0, swag-vit-h14, timm:NAME, torchvision:NAME or open_clip:NAME
 WEIGHTS ?=#  file of the teacher's weights, if not the default teacher; of make bench-data: NAME:TAG
-CONFIG  ?=#  tiny, vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, or a YAML file [tiny]
+CONFIG  ?=#  tiny, vit-b-32, vit-b-16[-reinforced], vit-l-14[-336], or a YAML file [tiny]
 WORKDIR ?=#  folder or URL of checkpoints, logs and model; the same one again resumes [out/train]
 SAMPLES ?=#  of make select: samples that the training will see
 MODEL   ?=#  an exported folder, an architecture of open_clip, or reference [reference]
