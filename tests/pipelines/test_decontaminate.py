@@ -115,7 +115,10 @@ def test_embeddings_of_semantic_deduplication_are_compared_and_computed_once(tmp
     assert done.funnel["duplicates"]["semantic"]["compared"] == 4  # with an image, and not rejected before
 
 
-@pytest.mark.parametrize("sets", ["sample_t2i,food101", "/nowhere/", "rows.tsv.parquet", "nothing_known"])
+@pytest.mark.parametrize(
+    "sets",
+    [pytest.param("sample_t2i,food101", marks=pytest.mark.slow), "/nowhere/", "rows.tsv.parquet", "nothing_known"],
+)
 def test_a_set_that_is_not_here_is_one_line_before_any_work(tmp_path, filtering, rows, sets, monkeypatch):
     monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "empty"))
     with pytest.raises(WrongUse) as caught:
