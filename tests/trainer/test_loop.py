@@ -476,7 +476,8 @@ def refused(config: Any, workdir: Path) -> None:
 
 
 def test_a_folder_in_use_is_refused(tiny_config: Callable[..., Any], tmp_path: Path, forks: Forks) -> None:
-    config, asked = tiny_config(), []
+    config = tiny_config()
+    asked: list[str] = []
 
     def say(text: str) -> None:
         if text.startswith("step 1/") and not asked:  # it is repeated if the answer takes long
