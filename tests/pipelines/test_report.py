@@ -69,7 +69,7 @@ def test_the_page_has_every_section_and_is_well_formed() -> None:
         assert text in page
     for name in ("action", "kept", "dead_letter"):
         assert f'id="{anchor(name)}"' in page
-    assert "1 file or unit " in page and "open-diht verify" in page and "do not add up" not in page
+    assert "1 file or unit " in page and "open_diht.pipelines.verify" in page and "do not add up" not in page
 
 
 @pytest.mark.parametrize("names", [(), ("action",), ("action", "kept", "dead_letter", "unheard of")])

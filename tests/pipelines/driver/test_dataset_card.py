@@ -93,7 +93,8 @@ def test_the_body_has_funnel_columns_and_provenance() -> None:
     text = card(KEPT, pins={"hf://datasets/o/n": "c0ffee"})
     assert "40 of 100 image-text pairs (40.0%)" in text and CARD_MARK in text
     assert "| captions | complexity | 50 | 50 |" in text and "| `uid` | `string` | 128 bits in hex |" in text
-    assert "`open-diht verify " in text and "| commit of `hf://datasets/o/n` | `c0ffee` |" in text
+    assert "`python -m open_diht.pipelines.verify FOLDER`" in text
+    assert "| commit of `hf://datasets/o/n` | `c0ffee` |" in text
     assert "| input | `/data/*.tsv` |" in text
     assert yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])["captions"]["min_actions"] == 1
 
