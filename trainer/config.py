@@ -123,7 +123,7 @@ class LayerDecay:
 
     image: Fall = 1.0
     """Factor per layer of the image tower: a transformer of open_clip, or a tower of timm with the layers that timm
-    lists. 1: all layers learn alike."""
+    lists, of which some hold what follows the last block. 1: all layers learn alike."""
     text: Fall = 1.0
     """Factor per layer of the text tower, a transformer of open_clip."""
 

@@ -125,7 +125,8 @@ def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)  # two sections
+        # Two sections. The probabilities of captions are one value.
+        both = isinstance(old, Mapping) and isinstance(value, Mapping) and key != "captions"
         result[key] = _joined(old, value) if both else value  # type: ignore[arg-type]
     return result
 

@@ -14,6 +14,7 @@ from open_diht.trainer.config import Config, TransformSettings
 from open_diht.trainer.data import BadSource, ConceptMismatch, DataSettings, Loader, ShardFacts, ShardLoader
 from open_diht.trainer.data.shards import OpenSource
 from open_diht.trainer.embeddings import EmbeddingTargets, open_embeddings
+from open_diht.trainer.embeddings.datacompdr import ReinforcedTargets
 from open_diht.trainer.losses import Distillation
 from open_diht.trainer.stores import StoreError, store_at
 from open_diht.trainer.towers import imported_class
@@ -109,7 +110,10 @@ def embedding_targets(config: Config) -> list[EmbeddingTargets]:
     be resolved. Raises `ConceptMismatch` if embeddings are missing or unreadable, or folders and sources differ in
     number; `BadSource` if their store cannot be reached."""
     path = config.distillation.path if config.distillation.weight else None
-    return _opened(config, path or "", "distillation", open_embeddings)
+    targets = _opened(config, path or "", "distillation", open_embeddings)
+    if config.data.decode_side and any(isinstance(each, ReinforcedTargets) for each in targets):
+        raise ConceptMismatch("the crops of DataCompDR are in pixels of whole images: set data.decode_side=null")
+    return targets
 
 
 def _opened(config: Config, path: str, section: str, opened: Callable[[str], _Targets]) -> list[_Targets]:

@@ -190,7 +190,7 @@ class EmbeddingStage(Extracting):
         rows, crops, texts = begun.rows(), self.about["crops"], len(self.about["captions"])
         if not rows.shape[1]:  # no image and no caption could be embedded
             rows = np.zeros((len(rows), (crops + texts) * self._encoder.dimension), np.float16)
-        stored = rows.reshape(len(rows), crops + texts, -1)
+        stored = rows.reshape(len(rows), crops + texts, rows.shape[1] // (crops + texts))
         image, text = stored[:, :crops], stored[:, crops:]
         content = io.BytesIO()
         np.savez(content, keys=packed_keys(begun.keys), image=image, text=text)

@@ -189,6 +189,11 @@ def test_a_file_anywhere_extends_a_configuration_that_comes_along(tmp_path: Path
         load_config(str(mine))
 
 
+def test_probabilities_of_captions_replace_those_of_the_configuration(tmp_path: Path) -> None:
+    given = ["data.captions={caption: 0.5, blip: 0.5}"]
+    assert load_config("vit-b-16-reinforced", given, base=DATA).data.captions == {"caption": 0.5, "blip": 0.5}
+
+
 def test_differences_name_what_differs(tiny_values: Callable[..., dict[str, Any]]) -> None:
     one = plain(build(Config, tiny_values()))
     other = merged(one, {"loss": {"beta": 0.5}, "run": {"seed": 3}})

@@ -211,7 +211,7 @@ class Reader:
         self._heads = next((list(known.heads) for known in concepts if known), [])
         self._k = next((known.k for known in concepts if known), 0)
         self._store = store_of(settings)
-        self._most_open = _most_open(settings, sources, part.world)
+        self._most_open = _most_open(settings, sources, part.world, 2 if any(self._embeddings) else 1)
         self._opened: OrderedDict[tuple[int, int], _Opened] = OrderedDict()
         self._lost: dict[tuple[int, int], ShardLost] = {}  # shards that turned out to be missing
         self._there = [
@@ -378,7 +378,8 @@ class Reader:
             error.add_note(f"while transforming {opened.index.keys[place]} of shard {opened.shard.file.url}")
             raise
 
-    def _open(self, source: int, number: int) -> _Opened:
+    def _open(self, source: int, number: int, joined: bool = True) -> _Opened:
+        """Open a shard; without `joined`, without its targets."""
         if self._owner != os.getpid():  # a forked worker: it keeps its own open files
             self._opened, self._owner = OrderedDict(), os.getpid()
         if (source, number) in self._lost:
@@ -402,13 +403,12 @@ class Reader:
                 f"or continue without it: data.skip=[{shard.file.name}]"
             )
         rows, _ = rows_to_read(index, self._settings.split, self._subset)
-        concepts = self._concepts[source]
-        joined = concepts.shard(index.name, index.identity) if concepts else None
-        places = joined.rows(index.keys) if joined else None
-        stored = self._embeddings[source]
+        concepts, stored = (self._concepts[source], self._embeddings[source]) if joined else (None, None)
+        targets = concepts.shard(index.name, index.identity) if concepts else None
+        places = targets.rows(index.keys) if targets else None
         taught = stored.shard(index.name, index.identity) if stored else None
         taught_rows = taught.rows(index.keys) if taught else None
-        opened = _Opened((source, number), shard, descriptor, index, rows, joined, places, taught, taught_rows)
+        opened = _Opened((source, number), shard, descriptor, index, rows, targets, places, taught, taught_rows)
         self._require_fields(opened)
         self._opened[source, number] = opened
         if len(self._opened) > self._most_open:
@@ -421,7 +421,7 @@ class Reader:
         for source, there in enumerate(self._there if self._settings.fields else ()):
             for number in there:
                 if not is_remote(self._sources[source].shards[number].file.url):
-                    self._open(source, number)
+                    self._open(source, number, joined=False)
         self.close()
 
     def _require_fields(self, opened: _Opened) -> None:
@@ -520,14 +520,15 @@ class Reader:
         self._owner, self.state = os.getpid(), lambda text: None
 
 
-def _most_open(settings: DataSettings, sources: Sequence[OpenSource], world: int) -> int:
+def _most_open(settings: DataSettings, sources: Sequence[OpenSource], world: int, files: int) -> int:
     """Return the number of shards that a worker keeps open. It covers all shards in use, since each batch reads from
-    every stream of its rank, but is at most half of the files that a process may open."""
+    every stream of its rank, but with `files` for a shard (its tar, and a map of its embeddings) it is at most half of
+    the files that a process may open."""
     streams = settings.streams or 1
     in_use = shards_in_use(sources, settings.shuffle, streams, min(1.0, 1 / world + 1 / streams))
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max(_OPEN_SHARDS, in_use)
-    return wanted if most == resource.RLIM_INFINITY else min(wanted, most // 2)
+    return wanted if most == resource.RLIM_INFINITY else min(wanted, max(1, most // (2 * files)))
 
 
 def _bytes(opened: _Opened, tar: int, place: int, part: str) -> bytes:

@@ -46,6 +46,11 @@ class Reinforced(ShardEmbeddings):
         names = list(RandAugment()._augmentation_space(31, (size, size)))  # the format numbers them in this order
 
         (top, left, height, width), *operations = self.crops[row][crop]
+        if left + width > image.width or top + height > image.height:
+            raise ConceptMismatch(
+                f"{self.keys[row]}: paug.json has the crop {[top, left, height, width]} of an image of {image.width} x "
+                f"{image.height} pixels; the data must have the images' own sizes, without data.decode_side"
+            )
         found = cropped(image, (left, top, left + width, top + height), size)
         for number, magnitude in (operations[0] if operations else None) or ():
             found = _apply_op(found, names[number], magnitude, InterpolationMode.NEAREST, None)
@@ -57,9 +62,9 @@ class ReinforcedTargets(EmbeddingTargets):
 
     def __init__(self, folder: Store, tars: Sequence[str]):
         self._folder = folder
-        first = next(iter(self._samples(tars[0])), None)
+        first = next((sample for name in tars for sample in self._samples(name)), None)
         if first is None:
-            raise ConceptMismatch(f"{folder}/{tars[0]} holds no sample with image_emb and text_emb; remove it")
+            raise ConceptMismatch(f"the tars in {folder} hold no sample with image_emb and text_emb")
         _, image, text, _ = first
         about: dict[str, Any] = {
             "teacher": {"name": "datacompdr"},
@@ -78,15 +83,18 @@ class ReinforcedTargets(EmbeddingTargets):
             return None
         found = list(self._samples(name))
         path = f"{self._folder}/{name}"
-        for uid, image, text, _ in found:
+        for uid, image, text, boxes in found:
             if image.shape != (self.crops, self.dimension) or text.shape != (len(self.captions), self.dimension):
                 raise ConceptMismatch(
                     f"{path}: {uid} has embeddings of shapes {image.shape} and {text.shape}, and the first sample of "
                     f"the folder has {self.crops} crops and {len(self.captions)} captions of {self.dimension} numbers"
                 )
+            if len(boxes) != len(image) or any(len(one[0]) != 4 for one in boxes):
+                raise ConceptMismatch(f"{path}: paug.json of {uid} has no box for each of {len(image)} embeddings")
         uids, images, texts, crops = zip(*found, strict=True) if found else ((), (), (), ())
-        shape = (len(found), -1, self.dimension)
-        checked = self._checked(path, name, list(uids), *(np.reshape(part, shape) for part in (images, texts)))
+        parts = ((images, self.crops), (texts, len(self.captions)))
+        arrays = (np.asarray(each, np.float16).reshape(len(found), k, self.dimension) for each, k in parts)
+        checked = self._checked(path, name, list(uids), *arrays)
         return Reinforced(name, checked.keys, checked.image, checked.text, crops=crops)
 
     def _samples(self, name: str) -> list[tuple[str, Half, Half, list[Any]]]:

@@ -76,7 +76,7 @@ class Distillation:
 
         def tile(rows: slice) -> tuple[Tensor]:
             found = ((scale * x[rows]) @ y.T).masked_fill(~known, _FAR).log_softmax(dim=1)
-            wanted = (u[rows] @ (v / self.temperature).T).masked_fill(~known, _FAR).log_softmax(dim=1)
+            wanted = ((u[rows] / self.temperature) @ v.T).masked_fill(~known, _FAR).log_softmax(dim=1)
             return (kl_div(found, wanted, reduction="none", log_target=True).sum(dim=1),)
 
         return in_tiles(tile, len(x), len(y))[0]

@@ -163,3 +163,21 @@ def test_a_tar_of_datacompdr_that_is_cut_or_whose_shapes_differ_is_refused(tmp_p
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(ConceptMismatch, match=r"s\.tar cannot be read .*; get it again"):
         open_embeddings(tmp_path)
+
+
+def test_tars_of_datacompdr_without_samples_or_boxes_and_other_sizes_of_images(tmp_path: Path) -> None:
+    samples = [{name: np.ones((2, 4), np.float32) for name in ("image_emb", "text_emb")}]
+    folder = reinforced(tmp_path / "good", samples)
+    with tarfile.open(folder / "a.tar", "w"):
+        pass
+    targets = open_embeddings(folder)
+    empty, shard = targets.shard("a.tar"), targets.shard("s.tar")
+    assert empty is not None and empty.image.shape == (0, 2, 4) and shard is not None
+    with pytest.raises(
+        ConceptMismatch, match=r"the crop \[1, 2, 20, 30\] of an image of 30 x 20 pixels; .*decode_side"
+    ):
+        shard.view(Image.new("RGB", (30, 20)), 0, 0, 8)
+    (tmp_path / "good/a.tar").unlink()
+    more = [{name: np.ones((3, 4), np.float32) for name in ("image_emb", "text_emb")}]
+    with pytest.raises(ConceptMismatch, match=rf"paug\.json of {0:032x} has no box for each of 3 embeddings"):
+        open_embeddings(reinforced(tmp_path / "boxes", more)).shard("s.tar")
