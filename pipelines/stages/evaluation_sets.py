@@ -91,7 +91,7 @@ def _divided(text: str) -> tuple[list[Path], str]:
 
 def _of_path(path: Path) -> EvaluationSet:
     if path.is_dir():
-        state = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in _files(path)]
+        state = [(_item(file, path), sha256_file(file), _captions_beside(file)) for file in _files(path)]
         return EvaluationSet(path.resolve().name, len(state), fingerprint_of(state))
     if not path.is_file():
         raise WrongUse(f"{spelled_option('decontaminate', path)}: no such folder or file; check the path")
@@ -105,6 +105,16 @@ def _of_path(path: Path) -> EvaluationSet:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix.lower().removeprefix(".") in EXTENSIONS)
+
+
+def _item(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
+
+
+def _captions_beside(image: Path) -> list[str]:
+    """Return the lines of the text file beside an image."""
+    text = image.with_suffix(".txt")
+    return text.read_text(encoding="utf-8", errors="replace").splitlines() if text.is_file() else []
 
 
 def _columns(names: list[str], path: Path) -> tuple[str, str | None, str | None]:
@@ -134,9 +144,7 @@ def _rows(text: str) -> Iterator[Row]:
 
 def _of_folder(folder: Path) -> Iterator[Row]:
     for file in _files(folder):
-        text = file.with_suffix(".txt")
-        captions = text.read_text(encoding="utf-8", errors="replace").splitlines() if text.is_file() else []
-        yield folder.resolve().name, str(file.relative_to(folder)), file.read_bytes(), captions
+        yield folder.resolve().name, _item(file, folder), file.read_bytes(), _captions_beside(file)
 
 
 def _of_file(path: Path) -> Iterator[Row]:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +13,7 @@ from PIL import Image, ImageOps
 
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.stages.evaluation import FingerprintStage
+from open_diht.pipelines.stages.evaluation_sets import find_sets
 from tests.pipelines.conftest import pairs_of
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "images"
@@ -127,6 +130,16 @@ def test_a_set_that_is_not_here_is_one_line_before_any_work(tmp_path, filtering,
     assert "\n" not in text and not (tmp_path / "out").exists()
     if "food101" in sets:
         assert "open-diht bench-data --task food101`" in text
+
+
+def test_a_folder_is_the_same_set_wherever_and_whenever_it_was_written_until_its_content_changes(tmp_path, mine):
+    sets = find_sets(f"{mine}/")
+    os.utime(mine / "0.png", (1, 1))
+    copied = shutil.copytree(mine, tmp_path / "elsewhere" / "mine")
+    assert find_sets(f"{mine}/") == find_sets(f"{copied}/") == sets
+    (mine / "3.txt").write_text("two dogs run on the street\n")
+    (copied / "0.png").write_bytes(IMAGES[5])
+    assert len({one.sha256 for one in [*sets, *find_sets(f"{mine}/"), *find_sets(f"{copied}/")]}) == 3
 
 
 def test_rows_without_images_are_refused(tmp_path, filtering, mine):
