@@ -19,7 +19,7 @@ from PIL import Image
 
 from open_diht.filters.spotting.decode import DecodeLimits, decode_image
 
-VERSION = 1
+VERSION = 2
 """Increase it when equal images may get other fingerprints."""
 BITS = 128
 _SIDE, _LOW = 32, 16

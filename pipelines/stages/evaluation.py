@@ -7,7 +7,6 @@ thresholds not even a comparison.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -50,7 +49,14 @@ from open_diht.pipelines.stages.captions import survivors_of
 from open_diht.pipelines.stages.dedup.clusters import unit_length
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_encoder
 from open_diht.pipelines.stages.encoding import OK, embedding_of, matrix, vectors
-from open_diht.pipelines.stages.evaluation_sets import EVALUATION, find_sets, normalized, read_sets, table_of_sets
+from open_diht.pipelines.stages.evaluation_sets import (
+    EVALUATION,
+    digest_of,
+    find_sets,
+    normalized,
+    read_sets,
+    table_of_sets,
+)
 from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand, last_of_each
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, segments_of
@@ -185,7 +191,7 @@ class FingerprintStage(SegmentAnnotator):
 def _fingerprints(image: bytes | MissingImage) -> dict[str, Any]:
     if isinstance(image, MissingImage):
         return {"status": image.reason}
-    row: dict[str, Any] = {"sha256": hashlib.sha256(image).digest()}
+    row: dict[str, Any] = {"sha256": digest_of(image)}
     try:
         seen = copies.look(image)
     except UnreadableImage as error:

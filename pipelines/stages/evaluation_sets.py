@@ -186,13 +186,18 @@ def table_of_sets(
 
 def _fingerprints(row: Row, vector: Any) -> dict[str, Any]:
     of_set, item, data, captions = row
-    found = {"set": of_set, "item": item, "sha256": hashlib.sha256(data).digest(), "captions": captions}
+    found = {"set": of_set, "item": item, "sha256": digest_of(data), "captions": captions}
     try:
         seen = copies.look(data)
     except UnreadableImage:
         return {**found, "pixels": None, "hashes": b"", "embedding": None}
     vector = vector if isinstance(vector, np.ndarray) else None
     return {**found, "pixels": seen.pixels, "hashes": copies.variants(seen.luma).tobytes(), "embedding": vector}
+
+
+def digest_of(data: bytes) -> bytes | None:
+    """Return the SHA-256 of an image file, or None if it is empty: nothing is not a copy of nothing."""
+    return hashlib.sha256(data).digest() if data else None
 
 
 def normalized(caption: str | None) -> str:

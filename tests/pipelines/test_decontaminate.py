@@ -142,6 +142,13 @@ def test_a_folder_is_the_same_set_wherever_and_whenever_it_was_written_until_its
     assert len({one.sha256 for one in [*sets, *find_sets(f"{mine}/"), *find_sets(f"{copied}/")]}) == 3
 
 
+def test_an_empty_image_is_no_copy_of_a_row_of_a_set_without_image(tmp_path, filtering):
+    pq.write_table(pa.table({"image": [b"", None, IMAGES[0]]}), tmp_path / "set.parquet")
+    rows = pairs_of(tmp_path / "rows.parquet", [CAPTION] * 3, [b"", None, IMAGES[0]], 3)
+    done = filtering(rows, tmp_path / "out", stages=STAGES, decontaminate=f"{tmp_path}/set.parquet")
+    assert _evidence(done) == {2: ("same bytes", "2")}
+
+
 def test_rows_without_images_are_refused(tmp_path, filtering, mine):
     (tmp_path / "rows.tsv").write_text(f"url\tcaption\nhttp://127.0.0.1/1.jpg\t{CAPTION}\n")
     with pytest.raises(WrongUse, match="download"):
