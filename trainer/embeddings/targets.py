@@ -128,7 +128,7 @@ class EmbeddingTargets(StoredTargets):
                     f"{path}: the embeddings of {what} are {found.shape} {found.dtype}, not {asked} float16 as in the "
                     f"manifest; run {self.remedy()} again"
                 )
-            # Of these bits all are set in numbers that are not finite; numpy has no fast test for float16.
+            # Numbers that are not finite have all of these bits; numpy has no fast test for float16.
             bad = np.flatnonzero(((found.view(np.uint16) & 0x7C00) == 0x7C00).any(axis=(1, 2)))
             if len(bad):
                 raise ConceptMismatch(
