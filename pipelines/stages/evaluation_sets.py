@@ -10,6 +10,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -134,12 +135,26 @@ def _rows(text: str) -> Iterator[Row]:
     for path in paths:
         yield from _of_folder(path) if path.is_dir() else _of_file(path)
     if tasks:
-        with subprocess.Popen([*_COMMAND, tasks], stdout=subprocess.PIPE) as process:
+        yield from _of_tasks(tasks, text)
+
+
+def _of_tasks(tasks: str, text: str) -> Iterator[Row]:
+    """Yield the images that the other process reads. Raise WrongUse, with its last line, however it ended."""
+    broken = ""
+    with tempfile.TemporaryFile() as told:  # not a pipe, which it might fill while its images are read
+        with subprocess.Popen([*_COMMAND, tasks], stdout=subprocess.PIPE, stderr=told) as process:
             assert process.stdout is not None
-            for batch in pa.ipc.open_stream(process.stdout):
-                yield from ((r["set"], r["item"], r["image"], r["captions"]) for r in batch.to_pylist())
-        if process.returncode:
-            raise WrongUse(f"{spelled_option('decontaminate', text)}: images cannot be read; see the line above")
+            try:
+                for batch in pa.ipc.open_stream(process.stdout):
+                    yield from ((r["set"], r["item"], r["image"], r["captions"]) for r in batch.to_pylist())
+            except (pa.ArrowInvalid, OSError) as error:
+                broken = str(error)
+        told.seek(0)
+        lines = told.read().decode(errors="replace").strip().splitlines()
+    if process.returncode or broken:
+        ended = f"the process that reads them ended with status {process.returncode}"
+        why = lines[-1].removeprefix("error: ") if lines else " ".join([ended, *broken.split()])
+        raise WrongUse(f"{spelled_option('decontaminate', text)}: images cannot be read: {why}")
 
 
 def _of_folder(folder: Path) -> Iterator[Row]:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.stages import evaluation_sets
 from open_diht.pipelines.stages.evaluation import FingerprintStage
 from open_diht.pipelines.stages.evaluation_sets import find_sets
 from tests.pipelines.conftest import pairs_of
@@ -147,6 +149,31 @@ def test_an_empty_image_is_no_copy_of_a_row_of_a_set_without_image(tmp_path, fil
     rows = pairs_of(tmp_path / "rows.parquet", [CAPTION] * 3, [b"", None, IMAGES[0]], 3)
     done = filtering(rows, tmp_path / "out", stages=STAGES, decontaminate=f"{tmp_path}/set.parquet")
     assert _evidence(done) == {2: ("same bytes", "2")}
+
+
+_DYING = """
+import os, sys
+import pyarrow as pa
+content = pa.BufferOutputStream()
+with pa.ipc.new_stream(content, pa.schema([("image", pa.binary())])) as out:
+    out.write_table(pa.table({"image": [b"x" * 9999]}))
+sys.stdout.buffer.write(memoryview(content.getvalue())[:BYTES])
+sys.stdout.flush()
+WORDS
+os._exit(1)
+"""
+
+
+@pytest.mark.parametrize("count", [0, 20, 5000])
+@pytest.mark.parametrize(
+    ("words", "why"), [("print('error: the disk is gone', file=sys.stderr)", "the disk is gone"), ("", "status 1")]
+)
+def test_images_of_tasks_that_cannot_be_read_are_one_line(monkeypatch, count, words, why):
+    program = _DYING.replace("BYTES", str(count)).replace("WORDS", words)
+    monkeypatch.setattr(evaluation_sets, "_COMMAND", (sys.executable, "-c", program))
+    with pytest.raises(WrongUse, match=f"images cannot be read: .*{why}") as caught:
+        list(evaluation_sets._rows("demo"))
+    assert "\n" not in str(caught.value)
 
 
 def test_rows_without_images_are_refused(tmp_path, filtering, mine):
