@@ -98,7 +98,7 @@ def _of_path(path: Path) -> EvaluationSet:
         raise WrongUse(f"{spelled_option('decontaminate', path)}: no such folder or file; check the path")
     try:
         with pq.ParquetFile(path) as file:
-            _columns(file.schema_arrow.names, path)
+            _columns(file.schema_arrow, path)
             return EvaluationSet(path.stem, file.metadata.num_rows, sha256_file(path))
     except pa.ArrowInvalid as error:
         raise WrongUse(f"{spelled_option('decontaminate', path)}: not a Parquet file ({error})") from error
@@ -118,15 +118,35 @@ def _captions_beside(image: Path) -> list[str]:
     return text.read_text(encoding="utf-8", errors="replace").splitlines() if text.is_file() else []
 
 
-def _columns(names: list[str], path: Path) -> tuple[str, str | None, str | None]:
-    """Return the columns of a file with the images, with their captions and with their names."""
-    image, caption, key = (next((n for n in some if n in names), None) for some in (_IMAGES, _CAPTIONS, _KEYS))
+def _columns(schema: pa.Schema, path: Path) -> tuple[str, str | None, str | None]:
+    """Return the columns of a file with the images, with their captions and with their names. Raise WrongUse for types
+    that have no images or captions."""
+    some, where = schema.names, spelled_option("decontaminate", path)
+    image, caption, key = (next((n for n in known if n in some), None) for known in (_IMAGES, _CAPTIONS, _KEYS))
     if image is None:
-        raise WrongUse(
-            f"{spelled_option('decontaminate', path)}: no column of images ({', '.join(_IMAGES)}) among "
-            f"{listing(names)}; rename the column"
-        )
+        raise WrongUse(f"{where}: no column of images ({', '.join(_IMAGES)}) among {listing(some)}; rename the column")
+    if not _is_image(kind := schema.field(image).type):
+        raise WrongUse(f"{where}: column {image} has {_shown(kind)}, not the bytes of image files; store these there")
+    if caption and not _is_caption(kind := schema.field(caption).type):
+        raise WrongUse(f"{where}: column {caption} has {_shown(kind)}, not text or lists of it; rename the column")
     return image, caption, key
+
+
+def _shown(kind: pa.DataType) -> str:
+    return f"the type {' '.join(str(kind).split())}"
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return place >= 0 and _is_image(kind.field(place).type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_caption(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
 
 
 def _rows(text: str) -> Iterator[Row]:
@@ -164,7 +184,7 @@ def _of_folder(folder: Path) -> Iterator[Row]:
 
 def _of_file(path: Path) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
-        image, caption, key = _columns(file.schema_arrow.names, path)
+        image, caption, key = _columns(file.schema_arrow, path)
         number = 0
         for batch in file.iter_batches(256, columns=[name for name in (image, caption, key) if name]):
             for row in batch.to_pylist():

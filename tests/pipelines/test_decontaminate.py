@@ -176,6 +176,37 @@ def test_images_of_tasks_that_cannot_be_read_are_one_line(monkeypatch, count, wo
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ({"image": ["images/1.jpg"]}, "column image has the type string"),
+        ({"image": [{"path": "1.jpg"}]}, "column image has the type struct<path: string>"),
+        ({"image": [b"x"], "caption": [3]}, "column caption has the type int64"),
+        ({"image": [b"x"], "captions": [[3]]}, "column captions has the type list<element: int64>"),
+    ],
+)
+def test_columns_without_images_or_captions_are_one_line_before_any_work(tmp_path, columns, named):
+    pq.write_table(pa.table(columns), tmp_path / "set.parquet")
+    with pytest.raises(WrongUse, match=named) as caught:
+        find_sets(f"{tmp_path}/set.parquet")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "captions", [["a", None], [["a", "b"], None], [None, None], pa.array(["a", "b"]).dictionary_encode()]
+)
+@pytest.mark.parametrize(
+    "kind", [pa.binary(), pa.large_binary(), pa.struct({"bytes": pa.binary(), "path": pa.string()})]
+)
+def test_columns_of_images_and_captions_are_read(tmp_path, kind, captions):
+    data = [{"bytes": image, "path": None} if pa.types.is_struct(kind) else image for image in IMAGES[:2]]
+    pq.write_table(pa.table({"image": pa.array(data, kind), "caption": captions}), tmp_path / "set.parquet")
+    assert find_sets(f"{tmp_path}/set.parquet")[0].images == 2
+    rows = list(evaluation_sets._rows(f"{tmp_path}/set.parquet"))
+    assert [row[2] for row in rows] == IMAGES[:2]
+    pa.Table.from_pylist([evaluation_sets._fingerprints(row, None) for row in rows], evaluation_sets._TABLE)
+
+
 def test_rows_without_images_are_refused(tmp_path, filtering, mine):
     (tmp_path / "rows.tsv").write_text(f"url\tcaption\nhttp://127.0.0.1/1.jpg\t{CAPTION}\n")
     with pytest.raises(WrongUse, match="download"):
