@@ -40,7 +40,7 @@ from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, each, is
 from open_diht.pipelines.verify.findings import Findings
 from open_diht.pipelines.verify.options import parse
 from open_diht.pipelines.verify.rows import Rows
-from open_diht.pipelines.verify.structure import Structure
+from open_diht.pipelines.verify.structure import Structure, irregular
 from open_diht.pipelines.view.output import Output, plan_of
 
 
@@ -81,6 +81,11 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
     """Return what the checks of an output find. Raise WrongUse if there is no output or a run is working in it, and
     RunFailed if its store does not answer any more."""
     layout, found = Layout(root), Findings(str(root), options.seed)
+    for path, what in irregular(root):
+        found.differ("structure", path, what)
+    if found.differences:
+        found.skip("everything else: no file is opened in an output that has more than regular files and folders")
+        return found
     with store_errors(root, WrongUse, SEE_TO_OUTPUT):
         plan = plan_of(layout)
         if is_locked(layout):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 import numpy as np
@@ -30,12 +33,56 @@ from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.layout import CARD, KINDS, Layout
 from open_diht.pipelines.store.records import fingerprint_of
 from open_diht.pipelines.store.shapes import conforms
-from open_diht.pipelines.store.storage import StorePath, each, read_table, row_count, size_of, sizes, stamps
+from open_diht.pipelines.store.storage import (
+    StorePath,
+    each,
+    is_local,
+    read_table,
+    row_count,
+    size_of,
+    sizes,
+    stamps,
+)
 from open_diht.pipelines.verify.findings import Findings
 
 KEPT, REJECTED, DEAD = KINDS
 UNWRITTEN = "unwritten"
 """The end of rows that could not be read when they were to be written, whatever was decided about them."""
+_READ = (*KINDS, "work", "shards", "index", "funnel.json", "run.json", "subset.npy", CARD)
+"""Files and folders of an output that are opened without a record that names them."""
+
+
+def irregular(root: StorePath) -> Iterator[tuple[StorePath, str]]:
+    """Yield what would be opened in an output on a disk and is neither a regular file nor a folder, with the reason.
+    Reading a pipe or a device may never end, and a link may lead to files of this machine that are not of the output.
+    Links within the output are good."""
+    if not is_local(root):
+        return
+    top = Path(os.path.realpath(root))
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            if folder == top and entry.name not in _READ:
+                continue
+            path = Path(entry.path)
+            if entry.is_symlink():
+                real = Path(os.path.realpath(path))
+                if not real.is_relative_to(top) or real.relative_to(top).parts[:1] not in {(name,) for name in _READ}:
+                    yield root / path.relative_to(top), "is a link that leads out of the output"
+                    continue
+            try:
+                mode = entry.stat().st_mode
+            except FileNotFoundError:  # a broken link; the file is missing by its record
+                continue
+            if S_ISDIR(mode):
+                folders += [path] if not entry.is_symlink() else []
+            elif not S_ISREG(mode):
+                yield root / path.relative_to(top), "is not a regular file"
 
 
 class Structure:
@@ -93,7 +140,8 @@ class Structure:
                 continue
             known = {f"shards/{one['shard']}": one["sha256"] for one in record.get("shards", ()) if "path" not in one}
             known |= record.get("hashes", {})
-            asked = [(layout.root / name, size, known.get(name)) for name, size in record["files"].items()]
+            there = {name: self._inside(path, name) for name in record["files"]}
+            asked = [(file, record["files"][name], known.get(name)) for name, file in there.items() if file is not None]
             if path.name == "funnel.json" and is_of_the_user(layout.root / CARD):
                 asked = [one for one in asked if one[0].name != CARD]
             for (file, *_), what in zip(asked, many_at_once(_differs, asked), strict=True):
@@ -105,6 +153,17 @@ class Structure:
         self.found.checked.append(("structure", what))
         if hashed < files:
             self.found.skip(f"the content of {counted(files - hashed, 'file')} whose record has no SHA-256")
+
+    def _inside(self, record: StorePath, name: str) -> StorePath | None:
+        """Return the path of a file that a record names. Report a name that leads out of the output, and return None:
+        whoever made the output may have written any name, and no other file is opened."""
+        root = self.layout.root
+        if not any((name.startswith("/"), "://" in name, "\0" in name, {"", ".", ".."} & {*name.split("/")})):
+            path = root / name
+            if not is_local(path) or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(str(root))):
+                return path
+        self.found.differ("structure", record, f"names {name}, which is not in the output")
+        return None
 
     # ---- rows
 
@@ -226,7 +285,7 @@ class Structure:
             except (OSError, pa.ArrowException, KeyError, ValueError) as error:
                 self.found.skip(f"{subset}, and whether uids are unique: {' '.join(str(error).split())}")
                 return
-            if exports and _sha256(subset) != sha256_file(target):
+            if exports and _differs((subset, target.stat().st_size, sha256_file(target))) is not None:
                 self.found.differ("structure", subset, f"does not hold the {counted(listed, 'uid')} of kept/")
         pairs, uids = (funnel["duplicates"].get(kind, {"found": 0, "rejected": False}) for kind in (PAIR, UID))
         repeated = sum(self.decided[unit.name]["kept"] for unit in units) - listed
@@ -262,8 +321,13 @@ class Structure:
                 continue  # reported with kept/
             known = {(row["uid"], caption_hash(row["caption"].encode("utf-8", "replace"))) for row in rows}
             for shard in record["shards"]:
-                path = kept_index(layout, shard["shard"]) if leaves else folder / shard["shard"]
+                name = kept_index(layout, shard["shard"]).name if leaves else shard["shard"]
                 shards.append(shard)
+                path = self._inside(layout.commit("export", first), f"{folder.name}/{name}")
+                if path is None or (what := _irregular(path)) is not None:
+                    if path is not None:
+                        self.found.differ("structure", path, what or "")
+                    continue
                 try:
                     if leaves:
                         index = read_index(path)
@@ -291,23 +355,39 @@ class Structure:
         return len(shards)
 
 
+def _irregular(path: StorePath) -> str | None:
+    """Return why a file is not opened, if it is there and is not a regular one."""
+    if not is_local(path):
+        return None
+    try:
+        return None if S_ISREG(path.stat().st_mode) else "is not a regular file"
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
 def _differs(asked: tuple[StorePath, int, str | None]) -> str | None:
     """Return how a file differs from its recorded size and hash, if it does."""
     path, size, digest = asked
+    if (what := _irregular(path)) is not None:
+        return what
     if (there := size_of(path)) is None:
         return "is missing"
     if there != size:
         return f"has {there:,} bytes, and {size:,} by its record"
-    return "has another content than by its record (SHA-256)" if digest not in (None, _sha256(path)) else None
+    other = digest is not None and _sha256(path, size) != digest
+    return "has another content than by its record (SHA-256)" if other else None
 
 
-def _sha256(path: StorePath) -> str | None:
-    """Return the SHA-256 of a file, or None without a file."""
-    digest = hashlib.sha256()
+def _sha256(path: StorePath, size: int) -> str | None:
+    """Return the SHA-256 of a file, or None without a file. At most one byte more than its recorded size is read."""
+    digest, left = hashlib.sha256(), size + 1
     try:
         with path.open("rb") as file:
-            while piece := file.read(2**20):
+            while piece := file.read(min(left, 2**20)):
                 digest.update(piece)
+                left -= len(piece)
     except FileNotFoundError:
         return None
     return digest.hexdigest()

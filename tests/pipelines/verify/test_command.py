@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -264,6 +265,34 @@ def forge(output: Path) -> None:
             if (output / "shards" / shard["shard"]).exists():
                 shard["sha256"] = sha256_file(output / "shards" / shard["shard"])
         path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    "name", ["/dev/zero", "../outside", "kept/../../outside", "file:///etc/passwd", "shards", "a\0b"]
+)
+def test_names_that_lead_out_of_the_output_are_differences(name: str, copied: Path) -> None:
+    """Whoever made an output may have written any name into its records, and nothing else is read for it."""
+    (copied.parent / "outside").write_bytes(b"secret")
+    path = copied / f"work/export/commits/{UNIT}.json"
+    record = json.loads(path.read_text())
+    record["files"][name] = 6
+    record["hashes"] = {name: "0" * 64}
+    record["shards"][0]["shard"] = name
+    path.write_text(json.dumps(record))
+    what = "is not a regular file" if name == "shards" else f"names {name}, which is not in the output"
+    assert what in [one.what for one in checked(copied, "--sample", 0).differences]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "pipe in a record"])
+def test_files_that_are_not_regular_are_differences_and_are_not_opened(kind: str, copied: Path) -> None:
+    path = copied / ("other" if kind == "pipe in a record" else f"work/captions/data/{UNIT}.parquet")
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if kind.startswith("pipe") else path.symlink_to("/dev/zero")
+    record = json.loads((copied / "funnel.json").read_text())
+    record["files"]["other"], record["hashes"]["other"] = 0, "0" * 64
+    (copied / "funnel.json").write_text(json.dumps(record))
+    found = {one.file: one.what for one in checked(copied, "--sample", 0).differences}
+    assert found[str(path)] == ("is a link that leads out of the output" if kind == "link" else "is not a regular file")
 
 
 @pytest.fixture
