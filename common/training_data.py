@@ -11,12 +11,14 @@ from open_diht.common.stores import file_system, is_of_store
 
 TRAINING_DATA = "training_data.json"
 """File of an exported model: for each source of its training its path and, as `checked`, what filtering has recorded of
-`--decontaminate`, or null."""
+`--decontaminate`, or null; and for weights that it started from their path and null."""
 
 
-def record_of(places: Sequence[str], chosen: bool) -> list[dict[str, Any]]:
-    """Return the content of `TRAINING_DATA`. `chosen`: a selection chose the samples, perhaps rejected rows too."""
-    return [{"path": place, "checked": None if chosen else _checked(place)} for place in places]
+def record_of(places: Sequence[str], chosen: bool, weights: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return the content of `TRAINING_DATA`. `chosen`: a selection chose the samples, perhaps rejected rows too.
+    `weights`: what training started from, whose own training data nobody knows."""
+    known = [{"path": place, "checked": None if chosen else _checked(place)} for place in places]
+    return [*known, *({"path": path, "checked": None} for path in weights)]
 
 
 def _checked(place: str) -> Any:
@@ -41,7 +43,8 @@ def decontaminated(folder: Path | None, task: str) -> str:
         known = [source["checked"] for source in sources]
         if not known or None in known:
             return "unknown"
-        lacking = [one for one in known if not any(task in each.get("tasks", ()) for each in one["sets"])]
+        compared = [one for one in known if any(task in each.get("tasks", ()) for each in one["sets"])]
+        lacking = len(compared) < len(known) or not all(int(one["compared"]) for one in known)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return "unknown"
     if lacking:

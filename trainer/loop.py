@@ -402,8 +402,10 @@ class _Run:
         )
         weights, shape = self.parts.evaluated.clip.state_dict(), self.parts.shape
         seen = preprocessing(self.config.transform, shape[1]) if len(shape) == 3 else {}
-        data = self.config.data
-        record = record_of(data.places, bool(data.selection or data.loader))
+        data, model = self.config.data, self.config.model
+        started = [part for part in (model.warm_start, model.warm_start_image, model.warm_start_text) if part]
+        started += [self.parent.path] if self.parent else []
+        record = record_of(data.places, bool(data.selection or data.loader), started)
         return export(folder, self.parts.architecture, weights, seen, card, record)
 
     def _outcome(self, finished: bool) -> TrainingOutcome:

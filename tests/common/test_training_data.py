@@ -7,7 +7,7 @@ import pytest
 
 from open_diht.common.training_data import TRAINING_DATA, decontaminated, record_of
 
-CHECKED = {"sets": [{"name": "pets", "tasks": ["pets", "pets_i2t"]}], "rule": {"distance": 22}}
+CHECKED = {"sets": [{"name": "pets", "tasks": ["pets", "pets_i2t"]}], "rule": {"distance": 22}, "compared": 9}
 
 
 @pytest.fixture
@@ -37,3 +37,20 @@ def test_what_no_record_says_is_unknown(place, tmp_path):
     assert decontaminated(None, "pets") == decontaminated(tmp_path / "absent", "pets") == "unknown"
     (place / "funnel.json").write_text("{")
     assert record_of([str(place)], False)[0]["checked"] is None
+
+
+def test_weights_that_a_training_started_from_may_have_seen_anything(place, tmp_path):
+    record = record_of([str(place)], False, ["package:weights"])
+    (tmp_path / TRAINING_DATA).write_text(json.dumps(record))
+    assert record[-1] == {"path": "package:weights", "checked": None}
+    assert decontaminated(tmp_path, "pets") == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("compared", "said"),
+    [(0, "not decontaminated against pets"), (None, "unknown"), (1, "decontaminated against pets:")],
+)
+def test_data_of_which_no_image_was_compared_is_not_decontaminated(compared, said, tmp_path):
+    checked = [CHECKED, {**CHECKED, "compared": compared}]
+    (tmp_path / TRAINING_DATA).write_text(json.dumps([{"path": "a", "checked": one} for one in checked]))
+    assert decontaminated(tmp_path, "pets").startswith(said)
