@@ -208,7 +208,7 @@ def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
 
 IGNORED = (
     *("model", "software", "preprocessing", "metric", "truncated_texts", "device", "seconds", "ranks"),
-    *("support", "few_shot"),
+    *("support", "few_shot", "training_data"),
 )
 """Protocol fields that may differ between two models without a note. Shots are compared by their keys."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from open_diht.common.training_data import TRAINING_DATA, decontaminated, record_of
+from open_diht.eval.results import note_of
 
 CHECKED = {"sets": [{"name": "pets", "tasks": ["pets", "pets_i2t"]}], "rule": {"distance": 22}, "compared": 9}
 
@@ -54,3 +55,9 @@ def test_data_of_which_no_image_was_compared_is_not_decontaminated(compared, sai
     checked = [CHECKED, {**CHECKED, "compared": compared}]
     (tmp_path / TRAINING_DATA).write_text(json.dumps([{"path": "a", "checked": one} for one in checked]))
     assert decontaminated(tmp_path, "pets").startswith(said)
+
+
+def test_models_whose_training_data_differs_are_compared_without_a_note():
+    a, b = ({"rules": 1, "training_data": said} for said in ("unknown", "not decontaminated against pets"))
+    assert note_of("", a, b) == ""
+    assert note_of("", a, {**b, "rules": 2}) == "the protocols differ in rules"
