@@ -39,6 +39,7 @@ EVALUATION = "evaluation"
 _COMMAND = (sys.executable, "-m", "open_diht.eval.images")
 _IMAGES = ("image", "jpg", "jpeg", "png", "webp")
 _CAPTIONS = ("caption", "captions", "text", "txt")
+_SUITES = (".yaml", ".yml")
 _KEYS = ("key", "uid", "id", "__key__", "name", "image_path")
 _TABLE = pa.schema(
     [
@@ -85,9 +86,13 @@ def find_sets(text: str) -> list[EvaluationSet]:
 
 
 def _divided(text: str) -> tuple[list[Path], str]:
+    """Return the folders and files that --decontaminate names, and the words for the evaluation: tasks, suites and
+    suite files. Raise WrongUse for a URL."""
     words = [word.strip() for word in text.split(",") if word.strip()]
-    paths = [word for word in words if "/" in word or word.endswith(".parquet")]
-    return [Path(path).expanduser() for path in paths], ",".join(word for word in words if word not in paths)
+    if urls := [word for word in words if "://" in word]:
+        raise WrongUse(f"{spelled_option('decontaminate', urls[0])}: a set is read on this machine; download it first")
+    tasks = [word for word in words if word.endswith(_SUITES) or not ("/" in word or word.endswith(".parquet"))]
+    return [Path(word).expanduser() for word in words if word not in tasks], ",".join(tasks)
 
 
 def _of_path(path: Path) -> EvaluationSet:

@@ -207,6 +207,22 @@ def test_columns_of_images_and_captions_are_read(tmp_path, kind, captions):
     pa.Table.from_pylist([evaluation_sets._fingerprints(row, None) for row in rows], evaluation_sets._TABLE)
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/x.parquet", "https://example.org/images/", "hf://datasets/a/b.yaml"])
+def test_a_set_in_a_store_is_to_be_downloaded_first(mine, url):
+    with pytest.raises(WrongUse, match=f"{url}: .*download it first"):
+        find_sets(f"{mine}/,{url}")
+
+
+def test_a_suite_file_is_of_the_evaluation_wherever_it_is(tmp_path):
+    words = f"demo,mine.yaml,{tmp_path}/mine.yml,./images/,{tmp_path}/x.parquet"
+    assert evaluation_sets._divided(words) == (
+        [Path("images"), tmp_path / "x.parquet"],
+        f"demo,mine.yaml,{tmp_path}/mine.yml",
+    )
+    with pytest.raises(WrongUse, match="absent"):
+        find_sets(f"{tmp_path}/absent.yaml")
+
+
 def test_rows_without_images_are_refused(tmp_path, filtering, mine):
     (tmp_path / "rows.tsv").write_text(f"url\tcaption\nhttp://127.0.0.1/1.jpg\t{CAPTION}\n")
     with pytest.raises(WrongUse, match="download"):
