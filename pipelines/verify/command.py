@@ -29,6 +29,7 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.manifests import ManifestError, expand_inputs, stamps_of
 from open_diht.pipelines.manifests.files import difference, fingerprint
 from open_diht.pipelines.manifests.plan import Plan
+from open_diht.pipelines.stages.captions import CaptionRecord
 from open_diht.pipelines.stages.encoding import embedding_of
 from open_diht.pipelines.stages.images import DOWNLOAD, state_of
 from open_diht.pipelines.stages.score.stored import SCORE
@@ -36,12 +37,16 @@ from open_diht.pipelines.store.commit import CorruptRecord, RunFailed, read_json
 from open_diht.pipelines.store.layout import Layout, unit_of
 from open_diht.pipelines.store.locking import is_locked
 from open_diht.pipelines.store.records import fingerprint_of
+from open_diht.pipelines.store.shapes import conforms
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, each, is_local, stamps, store_errors, store_path
 from open_diht.pipelines.verify.findings import Findings
 from open_diht.pipelines.verify.options import parse
 from open_diht.pipelines.verify.rows import Rows
 from open_diht.pipelines.verify.structure import Structure, irregular
 from open_diht.pipelines.view.output import Output, plan_of
+
+_MOST = 2**31
+"""More rows than a unit has, whatever its record says."""
 
 
 class RunRecord(TypedDict):
@@ -120,9 +125,10 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
 def _good(layout: Layout, unit: str) -> int:
     """Return the number of rows that the sample may be drawn from. Damaged records are reported elsewhere."""
     try:
-        return int((read_json(layout.commit("captions", unit)) or {}).get("good", 0))
-    except (CorruptRecord, AttributeError):
+        record = read_json(layout.commit("captions", unit))
+    except CorruptRecord:
         return 0
+    return min(max(int(record["good"]), 0), _MOST) if conforms(record, CaptionRecord) else 0
 
 
 def _common_end(one: str, other: str) -> int:
@@ -183,7 +189,8 @@ def _check_provenance(structure: Structure, run: RunRecord) -> None:
                 downloads = state_of(read_json(layout.commit(DOWNLOAD, name)))
                 expected[stage] = {embedding_of(models.get(SCORE, {}).get("fingerprint", ""), downloads)}
             # run.json does not have all settings of the OCR, but all units must share them.
-            if record.get("fingerprint") not in expected.setdefault(stage, {record.get("fingerprint")}):
+            made = str(record.get("fingerprint"))
+            if made not in expected.setdefault(stage, {made}):
                 what = "was annotated by another model, version or setting than run.json or the other units have"
                 found.differ("provenance", layout.commit(stage, name), what)
     facts = [f"{name} {one}" for name, one in run["versions"].items()]

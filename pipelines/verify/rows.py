@@ -99,6 +99,9 @@ class Rows:
             readable(lambda _: self._check(unit, rows, ordinals), path)
         except (NotLookedAt, RuntimeError, FileNotFoundError) as error:
             self.found.differ("decisions", path, f"cannot be repeated: {error.__cause__ or error}")
+        except (LookupError, ValueError, TypeError) as error:  # of annotations or records that were altered
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.found.differ("decisions", path, f"cannot be repeated, its annotations are damaged ({what})")
 
     def _check(self, unit: str, rows: pa.Table, ordinals: NDArray[np.int64]) -> None:
         between = ("ordinal", int(ordinals[0]), int(ordinals[-1]) + 1)

@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
 from open_diht.common.files import sha256_file
 from open_diht.common.naming import counted
-from open_diht.common.shard_index import BadIndex, caption_hash, scan
+from open_diht.common.shard_index import BadIndex, Shard, caption_hash, scan
 from open_diht.common.stores import many_at_once
 from open_diht.pipelines.driver.conservation import Damaged, NotConserved, check_captions, readable
 from open_diht.pipelines.driver.publish import is_of_the_user
@@ -50,6 +50,14 @@ UNWRITTEN = "unwritten"
 """The end of rows that could not be read when they were to be written, whatever was decided about them."""
 _READ = (*KINDS, "work", "shards", "index", "funnel.json", "run.json", "subset.npy", CARD)
 """Files and folders of an output that are opened without a record that names them."""
+
+
+class Vouching(TypedDict):
+    """The fields of all records that name files."""
+
+    files: NotRequired[dict[str, int]]
+    hashes: NotRequired[dict[str, str]]
+    shards: NotRequired[list[Shard]]
 
 
 def irregular(root: StorePath) -> Iterator[tuple[StorePath, str]]:
@@ -132,10 +140,10 @@ class Structure:
         paths = [path for path in (layout.root / "funnel.json", layout.exported) if size_of(path) is not None]
         for stage in sorted(path.name for path in layout.work.iterdir()):
             paths += [layout.commit(stage, name) for name in sorted(stamps(layout.commits(stage), ".json"))]
-        for path, record in zip(paths, many_at_once(self.record, paths), strict=True):
+        for path, record in zip(paths, many_at_once(self._vouching, paths), strict=True):
             if record is None:
                 continue
-            if not conforms(record.get("files"), dict[str, int]):
+            if "files" not in record:
                 self.found.skip(f"the files of {path}, which lists none")
                 continue
             known = {f"shards/{one['shard']}": one["sha256"] for one in record.get("shards", ()) if "path" not in one}
@@ -153,6 +161,9 @@ class Structure:
         self.found.checked.append(("structure", what))
         if hashed < files:
             self.found.skip(f"the content of {counted(files - hashed, 'file')} whose record has no SHA-256")
+
+    def _vouching(self, path: StorePath) -> Any:
+        return self.record(path, Vouching)
 
     def _inside(self, record: StorePath, name: str) -> StorePath | None:
         """Return the path of a file that a record names. Report a name that leads out of the output, and return None:
@@ -269,7 +280,7 @@ class Structure:
         for kind, about in (self.funnel["duplicates"] if self.funnel else {}).items():
             commits = self.layout.commits(duplicates_stage(kind))
             paths = [commits / f"{file_name(number)}.json" for number in range(len(stamps(commits, ".json")))]
-            made = [record and record["fingerprint"] for record in map(read_json, paths)]
+            made = [*map(_fingerprint, paths)]
             count = next((n for n, one in enumerate(made) if one != made[0]), len(made))
             found.append(DuplicateFiles(kind, count, about["rejected"]))
         return found
@@ -353,6 +364,15 @@ class Structure:
         if shards and (self.record(folder / "manifest.json") or {}).get("shards") != shards:
             self.found.differ("structure", folder / "manifest.json", "does not list what the records list")
         return len(shards)
+
+
+def _fingerprint(path: StorePath) -> object:
+    """Return the fingerprint in a record, or None if the record is missing or damaged, which is reported elsewhere."""
+    try:
+        record = read_json(path)
+    except CorruptRecord:
+        return None
+    return record.get("fingerprint") if isinstance(record, dict) else None
 
 
 def _irregular(path: StorePath) -> str | None:

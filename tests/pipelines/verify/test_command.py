@@ -295,6 +295,34 @@ def test_files_that_are_not_regular_are_differences_and_are_not_opened(kind: str
     assert found[str(path)] == ("is a link that leads out of the output" if kind == "link" else "is not a regular file")
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (f"work/export/commits/{UNIT}.json", {"shards": [{}]}),
+        (f"work/export/commits/{UNIT}.json", {"shards": 5}),
+        (f"work/export/commits/{UNIT}.json", {"files": {"kept": "many"}}),
+        (f"work/captions/commits/{UNIT}.json", {"hashes": 5}),
+        (f"work/captions/commits/{UNIT}.json", {"good": [1]}),
+        ("funnel.json", {"hashes": {"kept": 5}}),
+        ("run.json", {"models": {"captions": 5}}),
+    ],
+)
+def test_an_altered_record_is_a_difference(name: str, change: dict[str, object], copied: Path) -> None:
+    record = json.loads((copied / name).read_text())
+    (copied / name).write_text(json.dumps(record | change))
+    found = checked(copied, "--sample", 5)
+    assert ("is no record of this version", str(copied / name)) in {(one.what, one.file) for one in found.differences}
+
+
+def test_annotations_without_their_rows_are_differences(copied: Path) -> None:
+    """As their record may have been altered too."""
+    table_of(copied / f"work/captions/data/{UNIT}.parquet", lambda table: table.drop_columns("parsed").slice(3))
+    table_of(copied / SCORED, lambda table: table.slice(0, 1))
+    forge(copied)
+    found = checked(copied)
+    assert any(one.part == "decisions" and UNIT in one.file for one in found.differences), [*found.lines()]
+
+
 @pytest.fixture
 def input_of(scored: Any, tmp_path: Path) -> Path:
     return Path(shutil.copytree(scored[1].parent, tmp_path / "input")) / "pairs.tsv"
