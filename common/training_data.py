@@ -50,4 +50,5 @@ def decontaminated(folder: Path | None, task: str) -> str:
     if lacking:
         return f"not decontaminated against {task}"
     bits = max(int(one["rule"]["distance"]) for one in known)
-    return f"decontaminated against {task}: no same bytes or pixels, no near copies up to {bits} of 128 bits"
+    same = "no same bytes, no same pixels after a reduction to 96"
+    return f"decontaminated against {task}: {same}, no near copies up to {bits} of 128 bits"

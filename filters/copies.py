@@ -23,12 +23,14 @@ VERSION = 2
 """Increase it when equal images may get other fingerprints."""
 BITS = 128
 _SIDE, _LOW = 32, 16
-_DECODE = DecodeLimits(decode_side=96)
+REDUCED_TO = 96
+"""Pixels of the longer side that reducing an image by a whole factor leaves at least, so at most 191."""
+_DECODE = DecodeLimits(decode_side=REDUCED_TO)
 _LUMA_OF_BGR = (0.114, 0.587, 0.299, 0.0)
 _TRIMMED = 24
 """Pixels whose luma differs by at most this from the corners may be border; JPEG at quality 50 stays below."""
 _FLAT = 4.0
-"""Standard deviation of the luma below which a hash says nothing: blank images would all be copies of each other."""
+"""Standard deviation of the luma below which hash and pixels say nothing: all blank images would be copies."""
 BANDS, FLIPS = BITS // 16, 4
 _PROBES = 1 << FLIPS
 
@@ -62,17 +64,20 @@ _SUBSETS = (np.arange(_PROBES)[:, None] >> np.arange(FLIPS) & 1).astype(np.uint3
 class Look:
     """An image that was decoded: its digest and its luma."""
 
-    pixels: bytes
-    """A digest of size and pixels. An image whose longer side has 192 pixels or more is reduced before."""
+    pixels: bytes | None
+    """A digest of size and pixels, or None for a blank image. An image whose longer side has 192 pixels or more is
+    reduced before."""
     luma: Image.Image
 
 
 def look(data: bytes) -> Look:
     """Decode an image. Raise UnreadableImage."""
     image = decode_image(data, _DECODE)
+    luma = Image.fromarray(image.pixels).convert("L", _LUMA_OF_BGR)
+    if np.asarray(luma, np.float32).std() < _FLAT:
+        return Look(None, luma)
     head = f"{image.width} {image.height} ".encode()
-    digest = hashlib.blake2b(head + image.pixels.tobytes(), digest_size=16).digest()
-    return Look(digest, Image.fromarray(image.pixels).convert("L", _LUMA_OF_BGR))
+    return Look(hashlib.blake2b(head + image.pixels.tobytes(), digest_size=16).digest(), luma)
 
 
 def views(luma: Image.Image) -> NDArray[np.void]:

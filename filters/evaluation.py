@@ -10,8 +10,15 @@ import pyarrow as pa
 from open_diht.common.fields import Range, check_fields
 
 EVALUATION_IMAGE, EVALUATION_CAPTION = "evaluation_image", "evaluation_caption"
-BYTES, PIXELS, NEAR, EMBEDDING, CAPTION = "same bytes", "same pixels", "near copy", "embedding", "same caption"
-"""How a row equals an item of an evaluation set, in the order in which they are tried."""
+BYTES, PIXELS, NEAR, EMBEDDING, CAPTION = (
+    "same bytes",
+    "same pixels after a reduction to 96",
+    "near copy",
+    "embedding",
+    "same caption",
+)
+"""How a row equals an item of an evaluation set, in the order in which they are tried. Images whose longer side has
+fewer than 192 pixels are not reduced (`copies.REDUCED_TO`)."""
 EVIDENCE = pa.schema(
     [
         ("evaluation_set", pa.string()),
@@ -29,7 +36,8 @@ MOST_EPS = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRule:
-    """Which rows `--decontaminate` rejects. The same file and the same pixels always count as a copy."""
+    """Which rows `--decontaminate` rejects. The same file, and the same pixels after a reduction to 96, always count
+    as a copy."""
 
     distance: Annotated[int, Range(at_least=0, at_most=MOST_BITS)] = 22
     """Most bits, of 128, in which the perceptual hashes of an image and of its near copy differ

@@ -7,6 +7,7 @@ from typing import NotRequired, TypedDict
 from open_diht.common.naming import counted
 from open_diht.common.shard_index import IndexCounts
 from open_diht.filters.dedup import DuplicateCounts
+from open_diht.filters.evaluation import BYTES, PIXELS
 
 
 class DeadLetter(TypedDict):
@@ -92,7 +93,7 @@ def checked_in_words(checked: Checked) -> str:
     near += "" if rule["eps"] is None else f" or 1 - cosine {rule['eps']:g}"
     captions = ", and equal captions" if rule["captions"] else ""
     unread = f"; {counted(checked['unread'], 'image')} could not be decoded" if checked["unread"] else ""
-    return f"{sets}: same bytes or pixels, {near}{captions}, in {counted(checked['compared'], 'image')}{unread}"
+    return f"{sets}: {BYTES}, {PIXELS}, {near}{captions}, in {counted(checked['compared'], 'image')}{unread}"
 
 
 class FunnelRecord(TypedDict):

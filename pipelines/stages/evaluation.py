@@ -215,7 +215,7 @@ class MatchStage(Stage):
     def setup(self) -> None:
         table = read_table(self.sets)
         self._bytes, self._pixels = (_first_of(table[name].to_pylist()) for name in ("sha256", "pixels"))
-        packed = table["hashes"].to_pylist()
+        packed = [one or b"" for one in table["hashes"].to_pylist()]
         owners = np.repeat(np.arange(len(packed)), [len(one) // (8 * copies.WORDS) for one in packed])
         hashes = np.frombuffer(b"".join(packed), "<u8").reshape(-1, copies.WORDS)
         self._index = copies.HashIndex(hashes, owners)
@@ -299,7 +299,7 @@ class EvaluationFilter:
 
     @property
     def steps(self) -> Sequence[Step]:
-        image = f"The image is in an evaluation set ({self.names}): the same file or pixels, or a near copy."
+        image = f"The image is in an evaluation set ({self.names}): the same file, the {PIXELS}, or a near copy."
         caption = f"The caption is that of an image of an evaluation set ({self.names})."
         steps = [Step(FINGERPRINTS, EVALUATION_IMAGE, image, always=True)]
         return [*steps, Step(FINGERPRINTS, EVALUATION_CAPTION, caption, always=True)] if self.rule.captions else steps

@@ -217,7 +217,7 @@ def table_of_sets(
             while some := list(islice(rows, BATCH)):
                 embedded: list[Any] = model.encode([row[2] for row in some]) if model else [None] * len(some)
                 made = [_fingerprints(row, vector) for row, vector in zip(some, embedded, strict=True)]
-                unread += sum(row["pixels"] is None for row in made)
+                unread += sum(row["hashes"] is None for row in made)
                 out.write(pa.Table.from_pylist(made, _TABLE))
         if unread:
             say(f"{counted(unread, 'evaluation image')} cannot be decoded, and are compared by their bytes alone")
@@ -230,7 +230,7 @@ def _fingerprints(row: Row, vector: Any) -> dict[str, Any]:
     try:
         seen = copies.look(data)
     except UnreadableImage:
-        return {**found, "pixels": None, "hashes": b"", "embedding": None}
+        return {**found, "pixels": None, "hashes": None, "embedding": None}
     vector = vector if isinstance(vector, np.ndarray) else None
     return {**found, "pixels": seen.pixels, "hashes": copies.variants(seen.luma).tobytes(), "embedding": vector}
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 from open_diht.filters import copies
+from open_diht.filters.evaluation import PIXELS
 
 SAMPLE = sorted((Path(__file__).parents[2] / "data" / "sample" / "images").glob("*.jpg"))[:36]
 MOST = 22
@@ -82,3 +83,23 @@ def test_pixels_are_equal_in_another_file_of_the_same_pixels():
     digests = {form: copies.look(stored(image, form)).pixels for form in ("PNG", "BMP")}
     assert digests["PNG"] == digests["BMP"] != copies.look(stored(image)).pixels
     assert copies.look(stored(image.transpose(Image.Transpose.ROTATE_90), "PNG")).pixels != digests["PNG"]
+
+
+def test_only_large_images_are_reduced_before_their_pixels_are_compared():
+    assert str(copies.REDUCED_TO) in PIXELS
+    for width, same in ((191, False), (192, True)):
+        image = Image.open(SAMPLE[0]).convert("RGB").resize((width, 100))
+        other = image.copy()
+        two = image.crop((0, 0, 2, 1))
+        other.paste(ImageOps.mirror(two), (0, 0))  # of a block of 2 x 2, whose mean stays
+        assert ImageOps.mirror(two) != two
+        digests = {copies.look(stored(one, "PNG")).pixels for one in (image, other)}
+        assert (len(digests) == 1) == same and None not in digests
+
+
+@pytest.mark.parametrize("size", [(1, 1), (50, 40), (800, 600)])
+def test_blank_images_have_no_digest_of_pixels(size):
+    blank = Image.new("RGB", size, "white")
+    assert copies.look(stored(blank, "PNG")).pixels is None
+    blank.putpixel((0, 0), (250, 250, 250))
+    assert copies.look(stored(blank, "PNG")).pixels is None

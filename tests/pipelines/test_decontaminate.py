@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from open_diht.common.command_line import WrongUse
+from open_diht.filters.evaluation import PIXELS
 from open_diht.pipelines.stages import evaluation_sets
 from open_diht.pipelines.stages.evaluation import FingerprintStage
 from open_diht.pipelines.stages.evaluation_sets import find_sets
@@ -56,7 +57,7 @@ def rows(tmp_path) -> Path:
     return pairs_of(tmp_path / "rows.parquet", [*captions, CAPTION], [*images, b"no image"], 3)
 
 
-EXPECTED = {0: "same bytes", 1: "same pixels", 2: "near copy", 3: "near copy"}
+EXPECTED = {0: "same bytes", 1: PIXELS, 2: "near copy", 3: "near copy"}
 
 
 def _evidence(done) -> dict[int, tuple[str, str]]:
@@ -81,7 +82,7 @@ def test_copies_are_rejected_with_evidence_and_other_thresholds_read_nothing(
     exact = filtering(rows, output, preset="{base: paper, evaluation: {distance: 0, captions: true}}", **asked)
     assert {n: how for n, (how, _) in _evidence(exact).items()} == {
         0: "same bytes",
-        1: "same pixels",
+        1: PIXELS,
         7: "same caption",
     }
     assert exact.verdicts()[7] == "evaluation_caption"
@@ -89,7 +90,7 @@ def test_copies_are_rejected_with_evidence_and_other_thresholds_read_nothing(
     pq.write_table(pa.table(table), tmp_path / "others.parquet")
     others = filtering(rows, output, **{**asked, "decontaminate": f"{tmp_path}/others.parquet,{mine}/"})
     assert _evidence(others)[5] == ("same bytes", "x") and len(_evidence(others)) == 5
-    assert "mine (4 images): same bytes or pixels, near copies up to 22 of 128 bits" in " ".join(others.said)
+    assert f"mine (4 images): same bytes, {PIXELS}, near copies up to 22 of 128 bits" in " ".join(others.said)
     assert "| checked against | others (1 image), mine (4 images)" in (output / "README.md").read_text()
     assert "near copy" in (output / "report.html").read_text()
     record = json.loads((output / "run.json").read_text())["models"]["evaluation"]
@@ -221,6 +222,20 @@ def test_a_suite_file_is_of_the_evaluation_wherever_it_is(tmp_path):
     )
     with pytest.raises(WrongUse, match="absent"):
         find_sets(f"{tmp_path}/absent.yaml")
+
+
+def test_a_blank_image_is_a_copy_of_the_same_file_alone(tmp_path, filtering):
+    blank = Image.new("RGB", (150, 120), "white")
+    for form in ("PNG", "BMP"):
+        blank.save(tmp_path / f"blank.{form.lower()}")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "blank.png").write_bytes((tmp_path / "blank.png").read_bytes())
+    (tmp_path / "set" / "broken.png").write_bytes(b"no image")
+    images = [(tmp_path / name).read_bytes() for name in ("blank.png", "blank.bmp")]
+    rows = pairs_of(tmp_path / "rows.parquet", [CAPTION] * 2, images, 2)
+    done = filtering(rows, tmp_path / "out", stages=STAGES, decontaminate=f"{tmp_path}/set/")
+    assert _evidence(done) == {0: ("same bytes", "blank.png")}
+    assert "1 evaluation image cannot be decoded" in " ".join(done.said)
 
 
 def test_rows_without_images_are_refused(tmp_path, filtering, mine):
