@@ -22,8 +22,9 @@ from open_diht.filters.captions.opinion import OpinionMissing
 from open_diht.filters.captions.parse import ModelMissing
 from open_diht.filters.cascade import DEAD as GONE
 from open_diht.filters.cascade import KEPT as ALIVE
-from open_diht.filters.cascade import NotLookedAt, apply_cascade, stage_of
+from open_diht.filters.cascade import NotLookedAt, StageFilter, apply_cascade, stage_of
 from open_diht.filters.dedup import COPIES
+from open_diht.filters.evaluation import EVALUATION_CAPTION, EVALUATION_IMAGE
 from open_diht.filters.output import OURS, SEVERAL, output_rows, rejected_rows
 from open_diht.filters.several_captions import OTHERS, captions_of
 from open_diht.filters.spotting.settings import Alphabet, SpotterSettings
@@ -44,6 +45,7 @@ from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.stages.captions import BATCH_ROWS, CaptionStage
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.dedup.findings import Entries, reject_duplicates
+from open_diht.pipelines.stages.evaluation_sets import EVALUATION
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import original_sizes
 from open_diht.pipelines.stages.rows import ROW, Reading, columns_of, read_texts, values_of
@@ -55,6 +57,7 @@ from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import image_unit_name
 from open_diht.pipelines.store.records import fingerprint_of
 from open_diht.pipelines.store.storage import Row, StorePath, open_parts
+from open_diht.pipelines.verify.evaluation import evaluation_filter
 from open_diht.pipelines.verify.findings import Part
 from open_diht.pipelines.verify.structure import DEAD, KEPT, REJECTED, UNWRITTEN, Structure
 from open_diht.pipelines.view.output import Output
@@ -65,6 +68,9 @@ ABSOLUTE, RELATIVE = 0.01, 0.001
 _OF_BYTES: tuple[str, ...] = ("sha256", "bytes")
 _READ: tuple[str, ...] = ("status", "width", "height", "spotted", *_OF_BYTES)
 """Columns of an image's record that are compared if it is read again. Messages may name paths."""
+
+
+_EVALUATION: tuple[str, ...] = (EVALUATION_IMAGE, EVALUATION_CAPTION)
 
 
 class Rows:
@@ -85,8 +91,13 @@ class Rows:
             name: least if keep is None else (structure.record(path(name)) or {}).get("threshold")
             for name, (least, keep) in (rule.thresholds.items() if SCORE in self.stages else ())
         }
-        self._own = (ScoreFilter.of(rule, asked, ""),) if SCORE in self.stages else ()
+        score = ScoreFilter.of(rule, asked, "") if SCORE in self.stages else None
+        evaluation = evaluation_filter(structure, models, self.preset, self.stages)
+        self._own: tuple[StageFilter, ...] = tuple(one for one in (score, evaluation) if one is not None)
+        self._undecided = _EVALUATION if evaluation is None and EVALUATION in models else ()
+        """Reasons that cannot be decided again, because of a difference that is reported."""
         self._stage_of = stage_of(self.preset, self._own)
+        self._known = {*self._stage_of, *_EVALUATION}
         self._entries, self._duplicates = Entries(self.layout), structure.duplicate_files()
         self._annotators: dict[tuple[str, bool, bool], CaptionStage] = {}
 
@@ -156,7 +167,9 @@ class Rows:
                 if place in again:
                     if self._compare("decisions", path, row, again[place], own, "decided"):
                         self._compare("input", path, row, again[place], again[place].keys(), "read")
-                elif kind == REJECTED and reasons[place] == ALIVE and row["reason"] not in self._stage_of:
+                elif kind == REJECTED and reasons[place] == ALIVE and row["reason"] in self._undecided:
+                    self.found.skip(f"rejections for {row['reason']}: they are not decided again without their sets")
+                elif kind == REJECTED and reasons[place] == ALIVE and row["reason"] not in self._known:
                     self.found.skip(f"rejections for {row['reason']}, by a stage that is not of this program")
                 else:
                     was, now_is = row["reason"] if kind == REJECTED else kind, reasons[place] or KEPT

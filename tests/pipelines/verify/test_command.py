@@ -28,9 +28,10 @@ from open_diht.pipelines.verify import findings, rows  # noqa: E402
 from open_diht.pipelines.verify.command import main, verify  # noqa: E402
 from open_diht.pipelines.verify.findings import Difference, Findings, escape  # noqa: E402
 from open_diht.pipelines.verify.options import parse  # noqa: E402
-from tests.pipelines.conftest import _UNCOLLECTED, _lasting_annotator, _LastingSpotter  # noqa: E402
+from tests.pipelines.conftest import _UNCOLLECTED, _lasting_annotator, _LastingSpotter, pairs_of  # noqa: E402
 from tests.tiny_clip import write_tiny  # noqa: E402
 
+SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "images"
 ROWS, UNIT = 60, "00000-00001"
 PRESET = "base: paper\nscore: {min: -1}\ndedup: {pairs: true}"
 KEPT, REJECTED = f"kept/part-{UNIT}.parquet", f"rejected/part-{UNIT}.parquet"
@@ -257,6 +258,8 @@ def test_damage_is_found_by_its_record_and_without_it(damage: Callable[[Path], s
 def forge(output: Path) -> None:
     """Make all records agree with the files as they are."""
     for path in [output / "funnel.json", output / "work" / "exported.json", *output.glob("work/*/commits/*.json")]:
+        if not path.exists():  # a run without exports
+            continue
         record = json.loads(path.read_text())
         there = [name for name in record["files"] if (output / name).exists()]
         record["files"] = {name: (output / name).stat().st_size for name in there}
@@ -346,6 +349,71 @@ def test_a_changed_image_is_found(scored: Any, input_of: Path, draw: Any) -> Non
     draw(input_of.parent / "images" / "blank.png", "another text")
     found = checked(scored[0], "--input", input_of)
     assert found.differences and all(one.part == "input" and "image" in one.what for one in found.differences)
+
+
+# ---- decontamination
+
+
+@pytest.fixture(scope="module")
+def decontaminated(filtering: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output whose first two rows are in the evaluation set `mine`, one by its image and one by its caption."""
+    folder = tmp_path_factory.mktemp("decontaminated")
+    images = [path.read_bytes() for path in sorted(SAMPLE.glob("*.jpg"))[:4]]
+    (folder / "mine").mkdir()
+    (folder / "mine" / "0.jpg").write_bytes(images[0])
+    (folder / "mine" / "0.txt").write_text("two dogs run on the beach")
+    captions = ["A brown dog runs on the sand", "Two dogs run on the beach", *["A man eats a red apple"] * 2]
+    rows = pairs_of(folder / "rows.parquet", captions, images, 2)
+    preset = folder / "mine.yaml"
+    preset.write_text("base: paper\nevaluation: {captions: true}", encoding="utf-8")
+    asked = {"decontaminate": f"{folder / 'mine'}/", "stages": ("captions",), "unit_rows": 2, "preset": str(preset)}
+    done = filtering(rows, folder / "out", **asked)
+    assert done.funnel["rejected"]["evaluation_image"] == done.funnel["rejected"]["evaluation_caption"] == 1
+    return folder / "out"
+
+
+def test_decontamination_is_decided_again(decontaminated: Path, tmp_path: Path) -> None:
+    found = checked(decontaminated)
+    assert not found.differences and not any("evaluation" in line for line in found.skipped), [*found.lines()]
+    assert any("checked against mine (1 image)" in what for _, what in found.checked)
+    copy = Path(shutil.copytree(decontaminated, tmp_path / "copy"))
+    name = "rejected/part-00000-00000.parquet"
+    reasons = pq.read_table(copy / name)["reason"].to_pylist()
+    row = reasons.index("evaluation_image")
+    table_of(copy / name, lambda table: with_value(table, "evaluation_how", row, "near copy"))
+    forge(copy)
+    (one,) = checked(copy).differences
+    assert (one.part, one.uid) == ("decisions", uid_at(copy, name, row)) and "evaluation_how" in one.what
+
+
+@pytest.mark.parametrize("files", [("funnel.json",), ("run.json",), ("funnel.json", "run.json")])
+def test_a_set_that_was_not_compared_is_a_difference(files: tuple[str, ...], decontaminated: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(decontaminated, tmp_path / "copy"))
+    extra = {"name": "imagenet", "images": 50_000, "sha256": "0" * 16, "tasks": []}
+    for name in files:
+        record = json.loads((copy / name).read_text())
+        (record["checked"] if name == "funnel.json" else record["models"]["evaluation"])["sets"].append(extra)
+        (copy / name).write_text(json.dumps(record))
+    forge(copy)
+    found = checked(copy)
+    named = {Path(one.file).name for one in found.differences if one.part == "provenance"}
+    assert named & {*files}, [*found.lines()]
+    if "run.json" in files:  # then the sets that the rows were compared with are unknown
+        assert any("evaluation_image" in line and "not decided again" in line for line in found.skipped)
+
+
+def test_counts_and_the_rule_of_decontamination_are_compared(decontaminated: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(decontaminated, tmp_path / "copy"))
+    for name, of in (("funnel.json", ("checked",)), ("run.json", ("models", "evaluation"))):
+        record = json.loads((copy / name).read_text())
+        about = record
+        for key in of:
+            about = about[key]
+        about["compared"], about["rule"]["distance"] = 1_000, 40
+        (copy / name).write_text(json.dumps(record))
+    forge(copy)
+    told = " ".join(one.what for one in checked(copy).differences)
+    assert "1,000 images compared" in told and "another rule of evaluation sets" in told
 
 
 # ---- the command
