@@ -77,7 +77,11 @@ class Findings:
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines of the text."""
+        """Yield the lines of the text. Uids and names in it are the output's own and may hold anything, so characters
+        that a terminal would obey are escaped."""
+        yield from map(printable, self._lines())
+
+    def _lines(self) -> Iterator[str]:
         many = len(self.differences) + self.more
         yield f"{self.output}: {counted(many, 'difference') if many else 'no difference found'}"
         for part, file, what, uid in [*self.differences][:SHOWN]:
@@ -94,6 +98,11 @@ class Findings:
         for name, (rows, of) in self._samples().items():
             chances = ", ".join(f"k = {k}: {escape(of, rows, k):.3g}" for k in ALTERED)
             yield f"  {name}, {rows:,} of {of:,} rows (seed {self.seed}): {chances}"
+
+
+def printable(text: str) -> str:
+    """Return a text with the characters that cannot be printed as escape sequences of Python."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def escape(rows: int, sampled: int, altered: int) -> float:

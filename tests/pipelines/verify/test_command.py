@@ -386,6 +386,20 @@ def test_decontamination_is_decided_again(decontaminated: Path, tmp_path: Path) 
     assert (one.part, one.uid) == ("decisions", uid_at(copy, name, row)) and "evaluation_how" in one.what
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", [("captions", "dedup"), ("captions", "score", "dedup")])
+def test_decontamination_by_embeddings_is_decided_again(
+    stages: tuple[str, ...], decontaminated: Path, filtering: Any, tmp_path: Path
+) -> None:
+    preset = "{base: paper, score: {min: -1}, dedup: {semantic: true}, evaluation: {distance: 0, eps: 0.2}}"
+    folder = decontaminated.parent
+    model = ScoreSettings(model=f"local-dir:{write_tiny(tmp_path / 'tiny')}", device="cpu", precision="fp32")
+    asked: dict[str, Any] = {"decontaminate": f"{folder / 'mine'}/", "stages": stages, "unit_rows": 2}
+    filtering(folder / "rows.parquet", tmp_path / "out", preset=preset, score=model, **asked)
+    found = checked(tmp_path / "out")
+    assert not found.differences and not any("evaluation" in line for line in found.skipped), [*found.lines()]
+
+
 @pytest.mark.parametrize("files", [("funnel.json",), ("run.json",), ("funnel.json", "run.json")])
 def test_a_set_that_was_not_compared_is_a_difference(files: tuple[str, ...], decontaminated: Path, tmp_path: Path):
     copy = Path(shutil.copytree(decontaminated, tmp_path / "copy"))
@@ -468,6 +482,15 @@ def test_memory_holds_a_bounded_number_of_differences(monkeypatch: pytest.Monkey
     for n in range(5):
         found.differ("structure", "kept", "is missing", str(n))
     assert len(found.differences) == 3 and found.as_json()["more_differences"] == 2 and "5 diff" in next(found.lines())
+
+
+def test_the_text_holds_nothing_that_a_terminal_obeys() -> None:
+    found = Findings("out\x1b[2J")
+    found.differ("structure", "kept/\u202e\n", "names \r\x07", "\x9b1A\udc80 é 犬")
+    found.skip("the files of a\tb")
+    lines = [*found.lines()]
+    assert all(line.isprintable() for line in lines) and r"\x1b[2J" in lines[0]
+    assert r"kept/\u202e\n: row \x9b1A\udc80 é 犬 names \r\x07" in lines[1]
 
 
 @pytest.mark.parametrize(
