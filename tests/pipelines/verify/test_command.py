@@ -24,7 +24,7 @@ from open_diht.pipelines.stages import captions  # noqa: E402
 from open_diht.pipelines.store.layout import Layout  # noqa: E402
 from open_diht.pipelines.store.locking import is_locked, output_lock  # noqa: E402
 from open_diht.pipelines.store.storage import store_path  # noqa: E402
-from open_diht.pipelines.verify import findings, rows  # noqa: E402
+from open_diht.pipelines.verify import command, findings, rows  # noqa: E402
 from open_diht.pipelines.verify.command import main, verify  # noqa: E402
 from open_diht.pipelines.verify.findings import Difference, Findings, escape  # noqa: E402
 from open_diht.pipelines.verify.options import parse  # noqa: E402
@@ -349,6 +349,18 @@ def test_a_changed_image_is_found(scored: Any, input_of: Path, draw: Any) -> Non
     draw(input_of.parent / "images" / "blank.png", "another text")
     found = checked(scored[0], "--input", input_of)
     assert found.differences and all(one.part == "input" and "image" in one.what for one in found.differences)
+
+
+def test_with_an_input_no_recorded_path_is_opened(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan of a stranger may name any file or address."""
+    (tmp_path / "none.tsv").write_text("url\tcaption\n")
+    asked = list[str]()
+    monkeypatch.setattr(command, "stamps_of", lambda paths: asked.extend(paths) or {})
+    found = checked(copied, "--input", tmp_path / "none.tsv")
+    assert asked == [] and not found.differences and found.read_again == (0, 0)
+    assert any("pairs.tsv: not there" in line for line in found.skipped)
 
 
 # ---- decontamination
