@@ -42,7 +42,7 @@ from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, each, is
 from open_diht.pipelines.verify.findings import Findings
 from open_diht.pipelines.verify.options import parse
 from open_diht.pipelines.verify.rows import Rows
-from open_diht.pipelines.verify.structure import Structure, irregular
+from open_diht.pipelines.verify.structure import Structure, irregular, is_plain
 from open_diht.pipelines.view.output import Output, plan_of
 
 _MOST = 2**31
@@ -92,7 +92,15 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
         found.skip("everything else: no file is opened in an output that has more than regular files and folders")
         return found
     with store_errors(root, WrongUse, SEE_TO_OUTPUT):
-        plan = plan_of(layout)
+        try:
+            plan = plan_of(layout)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise WrongUse(f"{layout.plan} is not as this version writes it ({type(error).__name__})") from error
+        for name in (unit.name for unit in plan.units if not is_plain(unit.name)):
+            found.differ("structure", layout.plan, f"names unit {name!r}, whose files would not be in the output")
+        if found.differences:
+            found.skip("everything else: the files of such units are not opened")
+            return found
         if is_locked(layout):
             raise WrongUse(f"a run is working in {root}, and changes its files; verify it once the run has ended")
     with store_errors(root, RunFailed, "run the same command again once it answers"):

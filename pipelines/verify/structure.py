@@ -52,6 +52,11 @@ _READ = (*KINDS, "work", "shards", "index", "funnel.json", "run.json", "subset.n
 """Files and folders of an output that are opened without a record that names them."""
 
 
+def is_plain(name: object) -> bool:
+    """Return whether a text is a name in a folder, and no path that leads elsewhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\0"} & {*name}
+
+
 class Vouching(TypedDict):
     """The fields of all records that name files."""
 
@@ -169,7 +174,7 @@ class Structure:
         """Return the path of a file that a record names. Report a name that leads out of the output, and return None:
         whoever made the output may have written any name, and no other file is opened."""
         root = self.layout.root
-        if not any((name.startswith("/"), "://" in name, "\0" in name, {"", ".", ".."} & {*name.split("/")})):
+        if "://" not in name and all(map(is_plain, name.split("/"))):
             path = root / name
             if not is_local(path) or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(str(root))):
                 return path
@@ -278,6 +283,9 @@ class Structure:
         more files, but those of one run share a fingerprint."""
         found = []
         for kind, about in (self.funnel["duplicates"] if self.funnel else {}).items():
+            if not is_plain(kind):
+                self.found.differ("structure", self.layout.root / "funnel.json", f"names duplicates of kind {kind!r}")
+                continue
             commits = self.layout.commits(duplicates_stage(kind))
             paths = [commits / f"{file_name(number)}.json" for number in range(len(stamps(commits, ".json")))]
             made = [*map(_fingerprint, paths)]

@@ -286,6 +286,21 @@ def test_names_that_lead_out_of_the_output_are_differences(name: str, copied: Pa
     assert what in [one.what for one in checked(copied, "--sample", 0).differences]
 
 
+@pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", ".."])
+def test_units_whose_files_would_not_be_in_the_output_are_differences(name: str, copied: Path) -> None:
+    plan = json.loads((copied / "work" / "plan.json").read_text())
+    plan["units"][0]["name"] = name
+    (copied / "work" / "plan.json").write_text(json.dumps(plan))
+    (one,) = checked(copied).differences
+    assert one.file.endswith("plan.json") and repr(name) in one.what
+
+
+def test_a_plan_of_another_form_is_wrong_use(copied: Path, capsys: Any) -> None:
+    plan = json.loads((copied / "work" / "plan.json").read_text())
+    (copied / "work" / "plan.json").write_text(json.dumps(plan | {"units": [{}]}))
+    assert main([str(copied)]) == 2 and "plan.json is not as this version writes it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["pipe", "link", "pipe in a record"])
 def test_files_that_are_not_regular_are_differences_and_are_not_opened(kind: str, copied: Path) -> None:
     path = copied / ("other" if kind == "pipe in a record" else f"work/captions/data/{UNIT}.parquet")
