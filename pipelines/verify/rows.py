@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue
 from open_diht.common.naming import counted
 from open_diht.filters.captions.annotate import SCHEMA, provenance
@@ -110,6 +111,8 @@ class Rows:
             readable(lambda _: self._check(unit, rows, ordinals), path)
         except (NotLookedAt, RuntimeError, FileNotFoundError) as error:
             self.found.differ("decisions", path, f"cannot be repeated: {error.__cause__ or error}")
+        except WrongUse:
+            raise
         except (LookupError, ValueError, TypeError) as error:  # of annotations or records that were altered
             what = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self.found.differ("decisions", path, f"cannot be repeated, its annotations are damaged ({what})")
