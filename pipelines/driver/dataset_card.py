@@ -143,8 +143,8 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
         *columns,
         "## Provenance",
         _table(("", ""), provenance),
-        "`python -m open_diht.pipelines.verify FOLDER` checks the folder of the run, with its `work/`, against these facts "
-        "and the input.",
+        "`python -m open_diht.pipelines.verify FOLDER` checks the folder of the run, with its `work/`, against these "
+        "facts and the input.",
         f"Thresholds, preset {_text(settings.preset.name)}:",
         f"```yaml\n{_yaml(json.loads(json.dumps(preset))).strip()}\n```",
         "## License",

@@ -118,7 +118,7 @@ def _item(file: Path, folder: Path) -> str:
 
 
 def _captions_beside(image: Path) -> list[str]:
-    """Return the lines of the text file beside an image."""
+    """Return the lines of the text file of an image."""
     text = image.with_suffix(".txt")
     return text.read_text(encoding="utf-8", errors="replace").splitlines() if text.is_file() else []
 

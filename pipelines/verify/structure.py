@@ -172,7 +172,7 @@ class Structure:
 
     def _inside(self, record: StorePath, name: str) -> StorePath | None:
         """Return the path of a file that a record names. Report a name that leads out of the output, and return None:
-        whoever made the output may have written any name, and no other file is opened."""
+        its author may have written any name, and no other file is opened."""
         root = self.layout.root
         if "://" not in name and all(map(is_plain, name.split("/"))):
             path = root / name
