@@ -16,7 +16,7 @@ TRAINING_DATA = "training_data.json"
 
 def record_of(places: Sequence[str], chosen: bool, weights: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return the content of `TRAINING_DATA`. `chosen`: a selection chose the samples, perhaps rejected rows too.
-    `weights`: what training started from, whose own training data nobody knows."""
+    `weights`: what training started from, whose own training data are unknown."""
     known = [{"path": place, "checked": None if chosen else _checked(place)} for place in places]
     return [*known, *({"path": path, "checked": None} for path in weights)]
 

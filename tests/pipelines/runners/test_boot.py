@@ -193,8 +193,9 @@ def test_a_file_larger_than_a_message_of_grpc_by_default_may_come_in_one(runner:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("end", "how"), [("raise SystemExit(3)", "status 3"), ("os.kill(os.getpid(), 9)", "signal 9")])
+@pytest.mark.parametrize(("end", "how"), [("os._exit(3)", "status 3"), ("os.kill(os.getpid(), 9)", "signal 9")])
 def test_a_worker_that_dies_is_reported_as_dead_not_as_never_started(start, tmp_path, end, how):
+    """It dies at once: gRPC sometimes aborts where Python ends by itself."""
     done = start(f"import os; {end}")
     assert done.returncode != 0 and f"the worker process ended with {how}" in done.stderr
     (report,) = (tmp_path / "boot").iterdir()
