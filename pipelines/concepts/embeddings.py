@@ -36,7 +36,7 @@ from open_diht.pipelines.runners import Direct
 from open_diht.pipelines.stages.encoders import Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import OK, matrix
 from open_diht.pipelines.stages.score.stage import MOST_CHARS, settled_precision
-from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, TEXTS, stored_scores
+from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, TEXTS, stored_rows
 from open_diht.pipelines.stages.shards import PER_SHARD
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, read_json, remove, retract
 from open_diht.pipelines.store.layout import Layout, image_unit_name
@@ -139,7 +139,7 @@ class EmbeddingStage(Extracting):
         self._temperature = next((float(record["temperature"]) for record in scored), None)
         kept = np.asarray(read_table(self.filtered.data("decide", parent))["ordinal"], np.int64)
         ordinals = kept[int(number) * PER_SHARD :][:PER_SHARD]
-        table = stored_scores(self.filtered, plan, parent, ["ordinal", "uid", "status", IMAGES, TEXTS], ordinals)
+        table = stored_rows(self.filtered, SCORE, plan, parent, ["ordinal", "uid", "status", IMAGES, TEXTS], ordinals)
         if not table.num_rows:
             return {}
         rows = zip(table["uid"].to_pylist(), table["ordinal"].to_pylist(), table["status"].to_pylist(), strict=True)

@@ -54,13 +54,12 @@ from open_diht.pipelines.stages.evaluation_sets import (
     digest_of,
     find_sets,
     normalized,
-    read_sets,
     table_of_sets,
 )
-from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand, last_of_each
-from open_diht.pipelines.stages.score.stored import IMAGES, SCORE
-from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, segments_of
-from open_diht.pipelines.store.commit import TableFile, publish_table, read_json
+from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand
+from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, stored_rows
+from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
+from open_diht.pipelines.store.commit import TableFile, publish_table
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_table
@@ -93,6 +92,14 @@ def encoder_of(settings: RunSettings) -> str | None:
     return rule.encoder if rule.semantic and "dedup" in settings.stages else None
 
 
+def _own_encoder(settings: RunSettings, work: Work) -> str | None:
+    """Return the encoder whose embeddings stage `fingerprints` stores: that of `encoder_of`, unless stage `score` has
+    embedded the images with it."""
+    encoder = encoder_of(settings)
+    identity = find_encoder(encoder).identity() if encoder else None
+    return None if SCORE in settings.stages and work.models.get(SCORE, {}).get("encoder") == identity else encoder
+
+
 @dataclass
 class FingerprintStage(SegmentAnnotator):
     """See `SegmentStage`. This stage stores digests, perceptual hashes and embeddings of images."""
@@ -122,10 +129,8 @@ class FingerprintStage(SegmentAnnotator):
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
-        encoder = encoder_of(settings)
+        encoder = _own_encoder(settings, work)
         identity = find_encoder(encoder).identity() if encoder else None
-        if SCORE in settings.stages and work.models.get(SCORE, {}).get("encoder") == identity:
-            encoder = identity = None  # stage score embeds the images
         fingerprint = fingerprint_of(copies.VERSION, identity, settings.dataset.images_root)
         work.models[FINGERPRINTS] = {"encoder": identity, "fingerprint": fingerprint}
         return cls(work.layout, settings.dataset, fingerprint, survivors_of(settings), encoder)
@@ -136,7 +141,7 @@ class FingerprintStage(SegmentAnnotator):
         assert settings.decontaminate is not None
         semantic, rule = encoder_of(settings), settings.preset.evaluation
         path, sets = table_of_sets(settings.decontaminate, work.layout, semantic, work.say)
-        own = cls.of_run(settings, work).encoder
+        own = _own_encoder(settings, work)
         embedded = None if semantic is None else (FINGERPRINTS, EMBEDDINGS) if own else (SCORE, IMAGES)
         asked = fingerprint_of(VERSION, path.name, embedded)
         known = {unit: fingerprint_of(asked, parts) for unit, parts in sources.items()}
@@ -224,9 +229,8 @@ class MatchStage(Stage):
         self._vectors = places, unit_length(np.asarray(known).reshape(len(places), -1 if len(places) else 1))
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
-        image_units = [*self._plan.image_units(read_json(self.layout.commit("captions", unit)))]
         columns = ["ordinal", "sha256", "pixels", "hashes"]
-        rows = self._stored(FINGERPRINTS, unit, image_units, columns)
+        rows = self._stored(FINGERPRINTS, unit, columns)
         n = rows.num_rows
         exact, same_bytes = np.full(n, -1, np.int64), np.zeros(n, bool)
         for place, (digest, pixels) in enumerate(zip(*(rows[c].to_pylist() for c in columns[1:3]), strict=True)):
@@ -237,25 +241,26 @@ class MatchStage(Stage):
         near, bits = np.full(n, -1, np.int64), np.full(n, np.nan, np.float32)
         looks = np.frombuffer(b"".join(rows["hashes"].drop_null().to_pylist()), copies.HASH).reshape(-1, _VIEWS)
         near[read], bits[read] = self._index.nearest(looks, MOST_BITS)
-        alike, distance = self._alike(rows["ordinal"], unit, image_units)
+        alike, distance = self._alike(rows["ordinal"], unit)
         values = [rows["ordinal"], read, exact, same_bytes, near, bits, alike, distance]
         path = self.layout.data(self.name, unit)
         publish_table(path, pa.table(values, schema=_MATCHES))
         return {"rows": n, "unread": int(n - read.sum())}, [path]
 
-    def _stored(self, stage: str, unit: str, image_units: list[int], columns: list[str]) -> pa.Table:
-        tables = [read_table(path, columns) for path in segments_of(self.layout, stage, unit, image_units)]
-        empty = pa.table({name: pa.array([], pa.int64() if name == "ordinal" else pa.binary()) for name in columns})
-        return last_of_each(pa.concat_tables(tables)) if tables else empty
+    def _stored(self, stage: str, unit: str, columns: list[str]) -> pa.Table:
+        rows = stored_rows(self.layout, stage, self._plan, unit, columns)
+        for name in columns[len(rows.column_names) :]:  # nothing is stored
+            rows = rows.append_column(name, pa.array([], pa.binary()))
+        return rows
 
-    def _alike(self, ordinals: pa.Array, unit: str, image_units: list[int]) -> tuple[Any, Any]:
+    def _alike(self, ordinals: pa.Array, unit: str) -> tuple[Any, Any]:
         """Return the place and 1 - cosine of the evaluation image with the nearest embedding, (n,) each."""
         place, distance = np.full(len(ordinals), -1, np.int64), np.full(len(ordinals), np.nan, np.float32)
         places, vectors_of_sets = self._vectors
         if self.embedded is None or not len(places):
             return place, distance
         stage, column = self.embedded
-        rows = self._stored(stage, unit, image_units, ["ordinal", "status", column])
+        rows = self._stored(stage, unit, ["ordinal", "status", column])
         rows = rows.filter(pc.and_(pc.equal(rows["status"], OK), pc.is_in(rows["ordinal"], ordinals.combine_chunks())))
         mine, mat = np.searchsorted(ordinals, rows["ordinal"]), matrix(rows[column]) if rows.num_rows else None
         for first in range(0, rows.num_rows, _TILE):
@@ -275,7 +280,7 @@ def _first_of(values: list[bytes | None]) -> dict[bytes, int]:
 @lru_cache(maxsize=2)
 def _names(path: StorePath) -> tuple[pa.Table, dict[str, int]]:
     """Return set and item of each evaluation image, and for each of their captions the first image that has it."""
-    table = read_sets(path, "set", "item", "captions")
+    table = read_table(path, ["set", "item", "captions"])
     places: dict[str, int] = {}
     for place, captions in enumerate(table["captions"].to_pylist()):
         for caption in captions or ():

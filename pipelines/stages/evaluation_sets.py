@@ -32,7 +32,7 @@ from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_encoder
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import fingerprint_of
-from open_diht.pipelines.store.storage import StorePath, read_table
+from open_diht.pipelines.store.storage import StorePath
 
 EVALUATION = "evaluation"
 """Name of the stage that compares rows with the sets, whose folder has the table."""
@@ -243,8 +243,3 @@ def digest_of(data: bytes) -> bytes | None:
 def normalized(caption: str | None) -> str:
     """Return a caption as captions are compared: in lower case, with single blanks."""
     return " ".join((caption or "").casefold().split())
-
-
-def read_sets(path: StorePath, *columns: str) -> pa.Table:
-    """Return columns of the table of fingerprints."""
-    return read_table(path, columns=list(columns))

@@ -13,12 +13,12 @@ from open_diht.filters.presets import Preset
 from open_diht.pipelines.driver.conservation import Damaged, readable
 from open_diht.pipelines.report.funnel import Checked, checked_in_words
 from open_diht.pipelines.stages.evaluation import FINGERPRINTS, EvaluationFilter
-from open_diht.pipelines.stages.evaluation_sets import EVALUATION, read_sets
+from open_diht.pipelines.stages.evaluation_sets import EVALUATION
 from open_diht.pipelines.stages.score.stored import SCORE
 from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.records import fingerprint_of
 from open_diht.pipelines.store.shapes import conforms
-from open_diht.pipelines.store.storage import StorePath, each, size_of
+from open_diht.pipelines.store.storage import StorePath, each, read_table, size_of
 from open_diht.pipelines.verify.structure import Structure
 
 
@@ -48,7 +48,7 @@ def evaluation_filter(
         found.differ("provenance", path, f"{what}; the sets were altered, or another version has made it")
         return None
     try:
-        there = Counter(readable(lambda path: read_sets(path, "set"), table)["set"].to_pylist())
+        there = Counter(readable(lambda path: read_table(path, ["set"]), table)["set"].to_pylist())
     except (Damaged, KeyError, ValueError):
         found.differ("structure", table, "cannot be read")
         return None

@@ -31,7 +31,7 @@ from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 from open_diht.pipelines.stages.encoding import OK, matrix
 from open_diht.pipelines.stages.image_records import decided_rows
 from open_diht.pipelines.stages.score.cliploss import Batch
-from open_diht.pipelines.stages.score.stored import IMAGES, TEXTS, stored_scores
+from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, TEXTS, stored_rows
 from open_diht.pipelines.store.commit import TableFile, publish_bytes, publish_table, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints
@@ -58,7 +58,7 @@ class RowStage(Stage):
     part_of = "score"
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
-        known = stored_scores(self.layout, self._plan, unit, ["ordinal", "status", CLIP_SCORE, MASKED_SCORE])
+        known = stored_rows(self.layout, SCORE, self._plan, unit, ["ordinal", "status", CLIP_SCORE, MASKED_SCORE])
         known = known.filter(pc.equal(known["status"], OK)) if known.num_rows else known
         scored = np.asarray(known["ordinal"])
         image_units = self._plan.image_units(read_json(self.layout.commit("captions", unit)))
@@ -174,7 +174,7 @@ def _table(chosen: NDArray[np.void], images: NDArray[np.float16], texts: NDArray
 
 def _embedded(layout: Layout, plan: Plan, unit: str, ordinals: NDArray[np.int64]) -> tuple[NDArray[np.float16], ...]:
     """Return embeddings of images and texts of a unit's rows, ordinals ascending; both of shape (n, d)."""
-    table = stored_scores(layout, plan, unit, ["ordinal", IMAGES, TEXTS], ordinals)
+    table = stored_rows(layout, SCORE, plan, unit, ["ordinal", IMAGES, TEXTS], ordinals)
     return matrix(table[IMAGES]), matrix(table[TEXTS])
 
 

@@ -30,13 +30,13 @@ IMAGES, TEXTS, MASKED = "image_embedding", "text_embedding", "masked_text"
 `TEXT_AREA`. `MASKED` is the digest of the text that was painted over for the masked score, see `stage.ImageText`."""
 
 
-def stored_scores(
-    layout: Layout, plan: Plan, unit: str, columns: Sequence[str], ordinals: NDArray[np.int64] | None = None
+def stored_rows(
+    layout: Layout, stage: str, plan: Plan, unit: str, columns: Sequence[str], ordinals: NDArray[np.int64] | None = None
 ) -> pa.Table:
-    """Return the stored rows of a caption unit by ordinal. If a row was scored again, only the last result is returned.
-    If nothing is stored, the table has no rows and only the column `ordinal`. `columns` include `ordinal`; `ordinals`
-    (n,) chooses rows, and None chooses all."""
-    paths = segments_of(layout, SCORE, unit, plan.image_units(read_json(layout.commit("captions", unit))))
+    """Return the rows of a caption unit that a stage over image units has stored, by ordinal. If a row was stored
+    again, only the last result is returned. If nothing is stored, the table has no rows and only the column `ordinal`.
+    `columns` include `ordinal`; `ordinals` (n,) chooses rows, and None chooses all."""
+    paths = segments_of(layout, stage, unit, plan.image_units(read_json(layout.commit("captions", unit))))
     groups = (group for path in paths for group in row_groups(path, list(columns)))
     parts = [group if ordinals is None else group.filter(among(group, ordinals)) for group in groups]
     if not parts:
@@ -103,7 +103,7 @@ class ScoreFilter:
 
     def _read(self, layout: Layout, unit: str) -> pa.Table:
         names = [CLIP_SCORE, *([MASKED_SCORE, TEXT_AREA] if self.masked else [])]
-        table = stored_scores(layout, load_plan(layout.plan), unit, ["ordinal", "status", *names])
+        table = stored_rows(layout, SCORE, load_plan(layout.plan), unit, ["ordinal", "status", *names])
         if not table.num_rows:
             names += [NEG_CLIP_LOSS] if self.corrected else []
             return pa.table(
