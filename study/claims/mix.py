@@ -101,12 +101,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
         fitted = pool.fits[scorer].get(what)
     key = fitted.log_odds(pool.columns[scorer]) if fitted else None
     rows = chosen(pool.choice, what, arm.seed, int(percent) / 100, key)
-    model = rivals.trained_on(pool.choice.pairs.take(rows), pool.words, arm.budget, arm.seed)
-    metrics, items = model.retrieval(_tests(data))
-    items = {name: ranks for name, ranks in items.items() if name in rivals.ITEMS}
-    origin, counts = np.unique(pool.choice.origin[rows], return_counts=True)
-    notes: dict[str, Any] = {"pairs": len(rows), "repeats": arm.budget / len(rows), "pool": len(pool.choice.origin)}
-    notes |= dict(zip(origin.tolist(), counts.tolist(), strict=True))
+    metrics, items, notes = rivals.learned(arm, pool.choice, rows, pool.words, _tests(data))
     if fitted and key is not None:
         notes["fit"] = {
             name: [round(float(one), 3) for one in pair]

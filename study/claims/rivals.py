@@ -130,16 +130,22 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
     choice, words = _pool(arm.pool, data)
     scores = choice.scores[arm.seed % len(choice.scores)]
     rows = chosen(choice, arm.arm, arm.seed, described(ABOUT)["share"])
-    model = trained_on(choice.pairs.take(rows), words, arm.budget, arm.seed)
-    metrics, items = model.retrieval(_tests(data))
+    metrics, items, notes = learned(arm, choice, rows, words, _tests(data))
+    if choice.injected.any():
+        notes["separates"] = {name: separation(key, choice.injected) for name, key in scores.items()}
+    return metrics, items, notes
+
+
+def learned(
+    arm: Arm, choice: Choice, rows: NDArray[np.int64], words: Sequence[str], tests: Mapping[str, Pairs]
+) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
+    """Train on rows of a pool, and return metrics, ranks, and notes about the rows."""
+    metrics, items = trained_on(choice.pairs.take(rows), words, arm.budget, arm.seed).retrieval(tests)
     # Comparisons need the other direction only where an image has several captions.
     items = {name: ranks for name, ranks in items.items() if name in ITEMS}
     origin, counts = np.unique(choice.origin[rows], return_counts=True)
     notes: dict[str, Any] = {"pairs": len(rows), "repeats": arm.budget / len(rows), "pool": len(choice.origin)}
-    notes |= dict(zip(origin.tolist(), counts.tolist(), strict=True))
-    if choice.injected.any():
-        notes["separates"] = {name: separation(key, choice.injected) for name, key in scores.items()}
-    return metrics, items, notes
+    return metrics, items, notes | dict(zip(origin.tolist(), counts.tolist(), strict=True))
 
 
 def chosen(choice: Choice, arm: str, seed: int, share: float) -> NDArray[np.int64]:
