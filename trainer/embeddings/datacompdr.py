@@ -12,6 +12,7 @@ import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,8 @@ class Reinforced(ShardEmbeddings):
         return super().rows([uid_of_key(key) or key for key in keys])
 
     def view(self, image: Image.Image, row: int, crop: int, size: int) -> Image.Image:
-        from torchvision.transforms import InterpolationMode, RandAugment
+        from torchvision.transforms import InterpolationMode
         from torchvision.transforms.autoaugment import _apply_op
-
-        names = list(RandAugment()._augmentation_space(31, (size, size)))  # the format numbers them in this order
 
         (top, left, height, width), *operations = self.crops[row][crop]
         if left + width > image.width or top + height > image.height:
@@ -53,8 +52,16 @@ class Reinforced(ShardEmbeddings):
             )
         found = cropped(image, (left, top, left + width, top + height), size)
         for number, magnitude in (operations[0] if operations else None) or ():
-            found = _apply_op(found, names[number], magnitude, InterpolationMode.NEAREST, None)
+            found = _apply_op(found, _operations()[number], magnitude, InterpolationMode.NEAREST, None)
         return found
+
+
+@cache
+def _operations() -> list[str]:
+    """Return the names of RandAugment's operations, in the order in which the format numbers them."""
+    from torchvision.transforms import RandAugment
+
+    return [*RandAugment()._augmentation_space(31, (1, 1))]
 
 
 class ReinforcedTargets(EmbeddingTargets):

@@ -14,7 +14,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -46,13 +46,11 @@ class ShardEmbeddings:
     seed: int = 0
     crop_scale: tuple[float, float] | None = None
     """Range of the fraction of the area of the drawn crops. None: the one crop is the center, as in evaluation."""
-    _rows: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the row of each key, -1 for a key without a target."""
-        if not self._rows:
-            self._rows.update((key, row) for row, key in enumerate(self.keys))
-        return np.array([self._rows.get(key, -1) for key in keys], np.int64)
+        places = {key: row for row, key in enumerate(self.keys)}
+        return np.array([places.get(key, -1) for key in keys], np.int64)
 
     def view(self, image: Image.Image, row: int, crop: int, size: int) -> Image.Image:
         """Return crop number `crop` of the image of a row, as the teacher saw it, in (size, size) pixels. Only for

@@ -113,10 +113,11 @@ class Loss(ABC):
                 wrong, hash_b, present = negatives
                 hash_n, present_n = ranks.gather(torch.stack([hash_b, present.long()], dim=1)).unbind(1)
                 wrong = ranks.gather_with_gradient(normalize(wrong.to(image_bd.dtype), dim=-1))
-                columns = torch.cat([columns, wrong[present_n > 0]])
+                kept = present_n.nonzero()[:, 0]  # a GPU is waited for once
+                columns = torch.cat([columns, wrong[kept]])
                 if all_hashes is not None:
                     # It also stands for the hash of their image: they have none, so that no image excludes its own.
-                    of_wrong = hash_n[present_n > 0][:, None].expand(-1, all_hashes.shape[1])
+                    of_wrong = hash_n[kept][:, None].expand(-1, all_hashes.shape[1])
                     of_texts["all_of"] = torch.cat([all_hashes, of_wrong])
             to_text, statistics = self.rows(image_bd, columns, scale, **of_texts)
             loss = to_text.mean()
