@@ -19,13 +19,13 @@ from PIL import Image  # noqa: E402
 from open_diht.cli import main as open_diht_main  # noqa: E402
 from open_diht.pipelines.concepts import cli  # noqa: E402
 from open_diht.pipelines.driver import cli as filter_cli  # noqa: E402
-from open_diht.pipelines.runners import Direct  # noqa: E402
 from open_diht.trainer.embeddings import open_embeddings  # noqa: E402
 from open_diht.trainer.embeddings.targets import EmbeddingTargets, ShardEmbeddings  # noqa: E402
 from tests.pipelines.concepts.conftest import drawn, files_of  # noqa: E402
-from tests.pipelines.conftest import Here, pairs_of  # noqa: E402
+from tests.pipelines.concepts.test_kill import Runs as ConceptRuns  # noqa: E402
+from tests.pipelines.concepts.test_kill import make_targets  # noqa: E402, F401  # which forks run
+from tests.pipelines.conftest import pairs_of  # noqa: E402
 from tests.pipelines.kills import Moment, check_kills  # noqa: E402
-from tests.pipelines.processes import ForkedStarter, enter  # noqa: E402
 from tests.tiny_clip import write_tiny  # noqa: E402
 
 WORDS = ("--store", "embeddings", "--workers", "1", "--device", "cpu", "--precision", "fp32", "--batch-size", "4")
@@ -161,15 +161,8 @@ def test_wrong_use_is_refused_before_anything_is_written(filtered, words, says, 
     assert says in capsys.readouterr().err and not {*data.iterdir()} - {data / "kept", data / "shards"}
 
 
-def make_targets(words: list[str], *where: str) -> None:
-    """The command in a process of its own, which does its units itself."""
-    enter(*where)
-    with patch.object(Direct, "run", Here.run):
-        raise SystemExit(cli.main(words))
-
-
-class Runs(ForkedStarter):
-    program = (__file__, "make_targets")
+class Runs(ConceptRuns):
+    program = (__file__, "make_targets")  # whose forks have open_clip
 
     def words(self, given: Path, output: Path, *more: str, workers: int) -> list[str]:
         return ["--data", str(given), "--output", str(output.parent), *WORDS, *more]
