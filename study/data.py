@@ -81,7 +81,7 @@ class _Set:
 SETS = {
     "web": _Set(
         ("web-features.npz",),
-        "the claims cat, negatives, rivals, mix and select",
+        "the claims cat, negatives, rivals, mix, teachers and select",
         "make study-data ARGS='web --manifest TSV'",
         tracks=(CPU,),
     ),
@@ -93,12 +93,12 @@ SETS = {
     ),
     "flickr8k": _Set(
         tuple(f"flickr8k-{split}.tar" for split in ("train", "dev", "test")),
-        "the claims cat, negatives, concepts, rivals, mix and select",
+        "the claims cat, negatives, concepts, rivals, mix, teachers and select",
         "make study-data ARGS=flickr8k",
     ),
     "laion": _Set(
         ("laion-captions.parquet",),
-        "the claims rivals and mix, and most of the claims cat and select",
+        "the claims rivals, mix and teachers, and most of the claims cat and select",
         "make study-data ARGS=laion",
     ),
     "grocery": _Set(

@@ -39,6 +39,7 @@ TITLES = {
     "rivals": "Rivals",
     "mix": "Mix",
     "concepts": "Concept distillation",
+    "teachers": "Stored teachers",
     "negatives": "Hard negatives",
     "fewshot": "Few-shot",
     "select": "Selection for a budget",

@@ -33,7 +33,7 @@ from open_diht.common.files import publish_json, published
 from open_diht.eval.errors import EvalError
 from open_diht.eval.records import software
 
-CLAIMS = ("cat", "rivals", "mix", "concepts", "negatives", "fewshot", "select")
+CLAIMS = ("cat", "rivals", "mix", "concepts", "teachers", "negatives", "fewshot", "select")
 """Names of the claims, in the order of the page."""
 CPU, GPU, GPU_TINY = "cpu", "gpu", "gpu-tiny"
 TRACKS = (CPU, GPU, GPU_TINY)

@@ -54,6 +54,12 @@ _RIVALS = (
     "cat-score", "mix",
 )  # fmt: skip
 _GROUPS = ("score", "negcliploss", "complexity", "actions", "masked", "text")
+
+
+def _by_loss(*contrasts: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((f"{b}-{loss}", f"{a}-{loss}") for loss in ("infonce", "hn") for b, a in contrasts)
+
+
 _RETRIEVAL = ("flickr8k-test/t2i", "web-held/t2i")
 TABLES = {
     "cat": Table("cat", (("kept", "all"), ("kept", "random"), ("kept-ca", "all")), (RANK, R10), "t2i"),
@@ -114,6 +120,15 @@ TABLES = {
     ),
     "concepts": Table(
         "concepts", (("concepts", "none"), ("imagenet", "none"), ("concepts", "imagenet")), (RANK, R10), "t2i"
+    ),
+    "teachers": Table("teachers", _by_loss(("embeddings", "none")), (RANK, R10), "t2i"),
+    "teachers-both": Table("teachers", _by_loss(("both", "embeddings"), ("both", "concepts")), (RANK, R10), "t2i"),
+    "teachers-concepts": Table("teachers", _by_loss(("concepts", "none")), (RANK, R10), "t2i"),
+    "teachers-negatives": Table(
+        "teachers",
+        tuple((f"{arm}-hn", f"{arm}-infonce") for arm in ("none", "concepts", "embeddings", "both")),
+        (RANK, R10),
+        "t2i",
     ),
     "negatives": Table(
         "negatives", tuple((f"beta-{beta}", "beta-0") for beta in ("0.25", "0.5", "1")), (RANK, R10), "t2i"

@@ -1,12 +1,13 @@
-"""Concept targets of photographs with captions: the product's heads on features of the product's teacher.
+"""What a teacher stores about pairs in memory: predictions of concepts, and embeddings.
 
 `make concepts` reads shards; here the data is in memory. Caption words, heads, their training and
-the stored form of predictions are the product's.
+the stored form of predictions and embeddings are the product's.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from open_diht.common.files import publish_bytes, publish_json
+from open_diht.common.shard_index import packed_keys
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.captions.concepts import concept_names
 from open_diht.filters.captions.rules import decide_captions
@@ -27,6 +30,7 @@ from open_diht.trainer.concepts.heads import Head, HeadTrainer
 from open_diht.trainer.concepts.predict import top_k
 from open_diht.trainer.concepts.store import ConceptStore, Labels, ShardConcepts
 from open_diht.trainer.concepts.targets import MANIFEST, VERSION, packed
+from open_diht.trainer.embeddings import targets as embeddings
 from open_diht.trainer.head_options import HeadSettings
 from open_diht.trainer.warm_start import find_weights, read_weights
 from study.training import Pairs, pair_keys
@@ -112,6 +116,17 @@ def imagenet_head() -> dict[str, Head]:
     return {"objects": Head(weight.float(), bias.float(), {})}
 
 
+def write_embeddings(folder: Path, name: str, images: Tensor, texts: Tensor, temperature: float) -> None:
+    """Write the embeddings of the images (m, e) and captions (m, e) of m pairs in the form of `distillation.path`."""
+    content = io.BytesIO()
+    arrays = {"image": images, "text": texts}
+    stored: dict[str, Any] = {name: each.numpy().astype(np.float16)[:, None] for name, each in arrays.items()}
+    np.savez(content, keys=packed_keys(pair_keys(name, len(images))), **stored)
+    about = {"teacher": {}, "dimension": images.shape[1], "temperature": temperature, "captions": ["caption"]}
+    crops = {"crops": 1, "seed": 0, "crop_scale": None}
+    _publish(folder, name, content.getvalue(), {"version": embeddings.VERSION, **about, **crops})
+
+
 def write_targets(
     folder: Path, name: str, heads: Mapping[str, Head], features: NDArray[np.float32], pairs: Pairs
 ) -> None:
@@ -123,11 +138,14 @@ def write_targets(
         ids={head: ids[pairs.image] for head, (ids, _) in kept.items()},
         probabilities={head: values[pairs.image] for head, (_, values) in kept.items()},
     )
-    content = packed(targets, {})
+    sizes = {head: len(classifier.bias) for head, classifier in heads.items()}
+    _publish(folder, name, packed(targets, {}), {"version": VERSION, "heads": sizes, "k": K})
+
+
+def _publish(folder: Path, name: str, content: bytes, about: Mapping[str, Any]) -> None:
     publish_bytes(folder / "0.npz", content)
     entry = {"shard": name, "file": "0.npz", "sha256": hashlib.sha256(content).hexdigest(), "tar_sha256": ""}
-    sizes = {head: len(classifier.bias) for head, classifier in heads.items()}
-    publish_json(folder / MANIFEST, {"version": VERSION, "heads": sizes, "k": K, "shards": [entry]})
+    publish_json(folder / MANIFEST, {**about, "shards": [entry]})
 
 
 def _labels(of_image: Sequence[set[int]]) -> Labels:

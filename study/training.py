@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,34 @@ def pair_keys(file: str, pairs: int) -> list[str]:
     return [f"{file}-{number}" for number in range(pairs)]
 
 
+class Encoding(ABC):
+    """A model with two towers."""
+
+    @abstractmethod
+    def images(self, stored: NDArray[Any]) -> Tensor:
+        """Return (n, d) unit vectors."""
+
+    @abstractmethod
+    def texts(self, captions: Sequence[str]) -> Tensor:
+        """Return (m, d) unit vectors."""
+
+    def retrieval(self, tests: Mapping[str, Pairs]) -> tuple[dict[str, float], dict[str, NDArray[np.int64]]]:
+        """Return metrics and 1-based ranks of test sets, by `NAME/t2i` and `NAME/i2t`. In a tie wrong results are
+        ahead."""
+        metrics: dict[str, float] = {}
+        ranks: dict[str, NDArray[np.int64]] = {}
+        for name, pairs in tests.items():
+            images, texts = (ArrayRows(one.numpy()) for one in (self.images(pairs.images), self.texts(pairs.captions)))
+            for direction, ranks_of in (("t2i", text_to_image_ranks), ("i2t", image_to_text_ranks)):
+                items, found = f"{name}/{direction}", ranks_of(images, texts, pairs.image, strict=True) + 1
+                metrics |= {f"{items}/R@{k}": float(100 * hits(found - 1, k).mean()) for k in RECALLS}
+                metrics[f"{items}/gm_rank"] = float(np.exp(np.log(found).mean()))
+                ranks[items] = found
+        return metrics, ranks
+
+
 @dataclass(frozen=True, eq=False)
-class Trained:
+class Trained(Encoding):
     """A model of an arm with the transform of its stored images."""
 
     clip: DualEncoder
@@ -92,7 +119,6 @@ class Trained:
 
     @torch.inference_mode()
     def images(self, stored: NDArray[Any]) -> Tensor:
-        """Return (n, d) unit vectors."""
         parts = torch.from_numpy(np.ascontiguousarray(stored)).split(AT_ONCE)
         # The transform requires draws, but ignores them outside training: the crop is centered.
         middle = np.full((AT_ONCE, 3), 0.5)
@@ -101,27 +127,12 @@ class Trained:
 
     @torch.inference_mode()
     def texts(self, captions: Sequence[str]) -> Tensor:
-        """Return (m, d) unit vectors."""
         parts = self.tokenize(captions).split(AT_ONCE)
         return torch.cat([self._unit(self.clip.encode_text(part.to(self.device))) for part in parts])
 
     @staticmethod
     def _unit(features: Tensor) -> Tensor:
         return normalize(features, dim=-1).cpu()
-
-    def retrieval(self, tests: Mapping[str, Pairs]) -> tuple[dict[str, float], dict[str, NDArray[np.int64]]]:
-        """Return metrics and 1-based ranks of test sets, by `NAME/t2i` and `NAME/i2t`. In a tie wrong results are
-        ahead."""
-        metrics: dict[str, float] = {}
-        ranks: dict[str, NDArray[np.int64]] = {}
-        for name, pairs in tests.items():
-            images, texts = (ArrayRows(one.numpy()) for one in (self.images(pairs.images), self.texts(pairs.captions)))
-            for direction, ranks_of in (("t2i", text_to_image_ranks), ("i2t", image_to_text_ranks)):
-                items, found = f"{name}/{direction}", ranks_of(images, texts, pairs.image, strict=True) + 1
-                metrics |= {f"{items}/R@{k}": float(100 * hits(found - 1, k).mean()) for k in RECALLS}
-                metrics[f"{items}/gm_rank"] = float(np.exp(np.log(found).mean()))
-                ranks[items] = found
-        return metrics, ranks
 
 
 def vocabulary(captions: Sequence[str]) -> list[str]:

@@ -43,8 +43,10 @@ ARMS = {
             ("text", "overlap"),
         )
     },
-    "none": "no concepts",
+    "none": "no teacher",
     "concepts": "objects and attributes",
+    "embeddings": "embeddings",
+    "both": "concepts and embeddings",
     "imagenet": "ImageNet logits",
     "beta-0": "InfoNCE",
     "probe": "probe",
@@ -53,8 +55,8 @@ ARMS = {
     "zero-shot": "zero-shot",
 }
 """Names of arms on the page. Arms that are not listed keep their names."""
-SIZES = ("10", "30", "60")
-"""Percentages of a pool that arms of the claim mix learn from."""
+ENDS = {**{size: f"{size} %" for size in ("10", "30", "60")}, "infonce": "InfoNCE", "hn": "HN-NCE"}
+"""Ends of the names of arms: percentages of a pool that arms of the claim mix learn from, and losses."""
 NEEDS = {
     "random": "nothing",
     "cat": "CPU; images of captions that pass",
@@ -230,6 +232,6 @@ def _budget(line: Line) -> str:
 
 
 def arm_in_words(name: str) -> str:
-    """Return the name of an arm on the page. Arms of the claim mix end in the percentage of the pool."""
-    what, _, percent = name.rpartition("-")
-    return f"{ARMS[what]}, {percent} %" if what in ARMS and percent in SIZES else ARMS.get(name, name)
+    """Return the name of an arm on the page."""
+    what, _, end = name.rpartition("-")
+    return f"{ARMS[what]}, {ENDS[end]}" if what in ARMS and end in ENDS else ARMS.get(name, name)

@@ -74,7 +74,7 @@ def test_results_that_broke_during_a_study_are_a_failure_and_no_wrong_use(tmp_pa
     [
         (
             ["--claims", "dog"],
-            "claim 'dog' is unknown; there are cat, rivals, mix, concepts, negatives, fewshot, select",
+            "claim 'dog' is unknown; there are cat, rivals, mix, concepts, teachers, negatives, fewshot, select",
         ),
         (["--study", "tiny", "--data", ".", "--output", "out"], "leave --data out"),
         (["--output", "/"], "OUTPUT / is the root of the file system"),

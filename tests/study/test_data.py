@@ -90,7 +90,7 @@ def test_what_is_missing_is_named_with_what_brings_it(tmp_path: Path, monkeypatc
     data = Data(tmp_path / "none", tmp_path / "cache")
     assert len(data.missing("cpu")) == 7 and len(data.missing("gpu")) == 3
     assert "web/images/shards" in data.missing("gpu")[0]
-    said = r"web-features\.npz.*the claims cat, negatives, rivals, mix and select.*ARGS='web --manifest TSV'`"
+    said = r"web-features\.npz.*the claims cat, negatives, rivals, mix, teachers and select.*ARGS='web --manifest TSV'`"
     with pytest.raises(SetMissing, match=said):
         data.web()
 

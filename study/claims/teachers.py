@@ -1,0 +1,151 @@
+"""The claim of stored teachers: a student learns more from what a larger teacher has stored about its pairs.
+
+Written before the first training of a student. Half of the web's images, with their captions, are the teacher's; the
+pools are of the other half, so the teacher has seen no pair that a student learns from. The teacher is larger than the
+student and, like those of DataCompDR, joined of several: the embeddings of three towers with other seeds, one after the
+other, so that its cosine is the mean of theirs. Its temperature is the mean of those that the towers have learned. Its
+size and its budget are the best of four by its own rank on Flickr8k's development photographs and on the held-out web
+pairs that `negatives` chooses by.
+
+As `make concepts --store concepts,embeddings` does, the teacher stores the embeddings of each pair's image and caption
+in float16, and the predictions of heads that were trained on its image embeddings for the objects and attributes in the
+captions of the arm's own pairs. An arm WHAT-LOSS learns from
+
+    none          its pairs alone
+    concepts      also the predictions of concepts
+    embeddings    also the embeddings
+    both          both
+
+with `infonce`, or with `hn`: HN-NCE of beta 0.25. Each loss starts at the scale that was best for it in the claim
+`negatives`. Nothing else is tuned: factors, temperatures and learning rates of heads are the trainer's defaults.
+
+Pools: `natural-all` and `natural-kept` are all web pairs and those that CAT keeps, `injected-all` and `injected-kept`
+the same of the web pairs with noise, as in the claim cat. With the same seed all arms of a pool have the same initial
+towers and the same order of pairs. Tests are Flickr8k's test photographs and the half of the held-out web pairs by
+which nothing was chosen.
+
+Questions, each a table with Holm's correction for all of its lines and both measures (rank and R@10):
+
+1. `teachers`: do embeddings beat none, with each loss? The goal: the rank changes by -8 % or less in every line.
+2. `teachers-both`: do both beat embeddings, and concepts? The goal: they are significantly worse in no line.
+3. `teachers-concepts`: do concepts beat none, with each loss?
+4. `teachers-negatives`: does HN-NCE beat InfoNCE, with each of none, concepts, embeddings and both?
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from study.claims.described import arms_of_pools, described, track_of
+from study.claims.pools import open_pool, web_held
+from study.data import Data
+from study.rows import CPU, Arm
+from study.teaching import concept_heads, named, write_embeddings, write_targets
+from study.training import FILE, Encoding, Pairs, Trained, batch_of_few, pair_keys, trained, vocabulary
+
+ABOUT = Path(__file__).with_name("teachers.yaml")
+NAME = "teachers"
+
+
+def arms(track: str, scale: str, data: Data) -> list[Arm]:
+    """Return all arms at all budgets: by budget, smallest first, then by pool, then by seed."""
+    for name in ("web", "flickr8k", "laion"):
+        data.wanted(name)
+    return arms_of_pools(NAME, ABOUT, track, scale)
+
+
+def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
+    """Train with what the teacher has stored. Return metrics, ranks by test set and direction, and notes, which have
+    the teacher's own metrics."""
+    what, _, loss = arm.arm.partition("-")
+    how, (pairs, words, concepts, embeddings) = described(ABOUT)["losses"][loss], _pool(arm.pool, data)
+    changed = {"loss": how["loss"], "model": {"temperature": 1 / how["scale"]}, **batch_of_few(pairs)}
+    if what in ("embeddings", "both"):
+        changed["distillation"] = {"path": str(embeddings)}
+    model = trained(
+        track_of(ABOUT, CPU).trainer,
+        pairs,
+        words,
+        budget=arm.budget,
+        seed=arm.seed,
+        changed=changed,
+        concepts=concepts if what in ("concepts", "both") else None,
+    )
+    tests, of_teacher = _measured(data)
+    metrics, items = model.retrieval(tests)
+    # Comparisons need the other direction only where an image has several captions.
+    items = {name: ranks for name, ranks in items.items() if name != "web-held/i2t"}
+    notes = {"pairs": len(pairs.captions), "repeats": arm.budget / len(pairs.captions), "teacher": of_teacher}
+    return metrics, items, notes
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher(Encoding):
+    """Several models as one, whose cosine is the mean of theirs."""
+
+    models: tuple[Trained, ...]
+
+    @property
+    def temperature(self) -> float:
+        """The mean of the learned temperatures."""
+        return float(np.mean([model.temperature for model in self.models]))
+
+    def images(self, stored: NDArray[Any]) -> Tensor:
+        return torch.cat([model.images(stored) for model in self.models], dim=1) / len(self.models) ** 0.5
+
+    def texts(self, captions: Any) -> Tensor:
+        return torch.cat([model.texts(captions) for model in self.models], dim=1) / len(self.models) ** 0.5
+
+
+@lru_cache(maxsize=1)
+def _teacher(data: Data) -> Teacher:
+    about, pool = described(ABOUT)["teacher"], open_pool(data, None)
+    pairs = pool.pairs.take(np.flatnonzero(_is_teachers(pool.pairs)))
+    words, changed = vocabulary(pairs.captions), {"model": about["model"], **batch_of_few(pairs)}
+    towers = range(1000, 1000 + about["towers"])  # no arm has these seeds
+    of_each = {"budget": about["budget"], "changed": changed}
+    return Teacher(tuple(trained(track_of(ABOUT, CPU).trainer, pairs, words, seed=seed, **of_each) for seed in towers))
+
+
+def _is_teachers(pairs: Pairs) -> NDArray[np.bool_]:
+    """Return which pairs (m,) are the teacher's. An image is in one half only, whatever its captions."""
+    place = np.array([zlib.crc32(image.tobytes()) / 2**32 for image in pairs.images])[pairs.image]
+    return np.asarray(place >= 0.5)
+
+
+@lru_cache(maxsize=4)
+def _pool(name: str, data: Data) -> tuple[Pairs, list[str], Path, Path]:
+    """Return the pairs of a pool, its words, and the folders of the stored concepts and embeddings of its pairs."""
+    noise, _, part = name.partition("-")
+    pool = open_pool(data, None, noise=noise == "injected")
+    used = ~_is_teachers(pool.pairs)
+    words = vocabulary(pool.pairs.take(np.flatnonzero(used)).captions)
+    pairs = pool.pairs.take(np.flatnonzero(used & (pool.verdict == "kept") if part == "kept" else used))
+    teacher, folder, captions = _teacher(data), data.cache / f"teachers-{name}", pairs.captions
+    images = teacher.images(pairs.images)[pairs.image]
+    alone = Pairs(images.numpy(), captions, np.arange(len(captions)))
+    keys, known = pair_keys(FILE, len(captions)), named([[caption] for caption in captions])
+    heads = concept_heads(keys, alone.images.astype(np.float32), known)
+    write_targets(folder / "concepts", FILE, heads, alone.images, alone)
+    write_embeddings(folder / "embeddings", FILE, images, teacher.texts(captions), teacher.temperature)
+    return pairs, words, folder / "concepts", folder / "embeddings"
+
+
+@lru_cache(maxsize=1)
+def _measured(data: Data) -> tuple[dict[str, Pairs], dict[str, float]]:
+    """Return the test sets, and the teacher's own metrics on them."""
+    photographs = data.flickr8k("test")
+    tests = {
+        "flickr8k-test": Pairs.of_each(photographs.images, photographs.captions),
+        "web-held": web_held(data.web(), 1),
+    }
+    return tests, {name: round(value, 2) for name, value in _teacher(data).retrieval(tests)[0].items()}
