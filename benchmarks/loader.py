@@ -64,8 +64,8 @@ def write_shards(folder: Path, samples: int, side: int, shards: int) -> None:
                 key = f"{shard:05d}{number:05d}"
                 parts = (
                     ("jpg", content.getvalue()),
-                    ("txt", b"a photograph of something seen"),
-                    ("json", b'{"uid": "%s"}' % (b"0" * 300)),
+                    ("txt", b"a brown dog runs past a house"),
+                    ("json", b'{"uid": "%032x", "about": "%s"}' % (shard * per_shard + number, b"0" * 250)),
                 )
                 for ending, data in parts:
                     info = tarfile.TarInfo(f"{key}.{ending}")

@@ -29,6 +29,7 @@ from open_diht.common.ranks import Ranks
 from open_diht.trainer.config import Config, TransformSettings
 from open_diht.trainer.config_files import merged
 from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.losses import Distillation
 from open_diht.trainer.model import build_student
 from open_diht.trainer.step import Stepper
 from open_diht.trainer.transforms import Pixels
@@ -54,7 +55,15 @@ def pairs(model: str, batch: int, concepts: int, device: str, side: int | None =
     ).to(device)
 
 
-def stepper_of(name: str, batch: int, concepts: int, device: str, precision: str, **changes: Any) -> Stepper:
+def stepper_of(
+    name: str,
+    batch: int,
+    concepts: int,
+    device: str,
+    precision: str,
+    distillation: Distillation | None = None,
+    **changes: Any,
+) -> Stepper:
     """Return a stepper of the trainer. 0 `concepts` mean no heads. `changes` override sections of the configuration."""
     base = {
         "data": {"sources": [{"path": "not read"}]},
@@ -70,7 +79,7 @@ def stepper_of(name: str, batch: int, concepts: int, device: str, precision: str
     student.to(device).train()
     if config.model.compile:
         student.compile()
-    return Stepper(student, config, Ranks(), torch.device(device))
+    return Stepper(student, config, Ranks(), torch.device(device), distillation)
 
 
 def ours(name: str, batch: Batch, concepts: int, device: str, precision: str, **changes: Any) -> Step:

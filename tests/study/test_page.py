@@ -144,7 +144,7 @@ def test_a_claim_with_rows_has_its_table_its_plot_and_what_is_reversed(make_rows
     assert "- In 3 of 4 comparisons the first arm is better." in details
     assert re.search(r"^- Reversed: kept by CAT against all, natural, on flickr8k-test: rank \+", details, re.MULTILINE)
     assert "images/study-cat.svg" in page and made["images/study-cat.svg"].count("<circle") == 4
-    assert page.count("No rows yet.") == 3 and details.count("No rows yet.") == 6
+    assert page.count("No rows yet.") == 4 and details.count("No rows yet.") == 7
     assert "Pool `natural`, about photographs: more at 1.0, less at 4.0 repeats." in made["when-filtering-pays.md"]
 
 
