@@ -127,6 +127,19 @@ def test_the_sentences_about_filters_are_significant() -> None:
         assert results("cat", 51_200)["kept", "all", "natural", items] == "worse"
 
 
+def test_the_sentences_about_teachers_are_those_of_all_comparisons() -> None:
+    taught = committed("teachers")
+    assert {line.verdict for line in taught} == {"better"}
+    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    assert f"stored embeddings of a larger teacher, which helped in all of {len(taught)} comparisons" in readme
+    by_concepts, on_top = committed("teachers-concepts"), committed("teachers-both")
+    assert not [line for line in by_concepts + on_top if line.verdict == "worse"]
+    assert max(line.found[0].difference for line in taught) < min(line.found[0].difference for line in by_concepts)
+    over_embeddings = [line.verdict for line in on_top if line.a.startswith("embeddings")]
+    assert over_embeddings.count("better") <= len(over_embeddings) / 10
+    assert max(abs(line.found[0].difference) for line in committed("teachers-negatives")) < 8
+
+
 def test_the_committed_rows_have_their_items_and_no_others() -> None:
     rows = Rows(RESULTS)
     for claim in CLAIMS:
