@@ -120,6 +120,14 @@ class MeasuringFilter(StageFilter, Protocol):
         """Return the numbers of some rows by column name, null for missing numbers."""
 
 
+@runtime_checkable
+class DecidesByNumbers(MeasuringFilter, Protocol):
+    """A filter whose reasons follow from its numbers, so that the cascade looks rows up once."""
+
+    def reasons_of(self, values: pa.Table) -> Reasons:
+        """Return the reason of each row from its numbers, as `measured` returns them."""
+
+
 def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]:
     """Return the steps of a preset, in order. The steps of `own`, filters of stage `score` and of the user's stages,
     come after those of the preset, but before those for duplicates. Duplicates that the preset keeps have no step."""
@@ -261,11 +269,15 @@ def apply_cascade(
         assert layout is not None
         alive = np.flatnonzero(reasons == KEPT)
         mine = rows.take(pa.array(alive))
-        reasons[alive] = one.reasons(layout, unit, mine)
-        if isinstance(one, MeasuringFilter):
+        values = one.measured(layout, unit, mine) if isinstance(one, MeasuringFilter) else None
+        if isinstance(one, DecidesByNumbers):
+            reasons[alive] = one.reasons_of(values)
+        else:
+            reasons[alive] = one.reasons(layout, unit, mine)
+        if values is not None:
             indices = np.full(len(reasons), -1, np.int64)
             indices[alive] = np.arange(len(alive))
-            values = one.measured(layout, unit, mine).take(pa.array(indices, mask=indices < 0))
+            values = values.take(pa.array(indices, mask=indices < 0))
             measured |= {name: values[name].combine_chunks() for name in values.column_names}
     return replace(decided, measured=measured)
 

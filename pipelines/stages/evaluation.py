@@ -291,7 +291,7 @@ def _names(path: StorePath) -> tuple[pa.Table, dict[str, int]]:
 
 @dataclass(frozen=True)
 class EvaluationFilter:
-    """A `MeasuringFilter` that rejects rows of evaluation sets, and exposes the evidence."""
+    """A `DecidesByNumbers` filter that rejects rows of evaluation sets, and exposes the evidence."""
 
     rule: EvaluationRule
     sets: StorePath
@@ -314,8 +314,11 @@ class EvaluationFilter:
         return fingerprint_of(self.rule, self.about)
 
     def reasons(self, layout: Layout, unit: str, rows: pa.Table) -> Reasons:
-        how = np.asarray(self.measured(layout, unit, rows)["evaluation_how"].to_pylist(), object)
-        reasons: Reasons = np.full(rows.num_rows, KEPT, object)
+        return self.reasons_of(self.measured(layout, unit, rows))
+
+    def reasons_of(self, values: pa.Table) -> Reasons:
+        how = np.asarray(values["evaluation_how"].to_pylist(), object)
+        reasons: Reasons = np.full(values.num_rows, KEPT, object)
         reasons[[one is not None for one in how]] = EVALUATION_IMAGE
         reasons[how == CAPTION] = EVALUATION_CAPTION
         return reasons

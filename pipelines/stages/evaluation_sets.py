@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.files import sha256_file
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.naming import counted, listing
+from open_diht.common.shard_index import stamp_of
 from open_diht.common.spelling import spelled_option
 from open_diht.filters import copies
 from open_diht.filters.spotting.decode import UnreadableImage
@@ -97,16 +99,22 @@ def _divided(text: str) -> tuple[list[Path], str]:
 
 def _of_path(path: Path) -> EvaluationSet:
     if path.is_dir():
-        state = [(_item(file, path), sha256_file(file), _captions_beside(file)) for file in _files(path)]
+        state = [(_item(file, path), _sha256(file, stamp_of(file)), _captions_beside(file)) for file in _files(path)]
         return EvaluationSet(path.resolve().name, len(state), fingerprint_of(state))
     if not path.is_file():
         raise WrongUse(f"{spelled_option('decontaminate', path)}: no such folder or file; check the path")
     try:
         with pq.ParquetFile(path) as file:
             _columns(file.schema_arrow, path)
-            return EvaluationSet(path.stem, file.metadata.num_rows, sha256_file(path))
+            return EvaluationSet(path.stem, file.metadata.num_rows, _sha256(path, stamp_of(path)))
     except pa.ArrowInvalid as error:
         raise WrongUse(f"{spelled_option('decontaminate', path)}: not a Parquet file ({error})") from error
+
+
+@cache
+def _sha256(path: Path, stamp: str) -> str:
+    """Return the SHA-256 of a file. A run finds its sets when it begins and when it decides."""
+    return sha256_file(path)
 
 
 def _files(folder: Path) -> list[Path]:

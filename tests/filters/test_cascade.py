@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from open_diht.filters.base import Bools, ImageEvidence, ImageFilter
@@ -14,6 +15,8 @@ from open_diht.filters.cascade import (
     KEPT,
     RECORD,
     NotLookedAt,
+    Reasons,
+    Step,
     apply_caption_filters,
     apply_cascade,
     apply_image_filters,
@@ -128,3 +131,27 @@ def test_cascade_names_each_reason_once():
     for preset in map(load_preset, preset_names()):
         assert [step.reason for step in cascade(preset)] == list(stage_of(preset))
         assert all(step.explanation for step in cascade(preset))
+
+
+class _Long:
+    """Rejects captions above a length, and counts the rows that it looks up."""
+
+    steps, conditions, fingerprint = (Step("long", "too_long", "The caption is too long."),), (), "long"
+    looked = 0
+
+    def measured(self, layout: Any, unit: str, rows: pa.Table) -> pa.Table:
+        self.looked += rows.num_rows
+        return pa.table({"length": pc.utf8_length(rows["caption"])})
+
+    def reasons(self, layout: Any, unit: str, rows: pa.Table) -> Reasons:
+        return self.reasons_of(self.measured(layout, unit, rows))
+
+    def reasons_of(self, values: pa.Table) -> Reasons:
+        return np.where(np.asarray(values["length"]) > 9, "too_long", KEPT).astype(object)
+
+
+def test_a_filter_that_decides_by_its_numbers_looks_up_each_row_once() -> None:
+    rows, one = _rows(_row("A dog"), _row(None), _row("A dog runs home")), _Long()
+    decided = apply_cascade(rows, None, PAPER, [], (one,), layout="out")
+    assert decided.reasons.tolist() == [KEPT, "no_caption", "too_long"] and one.looked == 2
+    assert decided.measured["length"].to_pylist() == [5, None, 15]

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from open_diht.common.command_line import WrongUse
+from open_diht.common.files import sha256_file
 from open_diht.filters.evaluation import PIXELS
 from open_diht.pipelines.stages import evaluation_sets
 from open_diht.pipelines.stages.evaluation import FingerprintStage
@@ -70,7 +72,10 @@ def test_copies_are_rejected_with_evidence_and_other_thresholds_read_nothing(
     tmp_path, filtering, mine, rows, monkeypatch
 ):
     output, asked = tmp_path / "out", {"decontaminate": f"{mine}/", "stages": STAGES, "unit_rows": 3}
+    hashed = Counter[str]()
+    monkeypatch.setattr(evaluation_sets, "sha256_file", lambda path: hashed.update([path.name]) or sha256_file(path))
     done = filtering(rows, output, **asked)
+    assert hashed == Counter(path.name for path in mine.glob("*.png"))
     assert _evidence(done) == {n: (how, f"{n}.png") for n, how in EXPECTED.items()}
     assert done.verdicts() == {n: "evaluation_image" if n in EXPECTED else "kept" for n in range(9)}
     assert all(row["evaluation_how"] is None for row in done.rows("kept"))

@@ -51,7 +51,7 @@ def among(rows: pa.Table, ordinals: NDArray[np.int64]) -> pa.Array:
 
 @dataclass(frozen=True)
 class ScoreFilter:
-    """A `MeasuringFilter` that decides by stored scores."""
+    """A `DecidesByNumbers` filter that decides by stored scores."""
 
     conditions: Sequence[ColumnCondition]
     """The conditions in cascade order. Thresholds given as fractions of the rows are numbers by now."""
@@ -86,8 +86,10 @@ class ScoreFilter:
         return known.take(pa.array(np.searchsorted(scored, ordinals))).drop_columns("ordinal")
 
     def reasons(self, layout: Layout, unit: str, rows: pa.Table) -> Reasons:
-        values = self.measured(layout, unit, rows)
-        reasons: Reasons = np.full(rows.num_rows, KEPT, object)
+        return self.reasons_of(self.measured(layout, unit, rows))
+
+    def reasons_of(self, values: pa.Table) -> Reasons:
+        reasons: Reasons = np.full(values.num_rows, KEPT, object)
         for one in reversed(self.conditions):  # written last, the first condition of the cascade wins
             reasons[one.rejects_values(values[one.reason])] = one.reason
         if self.rejects:
