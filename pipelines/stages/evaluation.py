@@ -71,6 +71,15 @@ EMBEDDINGS = "embedding"
 """Column of the stage's files with embeddings, if semantic de-duplication is on."""
 _VIEWS = 3
 _TILE = 256  # rows whose cosines with all evaluation images are in memory: 400 MB of float32 with 400,000 of these
+_FINGERPRINTS = pa.schema(
+    [
+        ("ordinal", pa.int64()),
+        ("sha256", pa.binary()),
+        ("pixels", pa.binary()),
+        ("hashes", pa.binary()),
+        ("status", pa.string()),
+    ]
+)
 _MATCHES = pa.schema(
     [
         ("ordinal", pa.int64()),
@@ -92,14 +101,6 @@ def encoder_of(settings: RunSettings) -> str | None:
     return rule.encoder if rule.semantic and "dedup" in settings.stages else None
 
 
-def _own_encoder(settings: RunSettings, work: Work) -> str | None:
-    """Return the encoder whose embeddings stage `fingerprints` stores: that of `encoder_of`, unless stage `score` has
-    embedded the images with it."""
-    encoder = encoder_of(settings)
-    identity = find_encoder(encoder).identity() if encoder else None
-    return None if SCORE in settings.stages and work.models.get(SCORE, {}).get("encoder") == identity else encoder
-
-
 @dataclass
 class FingerprintStage(SegmentAnnotator):
     """See `SegmentStage`. This stage stores digests, perceptual hashes and embeddings of images."""
@@ -109,6 +110,7 @@ class FingerprintStage(SegmentAnnotator):
     fingerprint: str
     survivors: Survivors
     encoder: str | None
+    """That of `encoder_of`, or None if stage `score` has embedded the images with it."""
     name: str = field(default=FINGERPRINTS, init=False)
     counted = noun = "images"
     nothing: ClassVar[CommitRecord] = {"images": 0, "bad": 0}
@@ -129,8 +131,10 @@ class FingerprintStage(SegmentAnnotator):
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
-        encoder = _own_encoder(settings, work)
+        encoder = encoder_of(settings)
         identity = find_encoder(encoder).identity() if encoder else None
+        if SCORE in settings.stages and work.models.get(SCORE, {}).get("encoder") == identity:
+            encoder = identity = None
         fingerprint = fingerprint_of(copies.VERSION, identity, settings.dataset.images_root)
         work.models[FINGERPRINTS] = {"encoder": identity, "fingerprint": fingerprint}
         return cls(work.layout, settings.dataset, fingerprint, survivors_of(settings), encoder)
@@ -141,7 +145,7 @@ class FingerprintStage(SegmentAnnotator):
         assert settings.decontaminate is not None
         semantic, rule = encoder_of(settings), settings.preset.evaluation
         path, sets = table_of_sets(settings.decontaminate, work.layout, semantic, work.say)
-        own = _own_encoder(settings, work)
+        own = work.models[FINGERPRINTS]["encoder"]
         embedded = None if semantic is None else (FINGERPRINTS, EMBEDDINGS) if own else (SCORE, IMAGES)
         asked = fingerprint_of(VERSION, path.name, embedded)
         known = {unit: fingerprint_of(asked, parts) for unit, parts in sources.items()}
@@ -177,19 +181,14 @@ class FingerprintStage(SegmentAnnotator):
         return [path]
 
     def _table(self, some: list[tuple[int, bytes | MissingImage]]) -> pa.Table:
-        ordinals, images = zip(*some, strict=True)
-        rows = [_fingerprints(image) for image in images]
-        if self._encoder is not None:
-            given = [image if isinstance(image, bytes) else b"" for image in images]
-            embedded = self._encoder.encode(given)
-            for row, vector in zip(rows, embedded, strict=True):
-                if row["status"] == OK and isinstance(vector, UnreadableImage):
-                    row |= {"status": str(vector.reason)}
-        binary = {"sha256": pa.binary(), "pixels": pa.binary(), "hashes": pa.binary(), "status": pa.string()}
-        columns = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in binary.items()}
-        table = pa.table({"ordinal": pa.array(ordinals, pa.int64()), **columns})
+        rows = [{"ordinal": ordinal, **_fingerprints(image)} for ordinal, image in some]
         if self._encoder is None:
-            return table
+            return pa.Table.from_pylist(rows, _FINGERPRINTS)
+        embedded = self._encoder.encode([image if isinstance(image, bytes) else b"" for _, image in some])
+        for row, vector in zip(rows, embedded, strict=True):
+            if row["status"] == OK and isinstance(vector, UnreadableImage):
+                row["status"] = str(vector.reason)
+        table = pa.Table.from_pylist(rows, _FINGERPRINTS)
         return table.append_column(EMBEDDINGS, vectors(embedded, self._encoder.dimension))  # type: ignore[arg-type]
 
 
@@ -229,11 +228,11 @@ class MatchStage(Stage):
         self._vectors = places, unit_length(np.asarray(known).reshape(len(places), -1 if len(places) else 1))
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
-        columns = ["ordinal", "sha256", "pixels", "hashes"]
-        rows = self._stored(FINGERPRINTS, unit, columns)
+        rows = stored_rows(self.layout, FINGERPRINTS, self._plan, unit, _FINGERPRINTS.names)
         n = rows.num_rows
         exact, same_bytes = np.full(n, -1, np.int64), np.zeros(n, bool)
-        for place, (digest, pixels) in enumerate(zip(*(rows[c].to_pylist() for c in columns[1:3]), strict=True)):
+        digests, images = rows["sha256"].to_pylist(), rows["pixels"].to_pylist()
+        for place, (digest, pixels) in enumerate(zip(digests, images, strict=True)):
             found = self._bytes.get(digest)
             same_bytes[place] = found is not None
             exact[place] = self._pixels.get(pixels, -1) if found is None else found
@@ -247,12 +246,6 @@ class MatchStage(Stage):
         publish_table(path, pa.table(values, schema=_MATCHES))
         return {"rows": n, "unread": int(n - read.sum())}, [path]
 
-    def _stored(self, stage: str, unit: str, columns: list[str]) -> pa.Table:
-        rows = stored_rows(self.layout, stage, self._plan, unit, columns)
-        for name in columns[len(rows.column_names) :]:  # nothing is stored
-            rows = rows.append_column(name, pa.array([], pa.binary()))
-        return rows
-
     def _alike(self, ordinals: pa.Array, unit: str) -> tuple[Any, Any]:
         """Return the place and 1 - cosine of the evaluation image with the nearest embedding, (n,) each."""
         place, distance = np.full(len(ordinals), -1, np.int64), np.full(len(ordinals), np.nan, np.float32)
@@ -260,7 +253,7 @@ class MatchStage(Stage):
         if self.embedded is None or not len(places):
             return place, distance
         stage, column = self.embedded
-        rows = self._stored(stage, unit, ["ordinal", "status", column])
+        rows = stored_rows(self.layout, stage, self._plan, unit, ["ordinal", "status", column])
         rows = rows.filter(pc.and_(pc.equal(rows["status"], OK), pc.is_in(rows["ordinal"], ordinals.combine_chunks())))
         mine, mat = np.searchsorted(ordinals, rows["ordinal"]), matrix(rows[column]) if rows.num_rows else None
         for first in range(0, rows.num_rows, _TILE):

@@ -225,7 +225,7 @@ def table_of_sets(
             while some := list(islice(rows, BATCH)):
                 embedded: list[Any] = model.encode([row[2] for row in some]) if model else [None] * len(some)
                 made = [_fingerprints(row, vector) for row, vector in zip(some, embedded, strict=True)]
-                unread += sum(row["hashes"] is None for row in made)
+                unread += sum("hashes" not in row for row in made)
                 out.write(pa.Table.from_pylist(made, _TABLE))
         if unread:
             say(f"{counted(unread, 'evaluation image')} cannot be decoded, and are compared by their bytes alone")
@@ -238,7 +238,7 @@ def _fingerprints(row: Row, vector: Any) -> dict[str, Any]:
     try:
         seen = copies.look(data)
     except UnreadableImage:
-        return {**found, "pixels": None, "hashes": None, "embedding": None}
+        return found
     vector = vector if isinstance(vector, np.ndarray) else None
     return {**found, "pixels": seen.pixels, "hashes": copies.variants(seen.luma).tobytes(), "embedding": vector}
 

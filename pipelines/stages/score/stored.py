@@ -34,13 +34,13 @@ def stored_rows(
     layout: Layout, stage: str, plan: Plan, unit: str, columns: Sequence[str], ordinals: NDArray[np.int64] | None = None
 ) -> pa.Table:
     """Return the rows of a caption unit that a stage over image units has stored, by ordinal. If a row was stored
-    again, only the last result is returned. If nothing is stored, the table has no rows and only the column `ordinal`.
+    again, only the last result is returned. If nothing is stored, the columns but `ordinal` are of type null.
     `columns` include `ordinal`; `ordinals` (n,) chooses rows, and None chooses all."""
     paths = segments_of(layout, stage, unit, plan.image_units(read_json(layout.commit("captions", unit))))
     groups = (group for path in paths for group in row_groups(path, list(columns)))
     parts = [group if ordinals is None else group.filter(among(group, ordinals)) for group in groups]
     if not parts:
-        return pa.table({"ordinal": pa.array([], pa.int64())})
+        return pa.table({name: pa.array([], pa.int64()) if name == "ordinal" else pa.nulls(0) for name in columns})
     return last_of_each(pa.concat_tables(parts).combine_chunks())
 
 
