@@ -87,13 +87,13 @@ def check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts)
 
 def _captions_of(layout: Layout, unit: str) -> Counter[str]:
     """Count the captions of a unit by reason. `KEPT` counts those that passed, `DEAD` those in dead letters."""
-    passed = _column(layout.part("kept", unit), PASSED)
+    passed = columns_of(layout.part("kept", unit), PASSED)[PASSED]
     found = Counter({KEPT: pc.sum(pc.list_value_length(passed)).as_py() or 0 if len(passed) else 0})
     for kind in ("kept", "rejected"):
-        lists = _column(layout.part(kind, unit), REJECTED)
+        lists = columns_of(layout.part(kind, unit), REJECTED)[REJECTED]
         reasons = pc.struct_field(pc.list_flatten(lists), "reason") if len(lists) else pa.array([], pa.string())
         found.update({entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()})
-    dead = _column(layout.part("dead_letter", unit), "ordinal")
+    dead = columns_of(layout.part("dead_letter", unit), "ordinal")["ordinal"]
     if len(dead):  # dead letters of unreadable rows are no rows of stage `captions`
         ordinals = dead.combine_chunks()
 
@@ -111,8 +111,8 @@ def _counted(layout: Layout, unit: str) -> tuple[int, Counter[str]] | Damaged:
     record = read_json(layout.commit("captions", unit))
     try:
         kept = readable(row_count, layout.part("kept", unit))
-        reasons = _column(layout.part("rejected", unit), "reason")
-        ordinals = _column(layout.part("dead_letter", unit), "ordinal")
+        reasons = columns_of(layout.part("rejected", unit), "reason")["reason"]
+        ordinals = columns_of(layout.part("dead_letter", unit), "ordinal")["ordinal"]
     except Damaged as damaged:
         remove(layout.commit("decide", unit))
         return damaged
@@ -128,16 +128,18 @@ def _counted(layout: Layout, unit: str) -> tuple[int, Counter[str]] | Damaged:
     return record["rows"], rejected
 
 
-def _column(path: StorePath, name: str) -> pa.ChunkedArray:
-    def read(path: StorePath) -> pa.ChunkedArray:
-        column = read_table(path, columns=[name])[name]
-        column.validate(full=True)  # text that is not UTF-8 could not be counted
-        return column
+def columns_of(path: StorePath, *names: str) -> pa.Table:
+    """Return columns of a result file, or empty ones without a file. Raise Damaged."""
+
+    def read(path: StorePath) -> pa.Table:
+        table = read_table(path, columns=[*names])
+        table.validate(full=True)  # text that is not UTF-8 could not be counted
+        return table
 
     try:
         return readable(read, path)
     except FileNotFoundError:
-        return pa.chunked_array([], pa.string())
+        return pa.table({name: pa.array([], pa.string()) for name in names})
 
 
 def readable(read: Callable[[StorePath], _T], path: StorePath) -> _T:

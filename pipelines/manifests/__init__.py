@@ -7,7 +7,7 @@ for batch in read(spans[0], dataset):
     ...
 """
 
-from open_diht.pipelines.manifests.batches import make_uid
+from open_diht.pipelines.manifests.batches import chosen_rows, make_uid
 from open_diht.pipelines.manifests.files import stamps_of
 from open_diht.pipelines.manifests.images import MissingImage, check_images_root
 from open_diht.pipelines.manifests.inputs import check_loose_images, expand_inputs, input_items
@@ -58,6 +58,7 @@ __all__ = [
     "check_image_paths",
     "check_images_root",
     "check_loose_images",
+    "chosen_rows",
     "expand_inputs",
     "in_words",
     "info_of",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 
 import numpy as np
@@ -285,6 +285,21 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
             )
         )
     return pieces
+
+
+def chosen_rows(batches: Iterable[Batch], ordinals: npt.NDArray[np.int64]) -> Batch:
+    """Return the good rows of consecutive batches that have these ordinals (n,), ascending. The batches after the last
+    of them are not read."""
+    parts: list[Batch] = []
+    for batch in batches:
+        places = np.flatnonzero(np.isin(batch.ordinals, ordinals)).tolist()
+        table = batch.table.take(pa.array(places, pa.int64()))
+        lists = {name: getattr(batch, name) for name in _LISTS}
+        chosen = {name: [values[place] for place in places] if values else [] for name, values in lists.items()}
+        parts.append(Batch(ordinals=batch.ordinals[places], table=table, bad=[], **chosen))
+        if len(batch.ordinals) and batch.ordinals[-1] >= ordinals[-1]:
+            break
+    return _join(parts)
 
 
 def make_uid(*, url: str | None, caption: str | None, own: str | None = None, stand_in: str | None = None) -> str:

@@ -110,8 +110,7 @@ class DecideStage(Stage):
         read_record: CaptionRecord = read_json(self.layout.commit("captions", unit))
         heartbeat.expect(read_record["rows"])
         records = image_records(self.layout, unit, self._plan.image_units(read_record), self.stages)
-        number = self._plan.number(unit)
-        duplicates = {one.kind: self._entries.of(one, number) for one in self.duplicate_files if one.rejects}
+        duplicates = self.duplicates(self._plan.number(unit))
         annotations = _Annotations(annotated_rows(self.layout, unit, self.preset))
         several = self.dataset.several_captions
         tally, done, lost = Tally(), 0, list[pa.Table]()
@@ -139,15 +138,13 @@ class DecideStage(Stage):
                         )
                     lost.append(passed)
                     done += len(batch.ordinals)
-                    decisions = apply_cascade(rows, records, self.preset, self.stages, self.own, self.layout, unit)
+                    decisions, rows, good, bad = self.decide(
+                        unit, batch.table, rows, records, duplicates, caption_column
+                    )
                     reasons, found = decisions.reasons, decisions.found
-                    rows = rows if decisions.rows is None else decisions.rows
-                    copies = reject_duplicates(rows, reasons, duplicates, unit)
-                    table = output_rows(batch.table, rows, records, decisions, caption_column)
-                    stay = pa.array(reasons == KEPT)
-                    kept.write(table.filter(stay))
-                    tally.kept += rows["ordinal"].filter(stay).to_pylist()
-                    rejected.write(rejected_rows(table, reasons, self._stage_of, copies))
+                    kept.write(good)
+                    rejected.write(bad)
+                    tally.kept += rows["ordinal"].filter(pa.array(reasons == KEPT)).to_pylist()
                     gone = np.flatnonzero(reasons == DEAD)
                     if len(gone) and records is not None and found is not None:
                         theirs = records.take(pa.array(found[gone]))
@@ -170,6 +167,28 @@ class DecideStage(Stage):
         publish_table(self.layout.data(self.name, unit), pa.table({"ordinal": pa.array(tally.kept, pa.int64())}))
         files = (*(self.layout.part(kind, unit) for kind in KINDS), self.layout.data(self.name, unit))
         return tally.record(), files
+
+    def duplicates(self, unit: int) -> dict[str, pa.Table]:
+        """Return the entries of a unit, by its number in the plan, for each kind of duplicates that rejects."""
+        return {one.kind: self._entries.of(one, unit) for one in self.duplicate_files if one.rejects}
+
+    def decide(
+        self,
+        unit: str,
+        original: pa.Table,
+        rows: pa.Table,
+        records: pa.Table | None,
+        duplicates: Mapping[str, pa.Table],
+        caption_column: str | None,
+    ) -> tuple[Decisions, pa.Table, pa.Table, pa.Table]:
+        """Return the decisions on annotated rows of a unit, the rows with the one caption that each decision is about,
+        and the rows as kept/ and rejected/ have them. For `original` and `caption_column` see `output_rows`."""
+        decisions = apply_cascade(rows, records, self.preset, self.stages, self.own, self.layout, unit)
+        rows = rows if decisions.rows is None else decisions.rows
+        copies = reject_duplicates(rows, decisions.reasons, duplicates, unit)
+        table = output_rows(original, rows, records, decisions, caption_column)
+        rejected = rejected_rows(table, decisions.reasons, self._stage_of, copies)
+        return decisions, rows, table.filter(pa.array(decisions.reasons == KEPT)), rejected
 
     def _count(self, tally: Tally, rows: pa.Table, decisions: Decisions) -> None:
         counts, overlaps, reasons = decisions.counts, decisions.overlaps, decisions.reasons.tolist()

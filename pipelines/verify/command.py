@@ -15,7 +15,6 @@ import random
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
 
 import numpy as np
 
@@ -29,35 +28,20 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.manifests import ManifestError, expand_inputs, stamps_of
 from open_diht.pipelines.manifests.files import difference, fingerprint
 from open_diht.pipelines.manifests.plan import Plan
-from open_diht.pipelines.stages.captions import CaptionRecord
-from open_diht.pipelines.stages.encoding import embedding_of
-from open_diht.pipelines.stages.images import DOWNLOAD, state_of
-from open_diht.pipelines.stages.score.stored import SCORE
-from open_diht.pipelines.store.commit import CorruptRecord, RunFailed, read_json
-from open_diht.pipelines.store.layout import Layout, unit_of
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.store.commit import RunFailed
+from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import is_locked
-from open_diht.pipelines.store.records import fingerprint_of
-from open_diht.pipelines.store.shapes import conforms
-from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, each, is_local, stamps, store_errors, store_path
+from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, is_local, store_errors, store_path
 from open_diht.pipelines.verify.findings import Findings
 from open_diht.pipelines.verify.options import parse
+from open_diht.pipelines.verify.provenance import RunRecord, check_provenance, evaluation_filter
 from open_diht.pipelines.verify.rows import Rows
-from open_diht.pipelines.verify.structure import Structure, irregular, is_plain
+from open_diht.pipelines.verify.structure import Structure, files_of, is_plain
 from open_diht.pipelines.view.output import Output, plan_of
 
 _MOST = 2**31
 """More rows than a unit has, whatever its record says."""
-
-
-class RunRecord(TypedDict):
-    """The fields of `run.json` that are compared."""
-
-    preset: dict[str, object]
-    stages: list[str]
-    models: dict[str, dict[str, Any]]
-    versions: dict[str, str]
-    files: list[dict[str, object]]
-    plan: dict[str, object]
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -86,12 +70,11 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
     """Return what the checks of an output find. Raise WrongUse if there is no output or a run is working in it, and
     RunFailed if its store does not answer any more."""
     layout, found = Layout(root), Findings(str(root), options.seed)
-    for path, what in irregular(root):
-        found.differ("structure", path, what)
-    if found.differences:
-        found.skip("everything else: no file is opened in an output that has more than regular files and folders")
-        return found
     with store_errors(root, WrongUse, SEE_TO_OUTPUT):
+        files = files_of(root, found)
+        if found.differences:
+            found.skip("everything else: no file is opened in an output that has more than regular files and folders")
+            return found
         plan = plan_of(layout)
         for name in (unit.name for unit in plan.units if not is_plain(unit.name)):
             found.differ("structure", layout.plan, f"names unit {name!r}, whose files would not be in the output")
@@ -101,39 +84,30 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
         if is_locked(layout):
             raise WrongUse(f"a run is working in {root}, and changes its files; verify it once the run has ended")
     with store_errors(root, RunFailed, "run the same command again once it answers"):
-        structure = Structure(layout, plan, found)
-        run, rows = structure.record(root / "run.json", RunRecord), None
+        structure = Structure(layout, plan, files, found)
+        run, settings, rows = structure.record(root / "run.json", RunRecord), None, None
         if run is not None:
             output = Output(root)
-            _check_provenance(structure, run)
-            output.dataset = output.dataset.with_roles(images_root=options.images_root)
-            rows = Rows(output, run["models"], structure, _where(plan, output.dataset, options.input, found))
-        units = [unit.name for unit in plan.units if unit.name in structure.decided]
-        good = [*each(partial(_good, layout), units, root)]
-        first, found.rows = 0, sum(good)
+            check_provenance(structure, run)
+            dataset = output.dataset.with_roles(images_root=options.images_root)
+            settings = RunSettings(
+                dataset=dataset, input="", output=root, preset=output.preset, stages=tuple(run["stages"])
+            )
+            evaluation = evaluation_filter(structure, run, output.preset)
+            rows = Rows(structure, settings, run["models"], evaluation, _where(plan, dataset, options.input, found))
+        good = {unit: min(max(record["good"], 0), _MOST) for unit, record in structure.annotated.items()}
+        first, found.rows = 0, sum(good.values())
         size = min(options.sample, found.rows)
         drawn = np.array(sorted(random.Random(options.seed).sample(range(found.rows), size)), np.int64)
-        for unit, count in zip(units, good, strict=True):  # one unit at a time is in memory
-            places = drawn[(drawn >= first) & (drawn < first + count)] - first
-            first += count
+        for unit in structure.decided:  # one unit at a time is in memory
+            places = drawn[(drawn >= first) & (drawn < first + good.get(unit, 0))] - first
+            first += good.get(unit, 0)
             if (table := structure.unit(unit)) is not None and rows is not None:
                 rows.check(unit, table, np.asarray(table["ordinal"])[places[places < table.num_rows]])
         if rows is not None:
-            rows.close()
-            readable = sum(count for unit, count in zip(units, good, strict=True) if unit in rows.readable)
-            found.sampled, found.read_again = rows.sampled, (rows.again, readable)
-            found.checked += rows.said()
-        structure.check()
+            rows.close(sum(count for unit, count in good.items() if unit in rows.readable))
+        structure.check(settings)
     return found
-
-
-def _good(layout: Layout, unit: str) -> int:
-    """Return the number of rows that the sample may be drawn from. Damaged records are reported elsewhere."""
-    try:
-        record = read_json(layout.commit("captions", unit))
-    except CorruptRecord:
-        return 0
-    return min(max(int(record["good"]), 0), _MOST) if conforms(record, CaptionRecord) else 0
 
 
 def _common_end(one: str, other: str) -> int:
@@ -143,7 +117,7 @@ def _common_end(one: str, other: str) -> int:
 def _where(plan: Plan, dataset: Dataset, given: str | None, found: Findings) -> dict[str, str]:
     """Return where each input file that has not changed is now, by its recorded path. With `given`, it is the file of
     its name there, with the longest common end if there are several. Report files that have changed."""
-    recorded = [str(entry["path"]) for entry in plan.files]
+    recorded = {str(entry["path"]): entry["fingerprint"] for entry in plan.files}
     now = {path: path for path in recorded}
     if given is not None:
         named = defaultdict[str, list[str]](list)
@@ -154,14 +128,13 @@ def _where(plan: Plan, dataset: Dataset, given: str | None, found: Findings) -> 
     where, missing = dict[str, str](), list[str]()
     try:
         known = stamps_of(now.values())
-        for entry in plan.files:
-            path = now.get(str(entry["path"]), "")
-            if (stamp := known.get(path)) is None:
-                missing.append(str(entry["path"]))
-            elif fingerprint(path, stamp[0]) != entry["fingerprint"]:
-                found.differ("input", path, difference(stamp))
+        for path, expected in recorded.items():
+            if (stamp := known.get(now.get(path, ""))) is None:
+                missing.append(path)
+            elif fingerprint(now[path], stamp[0]) == expected:
+                where[path] = now[path]
             else:
-                where[str(entry["path"])] = path
+                found.differ("input", now[path], difference(stamp))
     except ManifestError as error:
         found.skip(f"the input: {error}")
         return {}
@@ -171,35 +144,3 @@ def _where(plan: Plan, dataset: Dataset, given: str | None, found: Findings) -> 
     files = f"{counted(len(where), 'file')} of {len(plan.files):,}, by size and the 64 KiB at each end"
     found.checked.append(("input", files))
     return where
-
-
-def _check_provenance(structure: Structure, run: RunRecord) -> None:
-    """Compare run.json with the plan, the results, and the fingerprints of all annotations."""
-    layout, plan, funnel, found = structure.layout, structure.plan, structure.funnel, structure.found
-    path, stages, models = layout.root / "run.json", run["stages"], run["models"]
-    if run["files"] != list(plan.files) or run["plan"] != {"fingerprint": plan.fingerprint, "units": len(plan.units)}:
-        found.differ("provenance", path, "names another plan or other input files than work/plan.json")
-    if funnel and (funnel["preset"], funnel["stages"]) != (run["preset"].get("name"), stages):
-        found.differ("provenance", path, "names another preset or other stages than funnel.json")
-    captions = models.get("captions", {})
-    full = {name: value for name, value in captions.items() if name != "lean"}  # which a lean run takes as well
-    expected = {"captions": {fingerprint_of(captions), fingerprint_of(full)}}
-    for stage in (one for one in ("captions", SCORE, "spotting") if one in stages):
-        names = [name for name in stamps(layout.commits(stage), ".json") if unit_of(name) in structure.decided]
-        records = each(structure.record, [layout.commit(stage, name) for name in names], layout.root)
-        for name, record in zip(names, records, strict=True):
-            if record is None:
-                continue
-            if stage == SCORE:
-                downloads = state_of(read_json(layout.commit(DOWNLOAD, name)))
-                expected[stage] = {embedding_of(models.get(SCORE, {}).get("fingerprint", ""), downloads)}
-            # run.json does not have all settings of the OCR, but all units must share them.
-            made = str(record.get("fingerprint"))
-            if made not in expected.setdefault(stage, {made}):
-                what = "was annotated by another model, version or setting than run.json or the other units have"
-                found.differ("provenance", layout.commit(stage, name), what)
-    facts = [f"{name} {one}" for name, one in run["versions"].items()]
-    said = [f"preset {run['preset'].get('name')}, plan and input of run.json; {', '.join(facts)}"]
-    for stage in (one for one in ("captions", "spotting", SCORE) if one in stages and one in models):
-        said.append(f"{stage} of all units by {', '.join(f'{fact} {one}' for fact, one in models[stage].items())}")
-    found.checked += [("provenance", one) for one in said]

@@ -57,15 +57,12 @@ class Findings:
         """Add something that could not be checked."""
         self.skipped[what] = None
 
+    @property
     def _samples(self) -> dict[str, tuple[int, int]]:
         return {"decided again": (self.sampled, self.rows), "read again": self.read_again}
 
     def as_json(self) -> dict[str, object]:
         """Return everything as JSON values."""
-        chances = {
-            name: {"rows": rows, "of": of, "escape": {k: escape(of, rows, k) for k in ALTERED}}
-            for name, (rows, of) in self._samples().items()
-        }
         return {
             "output": self.output,
             "seed": self.seed,
@@ -73,13 +70,17 @@ class Findings:
             "more_differences": self.more,
             "checked": [{"part": part, "what": what} for part, what in self.checked],
             "not_checked": [*self.skipped],
-            "samples": chances,
+            "samples": {
+                name: {"rows": rows, "of": of, "escape": {k: escape(of, rows, k) for k in ALTERED}}
+                for name, (rows, of) in self._samples.items()
+            },
         }
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of the text. Uids and names in it are the output's own and may hold anything, so characters
-        that a terminal would obey are escaped."""
-        yield from map(printable, self._lines())
+        that a terminal would obey are escape sequences of Python."""
+        for line in self._lines():
+            yield "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
     def _lines(self) -> Iterator[str]:
         many = len(self.differences) + self.more
@@ -89,20 +90,15 @@ class Findings:
         if many > SHOWN:
             yield f"  ... and {many - SHOWN:,} more; --json FILE lists {'all' if not self.more else f'{LISTED:,}'}"
         yield "checked:"
-        order = get_args(Part)
-        yield from (f"  {part}: {what}" for part, what in sorted(self.checked, key=lambda one: order.index(one[0])))
+        for part in get_args(Part):
+            yield from (f"  {part}: {what}" for one, what in self.checked if one == part)
         if self.skipped:
             yield "could not be checked:"
             yield from (f"  {what}" for what in self.skipped)
         yield "chance that a random sample holds none of k altered rows:"
-        for name, (rows, of) in self._samples().items():
+        for name, (rows, of) in self._samples.items():
             chances = ", ".join(f"k = {k}: {escape(of, rows, k):.3g}" for k in ALTERED)
             yield f"  {name}, {rows:,} of {of:,} rows (seed {self.seed}): {chances}"
-
-
-def printable(text: str) -> str:
-    """Return a text with the characters that cannot be printed as escape sequences of Python."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def escape(rows: int, sampled: int, altered: int) -> float:

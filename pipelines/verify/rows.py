@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError
 from typing import Any, get_args
 
@@ -23,10 +23,10 @@ from open_diht.filters.captions.opinion import OpinionMissing
 from open_diht.filters.captions.parse import ModelMissing
 from open_diht.filters.cascade import DEAD as GONE
 from open_diht.filters.cascade import KEPT as ALIVE
-from open_diht.filters.cascade import NotLookedAt, StageFilter, apply_cascade, stage_of
+from open_diht.filters.cascade import NotLookedAt, stage_of
 from open_diht.filters.dedup import COPIES
 from open_diht.filters.evaluation import EVALUATION_CAPTION, EVALUATION_IMAGE
-from open_diht.filters.output import OURS, SEVERAL, output_rows, rejected_rows
+from open_diht.filters.output import OURS, SEVERAL
 from open_diht.filters.several_captions import OTHERS, captions_of
 from open_diht.filters.spotting.settings import Alphabet, SpotterSettings
 from open_diht.filters.spotting.spotter import SpotterError, TextSpotter
@@ -39,13 +39,16 @@ from open_diht.pipelines.manifests import (
     MissingImage,
     UnreadableFile,
     check_images_root,
+    chosen_rows,
     info_of,
     read,
 )
-from open_diht.pipelines.manifests.plan import Plan, Unit
+from open_diht.pipelines.manifests.plan import Unit
+from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import BATCH_ROWS, CaptionStage
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.dedup.findings import Entries, reject_duplicates
+from open_diht.pipelines.stages.decide import DecideStage
+from open_diht.pipelines.stages.evaluation import EvaluationFilter
 from open_diht.pipelines.stages.evaluation_sets import EVALUATION
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import original_sizes
@@ -56,12 +59,10 @@ from open_diht.pipelines.stages.segments import images_or_reasons
 from open_diht.pipelines.stages.spotting import load_records, readings_fingerprint
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import image_unit_name
-from open_diht.pipelines.store.records import fingerprint_of
-from open_diht.pipelines.store.storage import Row, StorePath, open_parts
-from open_diht.pipelines.verify.evaluation import evaluation_filter
-from open_diht.pipelines.verify.findings import Part
+from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
+from open_diht.pipelines.store.storage import Row, open_parts
 from open_diht.pipelines.verify.structure import DEAD, KEPT, REJECTED, UNWRITTEN, Structure
-from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.view.query import rows_of
 
 # Equal code gives equal words, spans and decisions on every processor; the last bits of scores and boxes may differ.
 ABSOLUTE, RELATIVE = 0.01, 0.001
@@ -71,40 +72,55 @@ _READ: tuple[str, ...] = ("status", "width", "height", "spotted", *_OF_BYTES)
 """Columns of an image's record that are compared if it is read again. Messages may name paths."""
 
 
-_EVALUATION: tuple[str, ...] = (EVALUATION_IMAGE, EVALUATION_CAPTION)
-
-
 class Rows:
     """The checks of sampled rows of one output."""
 
-    def __init__(self, output: Output, models: dict[str, Any], structure: Structure, where: dict[str, str]):
-        """Store what the checks need. `where` maps the recorded path of each unchanged input file to its path now."""
-        self.layout, self.preset, self.stages = output.layout, output.preset, output.stages
-        self.dataset, self.models, self.found = output.dataset, models, structure.found
+    def __init__(
+        self,
+        structure: Structure,
+        settings: RunSettings,
+        models: Mapping[str, Any],
+        evaluation: EvaluationFilter | None,
+        where: Mapping[str, str],
+    ):
+        """Store what the checks need. `models` is that of run.json, `evaluation` the result of `evaluation_filter`, and
+        `where` maps the recorded path of each unchanged input file to its path now."""
+        self.layout, self.preset, self.stages = structure.layout, settings.preset, settings.stages
+        self.dataset, self.models, self.structure, self.found = settings.dataset, models, structure, structure.found
         self.readable = {unit.name for unit in structure.plan.units if unit.span.path in where}
         """The units whose input can be read."""
-        self._recorded, self.plan = structure.plan, moved_plan(structure.plan, where)
+        self.plan = replace(structure.plan, units=tuple(_moved(unit, where) for unit in structure.plan.units))
         """The plan with the files where they are now."""
-        self.sampled = self.again = self._annotated = self._shown = 0
+        self._sampled = self._again = self._annotated = self._shown = 0
         """Rows that were decided again and read again, and of these captions and images that were annotated again."""
-        rule, path = self.preset.score, partial(self.layout.commit, THRESHOLDS)
-        asked = {
-            name: least if keep is None else (structure.record(path(name)) or {}).get("threshold")
-            for name, (least, keep) in (rule.thresholds.items() if SCORE in self.stages else ())
-        }
-        score = ScoreFilter.of(rule, asked, "") if SCORE in self.stages else None
-        evaluation = evaluation_filter(structure, models, self.preset, self.stages)
-        self._own: tuple[StageFilter, ...] = tuple(one for one in (score, evaluation) if one is not None)
-        self._undecided = _EVALUATION if evaluation is None and EVALUATION in models else ()
+        score, rule = None, self.preset.score
+        if SCORE in self.stages:
+            commit = self.layout.commit
+            asked = {
+                name: least if keep is None else (structure.record(commit(THRESHOLDS, name)) or {}).get("threshold")
+                for name, (least, keep) in rule.thresholds.items()
+            }
+            score = ScoreFilter.of(rule, asked, "")
+        own = tuple(one for one in (score, evaluation) if one is not None)
+        self._stage = DecideStage(
+            self.layout,
+            self.dataset,
+            self.preset,
+            self.stages,
+            Fingerprints(self.layout.fingerprints("decide")),
+            examples=0,
+            duplicate_files=structure.duplicate_files(),
+            own=own,
+        )
+        lost = (EVALUATION_IMAGE, EVALUATION_CAPTION) if evaluation is None and EVALUATION in models else ()
+        self._undecided = dict.fromkeys(lost, "they are not decided again without their sets")
         """Reasons that cannot be decided again, because of a difference that is reported."""
-        self._stage_of = stage_of(self.preset, self._own)
-        self._known = {*self._stage_of, *_EVALUATION}
-        self._entries, self._duplicates = Entries(self.layout), structure.duplicate_files()
+        self._known = {*stage_of(self.preset, own), EVALUATION_IMAGE, EVALUATION_CAPTION}
         self._annotators: dict[tuple[str, bool, bool], CaptionStage] = {}
 
     def check(self, unit: str, rows: pa.Table, ordinals: NDArray[np.int64]) -> None:
         """Check rows of a unit; `rows` is the result of `Structure.unit`, and `ordinals` ascend."""
-        path, self.sampled = self.layout.commit("decide", unit), self.sampled + len(ordinals)
+        path, self._sampled = self.layout.commit("decide", unit), self._sampled + len(ordinals)
         if not len(ordinals):
             return
         try:
@@ -123,18 +139,25 @@ class Rows:
         stored = pa.concat_tables([group.filter(among(group, ordinals)) for group in groups])
         batch = self._read_again(unit, rows, ordinals) if unit in self.readable else None
         if batch is not None:
-            self.again += len(ordinals)
+            self._again += len(ordinals)
             self._compare_annotations(unit, stored, batch)
             if "spotting" in self.stages:
                 self._compare_images(unit, stored)
         self._compare_decisions(unit, rows, stored, batch)
 
-    def said(self) -> list[tuple[Part, str]]:
-        """Return what was checked of rows."""
-        decided = f"{counted(self.sampled, 'row')} decided again by preset {self.preset.name}, in all columns"
-        again = f"{counted(self.again, 'row')} read again, in all columns; {counted(self._annotated, 'caption')} and "
+    def close(self, readable_rows: int) -> None:
+        """Report what was checked, end the OCR process, and give back the parser's memory. `readable_rows` is the
+        number of rows in `readable`."""
+        found = self.found
+        found.sampled, found.read_again = self._sampled, (self._again, readable_rows)
+        decided = f"{counted(self._sampled, 'row')} decided again by preset {self.preset.name}, in all columns"
+        again = f"{counted(self._again, 'row')} read again, in all columns; {counted(self._annotated, 'caption')} and "
         again += f"{counted(self._shown, 'image')} annotated again, numbers within {ABSOLUTE} or {RELATIVE:.1%}"
-        return [("decisions", decided), ("input", again)]
+        found.checked += [("decisions", decided), ("input", again)]
+        for spotter in self.__dict__.get("_spotters", {}).values():
+            spotter.close()
+        for annotator in self._annotators.values():
+            annotator.teardown()
 
     # ---- decisions
 
@@ -142,47 +165,49 @@ class Rows:
         """Decide rows as stage `decide` does, and compare their columns in kept/ and rejected/."""
         ordinals, uids = np.asarray(stored["ordinal"]), stored["uid"].to_pylist()
         records = image_records(self.layout, unit, np.unique(ordinals // self.plan.image_rows).tolist(), self.stages)
-        decisions = apply_cascade(stored, records, self.preset, self.stages, self._own, self.layout, unit)
-        reasons, decided = decisions.reasons, stored if decisions.rows is None else decisions.rows
-        number = self.plan.number(unit)
-        entries = {one.kind: self._entries.of(one, number) for one in self._duplicates if one.rejects}
-        copies = reject_duplicates(decided, reasons, entries, unit)
         caption_column, original = None, pa.table({"ordinal": ordinals}).select([])
         if batch is not None:
             original = batch.table
             if not self.dataset.several_captions:
                 caption_column = info_of(self.plan.span(unit), self.dataset).roles.caption
-        table = output_rows(original, decided, records, decisions, caption_column)
+        duplicates = self._stage.duplicates(self.plan.number(unit))
+        decisions, _, kept, rejected = self._stage.decide(unit, original, stored, records, duplicates, caption_column)
+        reasons = decisions.reasons
         own = [*OURS, *SEVERAL, *decisions.measured, "stage", "reason", *COPIES.names]
-        rejected = rejected_rows(table, reasons, self._stage_of, copies)
         all_ordinals, ends = np.asarray(rows["ordinal"]), np.asarray(rows["end"])
         for kind, now, is_now in (
-            (KEPT, table.filter(pa.array(reasons == ALIVE)), reasons == ALIVE),
+            (KEPT, kept, reasons == ALIVE),
             (REJECTED, rejected, (reasons != ALIVE) & (reasons != GONE)),
         ):
             path, mine = self.layout.part(kind, unit), all_ordinals[ends == kind]
             again = dict(zip(np.flatnonzero(is_now).tolist(), now.to_pylist(), strict=True))
-            there = np.flatnonzero(np.isin(ordinals, mine))
-            found = _taken(path, np.searchsorted(mine, ordinals[there]), [*now.column_names, "reason"])
-            for place, row in zip(there.tolist(), found, strict=False):
+            there = np.flatnonzero(np.isin(ordinals, mine)).tolist()
+            if not there:
+                continue
+            with open_parts(path) as source:
+                file = pq.ParquetFile(source)
+                names = [name for name in file.schema_arrow.names if name in (*now.column_names, "reason")]
+                found = [row for _, row in rows_of(file, np.searchsorted(mine, ordinals[there]), names)]
+            for place, row in zip(there, found, strict=False):
+                reason = row["reason"] if kind == REJECTED else KEPT
                 if row["uid"] != uids[place]:
                     continue  # the file does not hold the rows that it should, which is reported
                 if place in again:
                     if self._compare("decisions", path, row, again[place], own, "decided"):
                         self._compare("input", path, row, again[place], again[place].keys(), "read")
-                elif kind == REJECTED and reasons[place] == ALIVE and row["reason"] in self._undecided:
-                    self.found.skip(f"rejections for {row['reason']}: they are not decided again without their sets")
-                elif kind == REJECTED and reasons[place] == ALIVE and row["reason"] not in self._known:
-                    self.found.skip(f"rejections for {row['reason']}, by a stage that is not of this program")
+                elif reasons[place] == ALIVE and reason in self._undecided:
+                    self.found.skip(f"rejections for {reason}: {self._undecided[reason]}")
+                elif reasons[place] == ALIVE and kind == REJECTED and reason not in self._known:
+                    self.found.skip(f"rejections for {reason}, by a stage that is not of this program")
                 else:
-                    was, now_is = row["reason"] if kind == REJECTED else kind, reasons[place] or KEPT
-                    self.found.differ("decisions", path, f"is {was}, and {now_is} when decided again", uids[place])
+                    what = f"is {reason}, and {reasons[place] or KEPT} when decided again"
+                    self.found.differ("decisions", path, what, uids[place])
         for place in np.flatnonzero(np.isin(ordinals, all_ordinals[ends == DEAD]) & (reasons != GONE)).tolist():
             what = f"is a dead letter, and {reasons[place] or KEPT} when decided again"
             self.found.differ("decisions", self.layout.part(DEAD, unit), what, uids[place])
 
     def _compare(
-        self, part: Part, file: object, was: Row, now: Row, names: Iterable[str], again: str, near: bool = False
+        self, part: Any, file: object, was: Row, now: Row, names: Iterable[str], again: str, near: bool = False
     ) -> bool:
         """Return whether columns of a row are the same, numbers within a tolerance if they may be only `near`. Report
         the first one that is not. `again` is how `now` was made."""
@@ -197,37 +222,29 @@ class Rows:
 
     def _read_again(self, unit: str, rows: pa.Table, ordinals: NDArray[np.int64]) -> Batch | None:
         """Return rows of a unit as the input has them. Return None if they cannot be read."""
-        span, parts = self.plan.span(unit), list[Batch]()
+        span, found = self.plan.span(unit), self.found
         try:
-            known = self._recorded.span(unit).info
+            known = self.structure.plan.span(unit).info
             if known is not None and known.roles != info_of(span, self.dataset).roles:
-                self.found.skip(f"rows of {span.path}: the run has found its columns by another data set")
+                found.skip(f"rows of {span.path}: the run has found its columns by another data set")
                 return None
-            for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, images=True):
-                if len(here := np.flatnonzero(np.isin(batch.ordinals, ordinals))):
-                    parts.append(_some(batch, here.tolist()))
-                if len(batch.ordinals) and batch.ordinals[-1] >= ordinals[-1]:
-                    break
+            batch = chosen_rows(read(span, self.dataset, batch_rows=BATCH_ROWS, images=True), ordinals)
         except FileChanged as error:
-            self.found.differ("input", span.path, error.what)
-            return None
+            found.differ("input", span.path, error.what)
         except UnreadableFile as error:
-            broken = read_json(self.layout.commit("captions", unit))["broken"]
-            if broken is None and UNWRITTEN not in rows["end"].to_pylist():
-                self.found.differ("input", span.path, f"cannot be read any more ({error.message})")
+            was_whole = self.structure.annotated[unit]["broken"] is None and UNWRITTEN not in rows["end"].to_pylist()
+            if was_whole:
+                found.differ("input", span.path, f"cannot be read any more ({error.message})")
             else:
-                self.found.skip(f"rows of {span.path}, which is damaged as it was: {error.message}")
-            return None
+                found.skip(f"rows of {span.path}, which is damaged as it was: {error.message}")
         except ManifestError as error:
-            self.found.skip(f"rows of {span.path}: {error}")
-            return None
-        found = {name: [one for part in parts for one in getattr(part, name)] for name in _LISTS}
-        if found["ordinals"] != ordinals.tolist():
-            what = f"has {len(found['ordinals'])} of {counted(len(ordinals), 'sampled row')} of unit {unit}"
-            self.found.differ("input", span.path, what)
-            return None
-        table = pa.concat_tables([part.table for part in parts], promote_options="permissive")
-        return Batch(**{**found, "ordinals": ordinals, "table": table, "bad": []})
+            found.skip(f"rows of {span.path}: {error}")
+        else:
+            if np.array_equal(batch.ordinals, ordinals):
+                return batch
+            what = f"has {len(batch.ordinals)} of {counted(len(ordinals), 'sampled row')} of unit {unit}"
+            found.differ("input", span.path, what)
+        return None
 
     def _compare_annotations(self, unit: str, stored: pa.Table, batch: Batch) -> None:
         path, annotator, conditions = self.plan.span(unit).path, self._annotator(unit), self.preset.columns
@@ -252,8 +269,8 @@ class Rows:
         """Return the stage that annotates captions as a unit's record says. If the model and the version that are
         installed here are not the run's, it only makes identities."""
         record, opinion = read_json(self.layout.commit("captions", unit)), self.preset.captions.second_opinion
-        made, annotate, lean = record["fingerprint"], record["annotated"], record["lean"]
-        if (made, annotate, lean) not in self._annotators:
+        key = made, annotate, lean = record["fingerprint"], record["annotated"], record["lean"]
+        if key not in self._annotators:
             try:
                 same = annotate and fingerprint_of(provenance(lean, opinion)) == made
                 why = "another model or version is installed here"
@@ -261,10 +278,9 @@ class Rows:
                 same, why = False, str(error)
             if annotate and not same:
                 self.found.skip(f"captions, by annotating them again: {why}")
-            stage = CaptionStage(self.layout, self.dataset, made, same, lean, opinion)
-            stage.setup()
-            self._annotators[made, annotate, lean] = stage
-        return self._annotators[made, annotate, lean]
+            self._annotators[key] = CaptionStage(self.layout, self.dataset, made, same, lean, opinion)
+            self._annotators[key].setup()
+        return self._annotators[key]
 
     # ---- images
 
@@ -313,51 +329,14 @@ class Rows:
             self.found.skip(f"text in images: {error}")
         return found
 
-    def close(self) -> None:
-        """End the OCR process, and give back the parser's memory."""
-        for spotter in self.__dict__.get("_spotters", {}).values():
-            spotter.close()
-        for annotator in self._annotators.values():
-            annotator.teardown()
 
-
-_LISTS = ("ordinals", "captions", "urls", "uids", "own_uids", "pairs", "others")
-
-
-def _some(batch: Batch, places: list[int]) -> Batch:
-    """Return some good rows of a batch."""
-    lists: dict[str, Any] = {name: getattr(batch, name) for name in _LISTS if len(getattr(batch, name))}
-    lists = {name: [values[place] for place in places] for name, values in lists.items()}
-    return replace(batch, **lists, table=batch.table.take(places), bad=[])
-
-
-def _taken(path: StorePath, places: NDArray[np.int64], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return rows of a Parquet file, by their ascending places, from the row groups that hold them."""
-    rows, start = list[dict[str, Any]](), 0
-    if not len(places):
-        return rows
-    with open_parts(path) as source:
-        file = pq.ParquetFile(source)
-        names = [name for name in dict.fromkeys(columns) if name in file.schema_arrow.names]
-        for group in range(file.num_row_groups):
-            stop = start + file.metadata.row_group(group).num_rows
-            if len(mine := places[(places >= start) & (places < stop)] - start):
-                rows += file.read_row_group(group, names).take(mine).to_pylist()
-            start = stop
-    return rows
-
-
-def moved_plan(plan: Plan, where: Mapping[str, str]) -> Plan:
-    """Return a plan with files where they are now, by their recorded paths."""
-
-    def moved(unit: Unit) -> Unit:
-        span = unit.span
-        if (path := where.get(span.path, span.path)) == span.path:
-            return unit
-        info = span.info and replace(span.info, path=path, stamp=None)  # the file is the same, its stamp is not
-        return replace(unit, span=replace(span, path=path, info=info))
-
-    return replace(plan, units=tuple(map(moved, plan.units)))
+def _moved(unit: Unit, where: Mapping[str, str]) -> Unit:
+    """Return a unit with its file where that is now, by its recorded path."""
+    span = unit.span
+    if (path := where.get(span.path, span.path)) == span.path:
+        return unit
+    info = span.info and replace(span.info, path=path, stamp=None)  # the file is the same, its stamp is not
+    return replace(unit, span=replace(span, path=path, info=info))
 
 
 def _digest_of(ordinal: int, image: bytes | MissingImage) -> Reading:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Any, NotRequired, TypedDict
@@ -18,12 +19,14 @@ from open_diht.common.files import sha256_file
 from open_diht.common.naming import counted
 from open_diht.common.shard_index import BadIndex, Shard, caption_hash, scan
 from open_diht.common.stores import many_at_once
-from open_diht.pipelines.driver.conservation import Damaged, NotConserved, check_captions, readable
+from open_diht.pipelines.driver.conservation import Damaged, NotConserved, check_captions, columns_of, readable
+from open_diht.pipelines.driver.funnel import summarise
 from open_diht.pipelines.driver.publish import is_of_the_user
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.report.funnel import FunnelRecord
+from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import CaptionRecord
-from open_diht.pipelines.stages.dedup.findings import PAIR, UID, DuplicateFiles, duplicates_stage, file_name
+from open_diht.pipelines.stages.dedup.findings import PAIR, UID, DuplicateFiles, duplicates_stage
 from open_diht.pipelines.stages.dedup.keys import uid_of
 from open_diht.pipelines.stages.shards import ExportRecord, kept_rows
 from open_diht.pipelines.stages.subset import subset_of
@@ -33,16 +36,7 @@ from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.layout import CARD, KINDS, Layout
 from open_diht.pipelines.store.records import fingerprint_of
 from open_diht.pipelines.store.shapes import conforms
-from open_diht.pipelines.store.storage import (
-    StorePath,
-    each,
-    is_local,
-    read_table,
-    row_count,
-    size_of,
-    sizes,
-    stamps,
-)
+from open_diht.pipelines.store.storage import StorePath, each, is_local, row_count
 from open_diht.pipelines.verify.findings import Findings
 
 KEPT, REJECTED, DEAD = KINDS
@@ -50,6 +44,10 @@ UNWRITTEN = "unwritten"
 """The end of rows that could not be read when they were to be written, whatever was decided about them."""
 _READ = (*KINDS, "work", "shards", "index", "funnel.json", "run.json", "subset.npy", CARD)
 """Files and folders of an output that are opened without a record that names them."""
+_RECORDS = ("funnel.json", "work/exported.json")
+"""Records that are of no unit."""
+_SUMMED = ("rows_in", "kept", "rejected", "dead_letter", "not_decided", "unparsed", "histograms", "captions")
+"""Entries of the results that are sums over the records of all units."""
 
 
 def is_plain(name: object) -> bool:
@@ -65,59 +63,58 @@ class Vouching(TypedDict):
     shards: NotRequired[list[Shard]]
 
 
-def irregular(root: StorePath) -> Iterator[tuple[StorePath, str]]:
-    """Yield what would be opened in an output on a disk and is neither a regular file nor a folder, with the reason.
-    Reading a pipe or a device may never end, and a link may lead to files of this machine that are not of the output.
-    Links within the output are good."""
+def files_of(root: StorePath, found: Findings) -> dict[str, int | None]:
+    """Return the sizes of the files of an output, by their names in it. On a disk, report what would be opened and is
+    neither a regular file nor a folder, and return None for it: reading a pipe or a device may never end, and a link
+    may lead to files of this machine that are not of the output. Links to files of the output are good."""
     if not is_local(root):
-        return
-    top = Path(os.path.realpath(root))
-    folders = [top]
-    while folders:
-        folder = folders.pop()
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        for entry in entries:
-            if folder == top and entry.name not in _READ:
-                continue
-            path = Path(entry.path)
-            if entry.is_symlink():
-                real = Path(os.path.realpath(path))
-                if not real.is_relative_to(top) or real.relative_to(top).parts[:1] not in {(name,) for name in _READ}:
-                    yield root / path.relative_to(top), "is a link that leads out of the output"
-                    continue
+        inside = "/" + root.path.strip("/")
+        listed = root.fs.find(root.path, detail=True).items()
+        return {posixpath.relpath("/" + name.strip("/"), inside): int(about["size"] or 0) for name, about in listed}
+    top, sizes = Path(os.path.realpath(root)), dict[str, int | None]()
+    for folder, folders, names in os.walk(top):
+        paths = [Path(folder, name) for name in sorted([*folders, *names]) if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and (Path(folder) != top or name in _READ)]
+        for path in paths:
             try:
-                mode = entry.stat().st_mode
-            except FileNotFoundError:  # a broken link; the file is missing by its record
+                mode, size = path.stat().st_mode, path.stat().st_size
+            except OSError:  # a broken link; the file is missing by its record
                 continue
-            if S_ISDIR(mode):
-                folders += [path] if not entry.is_symlink() else []
-            elif not S_ISREG(mode):
-                yield root / path.relative_to(top), "is not a regular file"
+            what, name = None, path.relative_to(top)
+            if path.is_symlink() and top not in path.resolve().parents:
+                what = "is a link that leads out of the output"
+            elif not S_ISREG(mode) and (path.is_symlink() or not S_ISDIR(mode)):
+                what = "is not a regular file"
+            sizes[name.as_posix()] = size if what is None and S_ISREG(mode) else None
+            if what is not None and name.parts[0] in _READ:
+                found.differ("structure", root / name, what)
+    return sizes
 
 
 class Structure:
     """The checks of files and counts of one output. `unit` comes before `check`."""
 
-    def __init__(self, layout: Layout, plan: Plan, found: Findings):
-        self.layout, self.plan, self.found = layout, plan, found
+    def __init__(self, layout: Layout, plan: Plan, files: dict[str, int | None], found: Findings):
+        """Read the records of all units. `files` is the result of `files_of`."""
+        self.layout, self.plan, self.files, self.found = layout, plan, files, found
         self.funnel: Any = self.record(layout.root / "funnel.json", FunnelRecord)
         """The results, or None if they are missing or damaged."""
-        there = stamps(layout.commits("decide"), ".json")
-        failed = self.funnel["set_aside"] if self.funnel else {unit.name for unit in plan.units} - there.keys()
+        there = {*self.commits("decide")}
+        failed = self.funnel["set_aside"] if self.funnel else {unit.name for unit in plan.units} - there
         names = [unit.name for unit in plan.units if unit.name in there or unit.name not in failed]
-        records = each(lambda unit: self.record(layout.commit("decide", unit), DecideRecord), names, layout.root)
-        self.decided: dict[str, dict[str, Any]] = {
-            unit: {key: record.get(key) for key in ("fingerprint", "kept", "rejected", "dead")}
-            for unit, record in zip(names, records, strict=True)
-            if record
-        }
+        self.decided = self._records("decide", names, DecideRecord, "fingerprint", "kept", "rejected", "dead")
         """Parts of the `decide` record of each decided unit, in the order of the plan; there may be many units."""
+        self.annotated = self._records("captions", [*self.decided], CaptionRecord, "good", "dead", "rows", "broken")
+        """Parts of the `captions` record of each decided unit whose record is not damaged."""
         if not self.funnel:
             what = f"no run has finished: {len(self.decided):,} of {counted(len(plan.units), 'unit')} are decided"
             found.differ("structure", layout.root, f"{what}; the same command of the run resumes it")
+
+    def commits(self, stage: str) -> list[str]:
+        """Return the names of the units that a stage has committed."""
+        head, end = f"work/{stage}/commits/", ".json"
+        names = (name for name in self.files if name.startswith(head) and name.endswith(end))
+        return sorted(name[len(head) : -len(end)] for name in names)
 
     def record(self, path: StorePath, kind: Any = dict[str, object]) -> Any:
         """Return a JSON object of a type. Report a file that is missing or holds something else, and return None."""
@@ -131,103 +128,101 @@ class Structure:
         self.found.differ("structure", path, what)
         return None
 
-    def check(self) -> None:
-        """Make all checks but those of `unit`."""
+    def _records(self, stage: str, units: list[str], kind: Any, *keys: str) -> dict[str, dict[str, Any]]:
+        records = each(lambda unit: self.record(self.layout.commit(stage, unit), kind), units, self.layout.root)
+        found = zip(units, records, strict=True)
+        return {unit: {key: record.get(key) for key in keys} for unit, record in found if record}
+
+    def check(self, settings: RunSettings | None) -> None:
+        """Make all checks but those of `unit`. `settings` are the run's, None if its record is damaged."""
         self._check_records()
         if self.funnel:
-            self._check_counts(self.funnel)
+            self._check_counts(self.funnel, settings)
             self._check_exports(self.funnel)
 
     # ---- files against records
 
     def _check_records(self) -> None:
-        layout, records, files, hashed = self.layout, 0, 0, 0
-        paths = [path for path in (layout.root / "funnel.json", layout.exported) if size_of(path) is not None]
-        for stage in sorted(path.name for path in layout.work.iterdir()):
-            paths += [layout.commit(stage, name) for name in sorted(stamps(layout.commits(stage), ".json"))]
-        for path, record in zip(paths, many_at_once(self._vouching, paths), strict=True):
+        root, found, records, files, unknown, hashes = self.layout.root, self.found, 0, 0, 0, dict[str, str]()
+        names = sorted(name for name in self.files if name in _RECORDS or re.match("work/[^/]+/commits/", name))
+        vouching = many_at_once(lambda name: self.record(root / name, Vouching), names)
+        for name, record in zip(names, vouching, strict=True):
             if record is None:
                 continue
             if "files" not in record:
-                self.found.skip(f"the files of {path}, which lists none")
+                found.skip(f"the files of {root / name}, which lists none")
                 continue
             known = {f"shards/{one['shard']}": one["sha256"] for one in record.get("shards", ()) if "path" not in one}
             known |= record.get("hashes", {})
-            there = {name: self._inside(path, name) for name in record["files"]}
-            asked = [(file, record["files"][name], known.get(name)) for name, file in there.items() if file is not None]
-            if path.name == "funnel.json" and is_of_the_user(layout.root / CARD):
-                asked = [one for one in asked if one[0].name != CARD]
-            for (file, *_), what in zip(asked, many_at_once(_differs, asked), strict=True):
-                if what is not None:
-                    self.found.differ("structure", file, what)
-            records, files = records + 1, files + len(asked)
-            hashed += sum(digest is not None for *_, digest in asked)
-        what = f"{counted(files, 'file')} of {counted(records, 'record')} by size, {hashed:,} by SHA-256"
-        self.found.checked.append(("structure", what))
-        if hashed < files:
-            self.found.skip(f"the content of {counted(files - hashed, 'file')} whose record has no SHA-256")
+            records += 1
+            for file, size in record["files"].items():
+                if file == CARD and is_of_the_user(root / CARD):
+                    continue
+                files, unknown = files + 1, unknown + (file not in known)
+                if (there := self._size(root / name, file)) is None:
+                    continue
+                if there != size:
+                    found.differ("structure", root / file, f"has {there:,} bytes, and {size:,} by its record")
+                elif file in known:
+                    hashes[file] = known[file]
+        for file, digest in zip(hashes, many_at_once(self._sha256, hashes), strict=True):
+            if digest != hashes[file]:
+                found.differ("structure", root / file, "has another content than by its record (SHA-256)")
+        what = f"{counted(files, 'file')} of {counted(records, 'record')} by size, {files - unknown:,} by SHA-256"
+        found.checked.append(("structure", what))
+        if unknown:
+            found.skip(f"the content of {counted(unknown, 'file')} whose record has no SHA-256")
 
-    def _vouching(self, path: StorePath) -> Any:
-        return self.record(path, Vouching)
+    def _size(self, record: StorePath, name: str) -> int | None:
+        """Return the size of a file that a record names. Otherwise report why there is none, and return None: whoever
+        wrote the record may have written any name, and only files of the output are opened."""
+        if (size := self.files.get(name)) is None:
+            file = self.layout.root / name if all(map(is_plain, name.split("/"))) else record
+            what = f"names {name}, which is not in the output" if file is record else "is missing"
+            self.found.differ("structure", file, "is not a regular file" if name in self.files else what)
+        return size
 
-    def _inside(self, record: StorePath, name: str) -> StorePath | None:
-        """Return the path of a file that a record names. Report a name that leads out of the output, and return None:
-        its author may have written any name, and no other file is opened."""
-        root = self.layout.root
-        if "://" not in name and all(map(is_plain, name.split("/"))):
-            path = root / name
-            if not is_local(path) or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(str(root))):
-                return path
-        self.found.differ("structure", record, f"names {name}, which is not in the output")
-        return None
+    def _sha256(self, name: str) -> str:
+        with (self.layout.root / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
     # ---- rows
 
     def unit(self, unit: str) -> pa.Table | None:
         """Check the rows of a decided unit by their uids. Return those that were read: `ordinal`, ascending, `uid`, and
         `end`, one of `KINDS` or `UNWRITTEN`. Return None if a file is damaged."""
-        layout, record = self.layout, self.decided[unit]
-        captions = self.record(layout.commit("captions", unit), CaptionRecord)
-        try:
-            read = self._table(layout.data("captions", unit), "ordinal", "uid")
-            chosen = self._table(layout.data("decide", unit), "ordinal")["ordinal"]
-            kept = self._table(layout.part(KEPT, unit), "uid")["uid"].to_pylist()
-            rejected = self._table(layout.part(REJECTED, unit), "uid", "reason")
-            dead = self._table(layout.part(DEAD, unit), "ordinal", "stage")
-            unread = self._table(layout.dead(unit), "ordinal")
+        layout, record, captions = self.layout, self.decided[unit], self.annotated.get(unit)
+        try:  # kinds without rows have no file; a missing one is found by its record
+            read = columns_of(layout.data("captions", unit), "ordinal", "uid")
+            chosen = columns_of(layout.data("decide", unit), "ordinal")["ordinal"]
+            kept = columns_of(layout.part(KEPT, unit), "uid")["uid"].to_pylist()
+            rejected = columns_of(layout.part(REJECTED, unit), "uid", "reason")
+            dead = columns_of(layout.part(DEAD, unit), "ordinal", "stage")
+            unread = columns_of(layout.dead(unit), "ordinal")
         except Damaged as damaged:
             self.found.differ("structure", damaged.path, "cannot be read")
             return None
         if captions is None:
             return None
         dead = dead.filter(dead["ordinal"].is_valid())  # others are about the unit
-        counts = {
-            layout.data("captions", unit): (read.num_rows, captions["good"]),
-            layout.dead(unit): (unread.num_rows, captions["dead"]),
-            layout.part(KEPT, unit): (len(kept), record["kept"]),
-            layout.part(REJECTED, unit): (Counter(rejected["reason"].to_pylist()), Counter(record["rejected"])),
-            layout.part(DEAD, unit): (dead.num_rows, sum(record["dead"].values())),
-            f"unit {unit}": (len(kept) + rejected.num_rows + dead.num_rows, captions["rows"]),
-        }
-        for path, (there, known) in counts.items():
+        for path, there, known in (
+            (layout.data("captions", unit), read.num_rows, captions["good"]),
+            (layout.dead(unit), unread.num_rows, captions["dead"]),
+            (layout.part(KEPT, unit), len(kept), record["kept"]),
+            (layout.part(REJECTED, unit), dict(Counter(rejected["reason"].to_pylist())), record["rejected"]),
+            (layout.part(DEAD, unit), dead.num_rows, sum(record["dead"].values())),
+            (f"unit {unit}", len(kept) + rejected.num_rows + dead.num_rows, captions["rows"]),
+        ):
             if there != known:
-                there, known = (dict(one) if isinstance(one, Counter) else one for one in (there, known))
                 self.found.differ("structure", path, f"rows: {there}, and {known} by its record")
         ordinals, ends = np.asarray(read["ordinal"]), np.full(read.num_rows, REJECTED, object)
         ends[np.isin(ordinals, chosen)] = KEPT
+        stages = np.asarray(dead["stage"].to_pylist(), object)
         for end, stage in ((DEAD, "spotting"), (UNWRITTEN, "manifest")):
-            ends[np.isin(ordinals, [row["ordinal"] for row in dead.to_pylist() if row["stage"] == stage])] = end
-        rows = pa.table({"ordinal": read["ordinal"], "uid": read["uid"], "end": pa.array(ends, pa.string())})
+            ends[np.isin(ordinals, np.asarray(dead["ordinal"])[stages == stage])] = end
         for kind, uids in ((KEPT, kept), (REJECTED, rejected["uid"].to_pylist())):
             self._compare_uids(layout.part(kind, unit), uids, read["uid"].filter(pa.array(ends == kind)).to_pylist())
-        return rows
-
-    def _table(self, path: StorePath, *columns: str) -> pa.Table:
-        try:
-            return readable(lambda path: read_table(path, [*columns]), path)
-        except FileNotFoundError:  # kinds without rows have no file; a missing one is found by its record
-            types = {name: pa.int64() if name == "ordinal" else pa.string() for name in columns}
-            return pa.table({name: pa.array([], kind) for name, kind in types.items()})
+        return read.append_column("end", pa.array(ends, pa.string()))
 
     def _compare_uids(self, path: StorePath, there: list[str], expected: list[str]) -> None:
         many, few = Counter(there) - Counter(expected), Counter(expected) - Counter(there)
@@ -239,46 +234,46 @@ class Structure:
             uid = next(one for one, other in zip(there, expected, strict=True) if one != other)
             self.found.differ("structure", path, "is out of order", uid)
 
-    def _check_counts(self, funnel: Any) -> None:
-        layout = self.layout
-        for kind in KINDS:
-            ours = {f"part-{unit}.parquet" for unit in self.decided} | {"part-unreadable.parquet"}
-            for name in sizes(layout.root / kind):
-                if name.endswith(".parquet") and name not in ours:
-                    self.found.differ("structure", layout.root / kind / name, "belongs to no decided unit")
+    def _check_counts(self, funnel: Any, settings: RunSettings | None) -> None:
+        layout, found = self.layout, self.found
+        ours = {f"{kind}/part-{unit}.parquet" for kind in KINDS for unit in (*self.decided, "unreadable")}
+        for name in sorted(self.files.keys() - ours):
+            if posixpath.dirname(name) in KINDS and name.endswith(".parquet"):
+                found.differ("structure", layout.root / name, "belongs to no decided unit")
         current = self.record(layout.fingerprints("decide")) or {}
         for unit, record in self.decided.items():
             if record["fingerprint"] != current.get(unit):
                 what = "was decided by another preset or other annotations than the last run has"
-                self.found.differ("structure", layout.commit("decide", unit), what)
+                found.differ("structure", layout.commit("decide", unit), what)
         broken, path = len(self.plan.unreadable) + len(funnel["set_aside"]), layout.part(DEAD, "unreadable")
         try:
             if (there := readable(row_count, path)) != broken:
-                self.found.differ("structure", path, f"rows: {there}, and {broken} files or units were not processed")
+                found.differ("structure", path, f"rows: {there}, and {broken} files or units were not processed")
         except Damaged:
-            self.found.differ("structure", path, "cannot be read")
-        reasons = sum((Counter(record["rejected"]) for record in self.decided.values()), Counter[str]())
-        kept = sum(record["kept"] for record in self.decided.values())
-        dead = sum(sum(record["dead"].values()) for record in self.decided.values())
-        ends = (kept, dict(reasons), dead, kept + reasons.total() + dead + funnel["not_decided"]["rows"])
-        rejected = {reason: n for reason, n in funnel["rejected"].items() if n}
-        known = (funnel["kept"], rejected, funnel["dead_letter"]["rows"], funnel["rows_in"])
-        for name, one, other in zip(("kept", "rejected", "dead letters", "rows in"), ends, known, strict=True):
-            if one != other:
-                self.found.differ("structure", layout.root / "funnel.json", f"{name}: {other}, and {one} by all units")
-        sums = f"{funnel['rows_in']:,} rows in = {kept:,} kept + {reasons.total():,} rejected + {dead:,} dead letters"
-        sums += f" + {funnel['not_decided']['rows']:,} not decided; the uid of each in its file"
-        self.found.checked.append(("structure", sums))
+            found.differ("structure", path, "cannot be read")
+        if settings is None or len(self.annotated) < len(self.decided):
+            found.skip("the sums in funnel.json: records of the run are damaged")
+            return
+        units = [unit for unit in self.plan.units if unit.name in self.decided]
+        sums: Any = summarise(layout, units, self.plan, settings)
+        sums["dead_letter"]["units"] += len(funnel["set_aside"])
+        for name in _SUMMED:
+            if funnel.get(name) != sums.get(name):
+                what = f"{name}: {funnel.get(name)}, and {sums.get(name)} by all units"
+                found.differ("structure", layout.root / "funnel.json", what)
+        ends = {"kept": sums["kept"], "rejected": sum(sums["rejected"].values())}
+        ends |= {"dead letters": sums["dead_letter"]["rows"], "not decided": sums["not_decided"]["rows"]}
+        what = " + ".join(f"{count:,} {end}" for end, count in ends.items())
+        found.checked.append(("structure", f"{sums['rows_in']:,} rows in = {what}; the uid of each in its file"))
         if "captions" in funnel:
             try:
-                units = [unit for unit in self.plan.units if unit.name in self.decided]
                 check_captions(layout, units, funnel["captions"])
             except (NotConserved, FileNotFoundError) as error:
-                self.found.differ("structure", layout.root / "funnel.json", str(error))
+                found.differ("structure", layout.root / "funnel.json", str(error))
 
     # ---- exports
 
-    def duplicate_files(self) -> list[DuplicateFiles]:
+    def duplicate_files(self) -> tuple[DuplicateFiles, ...]:
         """Return the files of the kinds of duplicates that the last run has searched for. An earlier run may have left
         more files, but those of one run share a fingerprint."""
         found = []
@@ -286,12 +281,12 @@ class Structure:
             if not is_plain(kind):
                 self.found.differ("structure", self.layout.root / "funnel.json", f"names duplicates of kind {kind!r}")
                 continue
-            commits = self.layout.commits(duplicates_stage(kind))
-            paths = [commits / f"{file_name(number)}.json" for number in range(len(stamps(commits, ".json")))]
-            made = [*map(_fingerprint, paths)]
+            stage = duplicates_stage(kind)
+            records = [self.record(self.layout.commit(stage, name)) or {} for name in self.commits(stage)]
+            made = [record.get("fingerprint") for record in records]
             count = next((n for n, one in enumerate(made) if one != made[0]), len(made))
             found.append(DuplicateFiles(kind, count, about["rejected"]))
-        return found
+        return tuple(found)
 
     def _check_exports(self, funnel: Any) -> None:
         layout, subset, exports = self.layout, self.layout.root / "subset.npy", "export" in funnel["stages"]
@@ -304,7 +299,7 @@ class Structure:
             except (OSError, pa.ArrowException, KeyError, ValueError) as error:
                 self.found.skip(f"{subset}, and whether uids are unique: {' '.join(str(error).split())}")
                 return
-            if exports and _differs((subset, target.stat().st_size, sha256_file(target))) is not None:
+            if exports and (self.files.get(subset.name) is None or self._sha256(subset.name) != sha256_file(target)):
                 self.found.differ("structure", subset, f"does not hold the {counted(listed, 'uid')} of kept/")
         pairs, uids = (funnel["duplicates"].get(kind, {"found": 0, "rejected": False}) for kind in (PAIR, UID))
         repeated = sum(self.decided[unit.name]["kept"] for unit in units) - listed
@@ -327,13 +322,16 @@ class Structure:
 
     def _check_tars(self, leaves: bool) -> int:
         """Compare the samples of shards, or of the indexes of the input's tars, with kept/. Return their number."""
-        layout, shards = self.layout, list[Any]()
-        folder, there = layout.indexes if leaves else layout.root / "shards", stamps(layout.commits("export"), ".json")
+        layout, found, shards, there = self.layout, self.found, list[Any](), {*self.commits("export")}
+        folder = layout.indexes if leaves else layout.root / "shards"
         parts = tars_of(self.plan, self.decided) if leaves else {unit: [unit] for unit in self.decided}
         for first, units in parts.items():
-            record = self.record(layout.commit("export", first), ExportRecord) if first in there else None
-            if record is None:
+            path = layout.commit("export", first)
+            if first not in there or (record := self.record(path, ExportRecord)) is None:
                 continue
+            if sum(one["rows"] for one in record["shards"]) != sum(self.decided[unit]["kept"] for unit in units):
+                found.differ("structure", path, "was exported from other decisions")
+            shards += record["shards"]
             try:
                 rows = [row for unit in units for row in kept_rows(layout, unit, ("uid", "caption"))]
             except (OSError, pa.ArrowException, ValueError):
@@ -341,81 +339,32 @@ class Structure:
             known = {(row["uid"], caption_hash(row["caption"].encode("utf-8", "replace"))) for row in rows}
             for shard in record["shards"]:
                 name = kept_index(layout, shard["shard"]).name if leaves else shard["shard"]
-                shards.append(shard)
-                path = self._inside(layout.commit("export", first), f"{folder.name}/{name}")
-                if path is None or (what := _irregular(path)) is not None:
-                    if path is not None:
-                        self.found.differ("structure", path, what or "")
-                    continue
-                try:
-                    if leaves:
-                        index = read_index(path)
-                    else:
-                        with path.open("rb") as file:
-                            index = scan(path.name, file)
-                except (OSError, BadIndex) as error:
-                    self.found.differ("structure", path, f"cannot be compared: {' '.join(str(error).split())}")
-                    continue
-                for high, low, text in index.rows[["uid_high", "uid_low", "caption_hash"]].tolist():
-                    if (uid_of(high, low), text) not in known:
-                        self.found.differ("structure", path, "is not in kept/ with this caption", uid_of(high, low))
-                for problem in index.problems:
-                    self.found.differ("structure", path, problem)
-                if len(index.keys) != shard["samples"]:
-                    what = f"samples: {len(index.keys)}, and {shard['samples']} by its record"
-                    self.found.differ("structure", path, what)
-            if sum(one["rows"] for one in record["shards"]) != sum(self.decided[unit]["kept"] for unit in units):
-                self.found.differ("structure", layout.commit("export", first), "was exported from other decisions")
-        for name in sizes(folder).keys() - {shard["shard"] for shard in shards} if not leaves else ():
-            if name.endswith(".tar") and name.rpartition("-")[0] in self.plan:
-                self.found.differ("structure", folder / name, "is in no record")
+                if self._size(path, f"{folder.name}/{name}") is not None:
+                    self._check_tar(folder / name, shard["samples"], known, leaves)
+        ours = {f"shards/{shard['shard']}" for shard in shards}
+        for name in () if leaves else sorted(self.files.keys() - ours):
+            unit, end = posixpath.basename(name).rpartition("-")[::2]
+            if posixpath.dirname(name) == "shards" and end.endswith(".tar") and unit in self.plan:
+                found.differ("structure", layout.root / name, "is in no record")
         if shards and (self.record(folder / "manifest.json") or {}).get("shards") != shards:
-            self.found.differ("structure", folder / "manifest.json", "does not list what the records list")
+            found.differ("structure", folder / "manifest.json", "does not list what the records list")
         return len(shards)
 
-
-def _fingerprint(path: StorePath) -> object:
-    """Return the fingerprint in a record, or None if the record is missing or damaged, which is reported elsewhere."""
-    try:
-        record = read_json(path)
-    except CorruptRecord:
-        return None
-    return record.get("fingerprint") if isinstance(record, dict) else None
-
-
-def _irregular(path: StorePath) -> str | None:
-    """Return why a file is not opened, if it is there and is not a regular one."""
-    if not is_local(path):
-        return None
-    try:
-        return None if S_ISREG(path.stat().st_mode) else "is not a regular file"
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-
-
-def _differs(asked: tuple[StorePath, int, str | None]) -> str | None:
-    """Return how a file differs from its recorded size and hash, if it does."""
-    path, size, digest = asked
-    if (what := _irregular(path)) is not None:
-        return what
-    if (there := size_of(path)) is None:
-        return "is missing"
-    if there != size:
-        return f"has {there:,} bytes, and {size:,} by its record"
-    other = digest is not None and _sha256(path, size) != digest
-    return "has another content than by its record (SHA-256)" if other else None
-
-
-def _sha256(path: StorePath, size: int) -> str | None:
-    """Return the SHA-256 of a file, or None without a file. At most one byte more than its recorded size is read."""
-    digest, left = hashlib.sha256(), size + 1
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(min(left, 2**20)):
-                digest.update(piece)
-                left -= len(piece)
-    except FileNotFoundError:
-        return None
-    return digest.hexdigest()
+    def _check_tar(self, path: StorePath, samples: int, known: set[tuple[str, int]], is_index: bool) -> None:
+        """Compare the samples of a tar or its index with the uids and captions in kept/."""
+        try:
+            if is_index:
+                index = read_index(path)
+            else:
+                with path.open("rb") as file:
+                    index = scan(path.name, file)
+        except (OSError, BadIndex) as error:
+            self.found.differ("structure", path, f"cannot be compared: {' '.join(str(error).split())}")
+            return
+        for high, low, text in index.rows[["uid_high", "uid_low", "caption_hash"]].tolist():
+            if (uid_of(high, low), text) not in known:
+                self.found.differ("structure", path, "is not in kept/ with this caption", uid_of(high, low))
+        for problem in index.problems:
+            self.found.differ("structure", path, problem)
+        if len(index.keys) != samples:
+            self.found.differ("structure", path, f"samples: {len(index.keys)}, and {samples} by its record")

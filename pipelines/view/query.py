@@ -246,13 +246,13 @@ def row_at(output: Output, place: Place) -> Row | None:
     """Return all columns of the row at a place. Return None if the row does not exist (any more)."""
     try:
         with open_parts(output.part(place.end, place.unit)) as source:
-            rows = _rows(pq.ParquetFile(source), np.array([place.row]), None)
+            rows = rows_of(pq.ParquetFile(source), np.array([place.row]), None)
             return next((row for _, row in rows), None)
     except FileNotFoundError:
         return None
 
 
-def _rows(file: pq.ParquetFile, places: NDArray[np.int64], columns: list[str] | None) -> Iterator[tuple[int, Row]]:
+def rows_of(file: pq.ParquetFile, places: NDArray[np.int64], columns: list[str] | None) -> Iterator[tuple[int, Row]]:
     """Yield (place, row) for rows of a file. Only row groups that contain such a row are read."""
     first = 0
     for group in range(file.num_row_groups):
@@ -334,7 +334,7 @@ def _hits(
         for name, holds in conditions:
             fits &= holds(table[name])
     shown = [name for name in _SHOWN if name in names]
-    for place, row in _rows(file, np.flatnonzero(fits) + begin.row, shown):
+    for place, row in rows_of(file, np.flatnonzero(fits) + begin.row, shown):
         yield Hit(Place(begin.unit, begin.end, place), row)
 
 

@@ -1,0 +1,118 @@
+"""Compare what an output says of its preset, its models and its evaluation sets with its annotations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any, TypedDict, cast
+
+from open_diht.common.naming import counted, listing
+from open_diht.filters import copies
+from open_diht.filters.presets import Preset
+from open_diht.pipelines.driver.conservation import Damaged, readable
+from open_diht.pipelines.report.funnel import Checked, checked_in_words
+from open_diht.pipelines.stages.encoding import embedding_of
+from open_diht.pipelines.stages.evaluation import FINGERPRINTS, EvaluationFilter
+from open_diht.pipelines.stages.evaluation_sets import EVALUATION
+from open_diht.pipelines.stages.images import DOWNLOAD, state_of
+from open_diht.pipelines.stages.score.stored import SCORE
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.layout import unit_of
+from open_diht.pipelines.store.records import fingerprint_of
+from open_diht.pipelines.store.shapes import conforms
+from open_diht.pipelines.store.storage import each, read_table, size_of
+from open_diht.pipelines.verify.structure import Structure
+
+
+class RunRecord(TypedDict):
+    """The fields of `run.json` that are compared."""
+
+    preset: dict[str, object]
+    stages: list[str]
+    models: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+    files: list[dict[str, object]]
+    plan: dict[str, object]
+
+
+class _Compared(TypedDict):
+    """The counts in a commit record of stage `evaluation`."""
+
+    rows: int
+    unread: int
+
+
+def check_provenance(structure: Structure, run: RunRecord) -> None:
+    """Compare run.json with the plan, the results, and the fingerprints of all annotations."""
+    layout, plan, funnel, found = structure.layout, structure.plan, structure.funnel, structure.found
+    path, models = layout.root / "run.json", run["models"]
+    if run["files"] != list(plan.files) or run["plan"] != {"fingerprint": plan.fingerprint, "units": len(plan.units)}:
+        found.differ("provenance", path, "names another plan or other input files than work/plan.json")
+    if funnel and (funnel["preset"], funnel["stages"]) != (run["preset"].get("name"), run["stages"]):
+        found.differ("provenance", path, "names another preset or other stages than funnel.json")
+    facts = ", ".join(f"{name} {one}" for name, one in run["versions"].items())
+    found.checked.append(("provenance", f"preset {run['preset'].get('name')}, plan and input of run.json; {facts}"))
+    captions = models.get("captions", {})
+    full = {name: value for name, value in captions.items() if name != "lean"}  # which a lean run takes as well
+    expected = {"captions": {fingerprint_of(captions), fingerprint_of(full)}}
+    for stage in (one for one in ("captions", "spotting", SCORE) if one in run["stages"]):
+        names = [name for name in structure.commits(stage) if unit_of(name) in structure.decided]
+        records = each(structure.record, [layout.commit(stage, name) for name in names], layout.root)
+        for name, record in zip(names, records, strict=True):
+            if record is None:
+                continue
+            if stage == SCORE:
+                downloads = state_of(read_json(layout.commit(DOWNLOAD, name)))
+                expected[stage] = {embedding_of(models.get(SCORE, {}).get("fingerprint", ""), downloads)}
+            # run.json does not have all settings of the OCR, but all units must share them.
+            made = str(record.get("fingerprint"))
+            if made not in expected.setdefault(stage, {made}):
+                what = "was annotated by another model, version or setting than run.json or the other units have"
+                found.differ("provenance", layout.commit(stage, name), what)
+        if stage in models:
+            facts = ", ".join(f"{fact} {one}" for fact, one in models[stage].items())
+            found.checked.append(("provenance", f"{stage} of all units by {facts}"))
+
+
+def evaluation_filter(structure: Structure, run: RunRecord, preset: Preset) -> EvaluationFilter | None:
+    """Check the evaluation sets, the rule and the counts in run.json. Return the run's filter of rows of evaluation
+    sets. Return None if the run had none, or its table of the sets is not there."""
+    layout, found, funnel, models = structure.layout, structure.found, structure.funnel, run["models"]
+    checked, path = models.get(EVALUATION), layout.root / "run.json"
+    if funnel and funnel.get("checked") != checked:
+        what = "names other evaluation sets, another rule or other counts than run.json"
+        found.differ("provenance", layout.root / "funnel.json", what)
+    if checked is None:
+        return None
+    if not conforms(checked, Checked):
+        found.differ("provenance", path, "has no record of its evaluation sets of this version")
+        return None
+    embedded = preset.dedup.semantic and "dedup" in run["stages"]
+    if checked["rule"] != {**asdict(preset.evaluation), "eps": preset.evaluation.eps if embedded else None}:
+        found.differ("provenance", path, "names another rule of evaluation sets than its preset has")
+    encoders = [models.get(name, {}).get("encoder") for name in (FINGERPRINTS, SCORE)] if embedded else []
+    identity = next((one for one in encoders if one), None)
+    table = layout.data(EVALUATION, f"sets-{fingerprint_of(copies.VERSION, checked['sets'], identity)}")
+    if size_of(table) is None:
+        what = f"{table.name}, the table of the evaluation sets that it names, is not there"
+        found.differ("provenance", path, f"{what}; the sets were altered, or another version has made it")
+        return None
+    try:
+        there = Counter(readable(lambda path: read_table(path, ["set"]), table)["set"].to_pylist())
+    except (Damaged, KeyError, ValueError):
+        found.differ("structure", table, "cannot be read")
+        return None
+    known = Counter[str]()
+    for one in checked["sets"]:
+        known[one["name"]] += one["images"]
+    if there != known:
+        found.differ("provenance", table, f"has images {dict(there)}, and {dict(known)} by run.json")
+    if funnel and not funnel["set_aside"]:
+        commits = [layout.commit(EVALUATION, unit) for unit in structure.decided]
+        records = [*each(lambda path: structure.record(path, _Compared), commits, layout.root)]
+        rows, unread = (sum(record[name] for record in records if record) for name in ("rows", "unread"))
+        if (rows - unread, unread) != (checked["compared"], checked["unread"]):
+            what = f"{counted(checked['compared'], 'image')} compared and {checked['unread']:,} not decoded, and "
+            found.differ("provenance", path, f"{what}{rows - unread:,} and {unread:,} by the records of all units")
+    found.checked.append(("provenance", f"checked against {checked_in_words(cast(Checked, checked))}"))
+    return EvaluationFilter(preset.evaluation, table, listing([one["name"] for one in checked["sets"]]), "")
