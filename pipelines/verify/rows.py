@@ -229,21 +229,21 @@ class Rows:
                 found.skip(f"rows of {span.path}: the run has found its columns by another data set")
                 return None
             batch = chosen_rows(read(span, self.dataset, batch_rows=BATCH_ROWS, images=True), ordinals)
-        except FileChanged as error:
-            found.differ("input", span.path, error.what)
-        except UnreadableFile as error:
-            was_whole = self.structure.annotated[unit]["broken"] is None and UNWRITTEN not in rows["end"].to_pylist()
-            if was_whole:
-                found.differ("input", span.path, f"cannot be read any more ({error.message})")
-            else:
-                found.skip(f"rows of {span.path}, which is damaged as it was: {error.message}")
-        except ManifestError as error:
-            found.skip(f"rows of {span.path}: {error}")
-        else:
             if np.array_equal(batch.ordinals, ordinals):
                 return batch
             what = f"has {len(batch.ordinals)} of {counted(len(ordinals), 'sampled row')} of unit {unit}"
+        except FileChanged as error:
+            found.differ("input", span.path, error.what)
+            return None
+        except UnreadableFile as error:
+            what = f"cannot be read any more ({error.message})"
+        except ManifestError as error:
+            found.skip(f"rows of {span.path}: {error}")
+            return None
+        if self.structure.annotated[unit]["broken"] is None and UNWRITTEN not in rows["end"].to_pylist():
             found.differ("input", span.path, what)
+        else:
+            found.skip(f"rows of {span.path}, which was damaged when it was filtered: {what}")
         return None
 
     def _compare_annotations(self, unit: str, stored: pa.Table, batch: Batch) -> None:

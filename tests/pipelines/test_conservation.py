@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from open_diht.pipelines.verify.command import verify
+from open_diht.pipelines.verify.options import parse
 from tests.common.hostile_images import chunk, encode
 from tests.pipelines.conftest import members_of, tar_of
 
@@ -324,6 +326,8 @@ def test_a_damaged_row_group_costs_its_own_rows(tmp_path, filtering, ocr_models,
     stored = sorted(path.name for path in (tmp_path / "out" / "shards").glob("*.tar"))
     names = members_of(tmp_path / "out" / "shards" / stored[0])
     assert sum(name.endswith(".jpg") for name in names) == result.funnel["kept"]
+    found = verify(tmp_path / "out", parse([str(tmp_path / "out")]))
+    assert not found.differences and found.sampled == 480 - undecided, [*found.lines()]
 
 
 def test_nothing_but_a_broken_file(tmp_path: Path, filtering: Callable[..., Any]) -> None:
