@@ -91,8 +91,8 @@ class Rows:
         """The units whose input can be read."""
         self.plan = replace(structure.plan, units=tuple(_moved(unit, where) for unit in structure.plan.units))
         """The plan with the files where they are now."""
-        self._sampled = self._again = self._annotated = self._shown = 0
-        """Rows that were decided again and read again, and of these captions and images that were annotated again."""
+        self._again = self._annotated = self._shown = 0
+        """Rows that were read again, and of these captions and images that were annotated again."""
         score, rule = None, self.preset.score
         if SCORE in self.stages:
             commit = self.layout.commit
@@ -112,17 +112,16 @@ class Rows:
             duplicate_files=structure.duplicate_files(),
             own=own,
         )
-        lost = (EVALUATION_IMAGE, EVALUATION_CAPTION) if evaluation is None and EVALUATION in models else ()
-        self._undecided = dict.fromkeys(lost, "they are not decided again without their sets")
-        """Reasons that cannot be decided again, because of a difference that is reported."""
-        self._known = {*stage_of(self.preset, own), EVALUATION_IMAGE, EVALUATION_CAPTION}
+        lost = evaluation is None and EVALUATION in models  # because of a difference, which is reported
+        self._known = {*stage_of(self.preset, own), *(() if lost else (EVALUATION_IMAGE, EVALUATION_CAPTION))}
+        """The reasons that can be decided again."""
         self._annotators: dict[tuple[str, bool, bool], CaptionStage] = {}
 
     def check(self, unit: str, rows: pa.Table, ordinals: NDArray[np.int64]) -> None:
         """Check rows of a unit; `rows` is the result of `Structure.unit`, and `ordinals` ascend."""
-        path, self._sampled = self.layout.commit("decide", unit), self._sampled + len(ordinals)
         if not len(ordinals):
             return
+        path, self.found.sampled = self.layout.commit("decide", unit), self.found.sampled + len(ordinals)
         try:
             readable(lambda _: self._check(unit, rows, ordinals), path)
         except (NotLookedAt, RuntimeError, FileNotFoundError) as error:
@@ -149,8 +148,8 @@ class Rows:
         """Report what was checked, end the OCR process, and give back the parser's memory. `readable_rows` is the
         number of rows in `readable`."""
         found = self.found
-        found.sampled, found.read_again = self._sampled, (self._again, readable_rows)
-        decided = f"{counted(self._sampled, 'row')} decided again by preset {self.preset.name}, in all columns"
+        found.read_again = self._again, readable_rows
+        decided = f"{counted(found.sampled, 'row')} decided again by preset {self.preset.name}, in all columns"
         again = f"{counted(self._again, 'row')} read again, in all columns; {counted(self._annotated, 'caption')} and "
         again += f"{counted(self._shown, 'image')} annotated again, numbers within {ABSOLUTE} or {RELATIVE:.1%}"
         found.checked += [("decisions", decided), ("input", again)]
@@ -195,10 +194,9 @@ class Rows:
                 if place in again:
                     if self._compare("decisions", path, row, again[place], own, "decided"):
                         self._compare("input", path, row, again[place], again[place].keys(), "read")
-                elif reasons[place] == ALIVE and reason in self._undecided:
-                    self.found.skip(f"rejections for {reason}: {self._undecided[reason]}")
-                elif reasons[place] == ALIVE and kind == REJECTED and reason not in self._known:
-                    self.found.skip(f"rejections for {reason}, by a stage that is not of this program")
+                elif reasons[place] == ALIVE and reason not in self._known:
+                    why = "by a stage that is not of this program, or by evaluation sets whose table is missing"
+                    self.found.skip(f"rejections for {reason}, {why}: they are not decided again")
                 else:
                     what = f"is {reason}, and {reasons[place] or KEPT} when decided again"
                     self.found.differ("decisions", path, what, uids[place])

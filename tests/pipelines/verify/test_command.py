@@ -35,7 +35,8 @@ SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "images"
 ROWS, UNIT = 60, "00000-00001"
 PRESET = "base: paper\nscore: {min: -1}\ndedup: {pairs: true}"
 KEPT, REJECTED = f"kept/part-{UNIT}.parquet", f"rejected/part-{UNIT}.parquet"
-SCORED = f"work/score/data/{UNIT}.0000.g0.parquet"
+SCORED, ANNOTATED = f"work/score/data/{UNIT}.0000.g0.parquet", f"work/captions/data/{UNIT}.parquet"
+SHARD = f"shards/{UNIT}-000.tar"
 
 
 @pytest.fixture(autouse=True)
@@ -131,10 +132,8 @@ def test_an_output_in_a_store(scored: Any) -> None:
 
 def test_an_output_without_hashes_is_checked_by_size(copied: Path) -> None:
     """Outputs of earlier versions have none."""
-    for path in [copied / "funnel.json", copied / "work" / "exported.json", *copied.glob("work/*/commits/*.json")]:
-        record = json.loads(path.read_text())
-        record.pop("hashes", None)
-        path.write_text(json.dumps(record))
+    for path in records_of(copied):
+        altered(path, lambda record: record.pop("hashes", None))
     found = checked(copied)
     assert not found.differences and any("no SHA-256" in line for line in found.skipped)
 
@@ -142,14 +141,20 @@ def test_an_output_without_hashes_is_checked_by_size(copied: Path) -> None:
 # ---- damage
 
 
-def table_of(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    pq.write_table(change(pq.read_table(path)), path, compression="zstd")
-
-
-def with_value(table: pa.Table, column: str, row: int, value: object) -> pa.Table:
+def with_value(path: Path, column: str, row: int, value: object) -> None:
+    """Change a value in a Parquet file."""
+    table = pq.read_table(path)
     values = table[column].to_pylist()
     values[row] = value
-    return table.set_column(table.column_names.index(column), column, pa.array(values, table[column].type))
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, column, pa.array(values, table[column].type)), path)
+
+
+def altered(path: Path, change: Callable[[Any], object]) -> None:
+    """Change the content of a JSON file in place."""
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
 
 
 def uid_at(output: Path, name: str, row: int = 0) -> str:
@@ -157,21 +162,20 @@ def uid_at(output: Path, name: str, row: int = 0) -> str:
 
 
 def moved(output: Path) -> str:
-    uid, table = uid_at(output, REJECTED), pq.read_table(output / REJECTED)
-    table_of(output / KEPT, lambda kept: pa.concat_tables([kept, table.slice(0, 1).select(kept.column_names)]))
-    table_of(output / REJECTED, lambda rejected: rejected.slice(1))
-    return uid
+    kept, rejected = (pq.read_table(output / name) for name in (KEPT, REJECTED))
+    pq.write_table(pa.concat_tables([kept, rejected.slice(0, 1).select(kept.column_names)]), output / KEPT)
+    pq.write_table(rejected.slice(1), output / REJECTED)
+    return str(rejected["uid"][0])
 
 
 def flipped(output: Path) -> str:
-    reasons = pq.read_table(output / REJECTED)["reason"].to_pylist()
-    row = reasons.index("action")
-    table_of(output / REJECTED, lambda table: with_value(table, "reason", row, "complexity"))
+    row = pq.read_table(output / REJECTED)["reason"].to_pylist().index("action")
+    with_value(output / REJECTED, "reason", row, "complexity")
     return uid_at(output, REJECTED, row)
 
 
 def captioned(output: Path) -> str:
-    table_of(output / KEPT, lambda table: with_value(table, "caption", 0, "a man eats a red apple"))
+    with_value(output / KEPT, "caption", 0, "a man eats a red apple")
     return uid_at(output, KEPT)
 
 
@@ -184,29 +188,24 @@ def swapped(output: Path) -> str:
 
 
 def truncated(output: Path) -> str:
-    path = output / f"shards/{UNIT}-000.tar"
-    path.write_bytes(path.read_bytes()[:-20_000])
-    return f"shards/{UNIT}-000.tar"
+    (output / SHARD).write_bytes((output / SHARD).read_bytes()[:-20_000])
+    return SHARD
 
 
 def doubled(output: Path) -> str:
     uid = uid_at(output, KEPT)
-    table_of(output / KEPT, lambda table: with_value(table, "uid", 1, uid))
+    with_value(output / KEPT, "uid", 1, uid)
     return uid
 
 
 def another_preset(output: Path) -> str:
-    record = json.loads((output / "run.json").read_text())
-    record["preset"]["captions"]["min_complexity"] = 3
-    (output / "run.json").write_text(json.dumps(record, indent=1))
+    altered(output / "run.json", lambda record: record["preset"]["captions"].update(min_complexity=3))
     return "run.json"
 
 
 def another_model(output: Path) -> str:
-    name = f"work/captions/data/{UNIT}.parquet"
-    none: list[list[object]] = [[]] * len(pq.read_table(output / name))
-    place = pq.read_schema(output / name).get_field_index("actions")
-    table_of(output / name, lambda table: table.set_column(place, "actions", pa.array(none, table["actions"].type)))
+    for row in range(len(pq.read_table(output / ANNOTATED))):
+        with_value(output / ANNOTATED, "actions", row, [])
     return UNIT
 
 
@@ -217,18 +216,18 @@ def without_dead_letters(output: Path) -> str:
 
 
 def scored_higher(output: Path) -> str:
-    table_of(output / KEPT, lambda table: with_value(table, "clip_score", 0, 0.99))
+    with_value(output / KEPT, "clip_score", 0, 0.99)
     return uid_at(output, KEPT)
 
 
 def embedded_higher(output: Path) -> str:
-    table_of(output / SCORED, lambda table: with_value(table, "clip_score", 0, 0.99))
+    with_value(output / SCORED, "clip_score", 0, 0.99)
     return uid_at(output, SCORED)
 
 
 def without_a_shard(output: Path) -> str:
-    (output / f"shards/{UNIT}-000.tar").unlink()
-    return f"shards/{UNIT}-000.tar"
+    (output / SHARD).unlink()
+    return SHARD
 
 
 DAMAGE = (
@@ -255,19 +254,24 @@ def test_damage_is_found_by_its_record_and_without_it(damage: Callable[[Path], s
         assert any(map(names, found.differences)), [*found.lines()]
 
 
+def records_of(output: Path) -> list[Path]:
+    exported = output / "work" / "exported.json"  # not of a run without exports
+    return [output / "funnel.json", *([exported] if exported.exists() else []), *output.glob("work/*/commits/*.json")]
+
+
 def forge(output: Path) -> None:
     """Make all records agree with the files as they are."""
-    for path in [output / "funnel.json", output / "work" / "exported.json", *output.glob("work/*/commits/*.json")]:
-        if not path.exists():  # a run without exports
-            continue
-        record = json.loads(path.read_text())
+
+    def agree(record: Any) -> None:
         there = [name for name in record["files"] if (output / name).exists()]
         record["files"] = {name: (output / name).stat().st_size for name in there}
         record["hashes"] = {name: sha256_file(output / name) for name in there}
         for shard in record.get("shards", ()):
             if (output / "shards" / shard["shard"]).exists():
                 shard["sha256"] = sha256_file(output / "shards" / shard["shard"])
-        path.write_text(json.dumps(record))
+
+    for path in records_of(output):
+        altered(path, agree)
 
 
 @pytest.mark.parametrize(
@@ -276,33 +280,29 @@ def forge(output: Path) -> None:
 def test_names_that_lead_out_of_the_output_are_differences(name: str, copied: Path) -> None:
     """Whoever made an output may have written any name into its records, and nothing else is read for it."""
     (copied.parent / "outside").write_bytes(b"secret")
-    path = copied / f"work/export/commits/{UNIT}.json"
-    record = json.loads(path.read_text())
-    record["files"][name] = 6
-    record["hashes"] = {name: "0" * 64}
-    record["shards"][0]["shard"] = name
-    path.write_text(json.dumps(record))
+
+    def lead_out(record: Any) -> None:
+        record["files"][name], record["hashes"], record["shards"][0]["shard"] = 6, {name: "0" * 64}, name
+
+    altered(copied / f"work/export/commits/{UNIT}.json", lead_out)
     what = "is not a regular file" if name == "shards" else f"names {name}, which is not in the output"
     assert what in [one.what for one in checked(copied, "--sample", 0).differences]
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", ".."])
 def test_units_whose_files_would_not_be_in_the_output_are_differences(name: str, copied: Path) -> None:
-    plan = json.loads((copied / "work" / "plan.json").read_text())
-    plan["units"][0]["name"] = name
-    (copied / "work" / "plan.json").write_text(json.dumps(plan))
+    altered(copied / "work" / "plan.json", lambda plan: plan["units"][0].update(name=name))
     (one,) = checked(copied).differences
     assert one.file.endswith("plan.json") and repr(name) in one.what
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "pipe in a record"])
 def test_files_that_are_not_regular_are_differences_and_are_not_opened(kind: str, copied: Path) -> None:
-    path = copied / ("other" if kind == "pipe in a record" else f"work/captions/data/{UNIT}.parquet")
+    path = copied / ("other" if kind == "pipe in a record" else ANNOTATED)
     path.unlink(missing_ok=True)
     os.mkfifo(path) if kind.startswith("pipe") else path.symlink_to("/dev/zero")
-    record = json.loads((copied / "funnel.json").read_text())
-    record["files"]["other"], record["hashes"]["other"] = 0, "0" * 64
-    (copied / "funnel.json").write_text(json.dumps(record))
+    altered(copied / "funnel.json", lambda record: record["files"].update(other=0))
+    altered(copied / "funnel.json", lambda record: record["hashes"].update(other="0" * 64))
     found = {one.file: one.what for one in checked(copied, "--sample", 0).differences}
     assert found[str(path)] == ("is a link that leads out of the output" if kind == "link" else "is not a regular file")
 
@@ -320,16 +320,15 @@ def test_files_that_are_not_regular_are_differences_and_are_not_opened(kind: str
     ],
 )
 def test_an_altered_record_is_a_difference(name: str, change: dict[str, object], copied: Path) -> None:
-    record = json.loads((copied / name).read_text())
-    (copied / name).write_text(json.dumps(record | change))
+    altered(copied / name, lambda record: record.update(change))
     found = checked(copied, "--sample", 5)
     assert ("is no record of this version", str(copied / name)) in {(one.what, one.file) for one in found.differences}
 
 
 def test_annotations_without_their_rows_are_differences(copied: Path) -> None:
     """As their record may have been altered too."""
-    table_of(copied / f"work/captions/data/{UNIT}.parquet", lambda table: table.drop_columns("parsed").slice(3))
-    table_of(copied / SCORED, lambda table: table.slice(0, 1))
+    pq.write_table(pq.read_table(copied / ANNOTATED).drop_columns("parsed").slice(3), copied / ANNOTATED)
+    pq.write_table(pq.read_table(copied / SCORED).slice(0, 1), copied / SCORED)
     forge(copied)
     found = checked(copied)
     assert any(one.part == "decisions" and UNIT in one.file for one in found.differences), [*found.lines()]
@@ -406,7 +405,7 @@ def test_decontamination_is_decided_again(decontaminated: Path, tmp_path: Path) 
     name = "rejected/part-00000-00000.parquet"
     reasons = pq.read_table(copy / name)["reason"].to_pylist()
     row = reasons.index("evaluation_image")
-    table_of(copy / name, lambda table: with_value(table, "evaluation_how", row, "near copy"))
+    with_value(copy / name, "evaluation_how", row, "near copy")
     forge(copy)
     (one,) = checked(copy).differences
     assert (one.part, one.uid) == ("decisions", uid_at(copy, name, row)) and "evaluation_how" in one.what
@@ -426,16 +425,19 @@ def test_decontamination_by_embeddings_is_decided_again(
     assert not found.differences and not any("evaluation" in line for line in found.skipped), [*found.lines()]
 
 
+def checked_sets(copy: Path, names: tuple[str, ...], change: Callable[[Any], object]) -> Findings:
+    """The findings after a change of what files say of the evaluation sets."""
+    for name in names:
+        altered(copy / name, lambda record: change(record.get("checked") or record["models"]["evaluation"]))
+    forge(copy)
+    return checked(copy)
+
+
 @pytest.mark.parametrize("files", [("funnel.json",), ("run.json",), ("funnel.json", "run.json")])
 def test_a_set_that_was_not_compared_is_a_difference(files: tuple[str, ...], decontaminated: Path, tmp_path: Path):
     copy = Path(shutil.copytree(decontaminated, tmp_path / "copy"))
     extra = {"name": "imagenet", "images": 50_000, "sha256": "0" * 16, "tasks": []}
-    for name in files:
-        record = json.loads((copy / name).read_text())
-        (record["checked"] if name == "funnel.json" else record["models"]["evaluation"])["sets"].append(extra)
-        (copy / name).write_text(json.dumps(record))
-    forge(copy)
-    found = checked(copy)
+    found = checked_sets(copy, files, lambda about: about["sets"].append(extra))
     named = {Path(one.file).name for one in found.differences if one.part == "provenance"}
     assert named & {*files}, [*found.lines()]
     if "run.json" in files:  # then the sets that the rows were compared with are unknown
@@ -444,15 +446,11 @@ def test_a_set_that_was_not_compared_is_a_difference(files: tuple[str, ...], dec
 
 def test_counts_and_the_rule_of_decontamination_are_compared(decontaminated: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(decontaminated, tmp_path / "copy"))
-    for name, of in (("funnel.json", ("checked",)), ("run.json", ("models", "evaluation"))):
-        record = json.loads((copy / name).read_text())
-        about = record
-        for key in of:
-            about = about[key]
+
+    def change(about: Any) -> None:
         about["compared"], about["rule"]["distance"] = 1_000, 40
-        (copy / name).write_text(json.dumps(record))
-    forge(copy)
-    told = " ".join(one.what for one in checked(copy).differences)
+
+    told = " ".join(one.what for one in checked_sets(copy, ("funnel.json", "run.json"), change).differences)
     assert "1,000 images compared" in told and "another rule of evaluation sets" in told
 
 
@@ -467,11 +465,8 @@ def test_it_prints_what_was_checked_and_ends_with_a_status(scored: Any, copied: 
     assert main([str(copied), "--json", str(tmp_path / "found.json")]) == 1
     record = json.loads((tmp_path / "found.json").read_text())
     assert record["differences"][0].keys() == {"part", "file", "what", "uid"} and record["more_differences"] == 0
-    assert record["samples"]["decided again"] == {
-        "rows": ROWS + 1,
-        "of": ROWS + 1,
-        "escape": {"1": 0, "10": 0, "100": 0},
-    }
+    chances = {"rows": ROWS + 1, "of": ROWS + 1, "escape": {"1": 0, "10": 0, "100": 0}}
+    assert record["samples"]["decided again"] == chances
     capsys.readouterr()
     assert main([str(copied), "--json", "-"]) == 1 and json.loads(capsys.readouterr().out) == record
 
