@@ -28,12 +28,10 @@ def _checked(place: str) -> Any:
         folder = Path(inside).parent if inside.endswith(".tar") else Path(inside)
         folder = folder.parent if folder.name in ("shards", "index") else folder
         return json.loads(fs.cat_file(f"{folder}/funnel.json")).get("checked")
-    except (OSError, ValueError, ImportError, AttributeError):
-        return None  # no output of filtering, or none that can be read: nothing is known
-    except Exception as error:
-        if not is_of_store(error):
-            raise
-        return None
+    except Exception as error:  # no output of filtering, or none that can be read: nothing is known
+        if is_of_store(error) or isinstance(error, ValueError | ImportError | AttributeError):
+            return None
+        raise
 
 
 def decontaminated(folder: Path | None, task: str) -> str:

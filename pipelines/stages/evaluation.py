@@ -51,8 +51,8 @@ from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_encoder
 from open_diht.pipelines.stages.encoding import OK, embedding_of, matrix, vectors
 from open_diht.pipelines.stages.evaluation_sets import (
     EVALUATION,
-    digest_of,
     find_sets,
+    fingerprints_of,
     normalized,
     table_of_sets,
 )
@@ -181,7 +181,10 @@ class FingerprintStage(SegmentAnnotator):
         return [path]
 
     def _table(self, some: list[tuple[int, bytes | MissingImage]]) -> pa.Table:
-        rows = [{"ordinal": ordinal, **_fingerprints(image)} for ordinal, image in some]
+        rows: list[dict[str, Any]] = []
+        for ordinal, image in some:
+            seen = fingerprints_of(image, copies.views) if isinstance(image, bytes) else {"status": image.reason}
+            rows.append({"ordinal": ordinal, **seen})
         if self._encoder is None:
             return pa.Table.from_pylist(rows, _FINGERPRINTS)
         embedded = self._encoder.encode([image if isinstance(image, bytes) else b"" for _, image in some])
@@ -190,17 +193,6 @@ class FingerprintStage(SegmentAnnotator):
                 row["status"] = str(vector.reason)
         table = pa.Table.from_pylist(rows, _FINGERPRINTS)
         return table.append_column(EMBEDDINGS, vectors(embedded, self._encoder.dimension))  # type: ignore[arg-type]
-
-
-def _fingerprints(image: bytes | MissingImage) -> dict[str, Any]:
-    if isinstance(image, MissingImage):
-        return {"status": image.reason}
-    row: dict[str, Any] = {"sha256": digest_of(image)}
-    try:
-        seen = copies.look(image)
-    except UnreadableImage as error:
-        return {**row, "status": str(error.reason)}
-    return {**row, "status": OK, "pixels": seen.pixels, "hashes": copies.views(seen.luma).tobytes()}
 
 
 @dataclass

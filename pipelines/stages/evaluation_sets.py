@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import islice
@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import sha256_file
@@ -31,6 +33,7 @@ from open_diht.common.spelling import spelled_option
 from open_diht.filters import copies
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_encoder
+from open_diht.pipelines.stages.encoding import OK
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import fingerprint_of
@@ -223,29 +226,35 @@ def table_of_sets(
         rows, unread = _rows(text), 0
         with TableFile(path, _TABLE) as out:
             while some := list(islice(rows, BATCH)):
-                embedded: list[Any] = model.encode([row[2] for row in some]) if model else [None] * len(some)
-                made = [_fingerprints(row, vector) for row, vector in zip(some, embedded, strict=True)]
-                unread += sum("hashes" not in row for row in made)
-                out.write(pa.Table.from_pylist(made, _TABLE))
+                table = _table(some, model)
+                unread += table["hashes"].null_count
+                out.write(table)
         if unread:
             say(f"{counted(unread, 'evaluation image')} cannot be decoded, and are compared by their bytes alone")
     return path, sets
 
 
-def _fingerprints(row: Row, vector: Any) -> dict[str, Any]:
-    of_set, item, data, captions = row
-    found = {"set": of_set, "item": item, "sha256": digest_of(data), "captions": captions}
+def _table(some: Sequence[Row], model: Encoder | None) -> pa.Table:
+    """Return the rows of the table for some images."""
+    embedded: list[Any] = model.encode([image for _, _, image, _ in some]) if model else [None] * len(some)
+    rows = []
+    for (of_set, item, image, captions), vector in zip(some, embedded, strict=True):
+        row = {"set": of_set, "item": item, "captions": captions, **fingerprints_of(image, copies.variants)}
+        if row["status"] == OK and isinstance(vector, np.ndarray):
+            row["embedding"] = vector
+        rows.append(row)
+    return pa.Table.from_pylist(rows, _TABLE)
+
+
+def fingerprints_of(image: bytes, hashed: Callable[[Image.Image], NDArray[Any]]) -> dict[str, Any]:
+    """Return the SHA-256 of an image file and its status, and if it can be decoded `Look.pixels` and the hashes that
+    `hashed` makes of the luma. An empty file has no SHA-256, because nothing is not a copy of nothing."""
+    row = {"sha256": hashlib.sha256(image).digest() if image else None}
     try:
-        seen = copies.look(data)
-    except UnreadableImage:
-        return found
-    vector = vector if isinstance(vector, np.ndarray) else None
-    return {**found, "pixels": seen.pixels, "hashes": copies.variants(seen.luma).tobytes(), "embedding": vector}
-
-
-def digest_of(data: bytes) -> bytes | None:
-    """Return the SHA-256 of an image file, or None if it is empty: nothing is not a copy of nothing."""
-    return hashlib.sha256(data).digest() if data else None
+        seen = copies.look(image)
+    except UnreadableImage as error:
+        return {**row, "status": str(error.reason)}
+    return {**row, "status": OK, "pixels": seen.pixels, "hashes": hashed(seen.luma).tobytes()}
 
 
 def normalized(caption: str | None) -> str:

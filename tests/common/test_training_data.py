@@ -32,19 +32,15 @@ def test_the_record_of_filtering_is_found_from_what_a_training_names(place, with
 
 
 def test_what_no_record_says_is_unknown(place, tmp_path):
-    for record in (record_of([str(place), str(tmp_path / "other")], False), [], "nonsense", [{"checked": 3}]):
+    started = record_of([str(place)], False, ["package:weights"])  # these weights may have seen anything
+    assert started[-1] == {"path": "package:weights", "checked": None}
+    other = record_of([str(place), str(tmp_path / "other")], False)
+    for record in (started, other, [], "nonsense", [{"checked": 3}]):
         (tmp_path / TRAINING_DATA).write_text(json.dumps(record))
         assert decontaminated(tmp_path, "pets") == "unknown"
     assert decontaminated(None, "pets") == decontaminated(tmp_path / "absent", "pets") == "unknown"
     (place / "funnel.json").write_text("{")
     assert record_of([str(place)], False)[0]["checked"] is None
-
-
-def test_weights_that_a_training_started_from_may_have_seen_anything(place, tmp_path):
-    record = record_of([str(place)], False, ["package:weights"])
-    (tmp_path / TRAINING_DATA).write_text(json.dumps(record))
-    assert record[-1] == {"path": "package:weights", "checked": None}
-    assert decontaminated(tmp_path, "pets") == "unknown"
 
 
 @pytest.mark.parametrize(

@@ -85,11 +85,7 @@ def test_copies_are_rejected_with_evidence_and_other_thresholds_read_nothing(
 
     monkeypatch.setattr(FingerprintStage, "add", None)  # no image is read from here on
     exact = filtering(rows, output, preset="{base: paper, evaluation: {distance: 0, captions: true}}", **asked)
-    assert {n: how for n, (how, _) in _evidence(exact).items()} == {
-        0: "same bytes",
-        1: PIXELS,
-        7: "same caption",
-    }
+    assert {n: how for n, (how, _) in _evidence(exact).items()} == {0: "same bytes", 1: PIXELS, 7: "same caption"}
     assert exact.verdicts()[7] == "evaluation_caption"
     table = {"key": ["x"], "image": [{"bytes": IMAGES[5], "path": None}], "caption": ["nothing"]}
     pq.write_table(pa.table(table), tmp_path / "others.parquet")
@@ -183,18 +179,23 @@ def test_images_of_tasks_that_cannot_be_read_are_one_line(monkeypatch, count, wo
 
 
 @pytest.mark.parametrize(
-    ("columns", "named"),
+    ("sets", "columns", "named"),
     [
-        ({"image": ["images/1.jpg"]}, "column image has the type string"),
-        ({"image": [{"path": "1.jpg"}]}, "column image has the type struct<path: string>"),
-        ({"image": [b"x"], "caption": [3]}, "column caption has the type int64"),
-        ({"image": [b"x"], "captions": [[3]]}, "column captions has the type list<element: int64>"),
+        ("set.parquet", {"image": ["images/1.jpg"]}, "column image has the type string"),
+        ("set.parquet", {"image": [{"path": "1.jpg"}]}, "column image has the type struct<path: string>"),
+        ("set.parquet", {"image": [b"x"], "caption": [3]}, "column caption has the type int64"),
+        ("set.parquet", {"image": [b"x"], "captions": [[3]]}, "column captions has the type list<element: int64>"),
+        ("set.parquet,s3://bucket/x.parquet", {"image": [b"x"]}, "s3://bucket/x.parquet: .*download it first"),
+        ("https://example.org/images/", {}, "https://example.org/images/: .*download it first"),
+        ("hf://datasets/a/b.yaml", {}, "hf://datasets/a/b.yaml: .*download it first"),
+        ("absent.yaml", {}, "absent"),
     ],
 )
-def test_columns_without_images_or_captions_are_one_line_before_any_work(tmp_path, columns, named):
-    pq.write_table(pa.table(columns), tmp_path / "set.parquet")
+def test_sets_that_cannot_be_read_are_one_line_before_any_work(tmp_path, monkeypatch, sets, columns, named):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table(columns), "set.parquet")
     with pytest.raises(WrongUse, match=named) as caught:
-        find_sets(f"{tmp_path}/set.parquet")
+        find_sets(sets)
     assert "\n" not in str(caught.value)
 
 
@@ -210,13 +211,7 @@ def test_columns_of_images_and_captions_are_read(tmp_path, kind, captions):
     assert find_sets(f"{tmp_path}/set.parquet")[0].images == 2
     rows = list(evaluation_sets._rows(f"{tmp_path}/set.parquet"))
     assert [row[2] for row in rows] == IMAGES[:2]
-    pa.Table.from_pylist([evaluation_sets._fingerprints(row, None) for row in rows], evaluation_sets._TABLE)
-
-
-@pytest.mark.parametrize("url", ["s3://bucket/x.parquet", "https://example.org/images/", "hf://datasets/a/b.yaml"])
-def test_a_set_in_a_store_is_to_be_downloaded_first(mine, url):
-    with pytest.raises(WrongUse, match=f"{url}: .*download it first"):
-        find_sets(f"{mine}/,{url}")
+    assert evaluation_sets._table(rows, None)["hashes"].null_count == 0
 
 
 def test_a_suite_file_is_of_the_evaluation_wherever_it_is(tmp_path):
@@ -225,8 +220,6 @@ def test_a_suite_file_is_of_the_evaluation_wherever_it_is(tmp_path):
         [Path("images"), tmp_path / "x.parquet"],
         f"demo,mine.yaml,{tmp_path}/mine.yml",
     )
-    with pytest.raises(WrongUse, match="absent"):
-        find_sets(f"{tmp_path}/absent.yaml")
 
 
 def test_a_blank_image_is_a_copy_of_the_same_file_alone(tmp_path, filtering):
