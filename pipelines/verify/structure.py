@@ -174,8 +174,8 @@ class Structure:
             found.skip(f"the content of {counted(unknown, 'file')} whose record has no SHA-256")
 
     def _size(self, record: StorePath, name: str) -> int | None:
-        """Return the size of a file that a record names. Otherwise report why there is none, and return None: whoever
-        wrote the record may have written any name, and only files of the output are opened."""
+        """Return the size of a file that a record names. Otherwise report why there is none, and return None. A record
+        of a stranger may have any name, and only files of the output are opened."""
         if (size := self.files.get(name)) is None:
             file = self.layout.root / name if all(map(is_plain, name.split("/"))) else record
             what = f"names {name}, which is not in the output" if file is record else "is missing"
