@@ -325,6 +325,12 @@ def test_an_altered_record_is_a_difference(name: str, change: dict[str, object],
     assert ("is no record of this version", str(copied / name)) in {(one.what, one.file) for one in found.differences}
 
 
+def test_the_sums_of_the_results_are_compared(copied: Path) -> None:
+    altered(copied / "funnel.json", lambda record: record.update(kept=0, rejected={"action": 1}, histograms={}))
+    found = checked(copied, "--sample", 0).differences
+    assert {one.what.partition(":")[0] for one in found} == {"kept", "rejected", "histograms"}
+
+
 def test_annotations_without_their_rows_are_differences(copied: Path) -> None:
     """As their record may have been altered too."""
     pq.write_table(pq.read_table(copied / ANNOTATED).drop_columns("parsed").slice(3), copied / ANNOTATED)
