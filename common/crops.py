@@ -1,4 +1,4 @@
-"""Random crops drawn from a seed and a sample's key alone, so that a teacher and a training see the same ones."""
+"""Crops that a teacher and a training share: the middle of a long image, and random ones from a seed and a key."""
 
 from __future__ import annotations
 
@@ -12,8 +12,23 @@ from PIL import Image
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels, as in Pillow."""
 Draws = npt.NDArray[np.float64]
+MAX_ASPECT = 20
+"""Largest aspect ratio of an image that models see. The ends of longer ones are cut off, because resizing the shorter
+side would make a line of pixels enormous."""
 MOST_RATIO = 4 / 3
 """Largest ratio of a crop's sides before it is made square, as in torchvision's RandomResizedCrop."""
+
+
+def middle_box(width: int, height: int) -> Box:
+    """Return the middle of an image that is longer than `MAX_ASPECT`, otherwise the whole image."""
+    left, top = max(0, (width - MAX_ASPECT * height) // 2), max(0, (height - MAX_ASPECT * width) // 2)
+    return left, top, width - left, height - top
+
+
+def middle(image: Image.Image) -> Image.Image:
+    """Return the middle of an image, see `middle_box`."""
+    box = middle_box(*image.size)
+    return image if box == (0, 0, *image.size) else image.crop(box)
 
 
 def crop_of(seed: int, key: str, crop: int) -> Draws:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from open_diht.common.crops import crop_box, crop_of
+from open_diht.common.crops import crop_box, crop_of, middle_box
 from open_diht.common.images import open_image
 from open_diht.common.shard_index import uid_of_key, unpacked_keys
 from open_diht.filters.spotting.decode import DecodeLimits
@@ -79,13 +79,12 @@ class DatacompdrStage(Stage):
         return {"rows": len(written)}, [path]
 
     def _boxes(self, key: str, content: bytes) -> list[tuple[int, int, int, int]]:
-        """Return the crops of an image as top, left, height and width."""
+        """Return the crops of an image as top, left, height and width. The teacher saw the middle of a long image."""
         opened = open_image(content, DecodeLimits(decode_side=0))
         width, height = opened.image.size[:: -1 if opened.orientation >= 5 else 1]  # upright, as teachers see it
-        scale, side = self.about["crop_scale"], min(width, height)
+        x, y, right, bottom = middle_box(width, height)
+        seen, scale, side = (right - x, bottom - y), self.about["crop_scale"], min(width, height)
         if scale is None:
             return [((height - side) // 2, (width - side) // 2, side, side)]
-        found = (
-            crop_box(crop_of(self.about["seed"], key, n), width, height, scale) for n in range(self.about["crops"])
-        )
-        return [(top, left, bottom - top, right - left) for left, top, right, bottom in found]
+        found = (crop_box(crop_of(self.about["seed"], key, n), *seen, scale) for n in range(self.about["crops"]))
+        return [(y + top, x + left, bottom - top, right - left) for left, top, right, bottom in found]

@@ -18,12 +18,12 @@ import numpy.typing as npt
 from apache_beam.utils.shared import Shared
 from PIL import Image
 
-from open_diht.common.crops import crop_box, crop_of, cropped
+from open_diht.common.crops import crop_box, crop_of, cropped, middle
 from open_diht.common.devices import AUTO, check_device
 from open_diht.common.shard_index import packed_keys
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.concepts import datacompdr
-from open_diht.pipelines.concepts.extract import Bad, Features, middle
+from open_diht.pipelines.concepts.extract import Bad, Features
 from open_diht.pipelines.concepts.features import Batches, Begun, Extracting, Keys
 from open_diht.pipelines.concepts.run import Extractor, ShardRun, ShardSettings, check_output, outdated, reading_data
 from open_diht.pipelines.concepts.shards import CAPTION, Pair, pairs_of, shard_entries
@@ -163,7 +163,7 @@ class EmbeddingStage(Extracting):
             return [pixels] * self.about["crops"], texts
         if scale is None:
             return [self._encoder.tensor(pixels)], texts
-        whole = Image.fromarray(np.ascontiguousarray(middle(pixels)), "RGB")
+        whole = middle(Image.fromarray(pixels, "RGB"))
         boxes = (
             crop_box(crop_of(self.about["seed"], key, crop), *whole.size, scale) for crop in range(self.about["crops"])
         )

@@ -15,15 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from open_diht.filters.spotting.decode import DecodeLimits, Pixels, UnreadableImage, decode_image
+from open_diht.common.crops import middle
+from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image
 from open_diht.pipelines.concepts.teacher import LoadedTeacher
 
 NO_IMAGE = "missing_image"
 NOT_FINITE = "not_finite"
 TEACHER_FAILED = "teacher_failed"
-MAX_ASPECT = 20
-"""Longer images are cropped around the middle to this aspect ratio. Most teachers resize the shorter side, and then use
-the middle; they would make an image enormous that is one line of pixels."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +111,8 @@ def _failed(teacher: LoadedTeacher, error: Exception) -> TeacherFailed:
 
 
 def _image(content: bytes | None) -> Image.Image:
-    pixels = middle(decode_image(content or b"", DecodeLimits(decode_side=0)).pixels)
-    return Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))  # BGR to RGB
-
-
-def middle(pixels: Pixels) -> Pixels:
-    """Return the middle of an image (h, w, 3) that is longer than `MAX_ASPECT`, otherwise the image."""
-    height, width = pixels.shape[:2]
-    top, left = max(0, (height - MAX_ASPECT * width) // 2), max(0, (width - MAX_ASPECT * height) // 2)
-    return pixels[top : height - top, left : width - left]
+    pixels = decode_image(content or b"", DecodeLimits(decode_side=0)).pixels
+    return middle(Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1])))  # BGR to RGB
 
 
 ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, OSError, MemoryError)

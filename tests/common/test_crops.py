@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open_diht.common.crops import crop_box, crop_of, cropped
+from open_diht.common.crops import crop_box, crop_of, cropped, middle
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"), [((3000, 2), (40, 2)), ((1, 401), (1, 21)), ((40, 2), (40, 2)), ((1, 20), (1, 20))]
+)
+def test_lines_of_pixels_lose_their_ends(size: tuple[int, int], seen: tuple[int, int]) -> None:
+    assert middle(Image.new("RGB", size)).size == seen
 
 
 def test_draws_are_the_same_on_every_machine_and_differ_by_seed_key_and_crop() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from open_diht.common.command_line import WrongUse
+from open_diht.common.crops import middle
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.trainer.data.errors import DataError
 from open_diht.trainer.data.reader import Images, Transform, UndecodableImage, decode
@@ -69,7 +70,7 @@ class ImageFiles:
         for path in paths:
             self.state(str(path))
             try:
-                image = decode(path.read_bytes(), self._max_pixels)
+                image = middle(decode(path.read_bytes(), self._max_pixels))
             except (OSError, UndecodableImage) as error:
                 raise DataError(f"{path} cannot be read as an image; take it out of the folder: {error}") from error
             images.add(self._transform(image))

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from open_diht.common.crops import middle
 from open_diht.common.images import BadImage, BadImageReason, ImageLimits, decoding, open_image
 from open_diht.common.shard_index import ShardIndex, caption_hash
 from open_diht.common.spelling import spelled_option
@@ -44,9 +45,6 @@ _NEIGHBORS, _TRIES = 4, 8
 # They separate the random numbers of captions, of fields and of stored crops from others with the same seed.
 _CAPTIONS, _FIELDS, _CROPS = 0x6361_7074_696F_6E73, 0x6669_656C_6473, 0x6372_6F70
 
-MAX_ASPECT = 20
-"""Largest aspect ratio. The ends of longer images are cropped, because resizing the shorter side would blow them up."""
-
 Transform = Callable[[Image.Image], Tensor]
 Tokenizer = Callable[[list[str]], Tensor]
 _Caption = tuple[str, int]  # with its hash
@@ -57,16 +55,13 @@ class UndecodableImage(ValueError):
 
 
 def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> Image.Image:
-    """Decode an image from untrusted bytes, upright, in RGB and cropped to `MAX_ASPECT`. Raises `UndecodableImage`.
+    """Decode an image from untrusted bytes, upright and in RGB. Raises `UndecodableImage`.
     `decode_side` is the smallest side, in pixels, to which a JPEG may be reduced by a half, a quarter or an eighth."""
     try:
         opened = open_image(content, ImageLimits(max_pixels=max_pixels))
         image = opened.decode(at_least=None if decode_side is None else (decode_side, decode_side))
         with decoding(f"pixels of mode {image.mode}"):
-            image = opened.upright(image.convert("RGB"))
-            width, height = image.size
-            left, top = max(0, (width - MAX_ASPECT * height) // 2), max(0, (height - MAX_ASPECT * width) // 2)
-            return image.crop((left, top, width - left, height - top)) if left or top else image
+            return opened.upright(image.convert("RGB"))
     except BadImage as error:
         too_many = error.reason is BadImageReason.TOO_MANY_PIXELS
         setting = "; data.max_pixels sets the limit of width x height, up to Pillow's limit" if too_many else ""
@@ -303,6 +298,8 @@ class Reader:
             assert self._view is not None  # the loader has checked it
             crop, (size, transform) = mixed(seed ^ _CROPS) % stored.image.shape[1], self._view
             image = stored.view(image, at, crop, size)
+        else:
+            image = middle(image)
         tensor = self._transformed(opened, place, image, seed, transform)
         return _Sample(opened, place, *caption, crop, negative), tensor
 

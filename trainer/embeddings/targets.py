@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from open_diht.common.crops import crop_box, crop_of, cropped
+from open_diht.common.crops import crop_box, crop_of, cropped, middle
 from open_diht.common.shard_index import unpacked_keys
 from open_diht.trainer.concepts.targets import StoredTargets
 from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
@@ -53,9 +53,10 @@ class ShardEmbeddings:
         return np.array([places.get(key, -1) for key in keys], np.int64)
 
     def view(self, image: Image.Image, row: int, crop: int, size: int) -> Image.Image:
-        """Return crop number `crop` of the image of a row, as the teacher saw it, in (size, size) pixels. Only for
-        targets with a `crop_scale`."""
+        """Return crop number `crop` of the whole image of a row, as the teacher saw it, in (size, size) pixels. Only
+        for targets with a `crop_scale`."""
         assert self.crop_scale is not None
+        image = middle(image)
         return cropped(image, crop_box(crop_of(self.seed, self.keys[row], crop), *image.size, self.crop_scale), size)
 
 

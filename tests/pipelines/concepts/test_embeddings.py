@@ -31,18 +31,29 @@ from tests.tiny_clip import write_tiny  # noqa: E402
 WORDS = ("--store", "embeddings", "--workers", "1", "--device", "cpu", "--precision", "fp32", "--batch-size", "4")
 
 
+def long_image() -> bytes:
+    """A line of noise, whose ends models do not see."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 1400, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+LONG = long_image()
+
+
 @pytest.fixture(scope="session")
 def towers(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"local-dir:{write_tiny(tmp_path_factory.mktemp('clip') / 'tiny')}"
 
 
 def changed(number: int, members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-    """Sample 2 has no image, 5 one that is none, and the even ones have a second caption."""
+    """Sample 2 has no image, 4 a long one, 5 one that is none, and the even ones have a second caption."""
     (image, content), caption, (name, row) = members
     row = json.dumps(
         {**json.loads(row), **({"other": f"picture {number}"} if number % 2 == 0 else {"other": 3})}
     ).encode()
-    found = [] if number == 2 else [(image, b"<html>" if number == 5 else content)]
+    content = {4: LONG, 5: b"<html>"}.get(number, content)
+    found = [] if number == 2 else [(image, content)]
     return [*found, caption, (name, row)]
 
 
@@ -96,7 +107,9 @@ def test_each_crop_and_caption_is_what_the_model_says_of_it_and_a_second_run_doe
     places = again.rows(shard.keys)
     assert np.flatnonzero(places < 0).tolist() == [2, 5] and written.captions == ("caption", "syn_text[0]")
     assert np.abs(again.image[places[1]] - shard.image[1]).max() < 1e-3
-    assert np.array_equal(np.asarray(again.view(image, int(places[1]), 1, 32)), np.asarray(shard.view(image, 1, 1, 32)))
+    for row, shown in ((1, image), (4, Image.open(io.BytesIO(LONG)))):
+        one, other = again.view(shown, int(places[row]), 1, 32), shard.view(shown, row, 1, 32)
+        assert np.array_equal(np.asarray(one), np.asarray(other))
 
     files = {path: path.stat().st_mtime_ns for path in (data / "embeddings").rglob("*.npz")}
     with patch("open_diht.pipelines.concepts.embeddings.Encoder", side_effect=AssertionError("loaded")):

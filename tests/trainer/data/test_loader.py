@@ -1,6 +1,7 @@
 """What a trainer relies on: once per epoch, exact resume, counted errors, no silence."""
 
 import fcntl
+import io
 import itertools
 import os
 import random
@@ -46,6 +47,15 @@ def test_a_batch_is_what_the_shards_hold(tars: Any, load: Any, tmp_path: Path) -
     assert texts == [f"caption {int(key[:32], 16)}" for key in batch.keys]
     assert len(set(batch.caption_hash.tolist())) == 7
     assert (loader.batches_per_epoch, loader.samples_per_epoch, loader.counts) == (1, 7, {"ok": 7})
+
+
+def test_a_line_of_pixels_loses_its_ends(tars: Any, load: Any, tmp_path: Path) -> None:
+    line = io.BytesIO()
+    Image.new("RGB", (3000, 2)).save(line, "PNG")
+    _, *others = tars.members([0])
+    tars.write(tmp_path / "d" / "0.tar", [(f"{tars.key(0)}.png", line.getvalue()), *others])
+    (batch,) = load(tmp_path / "d", batch_size=1, transform=lambda image: torch.tensor(image.size)).epoch(0)
+    assert batch.images.tolist() == [[40, 2]]
 
 
 @pytest.mark.parametrize(("world", "workers", "streams"), [(1, 0, 1), (2, 2, 1), (3, 1, 3), (4, 0, 2)])
