@@ -9,6 +9,7 @@ left by a run that ended in between.
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import publish_bytes, published_folder, remove_temporaries, temporary_beside
@@ -56,9 +57,14 @@ class LocalStore:
         folder = self.folder / name
         return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
-    def read(self, path: str) -> bytes:
-        """Return the content of a file. Raises FileNotFoundError if there is none."""
-        return (self.folder / path).read_bytes()
+    def read(self, path: str, most: int | None = None) -> bytes:
+        """Return the content of a file, or its first `most` bytes. Raises FileNotFoundError if there is none."""
+        with self.opened(path) as file:
+            return file.read(-1 if most is None else most)
+
+    def opened(self, path: str) -> BinaryIO:
+        """Open a file. Raises FileNotFoundError if there is none."""
+        return open(self.folder / path, "rb")
 
     def write(self, content: bytes, path: str) -> None:
         """Create or replace a file with bytes."""
@@ -149,17 +155,22 @@ class FsspecStore:
             found = self.fs.find(folder, detail=True)
             return {path.removeprefix(folder).lstrip("/"): int(about["size"] or 0) for path, about in found.items()}
 
-    def read(self, path: str) -> bytes:
-        """Return the content of a file. Raises FileNotFoundError if there is none; other failures are retried."""
+    def read(self, path: str, most: int | None = None) -> bytes:
+        """Return the content of a file, or its first `most` bytes. Raises FileNotFoundError if there is none; other
+        failures are retried."""
         pauses = iter(_READ_PAUSES_S)
         while True:
             try:
                 with self._asking(path) as inside:
-                    return bytes(self.fs.cat_file(inside))
+                    return bytes(self.fs.cat_file(inside, end=most))
             except StoreError:
                 if (pause_s := next(pauses, None)) is None:
                     raise
             time.sleep(pause_s)
+
+    def opened(self, path: str) -> BinaryIO:
+        """Return a file of what `read` returns."""
+        return io.BytesIO(self.read(path))
 
     def write(self, content: bytes, path: str) -> None:
         """Create or replace a file with bytes."""

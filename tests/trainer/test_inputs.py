@@ -1,5 +1,6 @@
 """Which targets a run learns from, and that it does, without the teacher."""
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -11,7 +12,9 @@ import numpy as np
 import open_clip
 import pytest
 
+from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import build
+from open_diht.eval.fetch.archives import write_tar
 from open_diht.trainer.config import Config, DistillationSettings
 from open_diht.trainer.config_files import load_config
 from open_diht.trainer.data import BadSource, ConceptMismatch
@@ -119,6 +122,32 @@ def test_a_run_learns_embeddings_and_counts_the_pairs_without(tiny_values, taugh
     assert one[-1]["without_targets"] == 3, "one in each epoch of 96"
     assert "3 of 288 samples had no embeddings, and so no distillation loss" in said
     assert "distillation of embeddings (x2)" in (tmp_path / "w" / "export" / "README.md").read_text()
+
+
+def test_a_resumed_run_notices_other_embeddings_of_datacompdr(tiny_config, shards, tmp_path):
+    """Also if their tars have the same size."""
+    paug = json.dumps({"param_aug": [[[0, 0, 40, 40]]]}).encode()
+
+    def write(seed: int) -> list[int]:
+        generator = np.random.default_rng(seed)
+        for first, tar in enumerate(sorted(shards.glob("*.tar"))):
+            samples = []
+            for number in range(32 * first, 32 * first + 32):
+                content = io.BytesIO()
+                np.savez(content, image_emb=generator.normal(size=(1, 8)), text_emb=generator.normal(size=(1, 8)))
+                samples.append((f"{number:032x}", {"npz": content.getvalue(), "paug.json": paug}))
+            write_tar(tmp_path / "dr" / tar.name, samples)
+        return [path.stat().st_size for path in sorted((tmp_path / "dr").iterdir())]
+
+    (tmp_path / "dr").mkdir()
+    sizes = write(0)
+    config = tiny_config(distillation={"path": str(tmp_path / "dr")}, schedule={"samples": 48})
+    assert interrupted(config, tmp_path / "w", 1)[0].step == 1
+    assert write(1) == sizes
+    with pytest.raises(WrongUse, match=r"the data changed since the run in .* began, or their targets did"):
+        train(config, tmp_path / "w")
+    write(0)
+    assert train(config, tmp_path / "w").finished
 
 
 def test_without_distillation_a_run_is_what_it_was(tiny_config, taught, tmp_path):

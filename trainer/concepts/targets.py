@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -122,21 +122,23 @@ class StoredTargets:
                 f"run {self.remedy()} again"
             )
 
-    def _content(self, name: str, sha256: str) -> bytes | None:
-        """Return the bytes of a shard's file. Return None if there is none. An empty `sha256` of the tar is not
-        checked. Raises `ConceptMismatch` if the file is damaged or of another tar."""
+    def _opened(self, name: str, sha256: str) -> BinaryIO | None:
+        """Open a shard's file. Return None if there is none. An empty `sha256` of the tar is not checked. Raises
+        `ConceptMismatch` if the file is damaged or of another tar."""
         entry = self._shards.get(name)
         if entry is None:
             return None
         self._check_tar(name, sha256)
         try:
-            content = self._folder.read(entry["file"])
+            file = self._folder.opened(entry["file"])
         except FileNotFoundError:
             return None
-        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:  # type: ignore[arg-type]  # typeshed
+            file.close()
             path = f"{self._folder}/{entry['file']}"
             raise ConceptMismatch(f"{path} is damaged (SHA-256 differs from {MANIFEST}); run {self.remedy()} again")
-        return content
+        file.seek(0)
+        return file
 
 
 class ConceptTargets(StoredTargets):
@@ -159,8 +161,11 @@ class ConceptTargets(StoredTargets):
     def shard(self, name: str, sha256: str = "") -> ShardTargets | None:
         """Return the targets of a shard. Return None if there are none. An empty `sha256` of the tar is not checked.
         Raises `ConceptMismatch` if targets are damaged or of another tar, `StoreError` if the store of a URL failed."""
-        content = self._content(name, sha256)
-        return None if content is None else unpacked(content)
+        file = self._opened(name, sha256)
+        if file is None:
+            return None
+        with file:
+            return unpacked(file.read())
 
 
 def open_targets(folder: str | Path) -> ConceptTargets:

@@ -296,7 +296,7 @@ class Reader:
         stored, crop, transform = opened.embeddings, 0, self._transform
         if stored is not None and stored.crop_scale is not None and (at := opened.embedding_row(place)) >= 0:
             assert self._view is not None  # the loader has checked it
-            crop, (size, transform) = mixed(seed ^ _CROPS) % stored.image.shape[1], self._view
+            crop, (size, transform) = mixed(seed ^ _CROPS) % stored.crops, self._view
             image = stored.view(image, at, crop, size)
         else:
             image = middle(image)
@@ -499,7 +499,7 @@ class Reader:
         for index, sample in enumerate(samples):
             stored = sample.opened.embeddings
             if stored is not None and (row := sample.opened.embedding_row(sample.row)) >= 0:
-                image[index], text[index] = stored.image[row, sample.crop], stored.text[row, self._columns[sample.name]]
+                image[index], text[index] = stored.pair(row, sample.crop, self._columns[sample.name])
         return torch.from_numpy(image), torch.from_numpy(text)
 
     def without_embeddings(self, source: int, number: int) -> tuple[int, str]:
@@ -570,7 +570,7 @@ def without_embeddings(
     one. Raises `ConceptMismatch` if the embeddings cannot be used, `StoreError` if their store failed."""
     found = embeddings.shard(index.name, index.identity) if embeddings else None
     if found is not None:
-        known = found.image.any(axis=(1, 2)) & np.all(np.any(found.text[:, [*columns.values()]], axis=2), axis=1)
+        known = found.present([*columns.values()])
         places = found.rows([index.keys[row] for row in rows])
         rows = rows[~np.append(known, False)[places]]  # -1 takes the last one
     return len(rows), f"shard {index.name}, key {index.keys[rows[0]]}" if len(rows) else ""

@@ -1,17 +1,19 @@
 """Read embeddings in the format of DataCompDR as they are: one tar for each shard of the data set, of the same name.
 
-Samples are joined by uid. Embeddings get length 1. DataCompDR concatenates those of two teachers, so that the cosine is
-the mean of both. Crops and RandAugment are repeated from `paug.json`, which is in pixels of the whole image.
+Samples are joined by uid, and each is read when it is needed: all of a tar of DataCompDR would take a gigabyte. They
+get length 1. DataCompDR concatenates the embeddings of two teachers, so that the cosine is the mean of both. Crops and
+RandAugment are repeated from `paug.json`, which is in pixels of the whole image.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
+import pickle
 import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,30 +23,110 @@ from PIL import Image
 
 from open_diht.common.crops import cropped
 from open_diht.common.shard_index import uid_of_key
+from open_diht.common.stores import many_at_once
 from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
-from open_diht.trainer.embeddings.targets import EmbeddingTargets, Half, ShardEmbeddings
+from open_diht.trainer.embeddings.targets import EmbeddingTargets, Half, ShardEmbeddings, mapped
 from open_diht.trainer.stores import Store
 
 TEMPERATURE = 0.01
 """Temperature of DataCompDR's teachers, which the format does not state."""
+_START = 64 * 2**10
+"""Bytes at the beginning of a tar whose hash is recorded, with its size, so that a resumed run notices other tars. They
+hold the first samples, which another teacher, caption or crop changes, while it may leave the size as it was. To hash
+all bytes would read terabytes at the start of every run."""
+_ERRORS = (*UNREADABLE, pickle.UnpicklingError, LookupError, TypeError, RuntimeError)
+_GZIP = b"\x1f\x8b"
+Shape = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
 class Reinforced(ShardEmbeddings):
-    """Embeddings of the samples of one tar, by uid."""
+    """Embeddings of the samples of one tar, by uid. `shape`: the numbers of crops, captions and dimensions that all
+    samples must have, or zeros."""
 
-    crops: tuple[list[list[Any]], ...] = ()
-    """For each row and crop a list: the box as [top, left, height, width], and perhaps pairs (operation, magnitude)."""
-    crop_scale: tuple[float, float] | None = (0.0, 1.0)
+    crop_scale = (0.0, 1.0)
+
+    def __init__(self, folder: Store, name: str, shape: Shape = (0, 0, 0)):
+        self.shard, self._path, self._shape = name, f"{folder}/{name}", shape
+        found: dict[str, dict[str, tuple[int, int]]] = {}
+        try:
+            with folder.opened(name) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                self._content = mapped(file)
+                for member in tar:
+                    uid, _, ending = member.name.rpartition("/")[2].partition(".")
+                    if member.isfile():
+                        found.setdefault(uid, {})[ending] = member.offset_data, member.offset_data + member.size
+            taught = {uid: parts for uid, parts in found.items() if {"npz", "pth.gz"} & {*parts}}
+            places = [(*(parts.get("npz") or parts["pth.gz"]), *parts["paug.json"]) for parts in taught.values()]
+        except (*UNREADABLE, tarfile.TarError) as error:
+            raise ConceptMismatch(f"{self._path} cannot be read ({error}); get it again") from error
+        self.keys = tuple(taught)
+        self._places = np.array(places, np.int64)
+        """(n, 4) first and last offset of the embeddings, and of the crops."""
+
+    @property
+    def crops(self) -> int:
+        return self._shape[0]
+
+    @property
+    def image(self) -> Half:  # type: ignore[override]  # a field of those that are held
+        """See `ShardEmbeddings`. Reads all samples."""
+        return np.array([image for image, _ in self._samples()], np.float16).reshape(-1, self.crops, self._shape[2])
+
+    @property
+    def text(self) -> Half:  # type: ignore[override]
+        """See `ShardEmbeddings`. Reads all samples."""
+        return np.array([text for _, text in self._samples()], np.float16).reshape(-1, *self._shape[1:])
 
     def rows(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
         return super().rows([uid_of_key(key) or key for key in keys])
+
+    def present(self, captions: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """See `ShardEmbeddings`. Reads and checks all samples."""
+        found = (image.any() and text[captions].any(axis=1).all() for image, text in self._samples())
+        return np.array([*found], np.bool_)
+
+    def _samples(self) -> Iterator[tuple[Half, Half]]:
+        for row in range(len(self.keys)):
+            self._boxes(row)
+            yield self.sample(row)
+
+    def pair(self, row: int, crop: int, caption: int) -> tuple[Half, Half]:
+        image, text = self._arrays(row)
+        return self._unit(row, "images", image[crop]), self._unit(row, "captions", text[caption])
+
+    def sample(self, row: int) -> tuple[Half, Half]:
+        """Return the embeddings of all crops and captions of a row. Raises `ConceptMismatch` if they cannot be used."""
+        image, text = self._arrays(row)
+        return self._unit(row, "images", image), self._unit(row, "captions", text)
+
+    def _arrays(self, row: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        start, stop, _, _ = self._places[row]
+        try:
+            image, text = _arrays(self._content[start:stop].tobytes())
+            found = len(image), len(text), image.shape[1]
+        except _ERRORS as error:
+            raise self._unusable(row, f"has embeddings that cannot be read ({error})") from error
+        crops, captions, dimension = self._shape if any(self._shape) else found
+        if (image.shape, text.shape) != ((crops, dimension), (captions, dimension)):
+            raise self._unusable(
+                row,
+                f"has embeddings of shapes {image.shape} and {text.shape}, not {(crops, dimension)} and "
+                f"{(captions, dimension)} as in the first sample of the folder",
+            )
+        return image, text
+
+    def _unit(self, row: int, what: str, vectors: npt.NDArray[Any]) -> Half:
+        wide = vectors.astype(np.float64)  # whose squares do not overflow
+        norms = np.linalg.norm(wide, axis=-1, keepdims=True)
+        if not np.isfinite(norms).all():
+            raise self._unusable(row, f"has an embedding of {what} that is not finite")
+        return (wide / np.maximum(norms, 1e-12)).astype(np.float16)
 
     def view(self, image: Image.Image, row: int, crop: int, size: int) -> Image.Image:
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.autoaugment import _apply_op
 
-        (top, left, height, width), *operations = self.crops[row][crop]
+        (top, left, height, width), *operations = self._boxes(row)[crop]
         if left + width > image.width or top + height > image.height:
             raise ConceptMismatch(
                 f"{self.keys[row]}: paug.json has the crop {[top, left, height, width]} of an image of {image.width} x "
@@ -54,6 +136,23 @@ class Reinforced(ShardEmbeddings):
         for number, magnitude in (operations[0] if operations else None) or ():
             found = _apply_op(found, _operations()[number], magnitude, InterpolationMode.NEAREST, None)
         return found
+
+    def _boxes(self, row: int) -> list[list[Any]]:
+        """Return for each crop a list: the box as [top, left, height, width], and perhaps pairs (operation,
+        magnitude)."""
+        _, _, start, stop = self._places[row]
+        try:
+            crops = json.loads(self._content[start:stop].tobytes())["param_aug"]
+            crops = json.loads(crops) if isinstance(crops, str) else crops
+            boxes = [len(one[0]) for one in crops]
+        except _ERRORS as error:
+            raise self._unusable(row, f"has a paug.json that cannot be read ({error})") from error
+        if boxes != [4] * self.crops:
+            raise self._unusable(row, f"has a paug.json without a box for each of {self.crops} embeddings")
+        return list(crops)
+
+    def _unusable(self, row: int, why: str) -> ConceptMismatch:
+        return ConceptMismatch(f"{self._path}: row {row} (key {self.keys[row]}) {why}; get the tar again")
 
 
 @cache
@@ -65,14 +164,16 @@ def _operations() -> list[str]:
 
 
 class ReinforcedTargets(EmbeddingTargets):
-    """A folder of tars in the format of DataCompDR."""
+    """A folder of tars in the format of DataCompDR. `tars`: their names and sizes."""
 
-    def __init__(self, folder: Store, tars: Sequence[str]):
+    def __init__(self, folder: Store, tars: Mapping[str, int]):
         self._folder = folder
-        first = next((sample for name in tars for sample in self._samples(name)), None)
+        opened = (Reinforced(folder, name) for name in tars)
+        first = next((shard.sample(0) for shard in opened if shard.keys), None)
         if first is None:
             raise ConceptMismatch(f"the tars in {folder} hold no sample with image_emb and text_emb")
-        _, image, text, _ = first
+        image, text = first
+        starts = many_at_once(lambda name: hashlib.sha256(folder.read(name, _START)).hexdigest(), tars)
         about: dict[str, Any] = {
             "teacher": {"name": "datacompdr"},
             "dimension": image.shape[1],
@@ -81,57 +182,26 @@ class ReinforcedTargets(EmbeddingTargets):
             "seed": 0,
             "crop_scale": Reinforced.crop_scale,
             "captions": ["caption", *(f"syn_text[{number}]" for number in range(len(text) - 1))],
-            "shards": [{"shard": name, "file": name, "tar_sha256": ""} for name in tars],
+            "shards": [
+                {"shard": name, "file": name, "tar_sha256": "", "bytes": size, "start_sha256": start}
+                for (name, size), start in zip(tars.items(), starts, strict=True)
+            ],
         }
         super().__init__(folder, about)
 
     def shard(self, name: str, sha256: str = "") -> Reinforced | None:
-        if name not in self._shards:
-            return None
-        found = list(self._samples(name))
-        path = f"{self._folder}/{name}"
-        for uid, image, text, boxes in found:
-            if image.shape != (self.crops, self.dimension) or text.shape != (len(self.captions), self.dimension):
-                raise ConceptMismatch(
-                    f"{path}: {uid} has embeddings of shapes {image.shape} and {text.shape}, and the first sample of "
-                    f"the folder has {self.crops} crops and {len(self.captions)} captions of {self.dimension} numbers"
-                )
-            if len(boxes) != len(image) or any(len(one[0]) != 4 for one in boxes):
-                raise ConceptMismatch(f"{path}: paug.json of {uid} has no box for each of {len(image)} embeddings")
-        uids, images, texts, crops = zip(*found, strict=True) if found else ((), (), (), ())
-        parts = ((images, self.crops), (texts, len(self.captions)))
-        arrays = (np.asarray(each, np.float16).reshape(len(found), k, self.dimension) for each, k in parts)
-        checked = self._checked(path, name, list(uids), *arrays)
-        return Reinforced(name, checked.keys, checked.image, checked.text, crops=crops)
-
-    def _samples(self, name: str) -> list[tuple[str, Half, Half, list[Any]]]:
-        """Return uid, embeddings of image and captions, and crops of each sample of a tar."""
-        members: dict[str, dict[str, bytes]] = {}
-        try:
-            with tarfile.open(fileobj=io.BytesIO(self._folder.read(name))) as tar:
-                for member in tar:
-                    uid, _, ending = member.name.rpartition("/")[2].partition(".")
-                    if member.isfile() and (file := tar.extractfile(member)):
-                        members.setdefault(uid, {})[ending] = file.read()
-            return [(uid, *_sample(parts)) for uid, parts in members.items() if {"npz", "pth.gz"} & {*parts}]
-        except (*UNREADABLE, tarfile.TarError, TypeError, RuntimeError) as error:
-            raise ConceptMismatch(f"{self._folder}/{name} cannot be read ({error}); get it again") from error
+        """See `EmbeddingTargets`. Samples are checked when they are read."""
+        shape = self.crops, len(self.captions), self.dimension
+        return Reinforced(self._folder, name, shape) if name in self._shards else None
 
 
-def _sample(parts: dict[str, bytes]) -> tuple[Half, Half, list[Any]]:
-    if "npz" in parts:
-        with np.load(io.BytesIO(parts["npz"])) as arrays:
-            image, text = arrays["image_emb"], arrays["text_emb"]
-    else:
-        import torch
+def _arrays(content: bytes) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return image_emb and text_emb of a sample's .npz or .pth.gz."""
+    if not content.startswith(_GZIP):
+        with np.load(io.BytesIO(content)) as arrays:
+            return arrays["image_emb"], arrays["text_emb"]
+    import torch
 
-        stored = torch.load(io.BytesIO(gzip.decompress(parts["pth.gz"])), weights_only=True, map_location="cpu")
-        image, text = (torch.as_tensor(stored[name]).float().numpy() for name in ("image_emb", "text_emb"))
-    crops = json.loads(parts["paug.json"])["param_aug"]
-    return _unit(image), _unit(text), json.loads(crops) if isinstance(crops, str) else crops
-
-
-def _unit(vectors: npt.NDArray[Any]) -> Half:
-    wide = np.asarray(vectors, np.float64)  # whose squares do not overflow
-    with np.errstate(all="ignore"):  # numbers that are not finite are found afterwards
-        return (wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)).astype(np.float16)
+    stored = torch.load(io.BytesIO(gzip.decompress(content)), weights_only=True, map_location="cpu")
+    image, text = (torch.as_tensor(stored[name]).float().numpy() for name in ("image_emb", "text_emb"))
+    return image, text

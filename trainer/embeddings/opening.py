@@ -27,7 +27,7 @@ def open_embeddings(location: str | Path) -> EmbeddingTargets:
     """
     store = store_at(location)
     if not (store.exists("targets") or store.exists(MANIFEST)):
-        tars = [name for name in store.files() if name.endswith(".tar") and "/" not in name]
+        tars = {name: size for name, size in store.sizes().items() if name.endswith(".tar") and "/" not in name}
         if tars:
             return ReinforcedTargets(store, tars)
     return EmbeddingTargets.open(location)

@@ -10,13 +10,13 @@ caption. With crops that are drawn, `ShardEmbeddings.view` shows the student the
 from __future__ import annotations
 
 import io
-import os
+import math
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +26,14 @@ from open_diht.common.crops import crop_box, crop_of, cropped, middle
 from open_diht.common.shard_index import unpacked_keys
 from open_diht.trainer.concepts.targets import StoredTargets
 from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
-from open_diht.trainer.stores import LocalStore, Store
+from open_diht.trainer.stores import Store
 
 VERSION = 1
+_ROWS = 256  # checked at a time: all of a shard may take a gigabyte
 Half = npt.NDArray[np.float16]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ShardEmbeddings:
     """Embeddings of the samples of one shard."""
 
@@ -47,10 +48,23 @@ class ShardEmbeddings:
     crop_scale: tuple[float, float] | None = None
     """Range of the fraction of the area of the drawn crops. None: the one crop is the center, as in evaluation."""
 
+    @property
+    def crops(self) -> int:
+        """Number of crops of an image."""
+        return self.image.shape[1]
+
     def rows(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the row of each key, -1 for a key without a target."""
         places = {key: row for row, key in enumerate(self.keys)}
         return np.array([places.get(key, -1) for key in keys], np.int64)
+
+    def present(self, captions: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """Return the mask (n,) of rows with embeddings of the image and of all of these captions."""
+        return np.all([self.image.any(axis=(1, 2)), *(self.text[:, each].any(axis=1) for each in captions)], axis=0)
+
+    def pair(self, row: int, crop: int, caption: int) -> tuple[Half, Half]:
+        """Return the embeddings (d,) of a crop and of a caption of a row."""
+        return self.image[row, crop], self.text[row, caption]
 
     def view(self, image: Image.Image, row: int, crop: int, size: int) -> Image.Image:
         """Return crop number `crop` of the whole image of a row, as the teacher saw it, in (size, size) pixels. Only
@@ -87,39 +101,16 @@ class EmbeddingTargets(StoredTargets):
         """Return the embeddings of a shard. Return None if there are none. An empty `sha256` of the tar is not checked.
         Raises `ConceptMismatch` if they are damaged, of another tar, of another shape than the manifest says or not
         finite, `StoreError` if the store of a URL failed."""
-        content = self._content(name, sha256)
-        if content is None:
+        file = self._opened(name, sha256)
+        if file is None:
             return None
         path = f"{self._folder}/{self._shards[name]['file']}"
-        mapped = None
-        if isinstance(self._folder, LocalStore):
-            mapped = np.memmap(self._folder.folder / self._shards[name]["file"], np.uint8, "r")
         try:
-            with np.load(io.BytesIO(content)) as arrays:
-                keys = unpacked_keys(arrays["keys"])
-                image, text = (self._array(arrays, content, mapped, each) for each in ("image", "text"))
+            with file, np.load(file) as arrays:
+                keys, content = unpacked_keys(arrays["keys"]), mapped(file)
+                image, text = (_array(arrays, content, each) for each in ("image", "text"))
         except UNREADABLE as error:
             raise ConceptMismatch(f"{path} cannot be read ({error}); run {self.remedy()} again") from error
-        return self._checked(path, name, keys, image, text)
-
-    def _array(self, arrays: Any, content: bytes, mapped: Any, name: str) -> Any:
-        """Return an array of a shard's file, as a part of the map of the file if there is one. A worker has many shards
-        open, and each may take tens of megabytes."""
-        info = arrays.zip.getinfo(f"{name}.npy")
-        if mapped is None or info.compress_type != zipfile.ZIP_STORED:
-            return arrays[name]
-        file = io.BytesIO(content)
-        file.seek(info.header_offset + 26)  # the lengths of two fields that precede the array
-        file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
-        if np.lib.format.read_magic(file) != (1, 0):
-            return arrays[name]
-        shape, by_columns, kind = np.lib.format.read_array_header_1_0(file)
-        if by_columns or not np.prod(shape):
-            return arrays[name]
-        size = int(np.prod(shape)) * kind.itemsize
-        return mapped[file.tell() : file.tell() + size].view(kind).reshape(shape)
-
-    def _checked(self, path: str, name: str, keys: list[str], image: Any, text: Any) -> ShardEmbeddings:
         for what, found, each in (("images", image, self.crops), ("captions", text, len(self.captions))):
             asked = (len(keys), each, self.dimension)
             if found.shape != asked or found.dtype != np.float16:
@@ -127,11 +118,32 @@ class EmbeddingTargets(StoredTargets):
                     f"{path}: the embeddings of {what} are {found.shape} {found.dtype}, not {asked} float16 as in the "
                     f"manifest; run {self.remedy()} again"
                 )
-            # Numbers that are not finite have all of these bits; numpy has no fast test for float16.
-            bad = np.flatnonzero(((found.view(np.uint16) & 0x7C00) == 0x7C00).any(axis=(1, 2)))
-            if len(bad):
-                raise ConceptMismatch(
-                    f"{path}: row {bad[0]} (key {keys[bad[0]]}) has an embedding of {what} that is not finite; "
-                    f"run {self.remedy()} again"
-                )
+            for start in range(0, len(keys), _ROWS):
+                # Numbers that are not finite have all of these bits; numpy has no fast test for float16.
+                bits = found[start : start + _ROWS].view(np.uint16) & 0x7C00
+                if len(bad := start + np.flatnonzero((bits == 0x7C00).any(axis=(1, 2)))):
+                    raise ConceptMismatch(
+                        f"{path}: row {bad[0]} (key {keys[bad[0]]}) has an embedding of {what} that is not finite; "
+                        f"run {self.remedy()} again"
+                    )
         return ShardEmbeddings(name, tuple(keys), image, text, self.seed, self.crop_scale)
+
+
+def mapped(file: BinaryIO) -> npt.NDArray[np.uint8]:
+    """Return the content of a file that a store has opened, on a disk as a map. A worker has many files open, and each
+    may take a gigabyte."""
+    return np.frombuffer(file.getvalue(), np.uint8) if isinstance(file, io.BytesIO) else np.memmap(file, np.uint8, "r")
+
+
+def _array(arrays: Any, content: npt.NDArray[np.uint8], name: str) -> Any:
+    """Return an array of a shard's file as a part of the file's content, or a copy if it is compressed."""
+    info = arrays.zip.getinfo(f"{name}.npy")
+    with arrays.zip.open(info) as file:
+        if info.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(file) != (1, 0):
+            return arrays[name]
+        shape, by_columns, kind = np.lib.format.read_array_header_1_0(file)
+        start = info.header_offset + 30 + file.tell()
+    lengths = content[info.header_offset + 26 :][:4].tobytes()  # of two fields before the array
+    start += sum(struct.unpack("<HH", lengths))
+    size = math.prod(shape) * kind.itemsize
+    return content[start : start + size].view(kind).reshape(shape, order="F" if by_columns else "C")

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,23 +147,47 @@ def test_tars_of_datacompdr_are_read_as_they_are(tmp_path: Path, ending: str) ->
 def test_a_number_of_datacompdr_that_is_not_finite_is_refused_with_its_uid(tmp_path: Path, value: float) -> None:
     samples = [{name: np.ones((2, 4), np.float32) for name in ("image_emb", "text_emb")} for _ in range(3)]
     samples[2]["text_emb"][1, 3] = value
-    targets = open_embeddings(reinforced(tmp_path, samples))
-    with pytest.raises(
-        ConceptMismatch, match=rf"row 2 \(key {2:032x}\) has an embedding of captions that is not finite"
-    ):
-        targets.shard("s.tar", "")
+    shard = open_embeddings(reinforced(tmp_path, samples)).shard("s.tar")
+    assert shard is not None
+    for refused in (lambda: shard.present([0]), lambda: shard.pair(2, 0, 1)):
+        with pytest.raises(
+            ConceptMismatch, match=rf"row 2 \(key {2:032x}\) has an embedding of captions that is not finite"
+        ):
+            refused()
+    assert shard.pair(1, 0, 1)[1].tolist() == [0.5] * 4
 
 
 def test_a_tar_of_datacompdr_that_is_cut_or_whose_shapes_differ_is_refused(tmp_path: Path) -> None:
     samples = [{name: np.ones((2, 4), np.float32) for name in ("image_emb", "text_emb")} for _ in range(2)]
     samples[1]["image_emb"] = samples[1]["image_emb"][:1]
-    targets = open_embeddings(reinforced(tmp_path, samples))
-    with pytest.raises(ConceptMismatch, match=rf"s\.tar: {1:032x} has embeddings of shapes \(1, 4\) and \(2, 4\)"):
-        targets.shard("s.tar", "")
+    shard = open_embeddings(reinforced(tmp_path, samples)).shard("s.tar")
+    assert shard is not None
+    with pytest.raises(ConceptMismatch, match=rf"s\.tar: .*{1:032x}\) has embeddings of shapes \(1, 4\) and \(2, 4\)"):
+        shard.present([0])
     path = tmp_path / "s.tar"
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(ConceptMismatch, match=r"s\.tar cannot be read .*; get it again"):
         open_embeddings(tmp_path)
+
+
+def of_many_rows(manifest: dict[str, Any], arrays: dict[str, Any]) -> None:
+    manifest["dimension"] = 512
+    arrays |= {"keys": [f"{n}" for n in range(2_000)], "image": unit(2_000, 2, 512), "text": unit(2_000, 1, 512)}
+
+
+@pytest.mark.parametrize("reinforcing", [False, True])
+def test_an_open_shard_on_a_disk_takes_little_memory(tmp_path: Path, reinforcing: bool) -> None:
+    if reinforcing:
+        each = {"image_emb": np.ones((2, 4096), np.float32), "text_emb": np.ones((2, 4096), np.float32)}
+        targets = open_embeddings(reinforced(tmp_path, [each] * 200))
+    else:
+        targets = open_embeddings(written(tmp_path, of_many_rows))
+    tracemalloc.start()
+    shard = targets.shard("s.tar")
+    assert shard is not None and shard.present([0]).all()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * 2**20 < 6_000_000 < sum(path.stat().st_size for path in tmp_path.rglob("s.*"))
 
 
 def test_tars_of_datacompdr_without_samples_or_boxes_and_other_sizes_of_images(tmp_path: Path) -> None:
@@ -179,5 +204,7 @@ def test_tars_of_datacompdr_without_samples_or_boxes_and_other_sizes_of_images(t
         shard.view(Image.new("RGB", (30, 20)), 0, 0, 8)
     (tmp_path / "good/a.tar").unlink()
     more = [{name: np.ones((3, 4), np.float32) for name in ("image_emb", "text_emb")}]
-    with pytest.raises(ConceptMismatch, match=rf"paug\.json of {0:032x} has no box for each of 3 embeddings"):
-        open_embeddings(reinforced(tmp_path / "boxes", more)).shard("s.tar")
+    shard = open_embeddings(reinforced(tmp_path / "boxes", more)).shard("s.tar")
+    assert shard is not None
+    with pytest.raises(ConceptMismatch, match=rf"{0:032x}\) has a paug\.json without a box for each of 3 embeddings"):
+        shard.present([0])
