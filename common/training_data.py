@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,23 @@ from open_diht.common.stores import file_system, is_of_store
 
 TRAINING_DATA = "training_data.json"
 """File of an exported model: for each source of its training its path and, as `checked`, what filtering has recorded of
-`--decontaminate`, or null; and for weights that it started from their path and null."""
+`--decontaminate`, or null; and the same for weights that it started from, for a file of weights only path and null."""
 
 
 def record_of(places: Sequence[str], chosen: bool, weights: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return the content of `TRAINING_DATA`. `chosen`: a selection chose the samples, perhaps rejected rows too.
-    `weights`: what training started from, whose own training data are unknown."""
+    `weights`: what training started from, whose data count too."""
     known = [{"path": place, "checked": None if chosen else _checked(place)} for place in places]
-    return [*known, *({"path": path, "checked": None} for path in weights)]
+    return [*known, *chain.from_iterable(map(record_in, weights))]
+
+
+def record_in(folder: str | Path) -> list[dict[str, Any]]:
+    """Return the record of the model in a folder. It says that nothing is known if there is none that can be read."""
+    with suppress(OSError, ValueError):
+        found = json.loads((Path(folder) / TRAINING_DATA).read_text(encoding="utf-8"))
+        if isinstance(found, list) and found:
+            return found
+    return [{"path": str(folder), "checked": None}]
 
 
 def _checked(place: str) -> Any:
@@ -35,18 +46,21 @@ def _checked(place: str) -> Any:
 
 
 def decontaminated(folder: Path | None, task: str) -> str:
-    """Return whether the training data of the model in a folder was checked against a task's images, in words."""
+    """Return whether the training data of the model in a folder was checked against a task's images, in words. One
+    source that was checked against other images alone is enough for "not", whatever is known of the others."""
     try:
-        sources = json.loads((folder / TRAINING_DATA).read_text(encoding="utf-8")) if folder else []
-        known = [source["checked"] for source in sources]
-        if not known or None in known:
+        sources = [source["checked"] for source in record_in(folder)] if folder else []
+        known = [checked for checked in sources if checked is not None]
+        if not all(_covers(checked, task) for checked in known):
+            return f"not decontaminated against {task}"
+        if not known or len(known) < len(sources):
             return "unknown"
-        compared = [one for one in known if any(task in each.get("tasks", ()) for each in one["sets"])]
-        lacking = len(compared) < len(known) or not all(int(one["compared"]) for one in known)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        bits = min(int(one["rule"]["distance"]) for one in known)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return "unknown"
-    if lacking:
-        return f"not decontaminated against {task}"
-    bits = max(int(one["rule"]["distance"]) for one in known)
     same = "no same bytes, no same pixels after a reduction to 96"
     return f"decontaminated against {task}: {same}, no near copies up to {bits} of 128 bits"
+
+
+def _covers(checked: Mapping[str, Any], task: str) -> bool:
+    return int(checked["compared"]) > 0 and any(task in each.get("tasks", ()) for each in checked["sets"])

@@ -17,6 +17,7 @@ from open_diht.common.command_line import OK, Parser, WrongUse, check_folder, co
 from open_diht.common.fields import Share
 from open_diht.common.files import sha256_file
 from open_diht.common.run_command import ended_at_once
+from open_diht.common.training_data import record_in
 from open_diht.trainer.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def average(a: Path, b: Path, output: Path, alpha: float = 0.5) -> str:
         raise WrongUse(f"{a} and {b} differ in {settings[0]} of {DESCRIPTION}, so their weights have no average")
     model, seen = first.description["model_cfg"], first.description["preprocess_cfg"]
     call = loaded_by(model, None)
-    export(output, model, averaged(first.weights, second.weights, alpha), seen, _card(first, second, alpha, call))
+    weights, card = averaged(first.weights, second.weights, alpha), _card(first, second, alpha, call)
+    export(output, model, weights, seen, card, [*record_in(a), *record_in(b)])
     return loaded_by(model, output)
 
 

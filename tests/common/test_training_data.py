@@ -43,6 +43,15 @@ def test_what_no_record_says_is_unknown(place, tmp_path):
     assert record_of([str(place)], False)[0]["checked"] is None
 
 
+def test_weights_with_a_record_are_as_clean_as_it_says(place, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / TRAINING_DATA).write_text(json.dumps(record_of([str(place)], False)))
+    record = record_of([str(place)], False, [str(tmp_path / "a")])
+    (tmp_path / TRAINING_DATA).write_text(json.dumps(record))
+    assert record == [{"path": str(place), "checked": CHECKED}] * 2
+    assert decontaminated(tmp_path, "pets").startswith("decontaminated against pets: ")
+
+
 @pytest.mark.parametrize(
     ("compared", "said"),
     [(0, "not decontaminated against pets"), (None, "unknown"), (1, "decontaminated against pets:")],

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from open_diht.common.files import sha256_file
+from open_diht.common.training_data import TRAINING_DATA, decontaminated
 from open_diht.eval import cli as bench
 from open_diht.trainer.architecture import build
-from open_diht.trainer.average import main
+from open_diht.trainer.average import average, main
 from open_diht.trainer.config import TransformSettings
 from open_diht.trainer.config_files import merged
 from open_diht.trainer.export import WEIGHTS, export, load
@@ -50,6 +51,38 @@ def test_the_ends_are_the_models_and_between_them_lies_their_mean(alpha, pair, t
         assert f"| `{folder}` | `{sha256_file(folder / WEIGHTS)}` |" in card and f"### Card of {seed}" in card
     assert f"with alpha {alpha:g}" in card
     load(tmp_path / "ab")
+
+
+def checked(*tasks: str, distance: int = 22) -> list[dict[str, Any]]:
+    rules = {"rule": {"distance": distance}, "compared": 9}
+    return [{"path": "data", "checked": {"sets": [{"name": "set", "tasks": list(tasks)}], **rules}}]
+
+
+NOT_CHECKED = [{"path": "data", "checked": None}]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "says"),
+    [
+        (
+            checked("pets", "cars"),
+            checked("pets", distance=30),
+            r"decontaminated against pets: .* up to 22 of 128 bits",
+        ),
+        (checked("pets"), checked("cars"), "not decontaminated against pets"),
+        (checked("cars"), NOT_CHECKED, "not decontaminated against pets"),
+        (None, checked("cars"), "not decontaminated against pets"),
+        (checked("pets"), NOT_CHECKED, "unknown"),
+        (checked("pets"), None, "unknown"),
+        (None, None, "unknown"),
+    ],
+)
+def test_the_data_of_both_count(a, b, says, pair, tmp_path):
+    for folder, record in zip(pair, (a, b), strict=True):
+        if record is not None:
+            (folder / TRAINING_DATA).write_text(json.dumps(record))
+    average(*pair, tmp_path / "ab")
+    assert re.fullmatch(says, decontaminated(tmp_path / "ab", "pets"))
 
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from open_diht.common.command_line import WrongUse
+from open_diht.common.training_data import TRAINING_DATA
 from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints, content_digest
 from open_diht.trainer.config_files import merged
 from open_diht.trainer.data import BadSource
@@ -74,6 +75,7 @@ def test_the_child_records_its_parent_and_does_without_it(parent: Path, tiny_con
     events = entries(tmp_path / "child", "event")
     assert events[0]["event"] == "branched" and events[0]["parent_sha256"] == known["sha256"]
     assert outcome.export is not None and str(path) in (outcome.export / "README.md").read_text()
+    assert json.loads((outcome.export / TRAINING_DATA).read_text())[-1] == {"path": str(path), "checked": None}
     again: list[str] = []
     shutil.rmtree(child.place(12))
     assert train(config, tmp_path / "child", again.append).finished

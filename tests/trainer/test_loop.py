@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from open_diht.common import shard_index
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import build
+from open_diht.common.training_data import TRAINING_DATA
 from open_diht.eval.fetch.archives import write_tar
 from open_diht.trainer import checks
 from open_diht.trainer.checkpoint import Checkpoints
@@ -229,6 +230,8 @@ def test_a_resumed_run_does_without_the_weights_it_started_from(key, finished, t
     assert not [text for text in said if "warm start" in text]
     ends = [folder / "export" / "open_clip_model.safetensors" for folder in (tmp_path / "w", again)]
     assert ends[0].read_bytes() == ends[1].read_bytes()
+    data = [{"path": path, "checked": None} for path in (*config.data.places, str(tmp_path / "first"))]
+    assert json.loads((again / "export" / TRAINING_DATA).read_text()) == data
     with pytest.raises(WrongUse, match=f"model.{key}: .*first does not exist"):
         train(config, tmp_path / "other")
 
