@@ -19,20 +19,18 @@ from apache_beam.utils.shared import Shared
 from PIL import Image
 
 from open_diht.common.crops import crop_box, crop_of, cropped, middle
-from open_diht.common.devices import AUTO, check_device
+from open_diht.common.devices import AUTO
 from open_diht.common.shard_index import packed_keys
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.concepts import datacompdr
 from open_diht.pipelines.concepts.extract import Bad, Features
 from open_diht.pipelines.concepts.features import Batches, Begun, Extracting, Keys
-from open_diht.pipelines.concepts.run import Extractor, ShardRun, ShardSettings, check_output, outdated, reading_data
+from open_diht.pipelines.concepts.run import ShardRun, ShardSettings, check_output, locked, outdated, reading_data
 from open_diht.pipelines.concepts.shards import CAPTION, Pair, pairs_of, shard_entries
 from open_diht.pipelines.concepts.vocabulary import records_of
 from open_diht.pipelines.engine.ahead import prepared_ahead
-from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.stage import Done
 from open_diht.pipelines.manifests.plan import load_plan
-from open_diht.pipelines.runners import Direct
 from open_diht.pipelines.stages.encoders import Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import OK, matrix
 from open_diht.pipelines.stages.score.stage import MOST_CHARS, settled_precision
@@ -40,9 +38,8 @@ from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, TEXTS, stored
 from open_diht.pipelines.stages.shards import PER_SHARD
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, read_json, remove, retract
 from open_diht.pipelines.store.layout import Layout, image_unit_name
-from open_diht.pipelines.store.locking import output_lock
 from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
-from open_diht.pipelines.store.storage import StorePath, is_local, read_table, sizes
+from open_diht.pipelines.store.storage import StorePath, read_table, sizes
 
 NAME = "embeddings"
 VERSION = 1  # of the files that training reads
@@ -217,26 +214,22 @@ def store_embeddings(settings: EmbeddingSettings, say: Callable[[str], None]) ->
         shards = shard_entries(settings.data)
         made = read_json(settings.data / "run.json") or {}
     identity = find_pair_encoder(settings.encoder).identity()
-    layout, extractor = Layout(settings.output), Extractor(settings)
+    layout = Layout(settings.output)
     check_output(layout, [NAME], ["targets"])
     scored = made.get("models", {}).get(SCORE, {})
     if scored.get("encoder") != identity:
         scored = {}
     asked = scored.get("precision", AUTO) if settings.precision == AUTO else settings.precision
-    if isinstance(settings.backend, Direct):
-        check_device(extractor.device, asked)
-    if is_local(layout.root):
-        layout.root.mkdir(parents=True, exist_ok=True)
+    settings.check_device(asked)
     request = fingerprint_of(VERSION, identity, settings.about())
-    name = shard_name(settings.shard, request) if settings.shard else ""
-    with output_lock(layout, settings.shard is not None, name, say) as lock:
-        precision = settled_precision(layout, identity, asked, extractor.device, NAME)
+    with locked(settings, layout, request, say) as lock:
+        precision = settled_precision(layout, identity, asked, settings.torch_device, NAME)
         return _Run(
             settings=settings,
             layout=layout,
             say=say,
             shards=shards,
-            extraction=extractor,
+            precision=precision,
             asked=request,
             lock=lock,
             teacher={**identity, "precision": precision},
@@ -263,8 +256,7 @@ class _Run(ShardRun):
         about = [VERSION, self.teacher, self.settings.about()]
         known = {unit: fingerprint_of(about, entry["sha256"]) for unit, entry in self.shards.items()}
         if self.settings.shard:
-            order = {unit: number for number, unit in enumerate(self.shards)}
-            sharing = Sharing(self.settings.shard, self.asked, self.lock, order.__getitem__, self.say)
+            sharing = self._sharing([*self.shards])
             if not self._embed({unit: known[unit] for unit in sharing.own(list(known))}, known):
                 return 1
             left = sharing.wait(list(known), lambda units: [*outdated(self.layout, NAME, {u: known[u] for u in units})])
@@ -281,23 +273,20 @@ class _Run(ShardRun):
         return 0 if good else 1
 
     def _embed(self, todo: dict[str, str], known: dict[str, str]) -> bool:
+        settings = self.settings
         stage = EmbeddingStage(
             self.layout,
-            Layout(self.settings.data),
-            self.settings.encoder,
+            Layout(settings.data),
+            settings.encoder,
             Fingerprints.published(self.layout, NAME, known),
-            self.settings.about(),
+            settings.about(),
             self.scored,
-            self.extraction.batch_size,
-            self.extraction.device,
-            self.teacher["precision"],
-            self.extraction.threads(len(known)),
+            batch_size=settings.images_at_once,
+            device=settings.torch_device,
+            precision=self.precision,
+            threads=settings.threads(len(known)),
         )
-        if not self._do(stage, todo):
-            return False
-        if len(todo) == len(known):
-            stage.sweep()
-        return True
+        return self._do(stage, todo)
 
     def _finish(self) -> bool:
         self.lock.fence.check()

@@ -49,9 +49,10 @@ def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
     return found
 
 
-def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.NDArray[np.float32]) -> None:
-    """Record what identifies a folder's features. For a folder that has a record of the same teacher and precision,
-    raise WrongUse if `sees`, the result of `seen` on this machine, differs from the recorded features."""
+def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.NDArray[np.float32]) -> str:
+    """Record what identifies a folder's features, and return the precision to compute more in. For a folder that has a
+    record of the same teacher and precision, raise WrongUse if `sees`, the result of `seen` on this machine, differs
+    from the recorded features."""
     path = record_path(layout)
     ours: dict[str, Any] = {
         "teacher": teacher.identity(),
@@ -62,10 +63,10 @@ def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.
     known = ours if publish_first(path, ours) else read_json(path)  # the first record counts
     if known["teacher"] != ours["teacher"] or asked not in (AUTO, known["precision"]):
         publish_json(path, ours)  # another teacher or precision is requested; features are recomputed
-        return
+        return str(ours["precision"])
     before = np.asarray(known["sees"], np.float32)
     if before.shape == sees.shape and np.linalg.norm(before - sees) <= SAME * np.linalg.norm(before):
-        return
+        return str(known["precision"])
     raise WrongUse(
         f"teacher {teacher.name} with {_listed(ours['versions'])} computes other features than those in {layout.root}, "
         f"which were made with {_listed(known['versions'])}. Install those versions, or choose another OUTPUT"

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 from open_diht.common.command_line import WrongUse, check_folder
@@ -83,6 +82,30 @@ class ShardSettings:
     command: tuple[str, ...] = ()
     """The command line, stored as provenance."""
 
+    @cached_property
+    def torch_device(self) -> str:
+        """`device`, where auto is replaced."""
+        return device_here() if self.device == AUTO else self.device
+
+    @property
+    def images_at_once(self) -> int:
+        """Number of images in a batch."""
+        return self.batch_size or (_BATCH if self.torch_device == "cpu" else _BATCH_OF_GPU)
+
+    def units_at_once(self) -> int:
+        """Return the number of units to run at the same time."""
+        gpus = len(gpus_of(self.torch_device)) if isinstance(self.backend, Direct) else 0
+        return self.workers or gpus or self.backend.default_workers()
+
+    def threads(self, units: int) -> int:
+        """Return the number of threads in each worker."""
+        return max(1, (os.cpu_count() or 1) // min(self.units_at_once(), units))
+
+    def check_device(self, precision: str) -> None:
+        """Raise WrongUse if this machine computes and lacks the device or its precision."""
+        if isinstance(self.backend, Direct):
+            check_device(self.torch_device, precision)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptSettings(ShardSettings):
@@ -94,6 +117,11 @@ class ConceptSettings(ShardSettings):
     """Fewest rows that name a concept, by default 100, or less on small corpora (see `vocabulary.lowest_count`)."""
     max_size: int = 10_000
     """Maximum number of concepts of a head."""
+
+    def fingerprints(self, shards: Mapping[str, Shard], precision: str) -> dict[str, str]:
+        """Return the fingerprint of each shard's features: teacher, precision and tar."""
+        about = {**self.teacher.identity(), "precision": precision}
+        return {unit: fingerprint_of(about, entry["sha256"]) for unit, entry in shards.items()}
 
 
 def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> int:
@@ -118,29 +146,36 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         shards = shard_entries(settings.data)
     layout = Layout(settings.output)
     check_output(layout, _STAGES, ("concepts.json", "vocabulary.json"))
-    extraction = Extraction(settings, layout)
-    missing = any(outdated(layout, "features", extraction.fingerprints(shards)))
-    if isinstance(settings.backend, Direct):
-        check_device(extraction.device, extraction.precision if missing else AUTO)
+    precision = precision_of(layout, settings.teacher, settings.precision, settings.torch_device)
+    missing = any(outdated(layout, "features", settings.fingerprints(shards, precision)))
+    settings.check_device(precision if missing else AUTO)
     sees = seen(settings.teacher) if missing else None  # weights that do not fit fail before anything is written
-    if is_local(settings.output):
-        settings.output.mkdir(parents=True, exist_ok=True)
     request = fingerprint_of(settings.teacher.identity(), settings.min_count, settings.max_size)
-    name = shard_name(settings.shard, request) if settings.shard else ""
-    with output_lock(layout, settings.shard is not None, name, say) as lock:
+    with locked(settings, layout, request, say) as lock:
         if sees is not None:
-            settle(layout, settings.teacher, settings.precision, extraction.device, sees)
-            extraction = Extraction(settings, layout)
+            precision = settle(layout, settings.teacher, settings.precision, settings.torch_device, sees)
         return _Run(
             settings=settings,
             layout=layout,
             say=say,
             shards=shards,
-            extraction=extraction,
+            precision=precision,
             asked=request,
             lock=lock,
             kept=kept,
         ).do()
+
+
+@contextmanager
+def locked(
+    settings: ShardSettings, layout: Layout, request: str, say: Callable[[str], None]
+) -> Iterator[FileLock | Lease]:
+    """Make the output folder and hold its lock, see `output_lock`. `request`: see `ShardRun.asked`."""
+    if is_local(layout.root):
+        layout.root.mkdir(parents=True, exist_ok=True)
+    name = shard_name(settings.shard, request) if settings.shard else ""
+    with output_lock(layout, settings.shard is not None, name, say) as lock:
+        yield lock
 
 
 @contextmanager
@@ -170,60 +205,6 @@ def check_output(layout: Layout, stages: Sequence[str], results: Sequence[str]) 
         )
 
 
-class Extractor:
-    """The teacher's place in a run: device, workers, threads and batches."""
-
-    def __init__(self, settings: ShardSettings):
-        self._asked = settings
-        self.device = device_here() if settings.device == AUTO else settings.device
-        self.batch_size = settings.batch_size or (_BATCH if self.device == "cpu" else _BATCH_OF_GPU)
-
-    def workers(self) -> int:
-        """Return the number of units to run at the same time."""
-        asked = self._asked
-        here = isinstance(asked.backend, Direct)
-        return asked.workers or (here and len(gpus_of(self.device))) or asked.backend.default_workers()
-
-    def threads(self, units: int) -> int:
-        """Return the number of threads in each worker."""
-        return max(1, (os.cpu_count() or 1) // min(self.workers(), units))
-
-
-class Extraction(Extractor):
-    """The teacher's part of a run: device, precision, fingerprints, and the stage that extracts features."""
-
-    def __init__(self, settings: ConceptSettings, layout: Layout):
-        super().__init__(settings)
-        self._settings, self._layout = settings, layout
-        self.precision = precision_of(layout, settings.teacher, settings.precision, self.device)
-
-    def fingerprints(self, shards: Mapping[str, Shard]) -> dict[str, str]:
-        """Return the fingerprint of each shard's features: teacher, precision and tar."""
-        about = {**self._settings.teacher.identity(), "precision": self.precision}
-        return {unit: fingerprint_of(about, entry["sha256"]) for unit, entry in shards.items()}
-
-    def stage(self, shards: Mapping[str, Shard]) -> FeatureStage:
-        """Return the stage that extracts the features of shards."""
-        known = Fingerprints.published(self._layout, "features", self.fingerprints(shards))
-        return self.stage_with(known, threads=self.threads(len(shards)))
-
-    def stage_with(
-        self, fingerprint: Mapping[str, str] | Fingerprints = MappingProxyType({}), *, threads: int
-    ) -> FeatureStage:
-        """Return the stage with an explicit number of threads. `FeatureStage.features` needs no fingerprints."""
-        settings = self._settings
-        return FeatureStage(
-            self._layout,
-            settings.data / "shards",
-            settings.teacher,
-            fingerprint,
-            batch_size=self.batch_size,
-            device=self.device,
-            precision=self.precision,
-            threads=threads,
-        )
-
-
 def outdated(layout: Layout, stage: str, fingerprints: Mapping[str, str]) -> Iterator[str]:
     """Yield each unit that has no commit record with its fingerprint. Delete records that are corrupt, or whose files
     are missing or of another size."""
@@ -246,7 +227,8 @@ class ShardRun:
     say: Callable[[str], None]
     shards: dict[str, Shard]
     """See `shard_entries`."""
-    extraction: Extractor
+    precision: str
+    """bf16 or fp32."""
     asked: str
     """Fingerprint of what is requested. Shards share units only if their fingerprints are equal."""
     lock: FileLock | Lease
@@ -254,11 +236,18 @@ class ShardRun:
     @cached_property
     def engine(self) -> Engine:
         """The engine that runs the units of every stage."""
-        workers = self.extraction.workers()
+        workers = self.settings.units_at_once()
         return Engine(self.layout, workers=workers, say=self.say, backend=self.settings.backend)
 
+    def _sharing(self, *orders: Sequence[str]) -> Sharing:
+        """Return the part of the shard in units, which are done in these orders."""
+        assert self.settings.shard is not None
+        places = {unit: place for order in orders for place, unit in enumerate(order)}
+        return Sharing(self.settings.shard, self.asked, self.lock, places.__getitem__, self.say)
+
     def _do(self, stage: Stage, fingerprints: dict[str, str], counted: bool = True) -> bool:
-        """Do the units of a stage that have no commit record with their fingerprint. Return False if some failed."""
+        """Do the units of a stage that have no commit record with their fingerprint. Return False if some failed.
+        Otherwise the stage sweeps, if these are the units of all shards."""
         todo = list(outdated(self.layout, stage.name, fingerprints))
         if todo and isinstance(stage, Extracting):
             self.say(f"{stage.name}: {stage.said}, {self.engine.workers} at a time")
@@ -270,6 +259,8 @@ class ShardRun:
         if len(failed) > _NAMED:
             where = self.layout.failed(stage.name, "x").parent
             self.say(f"error: {stage.name}: {len(failed) - _NAMED:,} more units failed; each is named in {where}")
+        if isinstance(stage, Extracting) and not failed and len(fingerprints) == len(self.shards):
+            stage.sweep()
         return not failed
 
     def _is_good(self, name: str, records: Sequence[dict[str, Any]]) -> bool:
@@ -296,7 +287,6 @@ class _Run(ShardRun):
     """The state of one invocation of `run`."""
 
     settings: ConceptSettings
-    extraction: Extraction
     kept: dict[str, FileStamp]
     """Parts of kept/, each with a stamp that changes when the part changes."""
 
@@ -305,8 +295,7 @@ class _Run(ShardRun):
         retract(self.layout.root / "concepts.json")  # no reader may take unfinished output for finished
         kept, shards = sorted(self.kept), list(self.shards)
         if self.settings.shard:
-            indexes = {unit: index for units in (kept, shards) for index, unit in enumerate(units)}
-            sharing = Sharing(self.settings.shard, self.asked, self.lock, indexes.__getitem__, self.say)
+            sharing = self._sharing(kept, shards)
             if not self._count(sharing.own(kept)) or not self._extract(sharing.own(shards)):
                 return 1
             if sharing.wait([*kept, *shards], self._undone):
@@ -321,7 +310,7 @@ class _Run(ShardRun):
         if not self._count(kept):
             return 1
         vocabulary = self._vocabulary()
-        good = self._labels(vocabulary) and self._extract(shards, sweep=True) and self._finish(vocabulary)
+        good = self._labels(vocabulary) and self._extract(shards) and self._finish(vocabulary)
         return 0 if good else 1
 
     @cached_property
@@ -329,7 +318,7 @@ class _Run(ShardRun):
         """Fingerprint of each unit, by stage, for the stages that do not wait for the vocabulary."""
         names = fingerprint_of(NAMES_VERSION, model_provenance())
         counts = {unit: fingerprint_of(names, stamp) for unit, stamp in self.kept.items()}
-        return {"vocabulary": counts, "features": self.extraction.fingerprints(self.shards)}
+        return {"vocabulary": counts, "features": self.settings.fingerprints(self.shards, self.precision)}
 
     def _undone(self, units: Sequence[str]) -> list[str]:
         return [
@@ -383,14 +372,20 @@ class _Run(ShardRun):
         self.say(f"labels: fraction of the {rows:,} samples with a concept: {named}{note}")
         return True
 
-    def _extract(self, units: Sequence[str], sweep: bool = False) -> bool:
-        """Extract the features of shards, and `sweep` leftovers. Return whether all units succeeded."""
-        stage, fingerprints = self.extraction.stage(self.shards), self._fingerprints["features"]
-        if not self._do(stage, {unit: fingerprints[unit] for unit in units}):
-            return False
-        if sweep:
-            stage.sweep()
-        return True
+    def _extract(self, units: Sequence[str]) -> bool:
+        """Extract the features of shards. Return whether all units succeeded."""
+        settings, fingerprints = self.settings, self._fingerprints["features"]
+        stage = FeatureStage(
+            self.layout,
+            settings.data / "shards",
+            settings.teacher,
+            Fingerprints.published(self.layout, "features", fingerprints),
+            batch_size=settings.images_at_once,
+            device=settings.torch_device,
+            precision=self.precision,
+            threads=settings.threads(len(self.shards)),
+        )
+        return self._do(stage, {unit: fingerprints[unit] for unit in units})
 
     def _finish(self, vocabulary: Vocabulary) -> bool:
         self.lock.fence.check()
@@ -402,8 +397,8 @@ class _Run(ShardRun):
             "vocabulary_hash": vocabulary["hash"],
             "teacher": {
                 **teacher.identity(),
-                "precision": self.extraction.precision,
-                "device": self.extraction.device,
+                "precision": self.precision,
+                "device": self.settings.torch_device,
                 "license": teacher.license,
             },
             "versions": teacher.versions(),

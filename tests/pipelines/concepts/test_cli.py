@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 
 from open_diht.cli import main as open_diht_main
-from open_diht.common.shard_index import Shard
 from open_diht.pipelines.concepts import cli
-from open_diht.pipelines.concepts.run import ConceptSettings, Extraction
+from open_diht.pipelines.concepts.run import ConceptSettings
 from open_diht.pipelines.concepts.teacher import find_teacher
 from open_diht.pipelines.runners import Direct, Job, Staged
-from open_diht.pipelines.store.layout import Layout
 from open_diht.trainer.concepts import open_targets
 from open_diht.trainer.concepts.cli import main as second_half
 
@@ -87,11 +85,8 @@ def test_a_process_for_each_gpu_or_core(device, gpus, workers, tmp_path, tiny, m
         settings = ConceptSettings(
             data=tmp_path, output=tmp_path, teacher=find_teacher(*tiny), device=device, precision="fp32", workers=asked
         )
-        extraction = Extraction(settings, Layout(tmp_path))
-        assert extraction.workers() == (asked or workers)
-    entry: Shard = {"shard": "", "rows": 1, "samples": 1, "sha256": ""}
-    stage = extraction.stage({f"{number}": entry for number in range(100)})
-    assert stage.threads == 64 // 9 and stage.batch_size == (32 if device == "cpu" else 256)
+        assert settings.units_at_once() == (asked or workers)
+    assert settings.threads(100) == 64 // 9 and settings.images_at_once == (32 if device == "cpu" else 256)
 
 
 @pytest.mark.usefixtures("here")
