@@ -6,8 +6,6 @@ precision and crop are the same; only the other rows are encoded. `open_diht.tra
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -36,7 +34,7 @@ from open_diht.pipelines.stages.encoding import OK, matrix
 from open_diht.pipelines.stages.score.stage import MOST_CHARS, settled_precision
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, TEXTS, stored_rows
 from open_diht.pipelines.stages.shards import PER_SHARD
-from open_diht.pipelines.store.commit import publish_bytes, publish_json, read_json, remove, retract
+from open_diht.pipelines.store.commit import publish_arrays, publish_json, read_json, remove, retract
 from open_diht.pipelines.store.layout import Layout, image_unit_name
 from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_table, sizes
@@ -116,13 +114,15 @@ class EmbeddingStage(Extracting):
         return Batches(path, self.batch_size, skip, partial(pairs_of, captions=self.about["captions"]))
 
     def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
+        self._temperature: float | None = None
         self._taken = known = self._known(batches.path.stem)
         prepare = partial(self._prepared, known)
         for keys, samples in prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads):
             yield keys, self._embedded(samples)
 
     def _known(self, unit: str) -> dict[str, tuple[Half, Half]]:
-        """Return the embeddings of image and caption that stage `score` has stored for a shard, by key."""
+        """Return the embeddings of image and caption that stage `score` has stored for a shard, by key. Keep their
+        temperature."""
         parent, _, number = unit.rpartition("-")
         captions = read_json(self.filtered.commit("captions", parent)) if self.scored else None
         if captions is None:
@@ -189,23 +189,19 @@ class EmbeddingStage(Extracting):
             rows = np.zeros((len(rows), (crops + texts) * self._encoder.dimension), np.float16)
         stored = rows.reshape(len(rows), crops + texts, rows.shape[1] // (crops + texts))
         image, text = stored[:, :crops], stored[:, crops:]
-        content = io.BytesIO()
-        np.savez(content, keys=packed_keys(begun.keys), image=image, text=text)
-        path = target_path(self.layout, unit)
-        publish_bytes(path, content.getvalue())
+        path = self.layout.root / _file_of(unit)
+        publish_arrays(path, keys=packed_keys(begun.keys), image=image, text=text)
         return {
             "dimension": stored.shape[2],
-            "temperature": self.__dict__.get("_temperature") or self._encoder.temperature,
+            "temperature": self._temperature or self._encoder.temperature,
             "taken_over": sum(key in self._taken for key in begun.keys),
-            "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
-            "bytes": len(content.getvalue()),
             "without_text": (~text.any(axis=2)).sum(axis=0).tolist(),
         }, [path]
 
 
-def target_path(layout: Layout, unit: str) -> StorePath:
-    """Return the path of a shard's embeddings. `unit` is the shard's file name without .tar."""
-    return layout.root / "targets" / f"{unit}.npz"
+def _file_of(unit: str) -> str:
+    """Return the path of a shard's embeddings in OUTPUT. `unit` is the shard's file name without .tar."""
+    return f"targets/{unit}.npz"
 
 
 def store_embeddings(settings: EmbeddingSettings, say: Callable[[str], None]) -> int:
@@ -307,10 +303,10 @@ class _Run(ShardRun):
             "shards": [
                 {
                     "shard": entry["shard"],
-                    "file": target_path(self.layout, unit).name,
+                    "file": f"{unit}.npz",
                     "samples": records[unit]["rows"],
-                    "sha256": records[unit]["sha256"],
-                    "bytes": records[unit]["bytes"],
+                    "sha256": records[unit]["hashes"][_file_of(unit)],
+                    "bytes": records[unit]["files"][_file_of(unit)],
                     "tar_sha256": entry["sha256"],
                 }
                 for unit, entry in self.shards.items()

@@ -31,7 +31,7 @@ from open_diht.pipelines.engine.ahead import prepared_ahead
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import UnreadableFile
-from open_diht.pipelines.store.commit import published, remove
+from open_diht.pipelines.store.commit import publish_arrays, published, remove
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import StorePath
@@ -139,12 +139,13 @@ class FeatureStage(Extracting):
         return self.teacher.load(self.device, self.precision)
 
     def publish(self, unit: str, begun: Begun) -> Done:
-        rows, good = begun.rows(), np.array(begun.good, np.bool_)
-        with published(feature_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
+        """Publish the rows, float16 (n, d), and `keys` and `good` (bool) of the rows."""
+        rows, path = begun.rows(), self.layout.data(self.name, unit)
+        features, status = path.with_suffix(".npy"), path.with_suffix(".npz")
+        with published(features) as temporary, open(temporary, "wb") as file:
             np.save(file, rows)
-        with published(status_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, keys=packed_keys(begun.keys), good=good)
-        return {"width": rows.shape[1]}, [feature_path(self.layout, unit), status_path(self.layout, unit)]
+        publish_arrays(status, keys=packed_keys(begun.keys), good=np.array(begun.good, np.bool_))
+        return {"width": rows.shape[1]}, [features, status]
 
     def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
         """See `Extracting`. TeacherFailed names the batch."""
@@ -156,16 +157,6 @@ class FeatureStage(Extracting):
             except TeacherFailed as error:
                 where = f"{batches.path.name}, {len(keys)} images from key {keys[0]} on"
                 raise TeacherFailed(f"{where}: {error}") from error
-
-
-def feature_path(layout: Layout, unit: str) -> StorePath:
-    """Return the path of a shard's features, a float16 array (n, d). `unit` is the shard's file name without .tar."""
-    return layout.data("features", unit).with_suffix(".npy")
-
-
-def status_path(layout: Layout, unit: str) -> StorePath:
-    """Return the path of the `keys` and `good` (bool) of a shard's rows. `unit`: see `feature_path`."""
-    return layout.data("features", unit).with_suffix(".npz")
 
 
 class Batches:
@@ -222,10 +213,9 @@ class Begun:
 
     def keep(self, path: StorePath) -> None:
         """Save the partial results."""
-        with published(path) as temporary, open(temporary, "wb") as file:
-            bad = np.frombuffer(json.dumps(self.bad).encode(), np.uint8)
-            good = np.array(self.good, np.bool_)
-            np.savez(file, rows=self.rows(), good=good, keys=packed_keys(self.keys), bad=bad)
+        bad = np.frombuffer(json.dumps(self.bad).encode(), np.uint8)
+        good = np.array(self.good, np.bool_)
+        publish_arrays(path, rows=self.rows(), good=good, keys=packed_keys(self.keys), bad=bad)
 
     @classmethod
     def read(cls, path: StorePath) -> Begun:

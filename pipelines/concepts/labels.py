@@ -15,7 +15,7 @@ from open_diht.pipelines.concepts.vocabulary import HEADS, annotated
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import UnreadableFile
-from open_diht.pipelines.store.commit import published, read_json
+from open_diht.pipelines.store.commit import publish_arrays, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import Row, StorePath
@@ -59,19 +59,19 @@ class LabelStage(Stage):
                 heartbeat.beat(len(keys))
         except UnreadableFile as error:  # samples before the corrupt part are used, as in the trainer's loader
             broken = {"error": error.error, "message": error.message}
-        with published(label_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
-            arrays: dict[str, Any] = {"keys": packed_keys(keys)}
-            for head, lists in found.items():
-                arrays[f"{head}.offsets"] = np.cumsum([0, *map(len, lists)], dtype=np.int64)
-                arrays[f"{head}.ids"] = np.array([place for ids in lists for place in ids], np.int32)
-            np.savez(file, **arrays)
+        arrays: dict[str, Any] = {"keys": packed_keys(keys)}
+        for head, lists in found.items():
+            arrays[f"{head}.offsets"] = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+            arrays[f"{head}.ids"] = np.array([place for ids in lists for place in ids], np.int32)
+        path = self.layout.data(self.name, unit).with_suffix(".npz")
+        publish_arrays(path, **arrays)
         said = {
             "rows": len(keys),
             "without_annotations": without,
             "broken": broken,
             **{head: sum(map(bool, found[head])) for head in HEADS},
         }
-        return said, [label_path(self.layout, unit)]
+        return said, [path]
 
     def _labels(self, row: Row) -> dict[str, list[int]]:
         objects, attributes = annotated(row)
@@ -82,8 +82,3 @@ class LabelStage(Stage):
             "objects": sorted(place for place in named if place is not None),
             "attributes": sorted(place for place in told if place is not None),
         }
-
-
-def label_path(layout: Layout, unit: str) -> StorePath:
-    """Return the path of a shard's labels. `unit` is the shard's file name without .tar."""
-    return layout.data("labels", unit).with_suffix(".npz")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import IMAGES, Shard
 from open_diht.common.spelling import spelled
 from open_diht.pipelines.manifests.formats.webdataset import Sample, samples
+from open_diht.pipelines.manifests.images import MAX_IMAGE_BYTES
 from open_diht.pipelines.settings import INDEX, SHARDS
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import Row, StorePath
 
-MAX_IMAGE_BYTES = 64 * 2**20
-MAX_JSON_BYTES = 16 * 2**20
+_IMAGE = dict.fromkeys(IMAGES, MAX_IMAGE_BYTES)
+_MAX_TEXT_BYTES = 16 * 2**20
 CAPTION = "caption"
 """Name of the caption in the .txt."""
 Pair = tuple[str, bytes | None, list[str]]
@@ -47,37 +47,29 @@ def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
     """Yield the key and image of each sample; of samples with equal keys, only the first. The image is None if the
     sample has none, and is cut at `MAX_IMAGE_BYTES`. If the tar is corrupt or truncated, yield the samples before the
     damage except the last one, then raise UnreadableFile."""
-
-    def limit(_: int, ending: str) -> int:
-        return MAX_IMAGE_BYTES if ending in IMAGES else 0
-
-    for sample in _distinct(path, limit):
-        yield sample.key, next((sample.contents[ending] for ending in IMAGES if ending in sample.contents), None)
+    for sample in _distinct(path, _IMAGE):
+        yield sample.key, _image_of(sample)
 
 
 def annotations_of(path: StorePath) -> Iterator[tuple[str, Row]]:
     """Yield each sample's key and its JSON object, which is {} if the sample has none. Raise like `images_of`."""
-
-    def limit(_: int, ending: str) -> int:
-        return MAX_JSON_BYTES if ending == "json" else 0
-
-    for sample in _distinct(path, limit):
+    for sample in _distinct(path, {"json": _MAX_TEXT_BYTES}):
         yield sample.key, _json_of(sample)
 
 
 def pairs_of(path: StorePath, captions: Sequence[str]) -> Iterator[tuple[str, Pair]]:
     """Yield each sample's key, and its key, image and captions. `caption` is the text of the .txt, other names are
     fields of the .json. A caption that is missing, or no text, is "". Raise like `images_of`."""
-    texts = {"txt": MAX_JSON_BYTES, "json": MAX_JSON_BYTES if {*captions} - {CAPTION} else 0}
-
-    def limit(_: int, ending: str) -> int:
-        return MAX_IMAGE_BYTES if ending in IMAGES else texts.get(ending, 0)
-
-    for sample in _distinct(path, limit):
+    texts = ("txt", "json") if {*captions} - {CAPTION} else ("txt",)
+    for sample in _distinct(path, {**_IMAGE, **dict.fromkeys(texts, _MAX_TEXT_BYTES)}):
         row = {**_json_of(sample), CAPTION: sample.contents.get("txt", b"").decode("utf-8", "replace")}
         found = [row.get(name) for name in captions]
-        image = next((sample.contents[ending] for ending in IMAGES if ending in sample.contents), None)
-        yield sample.key, (sample.key, image, [text.strip() if isinstance(text, str) else "" for text in found])
+        said = [text.strip() if isinstance(text, str) else "" for text in found]
+        yield sample.key, (sample.key, _image_of(sample), said)
+
+
+def _image_of(sample: Sample) -> bytes | None:
+    return next((sample.contents[ending] for ending in IMAGES if ending in sample.contents), None)
 
 
 def _json_of(sample: Sample) -> Row:
@@ -89,10 +81,11 @@ def _json_of(sample: Sample) -> Row:
     return row if isinstance(row, dict) else {}
 
 
-def _distinct(path: StorePath, limit: Any) -> Iterator[Sample]:
-    """Yield only the first sample of each key, like the trainer's loader."""
+def _distinct(path: StorePath, limits: Mapping[str, int]) -> Iterator[Sample]:
+    """Yield only the first sample of each key, like the trainer's loader. `limits`: bytes to read of members, by
+    ending."""
     seen: set[str] = set()
-    for sample in samples(str(path), "", size=path.stat().st_size, limit_of=limit):
+    for sample in samples(str(path), "", size=path.stat().st_size, limit_of=lambda _, ending: limits.get(ending, 0)):
         if sample.key not in seen:
             seen.add(sample.key)
             yield sample

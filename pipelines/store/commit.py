@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
@@ -135,6 +136,12 @@ def publish_table(path: StorePath, table: pa.Table) -> None:
     """Publish a table as Parquet with zstd compression."""
     with published(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def publish_arrays(path: StorePath, **arrays: Any) -> None:
+    """Publish arrays as an uncompressed .npz file."""
+    with published(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
 
 
 class TableFile:
