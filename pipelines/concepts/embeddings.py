@@ -25,7 +25,6 @@ from open_diht.pipelines.concepts.extract import Bad, Features
 from open_diht.pipelines.concepts.features import Batches, Begun, Extracting, Keys
 from open_diht.pipelines.concepts.run import ShardRun, ShardSettings, check_output, locked, outdated, reading_data
 from open_diht.pipelines.concepts.shards import CAPTION, Pair, pairs_of, shard_entries
-from open_diht.pipelines.concepts.vocabulary import records_of
 from open_diht.pipelines.engine.ahead import prepared_ahead
 from open_diht.pipelines.engine.stage import Done
 from open_diht.pipelines.manifests.plan import load_plan
@@ -222,8 +221,7 @@ def store_embeddings(settings: EmbeddingSettings, say: Callable[[str], None]) ->
         precision = settled_precision(layout, identity, asked, settings.torch_device, NAME)
         return _Run(
             settings=settings,
-            layout=layout,
-            say=say,
+            engine=settings.engine(layout, say),
             shards=shards,
             precision=precision,
             asked=request,
@@ -249,44 +247,48 @@ class _Run(ShardRun):
     def do(self) -> int:
         """Do the shard's part. The last shard, or a run without shards, writes the manifest. Return the exit status."""
         retract(self._manifest)  # no training may take unfinished output for finished
-        about = [VERSION, self.teacher, self.settings.about()]
-        known = {unit: fingerprint_of(about, entry["sha256"]) for unit, entry in self.shards.items()}
-        if self.settings.shard:
-            sharing = self._sharing([*self.shards])
-            if not self._embed({unit: known[unit] for unit in sharing.own(list(known))}, known):
+        settings, units, known = self.settings, list(self.shards), self._fingerprints
+        if settings.shard:
+            sharing = self._sharing(units)
+            if not self._embed(sharing.own(units)):
                 return 1
-            left = sharing.wait(list(known), lambda units: [*outdated(self.layout, NAME, {u: known[u] for u in units})])
+            left = sharing.wait(units, lambda left: outdated(self.engine, NAME, {unit: known[unit] for unit in left}))
             if left or not sharing.take_alone():
                 return 0
         self.engine.clear_up()
-        if not self._embed(known, known):
+        if not self._embed(units):
             return 1
         good = self._finish()
-        if self.settings.datacompdr:
+        if settings.datacompdr:
             published = Fingerprints.published(self.layout, datacompdr.NAME, known)
-            shards = self.settings.data / "shards"
-            good &= self._do(datacompdr.DatacompdrStage(self.layout, shards, published, self.settings.about()), known)
+            stage = datacompdr.DatacompdrStage(self.layout, settings.data / "shards", published, settings.about())
+            good &= self._do(stage, units)
         return 0 if good else 1
 
-    def _embed(self, todo: dict[str, str], known: dict[str, str]) -> bool:
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        about = [VERSION, self.teacher, self.settings.about()]
+        return {unit: fingerprint_of(about, entry["sha256"]) for unit, entry in self.shards.items()}
+
+    def _embed(self, units: Sequence[str]) -> bool:
         settings = self.settings
         stage = EmbeddingStage(
             self.layout,
             Layout(settings.data),
             settings.encoder,
-            Fingerprints.published(self.layout, NAME, known),
+            Fingerprints.published(self.layout, NAME, self._fingerprints),
             settings.about(),
             self.scored,
             batch_size=settings.images_at_once,
             device=settings.torch_device,
             precision=self.precision,
-            threads=settings.threads(len(known)),
+            threads=settings.threads(len(self.shards)),
         )
-        return self._do(stage, todo)
+        return self._do(stage, units)
 
     def _finish(self) -> bool:
         self.lock.fence.check()
-        records = records_of(self.layout, NAME, self.shards)
+        records = dict(self.engine.records(NAME, self.shards))
         of_all = list(records.values())
         rows = sum(record["rows"] for record in of_all)
         without = np.sum([record["without_text"] for record in of_all], axis=0).tolist()

@@ -34,8 +34,6 @@ from open_diht.pipelines.concepts.vocabulary import (
     VocabularyStage,
     lowest_count,
     make_vocabulary,
-    records_of,
-    rows_counted,
 )
 from open_diht.pipelines.engine.engine import Engine
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
@@ -45,8 +43,8 @@ from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json,
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, output_lock
 from open_diht.pipelines.store.ownership import foreign_entry
-from open_diht.pipelines.store.records import Fingerprints, Vouched, fingerprint_of
-from open_diht.pipelines.store.storage import FileStamp, StorePath, each, in_memory, is_local, stamps, store_errors
+from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
+from open_diht.pipelines.store.storage import FileStamp, StorePath, in_memory, is_local, stamps, store_errors
 
 _log = logging.getLogger(__name__)
 _STAGES = ("vocabulary", "labels", "features")
@@ -101,6 +99,10 @@ class ShardSettings:
         """Return the number of threads in each worker."""
         return max(1, (os.cpu_count() or 1) // min(self.units_at_once(), units))
 
+    def engine(self, layout: Layout, say: Callable[[str], None]) -> Engine:
+        """Return the engine that runs the units of every stage."""
+        return Engine(layout, workers=self.units_at_once(), say=say, backend=self.backend)
+
     def check_device(self, precision: str) -> None:
         """Raise WrongUse if this machine computes and lacks the device or its precision."""
         if isinstance(self.backend, Direct):
@@ -147,7 +149,8 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     layout = Layout(settings.output)
     check_output(layout, _STAGES, ("concepts.json", "vocabulary.json"))
     precision = precision_of(layout, settings.teacher, settings.precision, settings.torch_device)
-    missing = any(outdated(layout, "features", settings.fingerprints(shards, precision)))
+    engine = settings.engine(layout, say)
+    missing = outdated(engine, "features", settings.fingerprints(shards, precision))
     settings.check_device(precision if missing else AUTO)
     sees = seen(settings.teacher) if missing else None  # weights that do not fit fail before anything is written
     request = fingerprint_of(settings.teacher.identity(), settings.min_count, settings.max_size)
@@ -156,8 +159,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
             precision = settle(layout, settings.teacher, settings.precision, settings.torch_device, sees)
         return _Run(
             settings=settings,
-            layout=layout,
-            say=say,
+            engine=engine,
             shards=shards,
             precision=precision,
             asked=request,
@@ -205,17 +207,10 @@ def check_output(layout: Layout, stages: Sequence[str], results: Sequence[str]) 
         )
 
 
-def outdated(layout: Layout, stage: str, fingerprints: Mapping[str, str]) -> Iterator[str]:
-    """Yield each unit that has no commit record with its fingerprint. Delete records that are corrupt, or whose files
-    are missing or of another size."""
-    vouched = Vouched(layout)
-    records = each(lambda unit: vouched.read(layout.commit(stage, unit)), fingerprints, layout.root)
-    for (unit, fingerprint), record in zip(fingerprints.items(), records, strict=True):
-        holds = record is not None and vouched.holds(record)
-        if record is not None and not holds:
-            vouched.retract(layout.commit(stage, unit), record)
-        if not holds or record["fingerprint"] != fingerprint:
-            yield unit
+def outdated(engine: Engine, stage: str, fingerprints: Mapping[str, str]) -> list[str]:
+    """Return the units that have no commit record with their fingerprint."""
+    done = engine.done(stage, fingerprints)
+    return [unit for unit, record in done if record is None or record["fingerprint"] != fingerprints[unit]]
 
 
 @dataclass(kw_only=True)
@@ -223,8 +218,7 @@ class ShardRun:
     """The state of one invocation over shards while it works in its output folder."""
 
     settings: ShardSettings
-    layout: Layout
-    say: Callable[[str], None]
+    engine: Engine
     shards: dict[str, Shard]
     """See `shard_entries`."""
     precision: str
@@ -233,11 +227,8 @@ class ShardRun:
     """Fingerprint of what is requested. Shards share units only if their fingerprints are equal."""
     lock: FileLock | Lease
 
-    @cached_property
-    def engine(self) -> Engine:
-        """The engine that runs the units of every stage."""
-        workers = self.settings.units_at_once()
-        return Engine(self.layout, workers=workers, say=self.say, backend=self.settings.backend)
+    def __post_init__(self) -> None:
+        self.layout, self.say = self.engine.layout, self.engine.say
 
     def _sharing(self, *orders: Sequence[str]) -> Sharing:
         """Return the part of the shard in units, which are done in these orders."""
@@ -245,21 +236,21 @@ class ShardRun:
         places = {unit: place for order in orders for place, unit in enumerate(order)}
         return Sharing(self.settings.shard, self.asked, self.lock, places.__getitem__, self.say)
 
-    def _do(self, stage: Stage, fingerprints: dict[str, str], counted: bool = True) -> bool:
-        """Do the units of a stage that have no commit record with their fingerprint. Return False if some failed.
-        Otherwise the stage sweeps, if these are the units of all shards."""
-        todo = list(outdated(self.layout, stage.name, fingerprints))
+    def _do(self, stage: Stage, units: Sequence[str], counted: bool = True) -> bool:
+        """Do the units of a stage that are not done. Return False if some failed. Otherwise the stage sweeps, if these
+        are the units of all shards."""
+        todo = list(self.engine.missing(stage, units))
         if todo and isinstance(stage, Extracting):
             self.say(f"{stage.name}: {stage.said}, {self.engine.workers} at a time")
         total = sum(self.shards[unit]["samples"] for unit in todo) if counted else None
-        failed = self.engine.run(stage, todo, of=len(fingerprints), total=total)
+        failed = self.engine.run(stage, todo, of=len(units), total=total)
         for unit, record in list(failed.items())[:_NAMED]:
             last = record["tries"][-1]
             self.say(f"error: {stage.name}: unit {unit} failed ({last['error']}: {last['message']})")
         if len(failed) > _NAMED:
             where = self.layout.failed(stage.name, "x").parent
             self.say(f"error: {stage.name}: {len(failed) - _NAMED:,} more units failed; each is named in {where}")
-        if isinstance(stage, Extracting) and not failed and len(fingerprints) == len(self.shards):
+        if isinstance(stage, Extracting) and not failed and len(units) == len(self.shards):
             stage.sweep()
         return not failed
 
@@ -324,20 +315,19 @@ class _Run(ShardRun):
         return [
             unit
             for stage, known in self._fingerprints.items()
-            for unit in outdated(self.layout, stage, {unit: known[unit] for unit in units if unit in known})
+            for unit in outdated(self.engine, stage, {unit: known[unit] for unit in units if unit in known})
         ]
 
     def _count(self, units: Sequence[str]) -> bool:
         """Count the names in parts of kept/. Return whether all units succeeded."""
-        fingerprints = self._fingerprints["vocabulary"]
-        known = Fingerprints.published(self.layout, "vocabulary", fingerprints)
+        known = Fingerprints.published(self.layout, "vocabulary", self._fingerprints["vocabulary"])
         stage = VocabularyStage(self.layout, self.settings.data / "kept", known)
-        return self._do(stage, {unit: fingerprints[unit] for unit in units}, counted=False)
+        return self._do(stage, units, counted=False)
 
     def _vocabulary(self) -> Vocabulary:
         """Return the vocabulary of all counts, and publish it if it has changed."""
         settings, units = self.settings, sorted(self.kept)
-        rows = rows_counted(self.layout, units)
+        rows = self.engine.total("vocabulary", units)
         min_count = lowest_count(rows, settings.min_count)
         try:
             vocabulary = make_vocabulary(self.layout, units, rows, min_count, settings.max_size)
@@ -357,9 +347,9 @@ class _Run(ShardRun):
         }
         known = Fingerprints.published(self.layout, "labels", fingerprints)
         stage = LabelStage(self.layout, self.settings.data / "shards", self.layout.root / "vocabulary.json", known)
-        if not self._do(stage, fingerprints):
+        if not self._do(stage, list(shards)):
             return False
-        records = records_of(self.layout, "labels", shards).values()
+        records = [record for _, record in self.engine.records("labels", shards)]
         rows = sum(record["rows"] for record in records)
         without = sum(record["without_annotations"] for record in records)
         if rows and without == rows:
@@ -374,23 +364,23 @@ class _Run(ShardRun):
 
     def _extract(self, units: Sequence[str]) -> bool:
         """Extract the features of shards. Return whether all units succeeded."""
-        settings, fingerprints = self.settings, self._fingerprints["features"]
+        settings = self.settings
         stage = FeatureStage(
             self.layout,
             settings.data / "shards",
             settings.teacher,
-            Fingerprints.published(self.layout, "features", fingerprints),
+            Fingerprints.published(self.layout, "features", self._fingerprints["features"]),
             batch_size=settings.images_at_once,
             device=settings.torch_device,
             precision=self.precision,
             threads=settings.threads(len(self.shards)),
         )
-        return self._do(stage, {unit: fingerprints[unit] for unit in units})
+        return self._do(stage, units)
 
     def _finish(self, vocabulary: Vocabulary) -> bool:
         self.lock.fence.check()
         shards, teacher = self.shards, self.settings.teacher
-        records, labels = (records_of(self.layout, stage, shards) for stage in ("features", "labels"))
+        records, labels = (dict(self.engine.records(stage, shards)) for stage in ("features", "labels"))
         content = {
             "version": VERSION,
             "command": list(self.settings.command),

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from open_diht.filters.captions.concepts import concept_names
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
-from open_diht.pipelines.store.commit import publish_table, read_json
+from open_diht.pipelines.store.commit import publish_table
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import Row, StorePath, each, read_table, row_count
@@ -152,14 +152,3 @@ def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: 
 def vocabulary_hash(names: dict[str, list[str]]) -> str:
     """Return the SHA-256 of the names of all heads in order."""
     return hashlib.sha256(json.dumps(names, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def rows_counted(layout: Layout, units: Sequence[str]) -> int:
-    """Return the number of rows of all units, from their commit records."""
-    return sum(int(record["rows"]) for record in records_of(layout, "vocabulary", units).values())
-
-
-def records_of(layout: Layout, stage: str, units: Iterable[str]) -> dict[str, Any]:
-    """Return the commit record of each unit; in a store many are read at once."""
-    names = list(units)
-    return dict(zip(names, each(lambda unit: read_json(layout.commit(stage, unit)), names, layout.root), strict=True))

@@ -1,6 +1,5 @@
 """Counting names, and which of them become classes."""
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +9,8 @@ import pytest
 
 from open_diht.pipelines.concepts import vocabulary
 from open_diht.pipelines.concepts.vocabulary import VocabularyStage, annotated, lowest_count, make_vocabulary
+from open_diht.pipelines.engine.engine import Engine
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import store_path
 
 
 @pytest.fixture
@@ -47,8 +46,8 @@ PARTS = [
 
 def test_rows_that_name_it_are_counted_over_parts(counted: Any) -> None:
     layout, units = counted(PARTS)
-    found = make_vocabulary(layout, units, vocabulary.rows_counted(layout, units), 1, 100)
-    assert found["rows"] == 7
+    assert Engine(layout, workers=1, say=print).total("vocabulary", units) == 7
+    found = make_vocabulary(layout, units, 7, 1, 100)
     assert found["heads"]["objects"] == {"names": ["dog", "cat", "bird", "guide dog"], "rows": [4, 2, 1, 1]}
     assert found["heads"]["attributes"] == {"names": ["black", "white"], "rows": [2, 2]}
 
@@ -78,12 +77,6 @@ def test_the_hash_is_of_the_names_in_their_order(counted: Any) -> None:
 def test_the_least_count_is_100_and_less_on_small_data() -> None:
     assert [lowest_count(rows, None) for rows in (10, 147, 1_000, 5_000, 10**9)] == [2, 2, 20, 100, 100]
     assert lowest_count(10, 7) == 7
-
-
-def test_records_in_a_store_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    both = threading.Barrier(2, timeout=10)
-    monkeypatch.setattr(vocabulary, "read_json", lambda _: {"rows": 3 + both.wait() * 0})
-    assert vocabulary.rows_counted(Layout(store_path("memory://concepts")), ["a", "b"]) == 6
 
 
 @pytest.mark.parametrize("objects", [[float("nan")], ["dog", None], [["dog"]]])

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -322,3 +323,10 @@ def test_what_an_earlier_run_has_counted_is_not_counted_again(tmp_path: Path) ->
     publish_json(layout.commit("spotting", "more"), {"images": 70, "segments": 2})
     publish_json(layout.commit("spotting", "anew"), {"images": 80, "segments": 1})
     assert counter.look() == Count(100, 100)
+
+
+def test_records_in_a_store_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2, timeout=10)
+    monkeypatch.setattr("open_diht.pipelines.engine.engine.read_json", lambda _: {"rows": 3 + both.wait() * 0})
+    engine = Engine(Layout(store_path("memory://records")), workers=1, say=print)
+    assert engine.total("vocabulary", ["a", "b"]) == 6
