@@ -86,14 +86,7 @@ def _found(images: list[Any], teacher: LoadedTeacher) -> list[npt.NDArray[np.flo
         if len(images) == 1:
             return [Bad(TEACHER_FAILED, _in_words(error))]
         first = error
-    found: list[npt.NDArray[np.float16] | Bad] = []
-    for image in images:
-        try:
-            found += [*_half(teacher.features([image]))]
-        except ERRORS as error:
-            if _lacks_memory(error):
-                raise _failed(teacher, error) from error
-            found.append(Bad(TEACHER_FAILED, _in_words(error)))
+    found = [row for image in images for row in _found([image], teacher)]
     if all(isinstance(each, Bad) for each in found):  # then the images are probably not the cause
         raise _failed(teacher, first) from first
     return found

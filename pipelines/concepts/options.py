@@ -43,8 +43,7 @@ def parse(
     parser.add_argument(
         "--weights",
         help="file of the teacher's weights, which you download yourself; mind their license: those of swag-vit-h14 "
-        "are "
-        "CC-BY-NC-4.0",
+        "are CC-BY-NC-4.0",
     )
     parser.add_argument(
         "--min-count",

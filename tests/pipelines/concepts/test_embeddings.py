@@ -49,9 +49,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> str:
 def changed(number: int, members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
     """Sample 2 has no image, 4 a long one, 5 one that is none, and the even ones have a second caption."""
     (image, content), caption, (name, row) = members
-    row = json.dumps(
-        {**json.loads(row), **({"other": f"picture {number}"} if number % 2 == 0 else {"other": 3})}
-    ).encode()
+    row = json.dumps({**json.loads(row), "other": 3 if number % 2 else f"picture {number}"}).encode()
     content = {4: LONG, 5: b"<html>"}.get(number, content)
     found = [] if number == 2 else [(image, content)]
     return [*found, caption, (name, row)]
@@ -71,17 +69,8 @@ def first(targets: EmbeddingTargets, data: Path) -> ShardEmbeddings:
 @pytest.mark.usefixtures("here")
 def test_each_crop_and_caption_is_what_the_model_says_of_it_and_a_second_run_does_nothing(filtered, towers, capfd):
     data = filtered.write([7, 6], changed)
-    words = (
-        "--crops",
-        "2",
-        "--crop-seed",
-        "3",
-        "--captions",
-        "caption,other",
-        "--max-bad-share",
-        "0.2",
-        "--datacompdr",
-    )
+    words = ["--crops", "2", "--crop-seed", "3", "--captions", "caption,other"]
+    words += ["--max-bad-share", "0.2", "--datacompdr"]
     assert store(data, towers, *words) == 0
     said = capfd.readouterr().out
     assert "embeddings: 2 of 13 images have no embeddings (empty 1, not_an_image 1)" in said
