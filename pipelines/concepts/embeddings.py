@@ -7,13 +7,12 @@ precision and crop are the same; only the other rows are encoded. `open_diht.tra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from apache_beam.utils.shared import Shared
 from PIL import Image
 
 from open_diht.common.crops import crop_box, crop_of, cropped, middle
@@ -71,35 +70,18 @@ class EmbeddingSettings(ShardSettings):
         }
 
 
-@dataclass
+@dataclass(kw_only=True)
 class EmbeddingStage(Extracting):
     """The stage that stores embeddings. A sample's row has those of its crops, then those of its captions."""
 
-    layout: Layout
     filtered: Layout
     """The data set."""
     encoder: str
-    fingerprint: Fingerprints
     about: dict[str, Any]
     """See `EmbeddingSettings.about`."""
     scored: str
     """Fingerprint of the embeddings of stage `score` that can be taken over; "" for none."""
-    batch_size: int
-    device: str
-    precision: str
-    threads: int
-    name: str = field(default=NAME, init=False)
-    shared: Shared = field(default_factory=Shared, init=False)
-    """Holder of the encoder, so that each process loads it once for all units."""
-
-    @property
-    def shards(self) -> StorePath:  # type: ignore[override]  # a field of other stages
-        """The folder of the tars."""
-        return self.filtered.root / "shards"
-
-    @property
-    def said(self) -> str:
-        return f"{self.encoder} on {self.device} in {self.precision}"
+    name = NAME
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -273,18 +255,13 @@ class _Run(ShardRun):
     def _embed(self, units: Sequence[str]) -> bool:
         settings = self.settings
         stage = EmbeddingStage(
-            self.layout,
-            Layout(settings.data),
-            settings.encoder,
-            Fingerprints.published(self.layout, NAME, self._fingerprints),
-            settings.about(),
-            self.scored,
-            batch_size=settings.images_at_once,
-            device=settings.torch_device,
-            precision=self.precision,
-            threads=settings.threads(len(self.shards)),
+            filtered=Layout(settings.data),
+            encoder=settings.encoder,
+            about=settings.about(),
+            scored=self.scored,
+            **self._extracting(NAME, self._fingerprints),
         )
-        return self._do(stage, units)
+        return self._do(stage, units, settings.encoder)
 
     def _finish(self) -> bool:
         self.lock.fence.check()

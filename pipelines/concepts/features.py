@@ -43,6 +43,7 @@ Reader = Callable[[StorePath], Iterator[tuple[str, Any]]]
 """Function that yields the key and the content of each sample of a shard, as `images_of` does."""
 
 
+@dataclass(kw_only=True)
 class Extracting(Stage):
     """A stage over shards that computes a row of numbers for each sample and resumes inside a shard, see `Stage`."""
 
@@ -52,16 +53,14 @@ class Extracting(Stage):
     """Fingerprint of each unit: model, precision and tar. The batch size is not part of it, so finished units remain
     valid if a user lowers the size for lack of memory. It changes only the last bits of features."""
     batch_size: int
-    device: str
-    threads: int
+    device: str = "cpu"
+    precision: str = "fp32"
+    threads: int = 1
     """Number of threads in each worker. On a CPU they compute; for a GPU they decode images."""
+    shared: Shared = field(default_factory=Shared, init=False)
+    """Holder of the model, so that each process loads it once for all units."""
     planned = False
     noun = "images"
-
-    @property
-    @abstractmethod
-    def said(self) -> str:
-        """Model, device and precision, for messages."""
 
     @abstractmethod
     def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
@@ -108,25 +107,12 @@ class Extracting(Stage):
         return self.layout.work / self.name / "begun" / name
 
 
-@dataclass
+@dataclass(kw_only=True)
 class FeatureStage(Extracting):
     """The stage that extracts a teacher's features."""
 
-    layout: Layout
-    shards: StorePath
     teacher: Teacher
-    fingerprint: Mapping[str, str] | Fingerprints
-    batch_size: int = 32
-    device: str = "cpu"
-    precision: str = "fp32"
-    threads: int = 1
-    name: str = field(default="features", init=False)
-    shared: Shared = field(default_factory=Shared, init=False)
-    """Holder of the teacher, so that each process loads it once for all units."""
-
-    @property
-    def said(self) -> str:
-        return f"{self.teacher.name} on {self.device} in {self.precision}"
+    name = "features"
 
     def setup(self) -> None:
         self._loaded: LoadedTeacher = self.shared.acquire(self._load)

@@ -236,12 +236,26 @@ class ShardRun:
         places = {unit: place for order in orders for place, unit in enumerate(order)}
         return Sharing(self.settings.shard, self.asked, self.lock, places.__getitem__, self.say)
 
-    def _do(self, stage: Stage, units: Sequence[str], counted: bool = True) -> bool:
-        """Do the units of a stage that are not done. Return False if some failed. Otherwise the stage sweeps, if these
-        are the units of all shards."""
+    def _extracting(self, name: str, fingerprints: Mapping[str, str]) -> dict[str, Any]:
+        """Return the fields of a stage `name` that all such stages have, see `Extracting`."""
+        settings = self.settings
+        return {
+            "layout": self.layout,
+            "shards": settings.data / "shards",
+            "fingerprint": Fingerprints.published(self.layout, name, fingerprints),
+            "batch_size": settings.images_at_once,
+            "device": settings.torch_device,
+            "precision": self.precision,
+            "threads": settings.threads(len(self.shards)),
+        }
+
+    def _do(self, stage: Stage, units: Sequence[str], model: str = "", counted: bool = True) -> bool:
+        """Do the units of a stage that are not done, and report by which `model`. Return False if some failed.
+        Otherwise the stage sweeps, if these are the units of all shards."""
         todo = list(self.engine.missing(stage, units))
-        if todo and isinstance(stage, Extracting):
-            self.say(f"{stage.name}: {stage.said}, {self.engine.workers} at a time")
+        if todo and model:
+            how = f"on {self.settings.torch_device} in {self.precision}, {self.engine.workers} at a time"
+            self.say(f"{stage.name}: {model} {how}")
         total = sum(self.shards[unit]["samples"] for unit in todo) if counted else None
         failed = self.engine.run(stage, todo, of=len(units), total=total)
         for unit, record in list(failed.items())[:_NAMED]:
@@ -364,18 +378,8 @@ class _Run(ShardRun):
 
     def _extract(self, units: Sequence[str]) -> bool:
         """Extract the features of shards. Return whether all units succeeded."""
-        settings = self.settings
-        stage = FeatureStage(
-            self.layout,
-            settings.data / "shards",
-            settings.teacher,
-            Fingerprints.published(self.layout, "features", self._fingerprints["features"]),
-            batch_size=settings.images_at_once,
-            device=settings.torch_device,
-            precision=self.precision,
-            threads=settings.threads(len(self.shards)),
-        )
-        return self._do(stage, units)
+        teacher, known = self.settings.teacher, self._fingerprints["features"]
+        return self._do(FeatureStage(teacher=teacher, **self._extracting("features", known)), units, teacher.name)
 
     def _finish(self, vocabulary: Vocabulary) -> bool:
         self.lock.fence.check()

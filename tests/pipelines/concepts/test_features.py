@@ -162,7 +162,8 @@ UNIT = "00000-00000-000"
 @pytest.fixture
 def stage(filtered: Any, tiny: tuple[str, str], tmp_path: Path) -> FeatureStage:
     data = filtered.write([10])
-    return FeatureStage(Layout(tmp_path / "c"), data / "shards", find_teacher(*tiny), {UNIT: "f"}, batch_size=4)
+    place = {"layout": Layout(tmp_path / "c"), "shards": data / "shards"}
+    return FeatureStage(**place, teacher=find_teacher(*tiny), fingerprint={UNIT: "f"}, batch_size=4)
 
 
 def test_a_unit_goes_on_from_what_was_kept_of_it(stage: FeatureStage, monkeypatch: pytest.MonkeyPatch) -> None:
