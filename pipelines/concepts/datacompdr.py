@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import tarfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class DatacompdrStage(Stage):
     fingerprint: Fingerprints
     about: dict[str, Any]
     """See `EmbeddingSettings.about`."""
-    name: str = field(default=NAME, init=False)
+    name = NAME
     planned = False
     noun = "images"
 

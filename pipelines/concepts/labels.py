@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +30,7 @@ class LabelStage(Stage):
     shards: StorePath
     vocabulary: StorePath
     fingerprint: Fingerprints
-    name: str = field(default="labels", init=False)
+    name = "labels"
     planned = False
     noun = "samples"
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TypedDict
 
@@ -59,7 +59,7 @@ class VocabularyStage(Stage):
     layout: Layout
     kept: StorePath
     fingerprint: Fingerprints | Mapping[str, str]
-    name: str = field(default="vocabulary", init=False)
+    name = "vocabulary"
     planned = False
 
     def setup(self) -> None:
