@@ -91,8 +91,8 @@ class EmbeddingStage(Extracting):
         )
         return found
 
-    def batches(self, path: StorePath, skip: int = 0) -> Batches:
-        return Batches(path, self.batch_size, skip, partial(pairs_of, captions=self.about["captions"]))
+    def samples(self, path: StorePath) -> Iterator[tuple[str, Any]]:
+        return pairs_of(path, self.about["captions"])
 
     def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
         self._temperature: float | None = None

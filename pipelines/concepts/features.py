@@ -72,7 +72,7 @@ class Extracting(Stage):
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         begun = Begun.read(self._begun_path(unit))
-        batches = self.batches(self.shards / f"{unit}.tar", skip=len(begun))
+        batches = Batches(self.shards / f"{unit}.tar", self.batch_size, len(begun), self.samples)
         kept = time.monotonic()
         try:
             for keys, found in self.features(batches):
@@ -87,9 +87,9 @@ class Extracting(Stage):
         said, files = self.publish(unit, begun)
         return {"rows": len(begun), "bad": begun.bad, "broken": batches.broken, **said}, files
 
-    def batches(self, path: StorePath, skip: int = 0) -> Batches:
-        """Return the batches of a shard, without the first `skip` samples."""
-        return Batches(path, self.batch_size, skip)
+    def samples(self, path: StorePath) -> Iterator[tuple[str, Any]]:
+        """Yield the key and the content of each sample of a shard."""
+        return images_of(path)
 
     def do(self, unit: str) -> None:
         """See `Stage`."""
