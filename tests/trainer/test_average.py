@@ -81,7 +81,7 @@ def test_the_data_of_both_count(a, b, says, pair, tmp_path):
     for folder, record in zip(pair, (a, b), strict=True):
         if record is not None:
             (folder / TRAINING_DATA).write_text(json.dumps(record))
-    average(*pair, tmp_path / "ab")
+    average(pair[0], pair[1], tmp_path / "ab")
     assert re.fullmatch(says, decontaminated(tmp_path / "ab", "pets"))
 
 

@@ -97,8 +97,8 @@ def test_each_crop_and_caption_is_what_the_model_says_of_it_and_a_second_run_doe
     assert np.flatnonzero(places < 0).tolist() == [2, 5] and written.captions == ("caption", "syn_text[0]")
     assert np.abs(again.image[places[1]] - shard.image[1]).max() < 1e-3
     for row, shown in ((1, image), (4, Image.open(io.BytesIO(LONG)))):
-        one, other = again.view(shown, int(places[row]), 1, 32), shard.view(shown, row, 1, 32)
-        assert np.array_equal(np.asarray(one), np.asarray(other))
+        repeated = np.asarray(again.view(shown, int(places[row]), 1, 32))
+        assert np.array_equal(repeated, np.asarray(shard.view(shown, row, 1, 32)))
 
     files = {path: path.stat().st_mtime_ns for path in (data / "embeddings").rglob("*.npz")}
     with patch("open_diht.pipelines.concepts.embeddings.Encoder", side_effect=AssertionError("loaded")):
