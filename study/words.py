@@ -47,7 +47,7 @@ ARMS = {
     "concepts": "objects and attributes",
     "embeddings": "embeddings",
     "both": "concepts and embeddings",
-    "more": "no teacher, but its pairs, too",
+    "more": "no teacher, both halves",
     "imagenet": "ImageNet logits",
     "beta-0": "InfoNCE",
     "probe": "probe",

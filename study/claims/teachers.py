@@ -1,11 +1,11 @@
 """The claim of stored teachers: a student learns more from what a larger teacher has stored about its pairs.
 
 Written before the first training of a student. Half of the web's images, with their captions, are the teacher's; the
-pools are of the other half, so the teacher has seen no pair that a student learns from. The teacher is larger than the
-student and, like those of DataCompDR, joined of several: the embeddings of three towers with other seeds, one after the
-other, so that its cosine is the mean of theirs. Its temperature is the mean of those that the towers have learned. Its
-size and its budget are the best of four by its own rank on Flickr8k's development photographs and on the held-out web
-pairs that `negatives` chooses by.
+pools are of the other half, so the teacher has seen no image that a student learns from (by the bytes of its features).
+The teacher is larger than the student and an ensemble: the embeddings of three models with other seeds, one after the
+other, so that its cosine is the mean of theirs. Its temperature is the mean of those that the models have learned. Its
+size and its budget are the best of five by its own rank on Flickr8k's development photographs and on the held-out web
+pairs that `negatives` chooses by. It has learned from clean pairs, also where the pool is noisy.
 
 As `make concepts --store concepts,embeddings` does, the teacher stores the embeddings of each pair's image and caption
 in float16, and the predictions of heads that were trained on its image embeddings for the objects and attributes in the
@@ -22,7 +22,7 @@ with `infonce`, or with `hn`: HN-NCE of beta 0.25. Each loss starts at the scale
 Pools: `natural-all` and `natural-kept` are all web pairs and those that CAT keeps, `injected-all` and `injected-kept`
 the same of the web pairs with noise, as in the claim cat. With the same seed all arms of a pool have the same initial
 towers and the same order of pairs. Tests are Flickr8k's test photographs and the half of the held-out web pairs by
-which nothing was chosen.
+which neither the scales nor the teacher were chosen.
 
 Questions, each a table with Holm's correction for all of its lines and both measures (rank and R@10):
 
@@ -31,8 +31,8 @@ Questions, each a table with Holm's correction for all of its lines and both mea
 3. `teachers-concepts`: do concepts beat none, with each loss?
 4. `teachers-negatives`: does HN-NCE beat InfoNCE, with each of none, concepts, embeddings and both?
 
-Added when the results were known, since readers ask for it first: `more-infonce`, in the pool `natural-all`, has no
-teacher, but learns from the teacher's half of the pairs, too. `teachers-more`: do embeddings beat it?
+Added when the results were known, since readers ask for it first: `more-infonce`, in the pools of all pairs, has no
+teacher, but learns from the teacher's pairs, too. `teachers-more`: do embeddings beat it?
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
     for name in ("web", "flickr8k", "laion"):
         data.wanted(name)
     planned = arms_of_pools(NAME, ABOUT, track, scale)
-    of_all = (arm for arm in planned if (arm.pool, arm.arm) == ("natural-all", "none-infonce"))
-    return planned + [replace(arm, arm="more-infonce") for arm in of_all]
+    alone = (arm for arm in planned if arm.arm == "none-infonce" and arm.pool.endswith("-all"))
+    return planned + [replace(arm, arm="more-infonce") for arm in alone]
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
@@ -73,7 +73,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
     the teacher's own metrics."""
     what, _, loss = arm.arm.partition("-")
     how = described(ABOUT)["losses"][loss]
-    pairs, words = _pairs("natural-more" if what == "more" else arm.pool, data)
+    pairs, words = _pairs(arm.pool.replace("-all", "-more") if what == "more" else arm.pool, data)
     changed = {"loss": how["loss"], "model": {"temperature": 1 / how["scale"]}, **batch_of_few(pairs)}
     if what in ("embeddings", "both"):
         changed["distillation"] = {"path": str(_stored(arm.pool, data) / "embeddings")}
@@ -117,9 +117,9 @@ def _teacher(data: Data) -> Teacher:
     about, pool = described(ABOUT)["teacher"], open_pool(data, None)
     pairs = pool.pairs.take(np.flatnonzero(_is_teachers(pool.pairs)))
     words, changed = vocabulary(pairs.captions), {"model": about["model"], **batch_of_few(pairs)}
-    towers = range(1000, 1000 + about["towers"])  # no arm has these seeds
-    of_each = {"budget": about["budget"], "changed": changed}
-    return Teacher(tuple(trained(track_of(ABOUT, CPU).trainer, pairs, words, seed=seed, **of_each) for seed in towers))
+    seeds = range(1000, 1000 + about["models"])  # no arm has these seeds
+    how = {"budget": about["budget"], "changed": changed}
+    return Teacher(tuple(trained(track_of(ABOUT, CPU).trainer, pairs, words, seed=seed, **how) for seed in seeds))
 
 
 def _is_teachers(pairs: Pairs) -> NDArray[np.bool_]:
@@ -133,7 +133,9 @@ def _pairs(name: str, data: Data) -> tuple[Pairs, list[str]]:
     """Return the pairs of a pool and its words."""
     origin, _, part = name.partition("-")
     pool = open_pool(data, None, noise=origin == "injected")
-    used = ~_is_teachers(pool.pairs) | (part == "more")
+    used = ~_is_teachers(pool.pairs)
+    if part == "more":
+        used |= pool.origin == "web"  # the teacher's pairs
     words = vocabulary(pool.pairs.take(np.flatnonzero(used)).captions)
     return pool.pairs.take(np.flatnonzero(used & (pool.verdict == "kept") if part == "kept" else used)), words
 
@@ -144,10 +146,10 @@ def _stored(name: str, data: Data) -> Path:
     (pairs, _), teacher, folder = _pairs(name, data), _teacher(data), data.cache / f"teachers-{name}"
     captions = pairs.captions
     images = teacher.images(pairs.images)[pairs.image]
-    alone = Pairs(images.numpy(), captions, np.arange(len(captions)))
+    of_each = Pairs(images.numpy(), captions, np.arange(len(captions)))
     keys, known = pair_keys(FILE, len(captions)), named([[caption] for caption in captions])
-    heads = concept_heads(keys, alone.images.astype(np.float32), known)
-    write_targets(folder / "concepts", FILE, heads, alone.images, alone)
+    heads = concept_heads(keys, of_each.images, known)
+    write_targets(folder / "concepts", FILE, heads, of_each.images, of_each)
     write_embeddings(folder / "embeddings", FILE, images, teacher.texts(captions), teacher.temperature)
     return folder
 

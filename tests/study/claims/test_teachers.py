@@ -35,18 +35,21 @@ def test_arms_that_are_compared_have_the_same_pools_budgets_and_seeds(data: Any)
     made: dict[str, set[tuple[str, int, int]]] = {}
     for arm in teachers.arms(CPU, "full", data):
         made.setdefault(arm.arm, set()).add((arm.pool, arm.budget, arm.seed))
-    assert made.pop("more-infonce") == {one for one in made["none-infonce"] if one[0] == "natural-all"}
+    assert made.pop("more-infonce") == {one for one in made["none-infonce"] if one[0].endswith("-all")}
     tables = [table for name, table in TABLES.items() if name.startswith("teachers") and name != "teachers-more"]
     compared = {arm for table in tables for contrast in table.contrasts for arm in contrast}
     assert compared == made.keys() and len({frozenset(each) for each in made.values()}) == 1
     assert len(made["none-hn"]) == 4 * 2 * 5
 
 
-def test_no_image_is_in_both_halves_whatever_its_captions(data: Any) -> None:
-    pairs = open_pool(data, None, noise=True).pairs
-    mine = teachers._is_teachers(pairs)
-    halves = [{pairs.images[row].tobytes() for row in pairs.image[which]} for which in (mine, ~mine)]
-    assert not halves[0] & halves[1] and 0.4 < mine.mean() < 0.6
+@pytest.mark.parametrize("origin", ["natural", "injected"])
+def test_no_image_is_in_both_halves_whatever_its_captions(origin: str, data: Any) -> None:
+    known = open_pool(data, None).pairs
+    mine = {known.images[row].tobytes() for row in known.image[teachers._is_teachers(known)]}
+    all_, kept, more = (teachers._pairs(f"{origin}-{part}", data)[0] for part in ("all", "kept", "more"))
+    images = [{image.tobytes() for image in pairs.images} for pairs in (all_, kept, more)]
+    assert images[1] < images[0] and not images[0] & mine and images[2] == images[0] | mine
+    assert len(more.captions) == len(all_.captions) + len(mine) and 0.4 < len(mine) / len(known.captions) < 0.6
 
 
 def test_an_arm_learns_what_the_teacher_has_stored_about_its_pairs(data: Any) -> None:
@@ -55,8 +58,8 @@ def test_an_arm_learns_what_the_teacher_has_stored_about_its_pairs(data: Any) ->
     )
     (pairs, _), folder = teachers._pairs("natural-kept", data), teachers._stored("natural-kept", data)
     assert notes["pairs"] == len(pairs.captions) and {"flickr8k-test/t2i", "web-held/t2i"} <= items.keys()
-    assert metrics["web-held/t2i/gm_rank"] < 10, "20 images of 8 kinds; blind guesses are at about 10"
-    assert notes["teacher"]["web-held/t2i/gm_rank"] < 10
+    # 20 images of 8 kinds: the kind alone gives about 3, a blind guess about 8.
+    assert metrics["web-held/t2i/gm_rank"] < 4 and notes["teacher"]["web-held/t2i/gm_rank"] < 4
     keys, teacher, targets = (
         pair_keys(FILE, len(pairs.captions)),
         teachers._teacher(data),
