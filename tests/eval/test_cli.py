@@ -106,9 +106,8 @@ def test_a_run_measures_what_is_there_and_says_how_to_get_the_rest_with_status_1
     said = capsys.readouterr().out
     assert "data not found: there is no way" in said and "3 of 6 tasks measured" in said
     last = said.splitlines()[-1]
-    assert (
-        "3 of 6" in last and "open-diht bench-data --task fetched;" in last and last.endswith("above: absent, shipped")
-    )
+    assert "open-diht bench-data --task fetched;" in last and last.endswith("above: absent, shipped")
+
     for name in ("results.md", "report.html", "few_shot/colours.json"):
         assert (world["out"] / name).is_file(), name
     average = (first["colours"]["value"] + first["told"]["value"]) / 2

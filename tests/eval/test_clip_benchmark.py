@@ -20,6 +20,7 @@ from open_diht.eval.retrieval import evaluate_retrieval
 from open_diht.eval.session import open_task
 from open_diht.eval.task import Task
 from open_diht.eval.zeroshot import evaluate_classification
+from tests.common.hostile_images import encode
 from tests.eval.conftest import a_task, image, needed
 from tests.webdatasets import numbers_member, write_webdataset
 
@@ -27,12 +28,6 @@ NAMES = ("cat", "dog", "fire truck", "tea cup", "green field", "old map", "violi
 TEMPLATES = ("a photo of a {c}.", "{c}!")
 ROTATED_BY_EXIF = 6
 ROUNDING = 1e-5
-
-
-def stored(shot: Image.Image, form: str, **options: Any) -> bytes:
-    out = io.BytesIO()
-    shot.save(out, form, **options)
-    return out.getvalue()
 
 
 def transparent(shot: Image.Image) -> Image.Image:
@@ -45,19 +40,19 @@ def transparent(shot: Image.Image) -> Image.Image:
 def turned(shot: Image.Image) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = ROTATED_BY_EXIF
-    return stored(shot, "JPEG", exif=exif)
+    return encode(shot, "JPEG", exif=exif)
 
 
 STORED: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
-    "rgb": ("jpg", lambda shot: stored(shot, "JPEG")),
-    "rgba": ("png", lambda shot: stored(transparent(shot), "PNG")),
-    "rgba-webp": ("webp", lambda shot: stored(transparent(shot), "WEBP")),
-    "p": ("png", lambda shot: stored(shot.quantize(16), "PNG", transparency=3)),
-    "la": ("png", lambda shot: stored(transparent(shot).convert("LA"), "PNG")),
-    "l": ("jpeg", lambda shot: stored(shot.convert("L"), "JPEG")),
-    "1": ("png", lambda shot: stored(shot.convert("1"), "PNG")),
-    "i16": ("png", lambda shot: stored(Image.fromarray(np.asarray(shot.convert("L"), dtype=np.uint16)), "PNG")),
-    "cmyk": ("jpg", lambda shot: stored(shot.convert("CMYK"), "JPEG")),
+    "rgb": ("jpg", lambda shot: encode(shot, "JPEG")),
+    "rgba": ("png", lambda shot: encode(transparent(shot), "PNG")),
+    "rgba-webp": ("webp", lambda shot: encode(transparent(shot), "WEBP")),
+    "p": ("png", lambda shot: encode(shot.quantize(16), "PNG", transparency=3)),
+    "la": ("png", lambda shot: encode(transparent(shot).convert("LA"), "PNG")),
+    "l": ("jpeg", lambda shot: encode(shot.convert("L"), "JPEG")),
+    "1": ("png", lambda shot: encode(shot.convert("1"), "PNG")),
+    "i16": ("png", lambda shot: encode(Image.fromarray(np.asarray(shot.convert("L"), dtype=np.uint16)), "PNG")),
+    "cmyk": ("jpg", lambda shot: encode(shot.convert("CMYK"), "JPEG")),
     "exif": ("jpg", turned),
 }
 """Mode, and how an image is stored in it: extension and content."""

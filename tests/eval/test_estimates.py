@@ -7,7 +7,6 @@ import pytest
 from sklearn.metrics import f1_score
 
 from open_diht.eval import estimates
-from open_diht.eval.metrics.classification import average_precision_11point, mean_per_class
 from open_diht.eval.statistics import Estimate, average_difference, crossed_interval, difference
 
 Draw = Callable[[np.random.Generator], Estimate]
@@ -61,15 +60,6 @@ def test_the_parts_add_up_to_the_variance_over_other_images(draw):
         assert one.parts.sum() == pytest.approx(0, abs=1e-9) and len(one.parts) == len(one.units)
 
 
-def test_values_are_those_of_the_metrics():
-    generator = np.random.default_rng(0)
-    scores, labels = tagged(generator)
-    eleven = estimates.mean_average_precision_11point(scores, labels)
-    assert eleven.value == pytest.approx(average_precision_11point(scores, labels).mean())
-    hits, of = generator.random(50) < 0.5, generator.integers(5, size=50)
-    assert estimates.mean_per_class(hits, of).value == pytest.approx(mean_per_class(hits.astype(float), of))
-
-
 def test_macro_f1_is_scikit_learn_s_over_the_classes_that_occur():
     for seed in range(20):
         generator = np.random.default_rng(seed)
@@ -77,14 +67,6 @@ def test_macro_f1_is_scikit_learn_s_over_the_classes_that_occur():
         expected = f1_score(labels, said, average="macro", labels=np.unique(labels), zero_division=0)
         assert estimates.macro_f1(said, labels).value == pytest.approx(expected)
     assert estimates.macro_f1([7, 7, 3], [7, 7, 3]).value == 1 and estimates.macro_f1([9], [3]).value == 0
-
-
-def test_the_worst_group_is_the_lowest_mean_with_the_parts_of_its_images():
-    hits, groups = [1, 0, 1, 1, 0, 0, 0, 1], ["a", "a", "a", "b", "b", "b", "b", "c"]
-    found = estimates.worst_group(hits, groups)
-    assert found.value == 1 / 4
-    own = np.array(groups) == "b"
-    assert found.parts[own] == pytest.approx(estimates.mean([1, 0, 0, 0]).parts) and not found.parts[~own].any()
 
 
 def test_the_worst_group_is_bounded_by_each_group_from_above_and_by_its_own_from_below():

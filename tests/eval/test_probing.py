@@ -70,21 +70,30 @@ def test_the_shots_are_those_of_the_whole_split_and_nothing_else_is_encoded(tmp_
     assert found[0].protocol["support"]["images"] == 60 and all(row.low <= row.value <= row.high for row in found)
 
 
-def test_zero_shots_of_a_split_that_is_not_at_hand_is_a_row_that_says_so(tmp_path, root, memo, cache):
-    away = dataclasses.replace(TASK, support=(Source(layout="webdataset", path="away", split="train"),))
-    (row,) = rows(away, root, memo, cache, tmp_path, Shots())
-    assert row.value is None and "training split" in row.protocol["missing"]
-    assert rows(dataclasses.replace(TASK, support=()), root, memo, cache, tmp_path, Shots()) == []
+def probed(task: Any, root: Any, memo: Any, cache: Any) -> Any:
+    session = Session(cache=cache, root=root, memo=memo, output=root / "out")
+    return evaluate_linear_probe(task, open_task(task, root, memo), session)
 
 
-def test_a_training_split_that_does_not_fit_costs_the_few_shot_part_alone(tmp_path, root, memo, cache):
+@pytest.mark.parametrize("metric", ["few-shot", "linear probe"])
+def test_without_a_training_split_that_fits_only_the_probe_has_no_number(metric, tmp_path, colour_set, memo, cache):
+    root = colour_set(n=6)
+
+    def measured(task: Task = TASK) -> Any:
+        if metric == "linear probe":
+            return probed(task, root, memo, cache)
+        return rows(task, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
+
+    (row,) = measured()
+    assert row.value is None and row.metric == metric and "training split" in row.protocol["missing"]
     write_training(root, kinds=1, n=5)
-    (row,) = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
-    assert row.value is None and row.kind == "few_shot" and not is_broken(row)
+    (row,) = measured()
+    assert row.value is None and row.metric == metric and not is_broken(row)
     assert "2 of 3 classes have no image in training: green, blue" in row.protocol["missing"]
     write_training(root, names=("red", "blue", "green"), n=6)
-    (row,) = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
+    (row,) = measured()
     assert is_broken(row) and "other classes than colours" in row.protocol["missing"]
+    assert measured(dataclasses.replace(TASK, support=())) == []
 
 
 def test_a_collapsed_model_scores_chance_with_every_method(tmp_path, root, memo, tiny):
@@ -117,20 +126,10 @@ def test_every_few_shot_number_says_from_what_and_how(tmp_path, root, memo, cach
         assert record["templates"]["count"] == 2 and record["class_names"]["count"] == 3
         assert record["support"]["split"] == "train" and record["data"]["split"] == "test"
         assert record["truncated_texts"] == 0 and record["ties"] and len(record["support"]["images_sha256"]) == 64
-        assert (
-            own["seeds"] == [0, 1]
-            and own["metric"] == "top1"
-            and own["shots"] == 2
-            and "test" not in own["selected_on"]
-        )
+        assert (own["seeds"], own["metric"], own["shots"]) == ([0, 1], "top1", 2) and "test" not in own["selected_on"]
     (probe,) = [row for row in found if row.protocol["few_shot"]["method"] == "probe"]
     assert [choice["seed"] for choice in probe.protocol["few_shot"]["choices"]] == [0, 1]
     assert all("delta" in choice["chosen"] for choice in probe.protocol["few_shot"]["choices"])
-
-
-def probed(task: Any, root: Any, memo: Any, cache: Any) -> Any:
-    session = Session(cache=cache, root=root, memo=memo, output=root / "out")
-    return evaluate_linear_probe(task, open_task(task, root, memo), session)
 
 
 def test_the_probe_is_one_more_number_of_its_task_with_its_choices(tmp_path, colour_set, memo, tiny):
@@ -146,19 +145,6 @@ def test_the_probe_is_one_more_number_of_its_task_with_its_choices(tmp_path, col
     assert row.protocol["support"]["images"] == 30 and row.protocol["chance"] == 1 / 3
     (again,) = probed(TASK, root, memo, cache)
     assert again == row
-
-
-def test_what_cannot_be_probed_is_a_row_that_says_why(colour_set, memo, cache):
-    root = colour_set(n=6)
-    (row,) = probed(TASK, root, memo, cache)
-    assert row.value is None and "training split" in row.protocol["missing"]
-    write_training(root, names=("red", "blue", "green"))
-    (row,) = probed(TASK, root, memo, cache)
-    assert is_broken(row) and "other classes" in row.protocol["missing"]
-    write_training(root, kinds=2)
-    (row,) = probed(TASK, root, memo, cache)
-    assert "1 of 3 classes have no image" in row.protocol["missing"]
-    assert probed(dataclasses.replace(TASK, support=()), root, memo, cache) == []
 
 
 def test_the_answer_is_scikit_learns_and_the_test_set_has_no_say():

@@ -6,11 +6,9 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from open_diht import Cat
 from open_diht.cat import CatBatch
 from open_diht.filters.spotting.decode import UnreadableImage, UnreadableImageReason
 from open_diht.filters.spotting.spotter import Spotted, Spotting, TextSpotter
+from tests.tars import tar_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CC3M = REPOSITORY.parent / "shared/samples/cc3m_validation/Validation_GCC-1.1.0-Validation.tsv"
@@ -39,14 +38,6 @@ def columns(captions: Rows, images: list[bytes] | None) -> dict[str, Any]:
 def names(images: list[bytes] | None) -> dict[str, Any]:
     """Of the columns, as our functions take them."""
     return {"caption": "text", "image": "jpg" if images else None}
-
-
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, BytesIO(content))
 
 
 def hugging_face(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows:
@@ -112,7 +103,7 @@ def webdataset(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows
     for row, caption in enumerate(captions):
         members += [(f"{row:06d}.txt", (caption or "").encode())]
         members += [(f"{row:06d}.jpg", images[row])] if images else []
-    write_tar(folder / "rows.tar", members)
+    (folder / "rows.tar").write_bytes(tar_of(*members))
     stage = CatStage(Cat(), image="jpg" if images else None, keep_all=True)
     samples = library.WebDataset(str(folder / "rows.tar"), shardshuffle=False).compose(stage)
     reasons = [sample["__cat_reason__"] for sample in samples]
@@ -254,7 +245,7 @@ def test_the_examples_of_the_page_run_and_count_the_reasons(heading, pairs, tmp_
     for shard in range(2):
         parts = ((f"{row['id']}-{shard}", row) for row in rows[shard::2])
         members = (((f"{key}.txt", row["text"].encode()), (f"{key}.jpg", row["jpg"])) for key, row in parts)
-        write_tar(tmp_path / f"shards/0000{shard}.tar", itertools.chain(*members))
+        (tmp_path / f"shards/0000{shard}.tar").write_bytes(tar_of(*itertools.chain(*members)))
     monkeypatch.chdir(tmp_path)
     if heading == "Hugging Face datasets":
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")

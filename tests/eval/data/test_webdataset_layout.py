@@ -1,7 +1,5 @@
 """The webdataset layout: read back what was written, and refuse what is not whole."""
 
-import io
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from open_diht.eval.data.webdataset_layout import read_webdataset
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.fetch.archives import jpeg
 from tests.eval.conftest import image, needed
+from tests.tars import tar_of
 from tests.webdatasets import numbers_member as numbers
 from tests.webdatasets import questions_member, write_webdataset
 
@@ -140,29 +139,19 @@ def test_a_text_that_is_not_utf_8_is_named(colour_set, memo, name):
         read(folder, memo)
 
 
-def tar_of(members: list[tuple[str, bytes]]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, content in members:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    return out.getvalue()
-
-
 SHOT = jpeg(image())
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (tar_of([("a.jpg", SHOT)]), "has no .cls member"),
-        (tar_of([("a.cls", b"0")]), "has no image member"),
-        (tar_of([("a.jpg", SHOT), ("a.cls", b"zero")]), "is not a label"),
-        (tar_of([("a.jpg", SHOT), ("a.cls", b"0"), ("a.png", SHOT)]), "two images of a sample, have the key 'a'"),
-        (tar_of([("a.jpg", SHOT), ("a.cls", b"0")])[:600], "cut off|not a readable tar"),
+        (tar_of(("a.jpg", SHOT)), "has no .cls member"),
+        (tar_of(("a.cls", b"0")), "has no image member"),
+        (tar_of(("a.jpg", SHOT), ("a.cls", b"zero")), "is not a label"),
+        (tar_of(("a.jpg", SHOT), ("a.cls", b"0"), ("a.png", SHOT)), "two images of a sample, have the key 'a'"),
+        (tar_of(("a.jpg", SHOT), ("a.cls", b"0"))[:600], "cut off|not a readable tar"),
         (b"<html>not found</html>" * 100, "not a readable tar"),
-        (tar_of([]), "holds no samples"),
+        (tar_of(), "holds no samples"),
     ],
 )
 def test_a_shard_that_is_not_what_it_should_be_is_named(tmp_path, memo, content, message):
@@ -175,7 +164,7 @@ def test_a_shard_that_is_not_what_it_should_be_is_named(tmp_path, memo, content,
 
 
 def test_a_shard_that_is_damaged_in_the_middle_is_not_taken_for_a_shorter_one(tmp_path, memo):
-    first, second = (tar_of([(f"{key}.jpg", SHOT), (f"{key}.cls", b"0")]) for key in "ab")
+    first, second = (tar_of((f"{key}.jpg", SHOT), (f"{key}.cls", b"0")) for key in "ab")
     members = first.rstrip(b"\0")
     members += bytes(-len(members) % 512)
     (tmp_path / "test").mkdir()
@@ -194,14 +183,6 @@ def test_an_image_that_is_none_is_named_when_it_is_opened(tmp_path, memo):
 def test_a_set_of_another_kind_is_refused(colour_set, memo):
     with pytest.raises(DataBroken, match="classification set and cannot serve a task that needs captions"):
         read(colour_set() / "colours", memo, "captions")
-
-
-def test_clip_benchmark_reads_what_we_write(colour_set):
-    builder = needed("clip_benchmark.datasets.builder")
-    folder = colour_set(n=7) / "colours"
-    theirs = builder.build_wds_dataset("colours", transform=None, split="test", data_dir=str(folder))
-    assert theirs.classes == ["red", "green", "blue"] and theirs.templates == ["a {c} thing.", "{c}!"]
-    assert [int(label) for _, label in theirs] == [index % 3 for index in range(7)]
 
 
 class Exported:

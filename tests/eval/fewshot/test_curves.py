@@ -83,14 +83,6 @@ def test_ranks_share_support_sets_and_methods_and_get_what_one_process_gets(worl
     assert found.points == alone.points and found.choices == alone.choices
 
 
-def test_zero_shot_is_the_zero_shot_number(world, result):
-    logits = world.scale * (world.test.float() @ world.classifier.float().T)
-    expected = (logits.argmax(1) == world.test_labels).double().mean().item()
-    for k in SMALL.shots:
-        point = result.point("zero-shot", k)
-        assert point.value == pytest.approx(expected) and point.std == pytest.approx(0)
-
-
 def test_everything_is_there_once(result):
     cells = {(point.method, point.shots) for point in result.points}
     assert len(cells) == len(result.points) == len(SMALL.methods) * 3

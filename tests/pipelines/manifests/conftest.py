@@ -1,11 +1,11 @@
 """What the tests of manifests share: the samples of real manifests, and writing small files."""
 
-import io
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests import tars
 
 SAMPLES = Path(__file__).parents[4] / "shared" / "samples"
 
@@ -29,15 +29,4 @@ def write(tmp_path: Path) -> Callable[[str, bytes], str]:
     return write_file
 
 
-@pytest.fixture
-def tar_of() -> Callable[..., bytes]:
-    def make(*members: tuple[str, bytes], format: int = tarfile.PAX_FORMAT) -> bytes:
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
-            for name, content in members:
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-        return buffer.getvalue()
-
-    return make
+tar_of = pytest.fixture(lambda: tars.tar_of)

@@ -1,9 +1,7 @@
 """What holds for every file: spans tile it, and its rows are the same over any split and any batch size."""
 
 import gzip
-import io
 import json
-import tarfile
 import uuid
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import FileInfo, Span, inspect, read, split, whole_file
+from tests.tars import tar_of
 
 CUSTOM = load_dataset("custom")
 Row = tuple[int, str, str | None, str]
@@ -148,15 +147,12 @@ members = st.lists(st.sampled_from(["jpg", "txt", "json", "npy"]), unique=True, 
 @given(st.lists(members, min_size=1, max_size=30), sizes, sizes)
 def test_tars(folder: Path, samples: list[list[str]], unit_rows: int, batch_rows: int) -> None:
     path = fresh(folder, ".tar")
-    with tarfile.open(path, "w") as tar:
-        for index, extensions in enumerate([["jpg", "json", "txt"], *samples]):
-            for extension in extensions:
-                item = json.dumps({"caption": f"dog {index}", "url": "u"}).encode()
-                content = {"json": item, "jpg": b"x" * index * 37}
-                data = content.get(extension, b"a cat")
-                member = tarfile.TarInfo(f"{index:04d}.{extension}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+    inside: list[tuple[str, bytes]] = []
+    for index, extensions in enumerate([["jpg", "json", "txt"], *samples]):
+        item = json.dumps({"caption": f"dog {index}", "url": "u"}).encode()
+        content = {"json": item, "jpg": b"x" * index * 37}
+        inside += [(f"{index:04d}.{extension}", content.get(extension, b"a cat")) for extension in extensions]
+    path.write_bytes(tar_of(*inside))
     whole = check(path, unit_rows, batch_rows)
     assert len(whole) == 1 + sum(1 for extensions in samples if extensions)
 
@@ -180,12 +176,7 @@ def test_quoted_csv_and_compressed_files_are_one_span(folder: Path) -> None:
 
 def test_a_large_tar_that_breaks_is_tiled_to_its_end(folder: Path) -> None:
     path = fresh(folder, ".tar")
-    with tarfile.open(path, "w") as tar:
-        for index in range(200):
-            member = tarfile.TarInfo(f"{index:04d}.txt")
-            member.size = 5
-            tar.addfile(member, io.BytesIO(b"a dog"))
-    path.write_bytes(path.read_bytes()[: 150 * 1024 + 700])
+    path.write_bytes(tar_of(*((f"{index:04d}.txt", b"a dog") for index in range(200)))[: 150 * 1024 + 700])
     info = inspect(str(path), CUSTOM)
     spans = split(info, 40)
     assert [(span.rows, span.exact) for span in spans] == [(40, True), (40, True), (40, True), (30, False)]

@@ -1,9 +1,7 @@
 """Data sets of a hub as input: read at one commit, and errors of one line."""
 
-import io
 import re
 import sys
-import tarfile
 
 import pytest
 
@@ -11,6 +9,7 @@ from open_diht.common.hub import client
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import NoInput, expand_inputs, inspect, read, read_images, split
 from open_diht.pipelines.manifests.plan import pinned
+from tests.tars import tar_of
 
 FILES = {"data/a.tsv": b"caption\nA dog runs\n", "data/b.tsv": b"caption\nA cat sleeps\n", "README.md": b"# Data"}
 
@@ -91,11 +90,7 @@ def test_without_its_client_the_package_is_named(monkeypatch: pytest.MonkeyPatch
 def test_rows_and_images_are_those_of_a_disk(hub, tmp_path):
     """From a tar, and from files beside a manifest; one that is not there is missing and nothing worse."""
     member = {"1.jpg": b"first image", "1.txt": b"A dog runs", "2.jpg": b"second image", "2.txt": b"A cat sleeps"}
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name, content in member.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
+    (tmp_path / "a.tar").write_bytes(tar_of(*member.items()))
     (tmp_path / "b.tsv").write_text("caption\timage_path\nA dog\ti/1.jpg\nA cat\ti/none.jpg\nA cow\ti/2.jpg\n")
     (tmp_path / "i").mkdir()
     for name in ("1.jpg", "2.jpg"):
