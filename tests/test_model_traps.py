@@ -56,17 +56,10 @@ def tokenizer_of_its_own(folder: Path, **text: Any) -> None:
     rewritten(folder, text_cfg={"hf_tokenizer_name": str(folder), **text})
 
 
-def text_model_of_its_own(folder: Path) -> None:
+def text_model_of_its_own(folder: Path, kind: str, *classes: str) -> None:
     """The configuration is known to transformers only by the code; so is, in the other trap, the model."""
-    names = {name: f"{MODULE}.Trap" for name in ("AutoConfig", "AutoModel")}
-    (folder / "config.json").write_text(json.dumps({"model_type": "of-its-own", "auto_map": names}))
-    rewritten(folder, text_cfg={"hf_model_name": str(folder), "hf_proj_type": "mlp"})
-
-
-def text_model_without_configuration_code(folder: Path) -> None:
-    (folder / "config.json").write_text(
-        json.dumps({"model_type": "encoder-decoder", "auto_map": {"AutoModel": f"{MODULE}.Trap"}})
-    )
+    names = {name: f"{MODULE}.Trap" for name in classes}
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": names}))
     rewritten(folder, text_cfg={"hf_model_name": str(folder), "hf_proj_type": "mlp"})
 
 
@@ -105,8 +98,10 @@ TRAPS: dict[str, Callable[[Path, Path], Any]] = {
         folder, tokenizer_kwargs={"trust_remote_code": True}
     ),
     "tokenizer that asks": lambda folder, mark: tokenizer_of_its_own(folder),
-    "text model": lambda folder, mark: text_model_of_its_own(folder),
-    "text model of a known configuration": lambda folder, mark: text_model_without_configuration_code(folder),
+    "text model": lambda folder, mark: text_model_of_its_own(folder, "of-its-own", "AutoConfig", "AutoModel"),
+    "text model of a known configuration": lambda folder, mark: text_model_of_its_own(
+        folder, "encoder-decoder", "AutoModel"
+    ),
     "image tower": lambda folder, mark: rewritten(folder, vision_cfg={"tower": f"{MODULE}:Trap"}),
     "text tower": lambda folder, mark: rewritten(folder, text_cfg={"tower": f"{MODULE}:Trap"}),
     "timm": image_tower_of_timm,

@@ -1,7 +1,6 @@
 """What the trainer's tests share: the textbook losses, shards of drawn images, small models, several ranks."""
 
 import hashlib
-import io
 import json
 import math
 import os
@@ -19,6 +18,7 @@ pytest.importorskip("open_clip", reason="open_clip is not installed: pip install
 from PIL import Image, ImageDraw  # noqa: E402
 
 from open_diht.eval.fetch.archives import write_tar  # noqa: E402
+from tests.common.hostile_images import encode  # noqa: E402
 from tests.forks import Forks  # noqa: E402
 
 torch.set_num_threads(1)  # before the first fixture
@@ -92,9 +92,7 @@ def drawn(number: int, side: int = 40) -> tuple[bytes, bytes]:
     else:
         pen.line([(box[0], box[1]), (box[2], box[3])], fill=colour, width=4)
         pen.line([(box[0], box[3]), (box[2], box[1])], fill=colour, width=4)
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    return content.getvalue(), f"a {colour} {shape} on {background} on the {'left' if left else 'right'}".encode()
+    return encode(image, "PNG"), f"a {colour} {shape} on {background} on the {'left' if left else 'right'}".encode()
 
 
 @pytest.fixture(scope="session")

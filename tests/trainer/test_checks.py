@@ -98,14 +98,6 @@ def test_pairs_with_the_same_caption_are_all_right() -> None:
     assert found["text_to_image_r1"] == 1.0 and found["image_to_text_r1"] == pytest.approx(3 / 4)
 
 
-def test_chance() -> None:
-    loader: Any = Pairs(20)
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(2, 20, 6, generator=generator)
-    found = retrieved(Told(x, y), loader)
-    assert found["image_to_text_r5"].chance == pytest.approx(0.25) and found["image_to_text_r5"].n == 20
-
-
 def ranks_agree(folder: Path) -> None:
     """Runs on every rank: unequal shares, one rank without any."""
     with joined_ranks("cpu", 60) as ranks:

@@ -54,19 +54,11 @@ def test_every_field_has_a_docstring() -> None:
     [
         (["loss.bta=0.5"], r"unknown key loss.bta \(did you mean 'beta'\?\); known: name, alpha, beta"),
         (["optimiser.lr=1"], r"unknown key optimiser \(did you mean 'optimizer'\?\)"),
-        (["loss.beta=high"], "loss.beta is 'high'; it must be a number"),
         (["loss.beta=-1"], "loss.beta is -1.0; it must be at least 0 and at most 100"),
-        (["data.cache_gib=.nan"], "data.cache_gib is nan; it must be a number"),
-        (["optimizer.betas=[0.9, 1]"], r"optimizer.betas\[1\] is 1.0; it must be at least 0 and below 1"),
         (["schedule.micro_batches=99999"], "micro_batches is 99999; it must be at most schedule.batch_size"),
         (["run.timeout_s=.inf"], "run.timeout_s is inf; it must be above 0"),
-        (["transform.mean=[0, 0, .nan]"], r"transform.mean\[2\] is nan; it must be a number"),
         (["loss.name=hn-nce"], r"loss.name is 'hn-nce' \(did you mean 'hn_nce'\?\); choose hn_nce, infonce"),
-        (["schedule.batch_size=1.5"], "schedule.batch_size is 1.5; it must be a whole number"),
         (["run.deterministic=1"], "run.deterministic is 1; it must be true or false"),
-        (["run.seed=true"], "run.seed is True; it must be a whole number"),
-        (["optimizer.betas=[0.9]"], "optimizer.betas has 1 values; it must have 2"),
-        (["loss=3"], "loss is 3; it must be a section of keys with values"),
         (["loss.beta"], "'loss.beta' is not key=value"),
         (["check.templates=[a photo]"], "a template holds {} exactly once"),
         (["schedule.samples=1000", "schedule.epochs=2"], "either schedule.samples or schedule.epochs"),
@@ -98,9 +90,6 @@ def test_unknown_names(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("loss: [")
     with pytest.raises(BadConfig, match=r"bad.yaml, line 1, column 8: not YAML, [^\n]*$"):
-        load_config(str(bad))
-    bad.write_text("loss: {beta: 1}\nloss: {alpha: 1}\n")
-    with pytest.raises(BadConfig, match=r"bad.yaml, line 2, column 1: key 'loss' is given twice; remove one of them"):
         load_config(str(bad))
     bad.write_text("- 1")
     with pytest.raises(BadConfig, match=r"holds list, not sections"):

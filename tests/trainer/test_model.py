@@ -121,13 +121,6 @@ def test_frozen_towers(tower: str) -> None:
             student_of(freeze_image=True, freeze_text=True, bias=bias)
 
 
-def test_the_scale_is_clamped() -> None:
-    student = student_of(max_scale=50.0)
-    student.clip.logit_scale.data.fill_(9.0)
-    student.clamp_scale()
-    assert student.clip.logit_scale.exp().item() == pytest.approx(50, rel=1e-5)
-
-
 def test_average_follows_the_weights() -> None:
     student = student_of()
     average = WeightAverage(student, 0.9)

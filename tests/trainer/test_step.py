@@ -219,7 +219,6 @@ def test_an_overflow_lowers_the_scale_until_steps_are_taken(tiny_config: Callabl
 
 def test_the_scale_never_passes_its_bound(tiny_config: Callable[..., Any]) -> None:
     trained = stepper(tiny_config(optimizer={"learning_rate": 0.5}, model={"max_scale": 15.0}))
-    trained.student.max_log_scale = math.log(15.0)
     for number in range(5):
         assert trained.step(pairs(16), 0, number, 1.0).scale <= 15.0 * (1 + 1e-5)
 
