@@ -1,6 +1,5 @@
 """Copies of images are found by their hashes, and other images are not."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +8,14 @@ from PIL import Image, ImageDraw, ImageOps
 
 from open_diht.filters import copies
 from open_diht.filters.evaluation import PIXELS
+from tests.common.hostile_images import encode
 
 SAMPLE = sorted((Path(__file__).parents[2] / "data" / "sample" / "images").glob("*.jpg"))[:36]
 MOST = 22
 
 
 def stored(image: Image.Image, form: str = "JPEG", **options) -> bytes:
-    content = io.BytesIO()
-    image.convert("RGB").save(content, form, **options)
-    return content.getvalue()
+    return encode(image.convert("RGB"), form, **options)
 
 
 def cropped(image: Image.Image) -> Image.Image:

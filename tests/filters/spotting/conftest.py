@@ -1,12 +1,12 @@
 """What the tests of text-spotting share: weights, images with text, one running spotter."""
 
-import io
 from collections.abc import Callable, Iterator
 
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from open_diht.filters.spotting.spotter import SpotterSettings, TextSpotter
+from tests.common.hostile_images import encode
 
 
 @pytest.fixture
@@ -19,9 +19,7 @@ def _render(text: str, *, size: int = 40, background: str = "white", fill: str =
     """An image file with one line of text, in the font that comes with Pillow."""
     image = Image.new("RGB", (640, 360), background)
     ImageDraw.Draw(image).text((40, 140), text, fill=fill, font=ImageFont.load_default(size))
-    file = io.BytesIO()
-    image.save(file, format)
-    return file.getvalue()
+    return encode(image, format)
 
 
 @pytest.fixture(scope="session")

@@ -226,8 +226,3 @@ def test_no_bytes_raise_anything_but_unreadable_image(noise_bytes, format, keep)
 
 def test_every_reason_of_images_is_one_of_images():
     assert {str(reason) for reason in BadImageReason} <= {str(reason) for reason in Reason}
-
-
-def test_limits_name_what_is_wrong():
-    with pytest.raises(ValueError, match="max_pixels is 0"):
-        DecodeLimits(max_pixels=0)

@@ -16,7 +16,6 @@ from open_diht.filters.spotting.overlap import (
     TOLERANT,
     _Caption,
     _is_another_text,
-    longest_common_run,
     overlap,
     overlap_lengths,
     within_edits,
@@ -111,11 +110,6 @@ def test_units():
 def test_a_string_may_lack_as_many_letters_as_edits_allow(edits, length):
     rule = replace(TOLERANT, min_chars=4, edits=edits)
     assert overlap("zebras", [("zbrs", 0.9)], rule).length == length
-
-
-def test_the_paper_rule_is_the_plain_window():
-    assert overlap("the other side", [("MOTHER", 0.9)], PAPER).length == 5
-    assert overlap("Yamaha", [("YAMAMA", 0.9)], PAPER).length == 4
 
 
 def test_every_caption_has_its_strings():
@@ -282,13 +276,6 @@ def textbook_edit_distance(left: str, right: str) -> int:
         for j, b in enumerate(right, 1):
             row.append(min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a != b)))
     return row[-1]
-
-
-@given(FEW_LETTERS, FEW_LETTERS)
-def test_longest_common_run_is_the_textbook_one(left, right):
-    length, in_left, in_right = longest_common_run(left, right)
-    assert length == textbook_longest_common_substring(left, right)
-    assert left[in_left : in_left + length] == right[in_right : in_right + length]
 
 
 @given(FEW_LETTERS, FEW_LETTERS, st.integers(0, 4))

@@ -27,6 +27,7 @@ from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage
 from open_diht.filters.spotting.decode import UnreadableImageReason as Reason
 from open_diht.filters.spotting.spotter import SpotterError, SpotterSettings, Spotting, TextSpotter
 from open_diht.filters.spotting.weights import WeightsMissing, models_root
+from tests.common.hostile_images import encode
 
 ROOT = Path(__file__).parents[3]
 
@@ -53,9 +54,7 @@ def test_reads_rendered_text_and_where_it_stands(spotter, render):
 
 def test_boxes_are_in_pixels_of_the_original(spotter, render):
     small = Image.open(io.BytesIO(render("CARLSBERG BREWERY")))
-    file = io.BytesIO()
-    small.resize((640 * 6, 360 * 6)).save(file, "JPEG")
-    result = one(spotter, file.getvalue())
+    result = one(spotter, encode(small.resize((640 * 6, 360 * 6)), "JPEG"))
     assert (result.width, result.height) == (3840, 2160) and max(x for x, _ in result.spotted[0].box) > 2000
 
 
@@ -91,9 +90,7 @@ def test_bad_images_are_results_and_the_rest_goes_on(spotter, render):
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 900), (3000, 3), (33, 31)])
 def test_odd_shapes_are_read(spotter, size):
-    file = io.BytesIO()
-    Image.new("RGB", size, "white").save(file, "PNG")
-    result = one(spotter, file.getvalue())
+    result = one(spotter, encode(Image.new("RGB", size, "white"), "PNG"))
     assert (result.width, result.height) == size and result.spotted == ()
 
 
@@ -181,9 +178,7 @@ class Engine:
 
 
 def image_of_width(width: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (width, 10)).save(file, "PNG")
-    return file.getvalue()
+    return encode(Image.new("RGB", (width, 10)), "PNG")
 
 
 @pytest.fixture

@@ -60,10 +60,6 @@ def assert_equal_tokens(tokenizer: ChunkTokenizer, encoder: TokenEncoder, plain:
             assert np.allclose(found.vectors, encoder.embed(features[0])[features[1]], atol=1e-5)
 
 
-def test_odd_texts(tokenizer, encoder, plain_nlp, odd_texts):
-    assert_equal_tokens(tokenizer, encoder, plain_nlp, odd_texts)
-
-
 @given(texts=st.lists(odd_texts_of | st.text(max_size=30), max_size=6))
 def test_any_text(texts, tokenizer, encoder, plain_nlp):
     assert_equal_tokens(tokenizer, encoder, plain_nlp, texts)

@@ -1,6 +1,5 @@
 """Our pre- and post-processing around PP-OCRv6, with PaddleOCR's own as the reference."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from open_diht.filters.spotting.ocr import recognition
 from open_diht.filters.spotting.ocr.engine import Engine
 from open_diht.filters.spotting.ocr.networks import Network
 from open_diht.filters.spotting.settings import Spotted, SpotterSettings
+from tests.common.hostile_images import encode
 
 SAMPLE = Path(__file__).parents[4] / "data" / "sample" / "images"
 WITH_TEXT = ("0004", "0017", "0038", "0058", "0132", "0160")
@@ -31,9 +31,7 @@ def page(*lines: tuple[tuple[int, int], int, str]) -> DecodedImage:
     image = Image.new("RGB", (640, 480), "white")
     for at, height, text in lines:
         ImageDraw.Draw(image).text(at, text, fill="black", font=ImageFont.load_default(height))
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return decode_image(file.getvalue(), DecodeLimits())
+    return decode_image(encode(image, "PNG"), DecodeLimits())
 
 
 def bent(text: str, over: bool) -> DecodedImage:
@@ -145,9 +143,7 @@ def small_print() -> DecodedImage:
     photo = Image.open(SAMPLE / "0044.jpg").convert("RGB")
     photo.thumbnail((256, 256))
     ImageDraw.Draw(photo).text((100, 120), "Reflections harbour", "white", ImageFont.load_default(9))
-    file = io.BytesIO()
-    photo.save(file, "PNG")
-    return decode_image(file.getvalue(), DecodeLimits())
+    return decode_image(encode(photo, "PNG"), DecodeLimits())
 
 
 def test_small_print_is_found_at_the_second_look(engine):
