@@ -28,6 +28,8 @@ from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.runners import Backend, Direct, Job
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.store.commit import read_json
+from tests import tars
+from tests.common.hostile_images import encode
 from tests.pipelines.processes import Forked, ForkedStarter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -113,13 +115,13 @@ class Here(Direct):
 
 def encoded_again(image: bytes) -> bytes:
     """The same image in other bytes."""
-    content = io.BytesIO()
-    Image.open(io.BytesIO(image)).convert("RGB").save(content, "JPEG", quality=85)
-    return content.getvalue()
+    return encode(Image.open(io.BytesIO(image)).convert("RGB"), "JPEG", quality=85)
 
 
 def read_rows(output: Path, kind: str) -> list[dict[str, Any]]:
-    return [row for path in sorted((output / kind).glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
+    """The rows of a kind; `output` may lie in a store."""
+    files = sorted((output / kind).glob("part-*.parquet"), key=str)
+    return [row for path in files for row in pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()]
 
 
 def sorted_tables(output: Path) -> dict[str, list[dict[str, Any]]]:
@@ -189,11 +191,7 @@ def write_tsv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 def tar_of(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+    path.write_bytes(tars.tar_of(*members, format=tarfile.USTAR_FORMAT))
     return path
 
 

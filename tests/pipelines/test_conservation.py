@@ -282,22 +282,6 @@ def test_a_broken_file_costs_that_file_and_no_other(kind, tmp_path, filtering, t
     assert again.status == 1 and again.tables() == result.tables()
 
 
-def test_spoiled_pages_of_images_cost_their_rows(tmp_path, filtering, ocr_models):
-    """The captions can be read, the images beside them cannot."""
-    path = tmp_path / "rows.parquet"
-    table = pa.table({"caption": [f"{SENTENCE} {n}" for n in range(40)], "n": range(40), "image": [_JPEG] * 40})
-    pq.write_table(table, path, row_group_size=10, compression="zstd", use_dictionary=False)
-    column = pq.read_metadata(path).row_group(2).column(2)
-    with open(path, "r+b") as file:
-        file.seek(column.data_page_offset)
-        file.write(b"\xff" * column.total_compressed_size)
-    result = filtering(path, tmp_path / "out", unit_rows=10)
-    assert _balance(result) == 40
-    assert set(result.verdicts()) == {*range(20), *range(30, 40)}
-    assert {row["caption"] for row in result.rows("dead_letter")} == {f"{SENTENCE} {n}" for n in range(20, 30)}
-    assert result.status == 1
-
-
 @pytest.mark.parametrize("damaged", ["caption", "image", "both"])
 def test_a_damaged_row_group_costs_its_own_rows(tmp_path, filtering, ocr_models, damaged):
     """The groups behind it are read, all in one unit of several image units."""

@@ -1,7 +1,6 @@
 """Runs over manifests with duplicates: which row stays, and that it depends on the rows alone."""
 
 import hashlib
-import io
 import random
 from collections.abc import Callable
 from importlib.resources import files
@@ -20,6 +19,7 @@ from open_diht.pipelines.driver.notes import all_notes
 from open_diht.pipelines.manifests import make_uid
 from open_diht.pipelines.stages.dedup import clusters, deduplication, semantic_stages
 from open_diht.pipelines.stages.dedup.clusters import unit_length
+from tests.common.hostile_images import encode
 from tests.pipelines.conftest import encoded_again, pairs_of
 
 Filtering = Callable[..., Any]
@@ -62,9 +62,7 @@ def _image(seed: int) -> bytes:
     for _ in range(6):
         box = sorted(dice.randrange(size) for _ in range(2)) + sorted(dice.randrange(size) for _ in range(2))
         ImageDraw.Draw(image).ellipse([box[0], box[2], box[1], box[3]], fill=tuple(dice.randrange(256) for _ in "rgb"))
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    return content.getvalue()
+    return encode(image, "PNG")
 
 
 def _with_images(path: Path, rows: list[tuple[str, bytes | None]]) -> Path:

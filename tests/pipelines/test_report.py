@@ -17,15 +17,13 @@ from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.report.graph import draw_graph
 from open_diht.pipelines.report.page import MAX_EXAMPLES, render_report
 from open_diht.pipelines.report.thumbnail import SIDE, ImageNotShown, shrink
-from tests.common.hostile_images import flat_png
+from tests.common.hostile_images import encode, flat_png
 from tests.common.html_tags import HOSTILE, Tags
 from tests.pipelines.results import funnel
 
 
 def jpeg(width: int = 800, height: int = 400) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height), (40, 90, 120)).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encode(Image.new("RGB", (width, height), (40, 90, 120)), "JPEG")
 
 
 def example(**changes: Any) -> Example:
@@ -167,9 +165,8 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
 
 
 def test_examples_and_their_size_are_bounded() -> None:
-    noise = io.BytesIO()
-    Image.frombytes("RGB", (700, 700), os.urandom(3 * 700 * 700)).save(noise, "JPEG", quality=95)
-    many = [example(image=noise.getvalue(), caption="word " * 50_000, parsed="word " * 50_000)] * 40
+    noise = encode(Image.frombytes("RGB", (700, 700), os.urandom(3 * 700 * 700)), "JPEG", quality=95)
+    many = [example(image=noise, caption="word " * 50_000, parsed="word " * 50_000)] * 40
     page = report({"kept": many})
     assert page.count('<article class="card">') == MAX_EXAMPLES + 1  # and the legend
     assert len(page) < 3_000_000
@@ -282,17 +279,16 @@ def test_boxes_are_drawn_in_pixels_of_the_original() -> None:
 
 
 def test_beside_a_masked_score_the_image_is_shown_without_its_text() -> None:
-    content = io.BytesIO()
     image = Image.new("RGB", (720, 360), (10, 120, 200))
     image.paste((255, 255, 255), (100, 100, 500, 200))
-    image.save(content, "PNG")
+    content = encode(image, "PNG")
     box = [[180, 180], [1020, 180], [1020, 420], [180, 420]]  # in pixels of the original, twice as large
     spotted = [{"text": "HELLO", "score": 0.9, "box": box}]
-    given = {"image": content.getvalue(), "width": 1440, "height": 720, "spotted": spotted}
+    given = {"image": content, "width": 1440, "height": 720, "spotted": spotted}
     for area, shown in ((0.19, 1), (0.0, 0), (None, 0)):
         html = draw_card(example(**given, measured={"masked_score": 0.3, "text_area": area}))
         assert html.count('alt="image of the row without its text"') == shown
-    masked = np.asarray(Image.open(io.BytesIO(shrink(content.getvalue(), [box], (1440, 720)).data)))
+    masked = np.asarray(Image.open(io.BytesIO(shrink(content, [box], (1440, 720)).data)))
     assert (abs(masked.astype(int) - [10, 120, 200]) <= 3).all(), "but for what JPEG does"
 
 

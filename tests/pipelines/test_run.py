@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -325,8 +324,8 @@ def test_results_of_a_killed_export_do_not_stay_either(listed, pairs, tmp_path, 
 
 
 def test_shards_of_a_killed_export_do_not_pass_as_those_of_the_decisions_before(
-    pairs: Path, tmp_path: Path, filtering: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    pairs, tmp_path, filtering, monkeypatch
+):
     stages, output = ("captions", "export"), tmp_path / "out"
     first = filtering(pairs, output, unit_rows=15, stages=stages)
     write = Export.write_shards

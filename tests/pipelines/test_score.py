@@ -30,6 +30,7 @@ from open_diht.pipelines.view import pages  # noqa: E402
 from open_diht.pipelines.view.output import Output  # noqa: E402
 from open_diht.pipelines.view.pages import Workbench  # noqa: E402
 from open_diht.pipelines.view.query import Query, row_at, search  # noqa: E402
+from tests.common.hostile_images import encode  # noqa: E402
 from tests.pipelines.conftest import pairs_of  # noqa: E402
 from tests.tiny_clip import write_tiny  # noqa: E402
 
@@ -58,9 +59,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _images(count: int) -> list[bytes | None]:
     images: list[bytes | None] = []
     for path in [path for path in sorted(SAMPLE.glob("0*.jpg"))][:count]:
-        content = io.BytesIO()
-        Image.open(path).convert("RGB").resize((48, 48)).save(content, "PNG")
-        images.append(content.getvalue())
+        images.append(encode(Image.open(path).convert("RGB").resize((48, 48)), "PNG"))
     images[7], images[8] = b"<html>", None
     return images
 
@@ -91,8 +90,8 @@ def _written(output: Path, stage: str) -> dict[Path, int]:
 
 
 def test_a_threshold_rejects_with_the_score_as_evidence_and_another_one_encodes_nothing(
-    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
-) -> None:
+    tmp_path, filtering, source, model, preset
+):
     output = tmp_path / "out"
     everything = filtering(source, output, stages=STAGES, score=model, unit_rows=15, preset=preset("{}"))
     scores = _scores(everything)
@@ -155,8 +154,8 @@ def _textbook(output: Path, scores: dict[int, float], rows: dict[str, int]) -> d
 
 
 def test_the_corrected_score_equals_the_textbook_and_a_share_keeps_the_highest(
-    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
-) -> None:
+    tmp_path, filtering, source, model, preset
+):
     output, asked = tmp_path / "out", preset(f"{{keep: 0.7, negatives: {NEGATIVES}}}")
     result = filtering(source, output, stages=STAGES, score=model, preset=asked)
     scores, corrected = _scores(result), _scores(result, "neg_clip_loss")
@@ -172,20 +171,13 @@ def test_the_corrected_score_equals_the_textbook_and_a_share_keeps_the_highest(
     assert {n for n in scores if verdicts[n] == "neg_clip_loss"} == set(enough) - set(best)
 
 
-def test_decisions_do_not_depend_on_units(tmp_path, filtering, source, model, preset):
-    asked = preset(f"{{keep: 0.7, negatives: {NEGATIVES}}}")
-    one = filtering(source, tmp_path / "one", stages=STAGES, score=model, preset=asked)
-    other = filtering(source, tmp_path / "other", stages=STAGES, score=model, preset=asked, unit_rows=7)
-    assert one.tables() == other.tables(), "scores too, to the last bit"
-
-
-def test_shards_end_as_one_run(tmp_path, filtering, source, model, preset):
-    asked = preset(f"{{negatives: {NEGATIVES}}}")
-    how = {"stages": STAGES, "score": model, "preset": asked, "unit_rows": 10}
+def test_decisions_do_not_depend_on_units_or_shards(tmp_path, filtering, source, model, preset):
+    how = {"stages": STAGES, "score": model, "preset": preset(f"{{keep: 0.7, negatives: {NEGATIVES}}}")}
     one = filtering(source, tmp_path / "one", **how)
-    assert filtering(source, tmp_path / "shards", **how, shard=(0, 2)).outcome.funnel is None
-    last = filtering(source, tmp_path / "shards", **how, shard=(1, 2))
-    assert last.tables() == one.tables()
+    other = filtering(source, tmp_path / "other", **how, unit_rows=7)
+    assert one.tables() == other.tables(), "scores too, to the last bit"
+    assert filtering(source, tmp_path / "shards", **how, unit_rows=10, shard=(0, 2)).outcome.funnel is None
+    assert filtering(source, tmp_path / "shards", **how, unit_rows=10, shard=(1, 2)).tables() == one.tables()
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -302,9 +294,7 @@ def lettered(tmp_path_factory: pytest.TempPathFactory, ocr_models: None) -> Path
             ImageDraw.Draw(image).rectangle((20, 30 + 4 * n, 220, 64 + 4 * n), fill=(250, 250, 250))
             font = ImageFont.load_default(24)
             ImageDraw.Draw(image).text((24, 32 + 4 * n), f"SALE {n} TODAY", fill=(0, 0, 0), font=font)
-        content = io.BytesIO()
-        image.save(content, "PNG")
-        images.append(content.getvalue())
+        images.append(encode(image, "PNG"))
     images[5], images[8] = b"<html>", None
     path = tmp_path_factory.mktemp("lettered") / "a.parquet"
     return pairs_of(path, [GOOD.format(n) for n in range(WITH_TEXT)], images, 5)
@@ -332,9 +322,7 @@ def test_the_masked_score_is_that_of_the_image_without_its_text(tmp_path, filter
             assert (masked[n], areas[n]) == (score, 0)
             continue
         pixels = np.asarray(Image.open(io.BytesIO(source[n])))
-        content = io.BytesIO()
-        Image.fromarray(mask_text(pixels, boxes[n])).save(content, "PNG")
-        image: Any = encoder.encode([content.getvalue()])[0]
+        image: Any = encoder.encode([encode(Image.fromarray(mask_text(pixels, boxes[n])), "PNG")])[0]
         assert masked[n] == np.float32(np.asarray(image, np.float64) @ np.asarray(texts[n], np.float64)) != score
         assert areas[n] == np.float32(text_area(boxes[n], (240, 160))) > 0
     report = (output / "report.html").read_text(encoding="utf-8")

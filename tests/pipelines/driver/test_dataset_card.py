@@ -141,15 +141,12 @@ def test_types_that_cannot_be_one_do_no_harm(filtering: Callable[..., Any], tmp_
     assert "dataset_info" not in head(output) and "Types of columns differ" in (output / "README.md").read_text()
 
 
-def test_another_license_is_another_card(filtering: Callable[..., Any], tmp_path: Path) -> None:
+def test_another_license_is_another_card_and_ones_own_card_stays(filtering: Callable[..., Any], tmp_path: Path) -> None:
     assert head(run(filtering, tmp_path, {}))["license"] == "unknown"
-    assert head(run(filtering, tmp_path, {}, license="mit"))["license"] == "mit"
-    (tmp_path / "out" / "README.md").unlink()
-    assert head(run(filtering, tmp_path, {}, license="mit"))["license"] == "mit", "it is made again"
-
-
-def test_a_card_of_ones_own_outlives_the_next_results(filtering: Callable[..., Any], tmp_path: Path) -> None:
-    (run(filtering, tmp_path, {}) / "README.md").write_text("# Mine")
-    assert (run(filtering, tmp_path, {}, license="mit") / "README.md").read_text() == "# Mine"
-    (tmp_path / "out" / "README.md").unlink()
-    assert head(run(filtering, tmp_path, {}, license="mit"))["license"] == "mit"
+    output = run(filtering, tmp_path, {}, license="mit")
+    assert head(output)["license"] == "mit"
+    (output / "README.md").write_text("# Mine")
+    run(filtering, tmp_path, {}, license="cc0-1.0")
+    assert (output / "README.md").read_text() == "# Mine"
+    (output / "README.md").unlink()
+    assert head(run(filtering, tmp_path, {}, license="cc0-1.0"))["license"] == "cc0-1.0", "it is made again"

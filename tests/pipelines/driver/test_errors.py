@@ -1,9 +1,5 @@
 """What a run says where one reason costs every row, and where the remedy is followed."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from open_diht.pipelines.datasets import load_dataset
@@ -24,14 +20,8 @@ CAPTION = "A brown dog runs after a red ball"
     ],
 )
 def test_the_last_line_names_the_remedy_where_no_image_is_read(
-    tmp_path: Path,
-    tsv: Callable[..., Path],
-    filtering: Callable[..., Any],
-    ocr_models: None,
-    columns: dict[str, str],
-    reason: str,
-    remedy: str,
-) -> None:
+    tmp_path, tsv, filtering, ocr_models, columns, reason, remedy
+):
     (tmp_path / "text.jpg").write_text("just text")
     rows = [{"n": n, "caption": f"{CAPTION} {n}", **columns} for n in range(3)]
     rows.append({"n": 3, "caption": "Blue mug", **columns})

@@ -2,7 +2,6 @@
 
 import dataclasses
 import http.server
-import io
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,14 +11,13 @@ import pytest
 from PIL import Image
 
 from open_diht.pipelines.fetch import DownloadSettings, Fetcher
+from tests.common.hostile_images import encode
 
 Page = Callable[["Handler"], None]
 
 
 def jpeg(size: tuple[int, int] = (40, 30), colour: tuple[int, int, int] = (200, 30, 30), kind: str = "JPEG") -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, kind)
-    return out.getvalue()
+    return encode(Image.new("RGB", size, colour), kind)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -46,11 +46,6 @@ def _patient(settings: DownloadSettings, **more: Any) -> tuple[Fetcher, list[flo
 
 
 # ---- honest answers
-def test_what_is_sent_arrives(web: Any, fetcher: Fetcher) -> None:
-    fetched = fetcher.fetch(web.page("/a.jpg", BODY))
-    assert (fetched.body, fetched.attempts, fetched.url) == (BODY, 1, web.url("/a.jpg"))
-
-
 def test_who_asks(web: Any, fetcher: Fetcher) -> None:
     fetcher.fetch(web.page("/a.jpg", BODY))
     (headers,) = web.seen

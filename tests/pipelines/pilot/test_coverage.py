@@ -12,8 +12,8 @@ from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.pilot.forecast import Forecast, Measured, Whole, forecast
 from open_diht.pipelines.pilot.sample import two_sizes
 
-ROWS, SMALL, RUN = 2_000, 100, 4
-"""Rows of a small unit, how many of these there are, and how many units a run makes of them."""
+ROWS, SMALL, RUN, TRIALS = 2_000, 100, 4, 250
+"""Rows of a small unit, how many of these there are, how many units a run makes of them, and how many draws."""
 SECONDS = {"captions": (0.05, 0.005), "decide": (0.08, 0.0003), "dedup": (0.03, 0.00003)}
 STORED = {"kept": (6_000, 55), "rejected": (6_000, 31), "work": (12_000, 143)}
 """What a unit takes for itself and for a row, about as measured."""
@@ -53,21 +53,21 @@ class _Population:
             stored={name: round(self._takes(name, first, stop)) for name in STORED},
         )
 
-    def forecast(self, sample: Sequence[Unit], recut: bool) -> Forecast:
+    def forecast(self, sample: Sequence[Unit]) -> Forecast:
         rows = ROWS * SMALL
-        whole = Whole(units=RUN, recut=recut, rows=rows, exact_rows=True, stages=("captions",), has_images=False)
+        whole = Whole(units=RUN, recut=True, rows=rows, exact_rows=True, stages=("captions",), has_images=False)
         return forecast([self.measured(unit) for unit in sample], whole)
 
 
-def _covered(noise: float, recut: bool, trials: int = 250) -> dict[str, float]:
+def _covered(noise: float) -> dict[str, float]:
     """The proportion of draws whose interval holds the truth, by quantity."""
     dice = np.random.default_rng(11)
     hits: Counter[str] = Counter()
-    for trial in range(trials):
+    for trial in range(TRIALS):
         population = _Population(dice, noise)
-        sample = two_sizes(UNITS, 20, random.Random(trial)) if recut else random.Random(trial).sample(UNITS, 20)
+        sample = two_sizes(UNITS, 20, random.Random(trial))
         assert sample is not None
-        found = population.forecast(sample, recut)
+        found = population.forecast(sample)
         intervals = {name: found.core_hours[name].estimate for name in SECONDS} | {
             name: found.stored[name].estimate for name in STORED
         }
@@ -78,16 +78,10 @@ def _covered(noise: float, recut: bool, trials: int = 250) -> dict[str, float]:
         share = found.rates["kept"]
         assert share.low is not None and share.high is not None
         hits["share"] += share.low <= population.rates.mean() <= share.high
-    return {name: count / trials for name, count in hits.items()}
+    return {name: count / TRIALS for name, count in hits.items()}
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.3])
 def test_what_a_run_of_larger_units_takes_lies_in_the_intervals(noise: float) -> None:
-    covered = _covered(noise, recut=True)
+    covered = _covered(noise)
     assert min(covered.values()) >= 0.93, covered
-
-
-def test_units_of_one_size_do_not_tell_what_larger_ones_take() -> None:
-    """Which is why a sample has two sizes."""
-    covered = _covered(0.05, recut=False, trials=50)
-    assert max(covered.get(name, 0) for name in ("decide", "dedup")) < 0.6

@@ -161,13 +161,8 @@ def test_a_staged_source_package_is_installed_for_this_worker_alone(runner, star
     ids=["checksum", "requirements", "broken", "nameless"],
 )
 def test_what_keeps_a_worker_from_starting_is_said_and_reported(
-    runner: Runner,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    prepare: Callable[[Runner], None],
-    message: str,
-) -> None:
+    runner, tmp_path, monkeypatch, capsys, prepare, message
+):
     prepare(runner)
     monkeypatch.setenv(boot.FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setattr(boot, "_supervise", lambda environment: pytest.fail("a worker was started"))

@@ -360,13 +360,8 @@ def test_what_a_worker_is_at_for_a_run_that_is_gone_has_ended_when_the_next_one_
 @pytest.mark.cluster
 @pytest.mark.kill
 def test_a_worker_killed_in_each_of_two_stages_costs_nothing_and_the_rows_are_those_of_the_local_run(
-    scheduler: str,
-    start: Callable[..., subprocess.Popen[str]],
-    arguments: list[str],
-    local: dict[str, Any],
-    tables_of: Callable[[Path], Any],
-    tmp_path: Path,
-) -> None:
+    scheduler, start, arguments, local, tables_of, tmp_path
+):
     output = tmp_path / "out"
     run = start(*arguments, "--output", output)
     with Client(scheduler, set_as_default=False) as client:

@@ -76,14 +76,8 @@ SOMEWHERE = {"OUTPUT": "gs://bucket/out", "INPUT": "gs://bucket/*.parquet"}
     ],
 )
 def test_what_workers_elsewhere_cannot_see_is_refused_before_anything_is_staged(
-    with_gcp: None,
-    typed: dict[str, str],
-    refused: str,
-    tsv: Callable[..., Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    with_gcp, typed, refused, tsv, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr("open_diht.pipelines.driver.cli.run", lambda *_: pytest.fail("the run began"))
     tsv(tmp_path / "a.tsv", [{"caption": "A brown dog runs", "url": "https://example.org/a.jpg"}])
     names = {"OUTPUT": "--output", "INPUT": "--input"}
@@ -207,13 +201,8 @@ def replay(python: Path, staged: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_every_stage_is_staged_by_the_real_runner_and_runs_from_what_was_staged(
-    stage: Callable[[Path, Path], Any],
-    bare_python: Path,
-    project_copy: Callable[..., Path],
-    local: dict[str, Any],
-    tables_of: Callable[[Path], Any],
-    tmp_path: Path,
-) -> None:
+    stage, bare_python, project_copy, local, tables_of, tmp_path
+):
     setup = project_copy()
     names = []
     for number in range(12):
@@ -248,8 +237,8 @@ def test_every_stage_is_staged_by_the_real_runner_and_runs_from_what_was_staged(
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_negative_control_a_package_left_out_is_staged_without_complaint_and_fails_when_run(
-    stage: Callable[[Path, Path], Any], bare_python: Path, project_copy: Callable[..., Path], tmp_path: Path
-) -> None:
+    stage, bare_python, project_copy, tmp_path
+):
     done = stage(project_copy("open_diht.filters.captions"), tmp_path / "job")
     assert done.returncode == 0, done.stderr
     ran = replay(bare_python, tmp_path / "job")

@@ -5,8 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +135,8 @@ def test_what_the_user_says_wins(flink_rest, submitted):
 
 
 def test_hosts_with_files_of_their_own_start_their_own_boot_program_and_keep_their_models(
-    flink_rest: Callable[..., str], submitted: Submission, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    flink_rest, submitted, monkeypatch
+):
     monkeypatch.setenv("DIHT_OCR_MODELS", "/models/of/the/driver")
     workers = Workers(python="/not/looked/for/here", boot="/opt/diht/boot")
     backend = make_backend("flink", [f"--flink_master={flink_rest()}"], workers)
@@ -205,11 +205,8 @@ class _NeverStarting(_JobService):
         self.cancelled = False
 
     def submit(self, proto: Any) -> tuple[str, Any, Any]:
-        import itertools
-        import time
-
         def states() -> Any:
-            for _ in itertools.count():
+            while True:
                 yield beam_job_api_pb2.JobStateEvent(state=beam_job_api_pb2.JobState.RUNNING)
                 time.sleep(0.05)
 

@@ -3,9 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -36,14 +34,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.parametrize("environment", ["PROCESS", "LOOPBACK"])
 def test_the_sample_runs_on_the_cluster(
-    cluster: str,
-    bare_python: Path,
-    environment: str,
-    filter_command: Callable[..., Any],
-    tables_of: Callable[[Path], Any],
-    ocr_models: None,
-    tmp_path: Path,
-) -> None:
+    cluster, bare_python, environment, filter_command, tables_of, ocr_models, tmp_path
+):
     jar = {JAR_VARIABLE: os.environ[JAR_VARIABLE]}
     how = ["--runner=flink", f"--flink_master={cluster}", f"--environment_type={environment}"]
     how += [f"--worker-python={bare_python}"] if environment == "PROCESS" else []

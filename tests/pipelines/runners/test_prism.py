@@ -36,14 +36,8 @@ def test_without_a_binary_one_line_says_how_to_build_it(tmp_path: Path, monkeypa
 
 @pytest.mark.cluster
 def test_what_was_staged_is_enough_and_gives_the_rows_of_the_local_run(
-    prism: Path,
-    bare_python: Path,
-    arguments: list[str],
-    local: dict[str, Any],
-    filter_command: Callable[..., Any],
-    tables_of: Callable[[Path], Any],
-    tmp_path: Path,
-) -> None:
+    prism, bare_python, arguments, local, filter_command, tables_of, tmp_path
+):
     output = tmp_path / "out"
     how = ["--runner", "prism", "--worker-python", bare_python]
     done = filter_command(*arguments, "--output", output, *how, PRISM=str(prism))
@@ -59,13 +53,8 @@ def test_what_was_staged_is_enough_and_gives_the_rows_of_the_local_run(
 
 @pytest.mark.cluster
 def test_negative_control_a_package_left_out_of_what_is_staged_fails_and_says_which(
-    prism: Path,
-    bare_python: Path,
-    arguments: list[str],
-    project_copy: Callable[..., Path],
-    filter_command: Callable[..., Any],
-    tmp_path: Path,
-) -> None:
+    prism, bare_python, arguments, project_copy, filter_command, tmp_path
+):
     """Without it nothing shows that the workers have no other copy of the project at hand."""
     setup = project_copy("open_diht.filters.captions")
     how = ["--runner", "prism", "--worker-python", bare_python, "--setup_file", setup]
@@ -124,15 +113,8 @@ def workers_of(mark: str) -> list[int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are found in /proc")
 @pytest.mark.parametrize("stage", ["captions", "spotting"])
 def test_a_worker_killed_in_the_middle_and_the_same_command_again_give_the_rows_of_the_local_run(
-    prism: Path,
-    bare_python: Path,
-    arguments: list[str],
-    local: dict[str, Any],
-    tables_of: Callable[[Path], Any],
-    tmp_path: Path,
-    start: Callable[[list[Any], Path], subprocess.Popen[str]],
-    stage: str,
-) -> None:
+    prism, bare_python, arguments, local, tables_of, tmp_path, start, stage
+):
     output = tmp_path / "out"
     command = [*arguments, "--output", output, "--runner", "prism", "--worker-python", bare_python]
     first = start(command, prism)

@@ -264,8 +264,8 @@ def test_what_cannot_be_selected_is_one_line(how, words, says, indexed, tmp_path
 
 @pytest.mark.parametrize(("method", "status"), [("cat_file", 2), ("put_file", 1)])
 def test_a_store_that_does_not_answer_is_wrong_use_and_one_that_fails_later_is_a_failure(
-    method: str, status: int, indexed: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    method, status, indexed, monkeypatch, capsys
+):
     def down(*_: Any, **__: Any) -> None:
         raise ConnectionError("the store is down")
 

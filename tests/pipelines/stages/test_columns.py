@@ -119,8 +119,8 @@ def test_images_are_asked_for_what_columns_let_through(tmp_path: Path, filtering
     ],
 )
 def test_a_condition_that_no_row_can_be_asked_is_refused_before_anything_is_written(
-    manifest: Path, tmp_path: Path, filtering: Filter, text: str, message: str
-) -> None:
+    manifest, tmp_path, filtering, text, message
+):
     table = pq.read_table(manifest)
     pq.write_table(table.append_column("tags", pa.array([["a"]] * table.num_rows)), manifest)
     with pytest.raises(WrongUse, match=message):
@@ -139,8 +139,8 @@ def test_sizes_that_a_data_set_swaps_are_compared_as_they_are_meant(tmp_path: Pa
 
 
 def test_rows_that_pass_by_other_values_of_a_column_are_parsed_and_their_images_read(
-    tmp_path: Path, filtering: Filter, with_images: Filter, tsv: Any, ocr_models: None
-) -> None:
+    tmp_path, filtering, with_images, tsv, ocr_models
+):
     """As after a change of how a column is read."""
     rows = [
         {**row, "width": 200 + 200 * (n % 2), "height": 400 - 200 * (n % 2)}

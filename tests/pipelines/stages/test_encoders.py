@@ -1,6 +1,5 @@
 """Encoders: real ones on real images and their near copies; names that cannot be used."""
 
-import io
 import json
 import subprocess
 import sys
@@ -17,15 +16,14 @@ from open_diht.pipelines.stages import encoders
 from open_diht.pipelines.stages.dedup.clusters import unit_length
 from open_diht.pipelines.stages.dedup.semantic import near_copies
 from open_diht.pipelines.stages.encoders import Encoder, find_encoder, find_pair_encoder
+from tests.common.hostile_images import encode
 from tests.tiny_clip import write_tiny
 
 SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "images"
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=quality)
-    return out.getvalue()
+    return encode(image, "JPEG", quality=quality)
 
 
 def _copies(image: Image.Image) -> dict[str, bytes]:
@@ -116,10 +114,10 @@ def test_in_batches_of_one_size_an_embedding_depends_on_no_neighbour(tmp_path: P
     texts = [f"a photo of {n} dogs on a beach" for n in range(6)]
     order = [5, 2, 0, 3]
     sides: list[tuple[Any, list[Any]]] = [(encoder.encode, images), (encoder.texts, texts)]
-    for encode, given in sides:
-        whole = encode(given)
+    for embed, given in sides:
+        whole = embed(given)
         for some in (order, order[:1], [4, 4, 4, 4, 5]):
-            found = encode([given[n] for n in some])
+            found = embed([given[n] for n in some])
             assert all(np.array_equal(one, whole[n]) for one, n in zip(found, some, strict=True))
     assert encoder.texts([]) == []
 

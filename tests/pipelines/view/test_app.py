@@ -170,18 +170,8 @@ KEEP_NONE = "base: paper\ncaptions: {min_complexity: 100}\n"
     ids=["no rejected rows", "no kept rows", "one row", "dead letters only"],
 )
 def test_outputs_without_rows_at_an_end_are_shown(
-    preset: str,
-    stages: tuple[str, ...],
-    rows: int,
-    image: str,
-    ends: set[str],
-    filtering: Any,
-    tsv: Any,
-    with_images: Any,
-    served: Any,
-    tmp_path: Path,
-    ocr_models: None,
-) -> None:
+    preset, stages, rows, image, ends, filtering, tsv, with_images, served, tmp_path, ocr_models
+):
     (tmp_path / "own.yaml").write_text(preset)
     made = [{**row, "image_path": f"images/{image}"} for row in with_images(tmp_path / "images", rows)]
     done = filtering(

@@ -51,6 +51,7 @@ def test_an_end_while_the_output_is_opened_names_no_remedy(copied, forks, tmp_pa
     [
         (["--output", "{tmp}/nowhere"], "is not a folder; name the OUTPUT of a `open-diht filter`"),
         (["--output", "{tmp}"], "holds no output of `open-diht filter`"),
+        (["--output", "{out}/run.json"], "is not a folder"),
         (["--output", "nosuch://bucket/x"], "cannot be read"),
         (["--output", "{out}", "--preset", "lenient"], "unknown preset 'lenient'"),
         (["--output", "{out}", "--plugin", "no.such.module"], "--plugin no.such.module"),

@@ -79,14 +79,6 @@ def test_a_caption_record_of_before_it_told_how_columns_were_read_is_read(copied
     assert Output(copied).captions_record(path.stem) == record
 
 
-@pytest.mark.parametrize("where", ["nowhere", "empty", "a-file"])
-def test_what_is_no_output_is_one_line(where, tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "a-file").write_text("")
-    with pytest.raises(WrongUse, match=r"OUTPUT .* (is not a folder|holds no output of `open-diht filter`)"):
-        Output(tmp_path / where)
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -60,18 +60,6 @@ def test_equal_to_the_plain_loop(seed: int, rows: int, eps: float, against: Agai
     assert (cosines[stays >= 0] > 1 - eps).all()
 
 
-@settings(max_examples=30)
-@given(seed=st.integers(0, 2**16), rows=st.integers(1, 40))
-def test_every_duplicate_is_like_a_row_that_stays(seed: int, rows: int) -> None:
-    vectors = _vectors(seed, rows)
-    stays, _ = near_copies(vectors, np.arange(rows), 0.1, "kept")
-    cosine = vectors @ vectors.T
-    kept = np.flatnonzero(stays < 0)
-    assert (stays[stays[stays >= 0]] == -1).all()
-    assert all(cosine[row, stays[row]] > 0.9 for row in np.flatnonzero(stays >= 0))
-    assert not (np.triu(cosine[np.ix_(kept, kept)], 1) > 0.9).any()
-
-
 def test_who_stays() -> None:
     cosines = np.array([0.5, 0.9, 0.1, 0.9], np.float32)
     assert order_of(cosines, "first").tolist() == [0, 1, 2, 3]
