@@ -227,6 +227,17 @@ def test_template_parameters_are_options_and_their_patterns_compile() -> None:
     assert template["sdkInfo"]["language"] == "PYTHON"
 
 
+def words_to_python(folder: Path, script: str, array: dict[str, int], words: list[str]) -> list[str]:
+    """What a script for Slurm, which has these words, gives to Python in a task of an array."""
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    variables = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()}
+    variables |= {"SLURM_SUBMIT_DIR": str(folder), "SLURM_CPUS_PER_TASK": "16"}
+    return run("bash", DEPLOY / "slurm" / f"{script}.sbatch", *words, **variables).stdout.splitlines()
+
+
 @pytest.mark.parametrize(
     ("array", "shard"),
     [
@@ -238,30 +249,18 @@ def test_template_parameters_are_options_and_their_patterns_compile() -> None:
     ],
 )
 def test_a_slurm_array_counts_its_shards_from_zero(tmp_path: Path, array: dict[str, int], shard: str) -> None:
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
-    python.chmod(0o755)
-    variables = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()}
     words = ["custom", "/data/a *.tsv", "/data/out", "--preset", "strict"]
-    variables |= {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_CPUS_PER_TASK": "16"}
-    arguments = run("bash", DEPLOY / "slurm" / "filter.sbatch", *words, **variables).stdout.splitlines()
-    assert arguments[:2] == ["-m", "open_diht.pipelines"]
-    options = PARSER.parse_args(arguments[2:])
+    module, name, *words = words_to_python(tmp_path, "filter", array, words)
+    assert (module, name) == ("-m", "open_diht.pipelines")
+    options = PARSER.parse_args(words)
     assert (options.shard, options.workers, options.input) == (shard, 16, "/data/a *.tsv")
     assert options.preset == "strict"
 
 
 def test_the_slurm_script_of_concepts_counts_shards_too(tmp_path: Path) -> None:
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    python.chmod(0o755)
-    array = {"ID": "14", "MIN": "10", "STEP": "2", "COUNT": "4"}
-    variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
+    array = {"ID": 14, "MIN": 10, "STEP": 2, "COUNT": 4}
     words = ["--data", "/data/a b", "--teacher", "swag-vit-h14"]
-    done = run("bash", DEPLOY / "slurm" / "concepts.sbatch", *words, SLURM_SUBMIT_DIR=str(tmp_path), **variables)
-    module, name, command, *words = done.stdout.splitlines()
+    module, name, command, *words = words_to_python(tmp_path, "concepts", array, words)
     assert (module, name, command) == ("-m", "open_diht", "concepts")
     options = parse_concepts(words)
     assert (options.shard, options.data, options.teacher) == ("2/4", "/data/a b", "swag-vit-h14")
