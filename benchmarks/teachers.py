@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -34,6 +33,7 @@ from open_diht.trainer.data import DataSettings, ShardLoader, Source
 from open_diht.trainer.embeddings import open_embeddings
 from open_diht.trainer.losses import Distillation
 from open_diht.trainer.transforms import transform
+from study.images import samples
 
 Step = Callable[[], object]
 INFONCE: dict[str, Any] = {"loss": {"name": "infonce"}}
@@ -55,15 +55,15 @@ def steps(model: str, batch: int) -> dict[str, tuple[Step, Step]]:
 
 
 def asking(teacher: str, tar: Path, batch: int) -> Step:
-    """Return the encoding of a batch of pairs by the teacher, as storing does it."""
+    """Return the encoding of the first pairs of a tar by the teacher, as storing does it."""
     encoder = Encoder(find_pair_encoder(teacher), "cpu", "fp32", batch)
-    with tarfile.open(tar) as file:
-        contents = {one.name: file.extractfile(one).read() for one in file.getmembers()[: 3 * batch]}  # type: ignore[union-attr]
+    pairs = [pair for _, pair in zip(range(batch), samples(tar), strict=False)]
+    assert len(pairs) == batch
 
     def ask() -> None:
-        pixels: list[Any] = [encoder.decode(content) for name, content in contents.items() if name.endswith(".jpg")]
+        pixels: list[Any] = [encoder.decode(members["jpg"]) for _, members in pairs]
         encoder.embed([encoder.tensor(each) for each in pixels])
-        encoder.texts([content.decode() for name, content in contents.items() if name.endswith(".txt")])
+        encoder.texts([members["txt"].decode() for _, members in pairs])
 
     return ask
 
@@ -76,9 +76,10 @@ def stored(data: Path, teacher: str, crops: int) -> Path:
     return output / "embeddings"
 
 
-def loaders(data: Path, center: Path, drawn: Path, batch: int) -> dict[str, ShardLoader]:
-    """Return loaders without embeddings, with those of the center, and with those of drawn crops."""
-    side, tokenizer = 224, open_clip.get_tokenizer("ViT-B-32")
+def loaders(data: Path, center: Path, drawn: Path, model: str, batch: int) -> dict[str, ShardLoader]:
+    """Return loaders without embeddings, with those of the center, and with those of drawn crops, which the images are
+    cropped to."""
+    side, tokenizer = open_clip.get_model_config(model)["vision_cfg"]["image_size"], open_clip.get_tokenizer(model)
     pixels = transform(TransformSettings(), side, training=True)
 
     def loader(**embeddings: Any) -> ShardLoader:
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 options.batch,
             ),
         }
-        epochs, reading = iter(range(10**6)), loaders(data, center, drawn, options.batch)
+        epochs, reading = iter(range(10**6)), loaders(data, center, drawn, options.model, options.batch)
 
         def epoch(name: str) -> None:
             drained(reading[name].epoch(next(epochs)), lambda batch: batch.images)
@@ -139,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 per_pair = 1000 * statistics.median(times["without"]) / of
                 yield [what, f"{per_pair:.1f}", f"{middle:.3f}", f"{low:.3f}", f"{high:.3f}"]
 
-        print_table(["what", "without, ms a pair", "ratio", "least", "most"], rows())
+        print_table(["what", "without (ms a pair)", "ratio", "lowest", "highest"], rows())
 
 
 if __name__ == "__main__":

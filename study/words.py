@@ -47,7 +47,7 @@ ARMS = {
     "concepts": "objects and attributes",
     "embeddings": "embeddings",
     "both": "concepts and embeddings",
-    "more": "no teacher, both halves",
+    "more": "both halves without a teacher",
     "imagenet": "ImageNet logits",
     "beta-0": "InfoNCE",
     "probe": "probe",
