@@ -76,8 +76,9 @@ async def serve() -> None:
 def download(side: str, urls: list[str], folder: Path, threads: int, place: str) -> dict[str, Any]:
     """Run one download unit of a side. The seconds exclude the loading of the tools. `place` is a host and port from
     which our side may read although the address is local."""
-    from open_diht.pipelines.fetch import DownloadSettings, Fetcher
+    from open_diht.pipelines.fetch.fetcher import Fetcher
     from open_diht.pipelines.fetch.records import REQUESTED
+    from open_diht.pipelines.fetch.settings import DownloadSettings
     from open_diht.pipelines.fetch.shard import fetch_shard
     from open_diht.pipelines.fetch.tool import load_tool
 

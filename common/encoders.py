@@ -33,8 +33,6 @@ class EncoderError(WrongUse):
 
 @dataclass(frozen=True)
 class EncoderName:
-    """A parsed encoder name."""
-
     text: str
     library: str
     """timm, torchvision, open_clip or local-dir. It is "" for a built-in encoder."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from open_diht.common.command_line import OK, WrongUse, command, complain, say
 from open_diht.common.files import publish_bytes, publish_json
-from open_diht.common.html import render_page
+from open_diht.common.html.page import render_page
 from open_diht.common.spelling import spelled
 from open_diht.eval.compare_options import parse
 from open_diht.eval.comparison import ComparedAverage, Comparison, TaskComparison, compare

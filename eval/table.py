@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
-from open_diht.common.html import render_page
 from open_diht.common.html.charts import interval_bar
+from open_diht.common.html.page import render_page
 from open_diht.common.spelling import spelled
 from open_diht.eval.comparison import main_rows, rows_of
 from open_diht.eval.errors import EvalError

@@ -188,7 +188,6 @@ class ColumnCondition(CaptionFilter):
         return places
 
     def label(self, place: int) -> str:
-        """Return the label of a bin."""
         if place == MISSING_PLACE:
             return "none"
         if not self._bounds:

@@ -399,7 +399,6 @@ class _Models:
 
     @classmethod
     def spotter(cls, settings: SpotterSettings) -> TextSpotter:
-        """Return the process's spotter with these settings."""
         with cls.lock:
             key = repr(settings)
             if key not in cls.spotters:

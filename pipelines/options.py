@@ -21,7 +21,7 @@ from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Positive, Range, Share
 from open_diht.pipelines.datasets import dataset_names
 from open_diht.pipelines.datasets.roles import WITH_OPTION
-from open_diht.pipelines.fetch import DownloadSettings
+from open_diht.pipelines.fetch.settings import DownloadSettings
 
 STAGES = ("captions", "download", "spotting", "score", "dedup", "export")
 SHARDS, INDEX = EXPORTS = ("shards", "index")
@@ -85,7 +85,6 @@ def _preset_names() -> list[str]:
 
 
 def filter_parser(prog: str) -> Parser:
-    """Return the parser of `make filter`."""
     return command_parser(prog, "Filter image-text pairs with CAT: Complexity, Action, Text-spotting.")
 
 

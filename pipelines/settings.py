@@ -9,7 +9,7 @@ from open_diht.common.devices import AUTO
 from open_diht.filters.presets import Preset
 from open_diht.filters.spotting.spotter import SpotterSettings
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.fetch import DownloadSettings
+from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.hub.publisher import Publisher
 from open_diht.pipelines.options import EXPORTS, INDEX, SHARDS, STAGES
 from open_diht.pipelines.runners import Backend, Direct

@@ -29,8 +29,6 @@ from open_diht.trainer.model import Encoded
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """The losses of a batch."""
-
     contrastive: Loss
     concepts: Mapping[str, float] = field(default_factory=dict)
     """Maps the name of a head to the factor of its loss."""

@@ -145,5 +145,4 @@ def same_tokens(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def is_batch_norm(layer: nn.Module) -> bool:
-    """Return whether a layer is a batch norm."""
     return isinstance(layer, nn.modules.batchnorm._BatchNorm)

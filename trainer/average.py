@@ -42,8 +42,6 @@ def parse(
 
 
 class Export(NamedTuple):
-    """An exported model."""
-
     folder: Path
     description: dict[str, Any]
     """`model_cfg` and `preprocess_cfg` of open_clip."""

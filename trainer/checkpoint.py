@@ -62,7 +62,6 @@ class Checkpoint:
 
 
 def name_of(step: int) -> str:
-    """Return the name of a step's folder."""
     return f"{_PREFIX}{step:012d}"
 
 

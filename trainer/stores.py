@@ -266,7 +266,6 @@ Store: TypeAlias = LocalStore | FsspecStore
 
 
 def store_at(place: Path | str) -> Store:
-    """Return the store at a path or URL."""
     if is_remote(url := str(place)):
         return FsspecStore(url)
     return LocalStore(Path(local_path(url)))

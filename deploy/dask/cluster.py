@@ -29,7 +29,6 @@ class Cluster(LocalCluster):
 
     @property
     def address(self) -> str:
-        """Address of the scheduler."""
         return f"tcp://127.0.0.1:{self.port}"
 
     def start(self) -> None:

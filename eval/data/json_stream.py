@@ -58,7 +58,6 @@ class _Text:
         self._at += 1
 
     def value(self) -> Any:
-        """Return the next value."""
         self.next()
         while True:
             try:

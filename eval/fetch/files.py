@@ -28,8 +28,6 @@ BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """An entry of `fetch.files`."""
-
     file: str
     """A file's address, or its name in the data set `hub`. A name in `hub` that ends in "/" is a folder."""
     hub: str = ""

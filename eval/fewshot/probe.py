@@ -61,7 +61,6 @@ def fit_around(
 
 
 def zero_shot_probe(classifier: Tensor, logit_scale: float) -> Probe:
-    """Return the zero-shot classifier as a probe."""
     return Probe(classifier, torch.zeros_like(classifier[:, 0]), logit_scale, None)
 
 

@@ -9,14 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from open_diht.common.files import publish_bytes, publish_json
-from open_diht.eval.examples import Answered, ComparedPair, Confusion, Example, FoundImages, FoundTexts
+from open_diht.eval.examples import Example
 from open_diht.eval.report.across import AVERAGES, across, averages
 from open_diht.eval.report.data import Row, checked, group_few_shot, group_tasks
 from open_diht.eval.report.markdown import render_markdown
 from open_diht.eval.report.page import render
 from open_diht.eval.task import Suite
-
-__all__ = ["Answered", "ComparedPair", "Confusion", "Example", "FoundImages", "FoundTexts", "write_report"]
 
 
 def write_report(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from open_diht.common.html import plain
+from open_diht.common.html.text import plain
 from open_diht.eval.report.across import Across, AverageRow
 from open_diht.eval.report.data import FewShotTable, Row, TaskRows, heading
 from open_diht.eval.report.references import few_shot_references, references

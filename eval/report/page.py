@@ -11,8 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from open_diht.common.html import attribute, render_page
 from open_diht.common.html.charts import Point, Series, interval_bar, line_chart
+from open_diht.common.html.page import render_page
+from open_diht.common.html.text import attribute
 from open_diht.eval.examples import Example
 from open_diht.eval.report.across import Across, AverageRow
 from open_diht.eval.report.data import FewShotTable, Row, TaskRows, heading

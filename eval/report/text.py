@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from open_diht.common.html import plain
+from open_diht.common.html.text import plain
 from open_diht.eval.results import cautions
 
 CAUTION = (

@@ -71,7 +71,6 @@ class Said(NamedTuple):
 
 
 def encode(words: Sequence[str], pieces: WordPieces) -> Encoded:
-    """Return a text as pieces."""
     ids, kinds, firsts = [pieces.index[BEGIN]], [0], []
     for word in words:
         found = pieces[word] or (pieces.unknown,)  # a word of invisible characters alone has no pieces
@@ -114,7 +113,6 @@ class Opinion:
         self.pieces = WordPieces(vocabulary.split("\n"))
 
     def ask(self, texts: Sequence[Sequence[str]], batch: int = BATCH) -> list[Said]:
-        """Return the opinion on each text."""
         encoded = [encode(words, self.pieces) for words in texts]
         buckets: dict[int, list[int]] = {}
         for place, text in enumerate(encoded):

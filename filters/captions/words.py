@@ -68,7 +68,6 @@ def _noun(lower: str) -> tuple[int, int]:
 
 
 def _form(word: str, lower: str) -> tuple[Form | None, bool]:
-    """Return `Word.form` and `Word.seldom`."""
     if not (word[-1] in _ENDS_OF_VERBS or lower in verb_forms()) or lower in COPULA:
         return None, False
     if _ING.fullmatch(word):

@@ -29,7 +29,7 @@ from open_diht.pipelines.datasets.roles import WITH_OPTION
 from open_diht.pipelines.driver.annotations import stage_names
 from open_diht.pipelines.driver.conservation import NotConserved
 from open_diht.pipelines.driver.run import FilterOutcome, run
-from open_diht.pipelines.fetch import DownloadSettings
+from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.hub.publisher import Publisher
 from open_diht.pipelines.manifests import ManifestError, NoInput, input_items
 from open_diht.pipelines.manifests.inputs import expand_inputs

@@ -145,7 +145,6 @@ class _Looks:
         return {unit: record for unit, record in records if record and record.get("token") == self._token}
 
     def undone(self, units: Sequence[str]) -> list[str]:
-        """Return the units that are not done."""
         stage, layout = self._stage, self._stage.layout
         now = stamps(layout.commits(stage.name), ".json")
         new = [unit for unit in units if now.get(unit, 0) not in (0, self._seen.get(unit))]

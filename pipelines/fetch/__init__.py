@@ -6,20 +6,6 @@ It reports a failed request with one reason from a closed list. `fetch_shard` ru
 of it.
 """
 
-from open_diht.filters.download import FetchError, Reason
-from open_diht.pipelines.fetch.addresses import Allowed, is_public
-from open_diht.pipelines.fetch.fetcher import Fetched, Fetcher
 from open_diht.pipelines.fetch.settings import DownloadSettings
-from open_diht.pipelines.fetch.urls import Target, parse_url
 
-__all__ = [
-    "Allowed",
-    "DownloadSettings",
-    "FetchError",
-    "Fetched",
-    "Fetcher",
-    "Reason",
-    "Target",
-    "is_public",
-    "parse_url",
-]
+__all__ = ["DownloadSettings"]

@@ -83,5 +83,4 @@ class Allowed:
         return cls(network, int(port))
 
     def covers(self, address: Address, port: int) -> bool:
-        """Return whether this address and port are allowed."""
         return port == self.port and address in self.network

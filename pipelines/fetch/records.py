@@ -41,8 +41,6 @@ their hash."""
 
 
 class RequestedRow(TypedDict):
-    """A row of `REQUESTED`."""
-
     ordinal: int
     uid: str
     caption: str | None

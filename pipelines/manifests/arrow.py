@@ -10,7 +10,6 @@ from open_diht.pipelines.manifests.types import Column, Kind
 
 
 def column_of(name: str, type: pa.DataType) -> Column:
-    """Return the description of a column."""
     return Column(name=name, type=str(type), kind=kind_of(type))
 
 

@@ -96,7 +96,6 @@ class Plan:
         return self._places[unit]
 
     def span(self, unit: str) -> Span:
-        """Return the span of rows of a unit."""
         return self.units[self._places[unit]].span
 
     def image_units(self, record: Mapping[str, Any]) -> range:

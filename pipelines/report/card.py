@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 
-from open_diht.common.html import TextSpan, marked, render_page
+from open_diht.common.html.page import render_page
+from open_diht.common.html.text import TextSpan, marked
 from open_diht.filters.score import TEXT_AREA
 from open_diht.pipelines.report.example import Example, Line, Reasons
 from open_diht.pipelines.report.graph import draw_graph

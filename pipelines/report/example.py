@@ -56,8 +56,6 @@ class Relation(TypedDict):
 
 
 class Graph(TypedDict):
-    """The graph of a caption."""
-
     objects: list[Object]
     attributes: list[Attribute]
     actions: list[Action]

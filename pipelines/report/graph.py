@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from open_diht.common.html import attribute, plain, text_width
+from open_diht.common.html.text import attribute, plain, text_width
 from open_diht.pipelines.report.example import Action, Graph, Relation
 
 _MAX_OBJECTS, _MAX_ACTIONS, _MAX_RELATIONS, _MAX_PILLS = 14, 12, 16, 8

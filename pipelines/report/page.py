@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from open_diht.common.html import anchor, render_page
 from open_diht.common.html.charts import bin_counts, histogram
+from open_diht.common.html.page import render_page
+from open_diht.common.html.text import anchor
 from open_diht.pipelines.report.card import draw_card
 from open_diht.pipelines.report.example import Example, Graph
 from open_diht.pipelines.report.funnel import FunnelRecord, reasons_of, unaccounted

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from open_diht.common.command_line import OK, WrongUse, command, number, say
 from open_diht.common.fields import NotNegative
-from open_diht.common.html import render_page
 from open_diht.common.html.charts import Point, Series, line_chart
+from open_diht.common.html.page import render_page
 from open_diht.common.naming import counted
 from open_diht.common.shard_index import BadIndex, ShardIndex, caption_hash, part_of, place_beside, write
 from open_diht.common.spelling import spelled, spelled_option

@@ -27,13 +27,14 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.files import TEMPORARY
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
+from open_diht.filters.download import Reason
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, failure, quarantine
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.fetch import DownloadSettings, Fetcher, Reason
+from open_diht.pipelines.fetch.fetcher import Fetcher
 from open_diht.pipelines.fetch.records import FETCHED, OK, REQUESTED
-from open_diht.pipelines.fetch.settings import UNREACHED
+from open_diht.pipelines.fetch.settings import UNREACHED, DownloadSettings
 from open_diht.pipelines.fetch.shard import fetch_shard
 from open_diht.pipelines.fetch.tool import ToolMissing, check_tool, load_tool
 from open_diht.pipelines.manifests import Span, info_of, read

@@ -24,8 +24,6 @@ from open_diht.pipelines.store.storage import StorePath, stamps
 
 
 class Export:
-    """The export of a run."""
-
     def __init__(self, settings: RunSettings, work: Work):
         self.settings = settings
         self.work, self.layout = work, work.layout

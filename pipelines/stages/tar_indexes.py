@@ -152,12 +152,10 @@ class KeptIndexStage(Stage):
 
 
 def kept_index(layout: Layout, tar: str) -> StorePath:
-    """Return the path of the index of a tar's survivors."""
     return layout.indexes / place_beside(tar).name
 
 
 def write_indexes(work: Work, decided: Mapping[str, str]) -> None:
-    """Write the indexes that are outdated."""
     tars = tars_of(work.plan, work.alive(decided))
     content = {
         unit: fingerprint_of(VERSION, shard_index.VERSION, work.plan.span(unit).fingerprint, work.plan.span(unit).path)

@@ -93,12 +93,10 @@ def _unchanged(path: UPath) -> dict[str, str]:
 
 
 def publish_json(path: StorePath, value: Any) -> None:
-    """Publish `value` as JSON."""
     publish_bytes(path, _json(value))
 
 
 def publish_bytes(path: StorePath, content: bytes) -> None:
-    """Publish a file with these bytes."""
     with published(path) as temporary:
         temporary.write_bytes(content)
 

@@ -55,7 +55,6 @@ class Layout:
         return self.work / stage / "commits"
 
     def commit(self, stage: str, unit: str) -> StorePath:
-        """Return the path of a unit's commit record of a stage."""
         return self.commits(stage) / f"{unit}.json"
 
     def fingerprints(self, stage: str) -> StorePath:
@@ -129,5 +128,4 @@ def unit_of(name: str) -> str:
 
 
 def segment_name(image_unit: str, segment: int) -> str:
-    """Return the name of a segment of an image unit."""
     return f"{image_unit}.g{segment}"

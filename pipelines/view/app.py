@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue
-from open_diht.common.html import render_page, style_sheet
+from open_diht.common.html.page import render_page, style_sheet
 from open_diht.common.spelling import spelled
 from open_diht.pipelines.manifests import ManifestError
 from open_diht.pipelines.report.thumbnail import ImageNotShown

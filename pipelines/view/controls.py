@@ -88,7 +88,6 @@ def moved(preset: Preset, given: Mapping[str, str], controls: list[Control]) -> 
 
 
 def as_yaml(preset: Preset) -> str:
-    """Return the file of a preset."""
     content = json.loads(json.dumps(preset.as_content()))  # tuples become lists, which YAML can hold
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
 

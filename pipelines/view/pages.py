@@ -10,7 +10,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from open_diht.common.fields import BadValue
-from open_diht.common.html import TextSpan, marked, words
+from open_diht.common.html.text import TextSpan, marked, words
 from open_diht.common.spelling import spelled
 from open_diht.filters.cascade import NOT_DECIDED, cascade
 from open_diht.filters.presets import Preset

@@ -171,8 +171,6 @@ class Hit:
 
 @dataclass(frozen=True)
 class QueryResult:
-    """The result of a query."""
-
     hits: tuple[Hit, ...]
     looked_at: int
     """Number of rows examined."""

@@ -214,7 +214,6 @@ class Decided:
 
 
 def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
-    """Decide the rows of a sample by a preset."""
     decided = Decided(
         sample,
         tuple(apply_cascade(piece.rows, piece.records, preset, output.stages).reasons for piece in sample.pieces),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open_diht.common.html import TextSpan, anchor, attribute, marked, percent, plain
+from open_diht.common.html.text import TextSpan, anchor, attribute, marked, percent, plain
 from open_diht.pipelines.report.card import draw_card
 from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.report.funnel import FunnelRecord

@@ -34,8 +34,6 @@ Probabilities = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ShardTargets:
-    """Targets of the images of one shard."""
-
     shard: str
     """File name of the tar."""
     keys: tuple[str, ...]
@@ -196,7 +194,6 @@ def about(content: bytes, heads: Collection[str]) -> dict[str, Any]:
 
 
 def unpacked(content: bytes) -> ShardTargets:
-    """Return the targets in the bytes of a file."""
     with np.load(io.BytesIO(content)) as arrays:
         heads = [name.removesuffix(".ids") for name in arrays.files if name.endswith(".ids")]
         return ShardTargets(

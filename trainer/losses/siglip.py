@@ -48,7 +48,6 @@ class SigLip(Loss):
         return self.mask_duplicates
 
     def describe(self) -> str:
-        """Return the name."""
         return "SigLIP"
 
     def rows(

@@ -126,7 +126,6 @@ def _may_inflect(form: str) -> Iterator[str]:
 
 
 def verb_rating(lemma: str) -> VerbRating | None:
-    """Return the rating of a verb lemma, or None if it has none."""
     return _verbs().get(lemma)
 
 

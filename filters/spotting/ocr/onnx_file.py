@@ -109,7 +109,6 @@ class Graph:
         return np.frombuffer(tensor.raw_data, "<f4").reshape(tensor.dims)
 
     def add_constant(self, name: str, array: npt.NDArray[np.float32 | np.int64]) -> str:
-        """Add a constant and return its name."""
         kind, data = (_INT64, "<i8") if array.dtype == np.int64 else (_FLOAT, "<f4")
         raw = array.astype(data).tobytes()
         self._graph.initializer.add(dims=array.shape, data_type=kind, name=name, raw_data=raw)

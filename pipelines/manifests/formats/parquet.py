@@ -135,8 +135,6 @@ class Parquet(Format):
 
 @dataclass(frozen=True)
 class OpenParquet:
-    """An open Parquet file."""
-
     file: pq.ParquetFile
     handle: IO[bytes]
     """Handle of the file's bytes. `file` seeks before each read, so other code may read from it too."""

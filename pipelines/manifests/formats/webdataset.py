@@ -140,8 +140,6 @@ class Webdataset(Format):
 
 @dataclass(kw_only=True)
 class Sample:
-    """The members of one sample."""
-
     key: str
     """Path of the members up to the first dot of the name."""
     offset: int

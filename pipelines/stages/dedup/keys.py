@@ -87,5 +87,4 @@ def key_records(keys: Halves, ordinals: NDArray[np.int64], cited: Halves) -> NDA
 
 
 def key_parts(records: NDArray[np.void]) -> NDArray[np.int64]:
-    """Return the part of each record, see `PARTS`."""
     return (records["high"] >> np.uint64(56)).astype(np.int64)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open_diht.eval.report import Answered, Confusion, FoundImages, FoundTexts, write_report
+from open_diht.eval.examples import Answered, Confusion, FoundImages, FoundTexts
+from open_diht.eval.report import write_report
 from open_diht.eval.report.data import group_few_shot, group_tasks
 from open_diht.eval.report.page import draw_curves
 from open_diht.eval.report.references import _raw, few_shot_references, references

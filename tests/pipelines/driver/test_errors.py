@@ -3,7 +3,7 @@
 import pytest
 
 from open_diht.pipelines.datasets import load_dataset
-from open_diht.pipelines.fetch import DownloadSettings
+from open_diht.pipelines.fetch.settings import DownloadSettings
 
 CAPTION = "A brown dog runs after a red ball"
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from open_diht.pipelines.fetch import DownloadSettings, Fetcher
+from open_diht.pipelines.fetch.fetcher import Fetcher
+from open_diht.pipelines.fetch.settings import DownloadSettings
 from tests.common.hostile_images import encode
 
 Page = Callable[["Handler"], None]

@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
-from open_diht.pipelines.fetch import DownloadSettings, Fetcher, FetchError, Reason, parse_url
+from open_diht.filters.download import FetchError, Reason
+from open_diht.pipelines.fetch.fetcher import Fetcher
 from open_diht.pipelines.fetch.opener import Expected, digests_of, expected_of, is_nobodys
+from open_diht.pipelines.fetch.settings import DownloadSettings
+from open_diht.pipelines.fetch.urls import parse_url
 
 BODY = b"\xff\xd8 an image"
 

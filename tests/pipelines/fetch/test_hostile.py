@@ -18,7 +18,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from open_diht.pipelines.fetch import Allowed, DownloadSettings, Fetched, Fetcher, FetchError, Reason, is_public
+from open_diht.filters.download import FetchError, Reason
+from open_diht.pipelines.fetch.addresses import Allowed, is_public
+from open_diht.pipelines.fetch.fetcher import Fetched, Fetcher
+from open_diht.pipelines.fetch.settings import DownloadSettings
 from tests.common.hostile_images import BOMBS, chunk
 
 

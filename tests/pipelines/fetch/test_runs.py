@@ -20,7 +20,7 @@ from PIL import Image
 
 from open_diht.common.command_line import WrongUse
 from open_diht.filters.presets import load_preset
-from open_diht.pipelines.fetch import DownloadSettings
+from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.pilot.measure import measure
 from open_diht.pipelines.settings import STAGES, ScoreSettings

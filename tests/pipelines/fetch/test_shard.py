@@ -14,8 +14,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from open_diht.pipelines.fetch import DownloadSettings, Fetcher
+from open_diht.pipelines.fetch.fetcher import Fetcher
 from open_diht.pipelines.fetch.opener import opening_by
+from open_diht.pipelines.fetch.settings import DownloadSettings
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
 
