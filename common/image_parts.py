@@ -180,7 +180,8 @@ def gif_parts(data: bytes) -> ImageParts:
 
 def _gif_parts(data: bytes, count: _Count) -> ImageParts:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    offset = 13 + _colors(flags)  # signature, screen descriptor, color table
+    colors = 3 << (flags & 7) + 1 if flags & 0x80 else 0
+    offset = 13 + colors  # signature, screen descriptor, color table
     head, control = data[:offset], b""
     while data[offset] != ord(";"):
         count.one()
@@ -199,11 +200,6 @@ def _gif_parts(data: bytes, count: _Count) -> ImageParts:
             offset += 1 + data[offset]
         offset += 1
     raise _ended("a GIF")
-
-
-def _colors(flags: int) -> int:
-    """Return the size of a color table, in bytes."""
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 # ---- WebP

@@ -71,8 +71,7 @@ def _direct_url() -> dict[str, Any] | None:
     """Return the origin of the installation, in the form of direct_url.json. Return None if it came from an index."""
     for found in distributions(name=NAME):  # a checkout's egg-info may come before pip's metadata
         if text := found.read_text("direct_url.json"):
-            record: dict[str, Any] = json.loads(text)
-            return record
+            return dict(json.loads(text))
     checkout = Path(__file__).resolve().parents[1]
     if (checkout / "setup.py").is_file():  # the code runs from a checkout on PYTHONPATH
         return {"url": checkout.as_uri(), "dir_info": {"editable": True}}

@@ -204,10 +204,9 @@ class Lease:
     def _written(self, path: str) -> datetime | None:
         """Return the store's time when an object was written. Return None if it is unknown or the object is gone."""
         try:
-            found: datetime = self._fs.modified(path)
+            return self._fs.modified(path)
         except (NotImplementedError, FileNotFoundError):
             return None
-        return found
 
     def _shares(self, other: Mapping[str, Any]) -> bool:
         """Return whether both leases are shared and belong to shards with equal settings."""

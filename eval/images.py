@@ -29,12 +29,7 @@ from open_diht.eval.task import Task
 from open_diht.eval.tasks import KINDS, choose_tasks
 
 SCHEMA = pa.schema(
-    [
-        ("set", pa.string()),
-        ("item", pa.string()),
-        ("image", pa.binary()),
-        ("captions", pa.list_(pa.string())),
-    ]
+    [("set", pa.string()), ("item", pa.string()), ("image", pa.binary()), ("captions", pa.list_(pa.string()))]
 )
 """One row per image: its task and key, its file (a BMP of its pixels if it has none, or one that filters do
 not read), and the captions that are right for it."""

@@ -44,13 +44,7 @@ HASH = np.dtype([("bits", "<u8", (WORDS,)), ("weak", "u1", (BANDS, FLIPS))])
 which a change of the image flips first."""
 
 
-def _cosines() -> NDArray[np.float32]:
-    k, n = np.arange(_LOW)[:, None], np.arange(_SIDE)[None]
-    matrix = np.cos(np.pi * (2 * n + 1) * k / (2 * _SIDE))
-    return matrix.astype(np.float32)
-
-
-_COSINES = _cosines()
+_COSINES = np.cos(np.pi * (2 * np.arange(_SIDE) + 1) * np.arange(_LOW)[:, None] / (2 * _SIDE)).astype(np.float32)
 _V, _U = np.divmod(np.arange(_LOW * _LOW), _LOW)  # vertical and horizontal frequency
 _ORDER = np.argsort(_U + _V + 1e-3 * np.abs(_U - _V), kind="stable")[
     1 : BITS + 1

@@ -30,8 +30,7 @@ class _Hiding(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname in self._names:
             return None
-        spec: ModuleSpec | None = self._finder.find_spec(fullname, path, target)
-        return spec
+        return self._finder.find_spec(fullname, path, target)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._finder, name)

@@ -73,8 +73,7 @@ def backward(
         if seeds is not None:
             torch.manual_seed(seeds[part])  # the same dropout in both passes
         inputs = (batch.images, batch.texts) + (() if batch.negatives is None else (batch.negatives.texts,))
-        encoded: Encoded = encoder(*(each[slices[part]] for each in inputs))
-        return encoded
+        return encoder(*(each[slices[part]] for each in inputs))
 
     def coupled(features: Sequence[Tensor], factor: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Statistics]:
         """Return the weighted sum of the losses over pairs of the batch, the contrastive one alone, and statistics."""

@@ -31,11 +31,7 @@ class Parts:
     batch is too large for several ranks, and the errors of the model, the data and their stores."""
 
     def __init__(
-        self,
-        config: Config,
-        ranks: Ranks,
-        device: torch.device,
-        begun: Sequence[Sequence[ShardFacts]] | None = None,
+        self, config: Config, ranks: Ranks, device: torch.device, begun: Sequence[Sequence[ShardFacts]] | None = None
     ):
         self.ranks, self.device = ranks, device
         pairs = _pairs_per_rank(config, ranks)

@@ -48,12 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def cluster_of(options: argparse.Namespace, **more: Any) -> Any:
-    """Return the Slurm cluster, still without workers.
-
-    Args:
-        options: the parsed options.
-        more: further arguments of `SLURMCluster`.
-    """
+    """Return the Slurm cluster, still without workers. `more` are further arguments of `SLURMCluster`."""
     from dask_jobqueue.slurm import SLURMCluster
 
     return SLURMCluster(
@@ -71,12 +66,7 @@ def cluster_of(options: argparse.Namespace, **more: Any) -> Any:
 
 
 def run_command(options: argparse.Namespace, scheduler: str) -> list[str]:
-    """Return the command of the run, with a plan for all workers that are requested.
-
-    Args:
-        options: the parsed options.
-        scheduler: address of the Dask scheduler.
-    """
+    """Return the command of the run, with a plan for all workers that are requested."""
     where = ["--runner=dask", f"--dask-scheduler={scheduler}", f"--workers={options.jobs * options.cores}"]
     return [sys.executable, "-m", "open_diht.pipelines", *where, *options.run]
 

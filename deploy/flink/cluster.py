@@ -52,14 +52,8 @@ PACKAGES = {
 
 
 class Cluster(LocalCluster):
-    """A local Flink cluster.
-
-    Args:
-        state: folder of all its files.
-        port: port of its REST service.
-        rpc_port: port of the JobManager.
-        slots: slots of the TaskManager.
-    """
+    """A local Flink cluster: `port` is that of its REST service, `rpc_port` that of the JobManager, and `slots` are
+    those of the TaskManager."""
 
     name, sizes, daemons = "Flink", "slots", ("jobmanager", "taskmanager")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import gzip
 import json
 import string
@@ -32,13 +33,10 @@ class FileImages:
     def __init__(self, root: Path, names: Sequence[str], memo: Memo, place: str):
         self._root, self._memo, self._place = root, memo, place
         self.keys: Sequence[str] = list(names)
-        self._fingerprint: str | None = None
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        if self._fingerprint is None:
-            self._fingerprint = self._memo.files_hash(self._root, self.keys)
-        return self._fingerprint
+        return self._memo.files_hash(self._root, self.keys)
 
     def open(self, index: int) -> Image.Image:
         return decode(self._root / self.keys[index], f"{self._place}, {self.keys[index]}")

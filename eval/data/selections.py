@@ -7,6 +7,7 @@ define what a row's columns mean; `{0}`, `{1}`, ... are the columns by position.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +53,7 @@ def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: 
                 cluster=images.file(name),
             )
         )
-    counts: dict[str, int] = {}
-    for choice in choices:
-        counts[choice.category] = counts.get(choice.category, 0) + 1
+    counts = Counter(choice.category for choice in choices)
     kept = tuple(one for one in choices if counts[one.category] >= int(options.get("at_least", 1)))
     data = DataSet(images=images.opened(memo), layout="selection", place=place, choices=kept)
     # Drop the images of dropped questions too.

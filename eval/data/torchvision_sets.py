@@ -85,13 +85,10 @@ class _TorchvisionImages:
         self._data, self._folder, self._memo, self._place = data, folder, memo, place
         self._what = [split, sorted(options.items())]
         self.keys: Sequence[str] = [f"{index:08d}" for index in range(len(data))]
-        self._fingerprint: str | None = None
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        if self._fingerprint is None:
-            self._fingerprint = sha256_of([self._content(), self._what])
-        return self._fingerprint
+        return sha256_of([self._content(), self._what])
 
     # Cached, because listing the files of a set takes a time that grows with their number.
     @functools.cached_property

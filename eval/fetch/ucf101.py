@@ -106,8 +106,7 @@ def middle_frame(av: Any, path: Path) -> Image.Image:
         raise FetchFailed(f"{path} is not a video ({error})") from None
     if frame is None:
         raise FetchFailed(f"{path} has no frames")
-    image: Image.Image = frame.to_image()
-    return image
+    return frame.to_image()
 
 
 def _pyav() -> Any:

@@ -266,7 +266,7 @@ class Captions:
         kind, word = [one.kind for one in attributes], _at(self._lower, at)
         groups: list[Group] = [
             *self._ties(captions, at, owners, owners_at, [_ATTRIBUTE[one] for one in kind], word),
-            (say.DESCRIPTOR, kind, list(map(_descriptor_group, word)), list(map(_side, at, owners_at))),
+            (say.DESCRIPTOR, kind, [known_word(one).group or "other" for one in word], list(map(_side, at, owners_at))),
             (say.DESCRIBES, word, _endings(word)),
             (say.PLACE, kind, list(map(_mark, _at(self._lower, at, -1))), _at(self._tags, at, 1)),
         ]
@@ -394,10 +394,6 @@ def _inflection(word: str, lemma: str) -> str:
     if word == lemma:
         return "base"
     return next((ending for ending in ("ing", "ed", "s") if word.endswith(ending)), "irregular")
-
-
-def _descriptor_group(word: str) -> str:
-    return known_word(word).group or "other"
 
 
 def _side(token: int, owner: int) -> str:

@@ -130,8 +130,7 @@ class Opinion:
 
 
 def _in_steps(odds: Any) -> Odds:
-    steps: Odds = np.round(np.asarray(odds, np.float64) / STEP) * STEP
-    return steps
+    return np.round(np.asarray(odds, np.float64) / STEP) * STEP
 
 
 class Revised(NamedTuple):

@@ -166,8 +166,7 @@ _OneLine.add_representer(
 
 
 def _yaml(value: Any) -> str:
-    text: str = yaml.dump(value, Dumper=_OneLine, sort_keys=False, allow_unicode=True, width=float("inf"))
-    return text
+    return yaml.dump(value, Dumper=_OneLine, sort_keys=False, allow_unicode=True, width=float("inf"))
 
 
 def _configs_head(configs: Sequence[Config]) -> dict[str, object]:

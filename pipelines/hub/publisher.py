@@ -56,8 +56,7 @@ class _There:
         from huggingface_hub import HfFileSystem
 
         fs = HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT"), skip_instance_cache=True)
-        content: bytes = fs.cat_file(f"datasets/{self.target.repository}@{self.head}/{name}")
-        return content
+        return fs.cat_file(f"datasets/{self.target.repository}@{self.head}/{name}")
 
     def input_of(self) -> str | None:
         """Return the fingerprint of the input that the published results are from. Return a description if data have no

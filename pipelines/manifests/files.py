@@ -87,8 +87,7 @@ def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
     fs, inside = file_system(path)
     if parts:
         return cast(IO[bytes], _Parts(fs.open(inside, "rb", cache_type="none")))
-    handle: IO[bytes] = fs.open(inside, "rb", block_size=_AHEAD_BYTES)
-    return handle
+    return fs.open(inside, "rb", block_size=_AHEAD_BYTES)
 
 
 class _Parts(io.RawIOBase):
@@ -161,8 +160,7 @@ class _Unpacked:
         self._stream = pa.input_stream(pa.PythonFile(handle, mode="r"), compression=compression)
 
     def read(self, size: int) -> bytes:
-        piece: bytes = self._stream.read(min(size, _UNPACKED_BYTES))
-        return piece
+        return self._stream.read(min(size, _UNPACKED_BYTES))
 
     def __enter__(self) -> _Unpacked:
         return self
@@ -176,8 +174,7 @@ def read_part(path: str, start: int, stop: int) -> bytes:
     """Return bytes [start, stop) of a file, or fewer if it ends before. Errors are those of the file system."""
     if is_remote(path):
         fs, inside = file_system(path)
-        content: bytes = fs.cat_file(inside, start=start, end=stop)
-        return content
+        return fs.cat_file(inside, start=start, end=stop)
     with open(local_path(path), "rb") as handle:
         handle.seek(start)
         return handle.read(stop - start)

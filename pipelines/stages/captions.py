@@ -291,17 +291,5 @@ def survivors_of(settings: RunSettings) -> Survivors:
 
 
 def _dead_letters(bad: list[BadRow], path: str, unit: str) -> pa.Table:
-    return pa.table(
-        {
-            "file": [path] * len(bad),
-            "unit": [unit] * len(bad),
-            "ordinal": np.array([row.ordinal for row in bad], np.int64),
-            "uid": [None] * len(bad),
-            "caption": [None] * len(bad),
-            "stage": ["manifest"] * len(bad),
-            "error": [row.error for row in bad],
-            "message": [row.message for row in bad],
-            "raw": [row.raw for row in bad],
-        },
-        schema=DEAD_LETTERS,
-    )
+    where = {"file": path, "unit": unit, "stage": "manifest"}
+    return pa.Table.from_pylist([{**where, **asdict(row)} for row in bad], DEAD_LETTERS)

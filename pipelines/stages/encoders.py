@@ -229,8 +229,7 @@ class Encoder:
     def _computed(self, network: Callable[[Any], Any], batch: Any) -> NDArray[np.float32]:
         kind = self.device.partition(":")[0]
         with self._torch.inference_mode(), self._torch.autocast(kind, self._torch.bfloat16, enabled=self._bf16):
-            found: NDArray[np.float32] = network(batch).float().cpu().numpy()
-        return found
+            return network(batch).float().cpu().numpy()
 
 
 def _packaged(model: str, weights: Path) -> Network:

@@ -68,15 +68,13 @@ def sort_uids(of_kept: Iterable[list[str]], of_shared: Iterable[list[str]], targ
 
 def _kept(layout: Layout, unit: str) -> list[str]:
     try:
-        uids: list[str] = read_table(layout.part("kept", unit), columns=["uid"])["uid"].to_pylist()
+        return read_table(layout.part("kept", unit), columns=["uid"])["uid"].to_pylist()
     except FileNotFoundError:
         return []
-    return uids
 
 
 def _shared(layout: Layout, name: str) -> list[str]:
-    uids: list[str] = read_table(layout.data(duplicates_stage(UID), name), columns=["duplicate_of"])[0].to_pylist()
-    return uids
+    return read_table(layout.data(duplicates_stage(UID), name), columns=["duplicate_of"])[0].to_pylist()
 
 
 def _unique(uids: NDArray[np.uint64], without: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -99,8 +99,7 @@ def open_parts(path: StorePath) -> IO[bytes]:
     """Open a file to read parts of it. A store's client does not read ahead, as it does by default (S3: 50 MB)."""
     if is_local(path):
         return path.open("rb")
-    handle: IO[bytes] = path.fs.open(path.path, "rb", cache_type="none")
-    return handle
+    return path.fs.open(path.path, "rb", cache_type="none")
 
 
 def read_table(path: StorePath, columns: list[str] | None = None, filters: list[Any] | None = None) -> pa.Table:
@@ -140,15 +139,13 @@ def read_bytes(path: StorePath) -> bytes:
     listing may raise PermissionError."""
     if is_local(path):
         return path.read_bytes()
-    content: bytes = path.fs.cat_file(path.path)  # one request; opening the file would need another one for its size
-    return content
+    return path.fs.cat_file(path.path)  # one request; opening the file would need another one for its size
 
 
 def read_range(path: StorePath, start: int, stop: int) -> bytes:
     """Return bytes [start, stop) of a file, or fewer if it ends before."""
     if not is_local(path):
-        content: bytes = path.fs.cat_file(path.path, start=start, end=stop)
-        return content
+        return path.fs.cat_file(path.path, start=start, end=stop)
     with open(path, "rb", buffering=0) as file:
         return os.pread(file.fileno(), stop - start, start)  # a buffered read would take more than the range
 

@@ -36,12 +36,7 @@ def top_k(
 
 
 def write_targets(
-    store: ConceptStore,
-    heads: dict[str, Head],
-    *,
-    heads_hash: str,
-    k: int,
-    device: str = "cpu",
+    store: ConceptStore, heads: dict[str, Head], *, heads_hash: str, k: int, device: str = "cpu"
 ) -> dict[str, Any]:
     """Write the missing and outdated targets of all shards, then the manifest, and delete targets of other shards."""
     folder = store_at(f"{store.folder}/targets")

@@ -31,5 +31,4 @@ def loss_of(values: Loss | Mapping[str, Any]) -> Loss:
     if isinstance(values, Loss):
         return values
     name = values.get("name", HnNce.name) if isinstance(values, Mapping) else HnNce.name
-    loss: Loss = converted(LOSSES[one_of(LOSSES, name, "loss.name")], values, "loss")
-    return loss
+    return converted(LOSSES[one_of(LOSSES, name, "loss.name")], values, "loss")

@@ -62,8 +62,7 @@ class Batch:
             similarities = rows @ others.T
             similarities[guests, -1] = own[guests]  # a row from outside the batch replaces its last row
             means = means + torch.logsumexp(similarities / temperature, dim=1) - math.log(len(self))
-        found: NDArray[np.float64] = (temperature / 2 * means).cpu().numpy()
-        return found
+        return (temperature / 2 * means).cpu().numpy()
 
 
 def _double(vectors: NDArray[np.float16], device: str) -> torch.Tensor:
