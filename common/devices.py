@@ -117,7 +117,6 @@ class Claim:
         )
 
     def close(self) -> None:
-        """Release the device."""
         self._file.close()
 
 

@@ -35,7 +35,6 @@ def remedy(*extras: str) -> str:
 
 
 def install_command(*requirements: str) -> str:
-    """Return the command that installs these requirements into this environment."""
     command = shlex.join([*_installer(), *requirements])
     if find_spec("pip") or uv_command():
         return command

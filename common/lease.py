@@ -28,7 +28,7 @@ from itertools import chain, repeat
 from pathlib import PurePosixPath
 from typing import Any
 
-from open_diht.common.stores import create, many_at_once
+from open_diht.common.stores import create, many_at_once, said_if_slow
 
 RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
 """Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds: several
@@ -255,23 +255,17 @@ class Lease:
             self._fs.rm_file(path)
 
     def _renew(self) -> None:
-        pause = RENEW_S
+        pause, line = RENEW_S, f"still waiting for the store of {self._of}, which does not answer ..."
         while not self._stop.wait(pause):
-            slow = threading.Timer(
-                SLOW_S, self._say, [f"still waiting for the store of {self._of}, which does not answer ..."]
-            )
-            slow.daemon = True
-            slow.start()
             try:
-                self.fence.check()
-                self._write()
+                with said_if_slow(SLOW_S, line, self._say):
+                    self.fence.check()
+                    self._write()
                 pause = RENEW_S
             except LeaseLost:  # `check` raises it in the thread of the work; this lease would keep others out
                 return
             except Exception:  # every store has errors of its own; a retry may succeed before the lease expires
                 pause = AGAIN_S
-            finally:
-                slow.cancel()
 
 
 def settings_of(shard: str) -> str:

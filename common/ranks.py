@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -78,7 +78,6 @@ class Ranks:
         return self.total(int(flag))[0] > 0
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
         if self.world > 1:
             dist.barrier(group=self.control)
 
@@ -98,6 +97,14 @@ class Ranks:
                 found[block.start : block.stop] = rows[reached : reached + len(block)]
                 reached += len(block)
         return found
+
+    def divided(self, count: int, most: int, compute: Callable[[range], np.ndarray], width: int) -> np.ndarray:
+        """Return the rows (count, width) of all items, on all ranks, which divide blocks of at most `most` items among
+        them. `compute` returns the rows of a block."""
+        size = min(most, -(-count // self.world))  # small enough to be divided
+        blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        mine = [compute(blocks[index]) for index in self.part(len(blocks))]
+        return self.in_order(blocks, np.concatenate([np.empty((0, width)), *mine]))
 
     def all_or_error(self, error: Exception | None) -> None:
         """Wait for all ranks. If any passed an error, raise the first one on every rank, so that none waits forever."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -106,6 +107,18 @@ def translated(translation: Callable[[Exception], Exception | None]) -> Iterator
         if (other := translation(error)) is None:
             raise
         raise other from error
+
+
+@contextmanager
+def said_if_slow(seconds: float, line: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Say a line if the `with` block takes longer, as with many files or a slow store."""
+    timer = threading.Timer(seconds, say, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def in_words(error: BaseException) -> str:

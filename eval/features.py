@@ -200,8 +200,6 @@ def _complete(folder: Path, key: str, what: str, count: int, truncated: Callable
 
 
 class Batch(NamedTuple):
-    """A file of features."""
-
     first: int
     last: int
     """The row after the last."""

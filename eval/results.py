@@ -77,7 +77,6 @@ class Items:
         return Items(**{name: getattr(self, name)[order] for name in NEEDED}, extra=extra)
 
     def write(self, path: Path) -> None:
-        """Write the items as .npz."""
         arrays: dict[str, Any] = {
             "keys": self.keys.astype(np.str_),
             "hits": self.hits.astype(np.float64),

@@ -92,12 +92,8 @@ def _answered(choices: Sequence[Choice], images: Features, texts: Features, cach
     the right captions are ahead, whether they are alike without the image (0 if only one is right), and the index of
     the nearest caption."""
     starts = np.concatenate([[0], np.cumsum([len(choice.captions) for choice in choices])])
-    # Small enough to be divided among the ranks.
-    size = min(BLOCK, -(-len(choices) // cache.group.world))
-    blocks = [range(start, min(start + size, len(choices))) for start in range(0, len(choices), size)]
-    tables = [np.empty((0, 3))]
-    for index in cache.group.part(len(blocks)):
-        block = blocks[index]
+
+    def answered(block: range) -> np.ndarray:
         own = images.take(np.array([choices[question].image for question in block]))
         said = texts.rows(int(starts[block.start]), int(starts[block.stop]))
         rows = np.empty((len(block), 3))
@@ -105,8 +101,9 @@ def _answered(choices: Sequence[Choice], images: Features, texts: Features, cach
             captions = said[starts[question] - starts[block.start] : starts[question + 1] - starts[block.start]]
             scores, right = np.einsum("cd,d->c", captions, own[position]), choices[question].right
             rows[position] = all_ahead(scores, right), right > 1 and alike(captions, right), scores.argmax()
-        tables.append(rows)
-    return cache.group.in_order(blocks, np.concatenate(tables))
+        return rows
+
+    return cache.group.divided(len(choices), BLOCK, answered, width=3)
 
 
 def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[FoundTexts]:

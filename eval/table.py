@@ -47,8 +47,6 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A row of the table."""
-
     task: str
     metric: str
     cells: tuple[Cell | None, ...]

@@ -33,21 +33,19 @@ _ARTICLES = {"a", "an", "the"}
 
 def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
     """Return the accuracy over all questions, and that of each kind of question if there are several."""
-    questions, group = data.questions, cache.group
+    questions = data.questions
     assert questions is not None  # guaranteed by `open_task`
     images = cache.images(data.images, task.name)
     rows: dict[str, int] = {}
     # Equal statements are encoded once.
     choices = [[rows.setdefault(_said(q, answer), len(rows)) for answer in q.candidates] for q in questions]
     texts = cache.texts(list(rows), f"{task.name} statements")
-    # Small enough to be divided among the ranks.
-    size = min(BLOCK, -(-len(questions) // group.world))
-    blocks = [range(start, min(start + size, len(questions))) for start in range(0, len(questions), size)]
-    answered = [np.empty((0, 3))]
-    for index in group.part(len(blocks)):
-        rows_of = slice(blocks[index].start, blocks[index].stop)
-        answered.append(_answered(questions[rows_of], choices[rows_of], images, texts))
-    table = group.in_order(blocks, np.concatenate(answered))
+
+    def answered(block: range) -> np.ndarray:
+        rows_of = slice(block.start, block.stop)
+        return _answered(questions[rows_of], choices[rows_of], images, texts)
+
+    table = cache.group.divided(len(questions), BLOCK, answered, width=3)
     values, predicted, chance = table[:, 0], table[:, 1].astype(np.int64), table[:, 2]
     clusters = np.array([question.image for question in questions])
     record = protocol.base(task, data, cache.model)

@@ -199,7 +199,6 @@ class ColumnCondition(CaptionFilter):
 
     @property
     def thresholds(self) -> tuple[int, ...]:
-        """Return the bins that begin at a threshold."""
         return tuple(round((bound - self._bounds[0]) / self._width) for bound in self._bounds)
 
     @property

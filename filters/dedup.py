@@ -17,8 +17,6 @@ perhaps a third row. It is null for exact duplicates.
 
 
 class DuplicateCounts(TypedDict):
-    """Counts of one kind of duplicates in a run."""
-
     compared: int  # number of rows
     found: int  # number of duplicates; of kind `uid`, of rows that share the uid of an earlier, different row
     rejected: bool  # whether the duplicates are

@@ -45,7 +45,6 @@ class LocalStore:
         return str(self.folder)
 
     def exists(self, path: str) -> bool:
-        """Return whether there is a file or folder."""
         return (self.folder / path).exists()
 
     def files(self, name: str = "") -> list[str]:
@@ -71,7 +70,6 @@ class LocalStore:
         publish_bytes(self.folder / path, content)
 
     def delete(self, path: str) -> None:
-        """Delete a file if it exists."""
         (self.folder / path).unlink(missing_ok=True)
 
     def names(self, last: str) -> list[str]:
@@ -138,7 +136,6 @@ class FsspecStore:
         return self._fs
 
     def exists(self, path: str) -> bool:
-        """Return whether there is a file or folder."""
         with self._asking(path) as inside:
             self.fs.invalidate_cache()  # fsspec caches listings
             return bool(self.fs.exists(inside) or self.fs.isdir(inside))
@@ -191,7 +188,6 @@ class FsspecStore:
                 self.fs.get_file(inside, str(file))
 
     def delete(self, path: str) -> None:
-        """Delete a file if it exists."""
         with suppress(FileNotFoundError), self._asking(path) as inside:
             self.fs.rm_file(inside)
 

@@ -31,8 +31,6 @@ RESULTS, REPORT, LOG = "results.json", "report.html", "log.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """The results of an evaluation."""
-
     values: dict[str, float]
     """Values by `tasks/<task>/<metric>`, with `_low` and `_high` if there is an interval."""
     lines: list[str]

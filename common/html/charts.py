@@ -34,8 +34,6 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart."""
-
     name: str
     points: Sequence[Point]
     """In order of x."""

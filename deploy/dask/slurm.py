@@ -32,7 +32,6 @@ def main() -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of this script's options."""
     found = argparse.ArgumentParser(description="Filter on Dask workers that Slurm starts.", allow_abbrev=False)
     found.add_argument("--jobs", type=int, required=True, help="number of jobs")
     found.add_argument("--cores", type=int, required=True, help="cores per job, each with a worker process")

@@ -64,7 +64,6 @@ class Cluster(LocalCluster):
 
     @property
     def address(self) -> str:
-        """Address of the REST service."""
         return f"http://localhost:{self.port}"
 
     def start(self) -> None:

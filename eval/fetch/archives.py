@@ -86,7 +86,6 @@ def jpeg(image: Image.Image, quality: int = 95) -> bytes:
 
 
 def write_tar(path: Path, samples: Iterable[Sample]) -> int:
-    """Write samples to one tar file and return their number."""
     count = 0
     with tarfile.open(path, "w") as tar:
         for key, members in samples:

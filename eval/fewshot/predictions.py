@@ -31,7 +31,6 @@ class Predictions:
     """(methods, shots, seeds, n) predicted classes."""
 
     def write(self, path: Path) -> None:
-        """Write the predictions as .npz."""
         arrays: dict[str, Any] = {name: getattr(self, name) for name in NAMES}
         with published(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)

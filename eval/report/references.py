@@ -13,8 +13,6 @@ from open_diht.common.yaml_files import read_yaml
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A published number."""
-
     model: str
     data: str
     value: float
@@ -27,8 +25,6 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class FewShotReference:
-    """A published few-shot curve."""
-
     method: str
     backbone: str
     shots: Mapping[int, float]
@@ -38,7 +34,6 @@ class FewShotReference:
 
 
 def references(task: str, kind: str, metric: str) -> list[Reference]:
-    """Return the published numbers for a task and metric."""
     raw = _raw()
     found = []
     for entry in raw["models"]:
@@ -59,7 +54,6 @@ def references(task: str, kind: str, metric: str) -> list[Reference]:
 
 
 def few_shot_references(task: str) -> list[FewShotReference]:
-    """Return the published few-shot curves of a task."""
     raw = _raw()
     return [
         FewShotReference(

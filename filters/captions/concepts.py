@@ -72,11 +72,9 @@ class ConceptNames:
         return word
 
     def objects(self, texts: Collection[str | None]) -> set[str]:
-        """Return all names of a caption's objects."""
         return {name for text in texts if text for name in self.object(text)}
 
     def attributes(self, texts: Collection[str | None]) -> set[str]:
-        """Return the names of a caption's attributes."""
         return {name for text in texts if text and (name := self.attribute(text)) is not None}
 
 

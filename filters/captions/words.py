@@ -29,8 +29,6 @@ Form = Literal["ing", "inflected", "base"]
 
 
 class Word(NamedTuple):
-    """A word as written in a text."""
-
     lower: str
     has_letter: bool
     group: str | None

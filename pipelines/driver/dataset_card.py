@@ -63,7 +63,6 @@ class Config:
 
 
 def card_of(settings: RunSettings, layout: Layout, plan: Plan, units: Sequence[Unit], funnel: FunnelRecord) -> str:
-    """Return the card of an output folder."""
     kinds = (_config(layout, kind, units) for kind in KINDS)
     return render_card(funnel, settings, plan, [kind for kind in kinds if kind is not None])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import cast
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import temporary_beside
 from open_diht.common.lease import Lease
+from open_diht.common.stores import said_if_slow
 from open_diht.pipelines.driver.annotations import Annotations, annotating_stages
 from open_diht.pipelines.driver.conservation import check_conservation
 from open_diht.pipelines.driver.errors import dead_letters_of, errors_of
@@ -112,7 +112,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     for check in checks:
         check(settings, None, say)
     cores = settings.workers if settings.unit_rows is None else 1
-    with _said_if_slow(f"still listing INPUT {settings.input} and OUTPUT {settings.output} ...", say):
+    with said_if_slow(_SLOW_S, f"still listing INPUT {settings.input} and OUTPUT {settings.output} ...", say):
         plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
@@ -131,7 +131,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         check(settings, plan, say)
     layout = Layout(settings.output)
     place = settings.publisher.target if settings.publisher else layout.root
-    with _said_if_slow(f"still waiting for the store of OUTPUT {place}, which does not answer ...", say):
+    with said_if_slow(_SLOW_S, f"still waiting for the store of OUTPUT {place}, which does not answer ...", say):
         _check_writable(layout)
         if settings.publisher:
             settings.publisher.check(plan.fingerprint, len(plan.units))
@@ -152,18 +152,6 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
                     work.take_back_changed()
     except NotLocked as error:
         raise WrongUse(str(error)) from error
-
-
-@contextmanager
-def _said_if_slow(line: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Print a line if the `with` block takes longer than `_SLOW_S` seconds, as with many files or a slow store."""
-    timer = threading.Timer(_SLOW_S, say, [line])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 @contextmanager

@@ -59,8 +59,6 @@ def beats(folder: Path, units: Collection[str]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Count:
-    """The progress of a stage."""
-
     done: int
     total: int | None = None
     """Rows in all, or None while the number is unknown."""

@@ -48,8 +48,6 @@ class Failure(TypedDict):
 
 
 class FailedUnit(TypedDict):
-    """The record of a quarantined unit."""
-
     unit: str
     stage: str
     tries: list[Failure]

@@ -28,8 +28,6 @@ _TEMPORARY = (408, 429, 502, 503, 504)
 
 @dataclass(frozen=True)
 class Fetched:
-    """A successful response."""
-
     body: bytes
     """The decompressed body."""
     headers: Message

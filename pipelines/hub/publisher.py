@@ -45,8 +45,6 @@ class CannotPublish(RunFailed):
 
 @dataclass(frozen=True)
 class _There:
-    """The content of a repository."""
-
     head: str
     files: Mapping[str, RepoFile]
     target: HubAddress

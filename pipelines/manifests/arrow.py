@@ -36,7 +36,6 @@ def kind_of(type: pa.DataType) -> Kind:
 
 
 def is_bytes(type: pa.DataType) -> bool:
-    """Return whether this is one of Arrow's binary types."""
     return bool(
         pa.types.is_binary(type)
         or pa.types.is_large_binary(type)

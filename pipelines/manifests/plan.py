@@ -92,7 +92,6 @@ class Plan:
         return unit in self._places
 
     def number(self, unit: str) -> int:
-        """Return the index of a unit in the plan."""
         return self._places[unit]
 
     def span(self, unit: str) -> Span:

@@ -83,7 +83,6 @@ class Forecast:
     """Bytes by place."""
 
     def as_dict(self) -> dict[str, object]:
-        """Return the forecast for JSON."""
         content: dict[str, object] = {"rates": {name: asdict(rate) for name, rate in self.rates.items()}}
         for section in ("rows", "core_hours", "images", "stored"):
             content[section] = {

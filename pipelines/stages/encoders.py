@@ -186,7 +186,6 @@ class Encoder:
         return np.ascontiguousarray(image.pixels[:, :, ::-1])
 
     def tensor(self, pixels: Pixels) -> torch.Tensor:
-        """Return the tensor of a decoded image."""
         return self._network.prepare(Image.fromarray(pixels, "RGB"))
 
     def embed(self, prepared: Sequence[torch.Tensor | UnreadableImage]) -> list[Vector | UnreadableImage]:

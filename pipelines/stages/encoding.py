@@ -50,7 +50,6 @@ def matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
 
 
 def statuses(embeddings: Sequence[Encoded]) -> list[tuple[str, str]]:
-    """Return the status and message of each embedding."""
     return [(OK, "") if isinstance(one, np.ndarray) else (str(one.reason), one.message) for one in embeddings]
 
 

@@ -61,7 +61,6 @@ def last_of_each(records: pa.Table) -> pa.Table:
 
 
 def tar_path(layout: Layout, name: str) -> StorePath:
-    """Return the path of a tar of downloaded images."""
     return layout.data(DOWNLOAD, "any").with_name(name)
 
 

@@ -96,7 +96,6 @@ class _Parts:
         self._rows = 0
 
     def add(self, uids: list[str]) -> None:
-        """Add uids of 32 hex digits each."""
         self._waiting.append(np.frombuffer(bytes.fromhex("".join(uids)), np.uint8).reshape(-1, 16))
         self._rows += len(uids)
         if self._rows >= _FLUSH_ROWS:

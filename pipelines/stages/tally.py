@@ -61,7 +61,6 @@ class Tally:
         push(self.examples[reason], key)
 
     def record(self) -> DecideRecord:
-        """Return the unit's commit record."""
         record: DecideRecord = {
             "rows": sum(self.rows.values()),
             "kept": self.rows[KEPT],

@@ -27,8 +27,6 @@ gets a commit of its own."""
 
 @dataclass(frozen=True)
 class Push:
-    """A commit to make."""
-
     add: Mapping[str, StorePath]
     """Files by their names in the repository."""
     delete: tuple[str, ...] = ()

@@ -51,7 +51,6 @@ class Layout:
         return self.work / "exported.json"
 
     def commits(self, stage: str) -> StorePath:
-        """Return the folder of a stage's commit records."""
         return self.work / stage / "commits"
 
     def commit(self, stage: str, unit: str) -> StorePath:

@@ -178,7 +178,6 @@ def set_fence(root: StorePath, fence: Fence | None) -> None:
 
 
 def fence_of(root: StorePath) -> Fence | None:
-    """Return the fence of an output folder."""
     return _fences.get(str(root))
 
 

@@ -61,5 +61,4 @@ def conforms(value: object, kind: Any) -> bool:
 
 @cache
 def _keys(kind: Any) -> tuple[tuple[str, Any], ...]:
-    """Return the keys of a TypedDict with their types."""
     return tuple(get_type_hints(kind, include_extras=True).items())

@@ -40,8 +40,6 @@ _REACH = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """A setting of a preset."""
-
     key: str
     """Section and name, as in a preset's file."""
     kind: Kind

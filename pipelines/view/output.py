@@ -73,8 +73,6 @@ class Listing:
 
 @dataclass(frozen=True)
 class State:
-    """The progress of a run."""
-
     units: int
     decided: int
     annotated: int
@@ -145,7 +143,6 @@ class Output:
         return (*found, *(name for name in (DOWNLOAD, "spotting") if stamps(self.layout.commits(name), ".json")))
 
     def state(self) -> State:
-        """Return the progress of the run."""
         listing, units, funnel = self.listing(), len(self.plan.units), self.funnel()
         finished = funnel is not None and len({*listing.decided, *funnel["set_aside"]}) >= units
         return State(units, len(listing.decided), len(listing.decided) + len(listing.undecided), finished)
@@ -180,7 +177,6 @@ class Output:
         return self._listed[1]
 
     def captions_record(self, unit: str) -> CaptionRecord | None:
-        """Return the commit record of stage `captions` for a unit, or None."""
         return read_record(self.layout.commit("captions", unit), CaptionRecord)
 
     def decide_record(self, unit: str) -> DecideRecord | None:

@@ -85,7 +85,6 @@ class Sample:
 
     @property
     def rows(self) -> int:
-        """Number of rows in the sample."""
         return sum(map(len, self.pieces))
 
 

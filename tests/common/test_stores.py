@@ -1,8 +1,10 @@
-"""What the clients of object stores raise."""
+"""What the clients of object stores raise, and what is said while they do not answer."""
+
+import threading
 
 import pytest
 
-from open_diht.common.stores import absolute, file_system, in_words, is_of_client, is_remote
+from open_diht.common.stores import absolute, file_system, in_words, is_of_client, is_remote, said_if_slow
 
 
 def test_errors_of_clients_are_told_by_their_package() -> None:
@@ -25,3 +27,17 @@ def test_paths_of_a_disk_are_no_addresses(monkeypatch: pytest.MonkeyPatch) -> No
         assert not is_remote(path) and absolute(path) == full == file_system(path)[1]
     assert is_remote("memory://b/a") and absolute("memory://b/a") == "memory://b/a"
     assert file_system("memory://b/a")[0].protocol == "memory"
+
+
+def test_what_takes_long_is_said() -> None:
+    said, told = list[str](), threading.Event()
+
+    def say(line: str) -> None:
+        said.append(line)
+        told.set()
+
+    with said_if_slow(0.01, "still listing", say):
+        assert told.wait(10)
+    with said_if_slow(60.0, "still listing", say):
+        pass
+    assert said == ["still listing"]

@@ -41,7 +41,6 @@ class Labels:
         return np.diff(self.offsets)
 
     def of(self, rows: npt.NDArray[np.int64]) -> Labels:
-        """Return the labels of some samples."""
         ids = [self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows]
         offsets = np.concatenate([[0], np.cumsum([len(each) for each in ids], dtype=np.int64)])
         return Labels(offsets.astype(np.int64), np.concatenate(ids) if ids else np.zeros(0, np.int32))
@@ -147,6 +146,5 @@ class ConceptStore:
 
 
 def concatenated(parts: Sequence[Labels]) -> Labels:
-    """Concatenate the labels of several shards."""
     counts = np.concatenate([part.counts() for part in parts])
     return Labels(np.concatenate([[0], np.cumsum(counts)]), np.concatenate([part.ids for part in parts]))

@@ -96,7 +96,6 @@ class TorchPasses:
 
     @staticmethod
     def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Passes`."""
         s = _negatives(tile)
         top = s.amax(dim=1)
         shift = top.masked_fill(top == -math.inf, 0.0)[:, None]  # -inf minus -inf would be NaN
@@ -111,7 +110,6 @@ class TorchPasses:
     def gradient(
         tile: Tile, beta: float, constant: bool, omega: Tensor, sum_hard: Tensor, sum_weights: Tensor
     ) -> Tensor:
-        """See `Passes`."""
         s = _negatives(tile)
         grad_s: Tensor = (s * (1 + beta)).sub_(sum_hard[:, None]).exp_()
         grad_s.mul_((omega * (1 if constant else 1 + beta))[:, None])

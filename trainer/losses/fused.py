@@ -42,7 +42,6 @@ class TritonPasses:
 
     @staticmethod
     def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-        """See `chunked.Passes`."""
         c, n = tile.s_cn.shape
         top, sum_hard, sum_weights = (tile.s_cn.new_empty(c) for _ in range(3))
         rows, columns = 4, 512  # a program reads whole rows, so few of them, in wide blocks

@@ -96,11 +96,9 @@ class HnNce(Loss):
 
     @property
     def tells_duplicates(self) -> bool:
-        """True if duplicates are masked."""
         return self.mask_duplicates
 
     def describe(self) -> str:
-        """Return the name and the constants."""
         return f"HN-NCE (alpha {self.alpha:g}, beta {self.beta:g})"
 
     def remark(self, device: torch.device) -> str:

@@ -44,7 +44,6 @@ class SigLip(Loss):
 
     @property
     def tells_duplicates(self) -> bool:
-        """True if duplicates are masked."""
         return self.mask_duplicates
 
     def describe(self) -> str:

@@ -88,7 +88,6 @@ class Graph:
 
     @property
     def output(self) -> str:
-        """Return the name of the model's only output."""
         (output,) = self._graph.output
         return output.name  # type: ignore[no-any-return]
 

@@ -104,12 +104,5 @@ def _uids(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> list[str]:
 
 
 def _entries(later: NDArray[np.void], first: NDArray[np.void], uids: list[str]) -> pa.Table:
-    columns = [
-        pa.array(later["unit"].astype(np.int32)),
-        pa.array(later["ordinal"].astype(np.int64)),
-        pa.array(first["unit"].astype(np.int32)),
-        pa.array(first["ordinal"].astype(np.int64)),
-        pa.array(uids, pa.string()),
-        pa.nulls(len(later), pa.float32()),
-    ]
-    return pa.table(columns, schema=ENTRIES)
+    where = [later["unit"], later["ordinal"], first["unit"], first["ordinal"]]
+    return pa.table([*where, uids, pa.nulls(len(later), pa.float32())], schema=ENTRIES)

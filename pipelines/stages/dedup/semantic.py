@@ -158,17 +158,8 @@ def duplicates(
     again = again[np.lexsort((rows["ordinal"][again], unit_of[again]))]
     cited = first[again]
     halves = zip(rows["uid_high"][cited].tolist(), rows["uid_low"][cited].tolist(), strict=True)
-    return pa.table(
-        [
-            pa.array(unit_of[again].astype(np.int32)),
-            pa.array(rows["ordinal"][again].astype(np.int64)),
-            pa.array(unit_of[cited].astype(np.int32)),
-            pa.array(rows["ordinal"][cited].astype(np.int64)),
-            pa.array([uid_of(*pair) for pair in halves], pa.string()),
-            pa.array(cosines[again]),
-        ],
-        schema=ENTRIES,
-    )
+    where = [unit_of[again], rows["ordinal"][again], unit_of[cited], rows["ordinal"][cited]]
+    return pa.table([*where, [uid_of(*pair) for pair in halves], cosines[again]], schema=ENTRIES)
 
 
 def _columns(records: NDArray[np.void], names: list[str]) -> NDArray[np.void]:
