@@ -1,7 +1,5 @@
 """CPU time of this process and of the processes that work for it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import resource

@@ -1,7 +1,5 @@
 """Crops that a teacher and a training share: the middle of a long image, and random ones from a seed and a key."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 

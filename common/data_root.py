@@ -1,7 +1,5 @@
 """The folder of data that is downloaded once for all runs: evaluation sets, weights and the reference encoder."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Choose the device, GPU and precision that a model runs on."""
 
-from __future__ import annotations
-
 import argparse
 import fcntl
 import itertools

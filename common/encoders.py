@@ -8,8 +8,6 @@
 Nothing is downloaded. torch and the library are imported only when a model is loaded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

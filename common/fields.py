@@ -5,8 +5,6 @@ A number's range is written at its field: `share: Share = 0.05`, or
 also checks values from code calls `check_fields` in its `__post_init__`.
 """
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import inspect

@@ -1,7 +1,5 @@
 """Publish local files so that a kill at any moment leaves them complete or absent."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

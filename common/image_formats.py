@@ -1,7 +1,5 @@
 """Accepted image formats, and file name endings that identify images. It imports no other module of this package."""
 
-from __future__ import annotations
-
 from typing import Final
 
 FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "BMP")

@@ -6,8 +6,6 @@ decoded a thousand times over, scan by scan. These functions walk a file from pa
 pass, decode nothing, and drop most parts that pixels do not need from JPEG, PNG and GIF.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Callable

@@ -6,8 +6,6 @@ takes at most 36 bytes per pixel, and time proportional to pixels x scans, both 
 raises BadImage with a reason, when it is opened or decoded.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Collection, Iterator

@@ -4,8 +4,6 @@ If uv made the installation or pip is missing, the command is uv. Otherwise, and
 pip, which Python can add to an environment without pip.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

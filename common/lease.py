@@ -10,8 +10,6 @@ token. All code that writes under a lease calls `Fence.check` first, in every pr
 is a newer token.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """Wording of messages: suggestions for mistyped names, and counts."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """Third-party files with a known SHA-256; docs/reference/third-party-models.md lists them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from functools import cache

@@ -1,7 +1,5 @@
 """User modules that register filters, stages or formats. Workers load them too."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from types import ModuleType

@@ -1,7 +1,5 @@
 """Progress of running work on standard error: a tqdm bar on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

@@ -1,7 +1,5 @@
 """The distributed processes of a run: started by torchrun, or a single process."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

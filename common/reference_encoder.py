@@ -8,8 +8,6 @@ third-party packages (Apache-2.0; MIT).
 The module needs torch, timm, transformers and open_clip (for the class names), so import it only when it is used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final

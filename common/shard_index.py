@@ -6,8 +6,6 @@ images and captions, uids, and the tar's SHA-256. It also detects defects of a s
 writes an index with each shard. Training builds missing ones, except those of `--export index` and of `make select`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -3,8 +3,6 @@
 The Makefile passes the names of its variables in the environment of the commands that it runs.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 

@@ -1,7 +1,5 @@
 """Confidence intervals of a proportion, and the chance level of retrieval."""
 
-from __future__ import annotations
-
 import math
 from statistics import NormalDist
 from typing import NamedTuple

@@ -1,8 +1,6 @@
 """Paths on a disk and addresses that fsspec knows, many requests at once, and the errors of stores and hubs. The errors
 of their clients have no common base class, so match by package."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

@@ -4,8 +4,6 @@ Python's tarfile takes a corrupt header in the middle for the end of the archive
 shard would silently lose its tail. Here every end except a proper one is an error.
 """
 
-from __future__ import annotations
-
 import re
 import tarfile
 from collections.abc import Iterator

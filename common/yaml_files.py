@@ -1,7 +1,5 @@
 """Read YAML safely: no duplicate keys, and each error is one line with the place and a remedy."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,8 +1,6 @@
 """Start and stop clusters of daemons on this machine without touching other processes. Uses only the standard
 library."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import fcntl

@@ -5,8 +5,6 @@ sentences. A model's number means something only where it exceeds the best text-
 are reported. The rules here are weak; language models find more (Hsieh et al. 2023).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

@@ -7,8 +7,6 @@ Exit status: 0 compared; 1 no task could be tested, or a file is broken or canno
 written.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Options of `make compare`, without importing what it runs."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ A, its interval, a p value, and the p value corrected for the number of tasks (H
 numbers are paired by test image and by the seed of the shots (`open_diht.eval.fewshot.comparison`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Errors of the evaluation, by cause. A message names the value and the place, and often the remedy."""
 
-from __future__ import annotations
-
 from open_diht.common.command_line import WrongUse
 
 __all__ = ["DataBroken", "DataMissing", "EvalError", "FetchFailed", "ModelError", "WrongUse"]

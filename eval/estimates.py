@@ -5,8 +5,6 @@ ROC-AUC follows DeLong et al. (1988), and average precision uses the jackknife. 
 once, in closed form; for the 11-point variant it leaves out groups of images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Examples that the report shows: the model's output for single images, questions and captions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

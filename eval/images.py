@@ -6,8 +6,6 @@
 Exit status: 2, with one line, for unknown tasks and for data that is not on this machine or not usable.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import io

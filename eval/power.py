@@ -7,8 +7,6 @@ power is that of the exact McNemar test, summed over the number of items on whic
 reaches 77 to 80.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 

@@ -3,8 +3,6 @@
 Failures to reproduce a published number often come down to one of these fields.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

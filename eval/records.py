@@ -3,8 +3,6 @@
 A kill cannot truncate a file of ours, but a faulty disk or a person can corrupt it.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.metadata

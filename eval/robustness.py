@@ -3,8 +3,6 @@
 The prediction is a curve through models trained on ImageNet alone.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Mapping

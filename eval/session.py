@@ -1,7 +1,5 @@
 """The state that the tasks of a run have in common."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -5,8 +5,6 @@ depends on the question and the offered answer, never on people's answers. Quest
 fits become "question: ... answer: ...".
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 

@@ -15,8 +15,6 @@ All of this is sampling noise, of the test set and of the shots. Two trainings o
 points on ImageNet, according to the DataComp authors). No test set can show this difference, only several seeds.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Hashable, Sequence

@@ -8,8 +8,6 @@ those of the first model that has the task.
 Exit status: 0 printed; 1 a file is broken; 2 wrong use.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import io

@@ -1,7 +1,5 @@
 """Tasks: sources of data, kind, metric and terms; suites; and the options of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args

@@ -4,8 +4,6 @@ Every prompt is encoded and normalized, a class is the normalized mean over its 
 et al. and other public code), and an image is assigned to the class with the largest product.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -17,8 +17,6 @@ in a section named after the filter's reason; a preset without that section does
             ...
 """
 
-from __future__ import annotations
-
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ On captions: no caption, too long a caption, Complexity and Action. On images: l
 written in them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

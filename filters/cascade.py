@@ -8,8 +8,6 @@ no run:
     apply_cascade(rows, None, load_preset("paper"), ["captions"]).reasons
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable

@@ -7,8 +7,6 @@ a uniform border, and its middle. Mirroring negates the odd horizontal frequenci
 the hash.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

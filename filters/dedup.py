@@ -1,7 +1,5 @@
 """Settings of deduplication: which duplicates are rejected, and what counts as a semantic duplicate."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal, NotRequired, TypedDict
 

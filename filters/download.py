@@ -1,7 +1,5 @@
 """Reasons why stage `download` did not fetch an image: each is a reason of the cascade."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

@@ -3,8 +3,6 @@
 Its tables come with the package, and a caption takes about ten microseconds.
 """
 
-from __future__ import annotations
-
 import html
 import importlib.util
 from collections.abc import Iterable

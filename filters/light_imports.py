@@ -5,8 +5,6 @@ used here. That costs every worker process 0.5 GB of memory and seconds at start
 because None in sys.modules misleads libraries that look there for what is loaded (scipy does).
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

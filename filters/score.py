@@ -1,7 +1,5 @@
 """Settings of the CLIP score: how similar the embeddings of image and caption must be."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

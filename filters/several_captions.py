@@ -5,8 +5,6 @@ for all its captions, and the filters take the captions apart with `each_caption
 have no such column.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import islice
 

@@ -7,8 +7,6 @@ Options and defaults are those of the targets of the same names: `make filter DA
 is not installed.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -6,8 +6,6 @@ A recipe for a container image comes with a wheel of this installation and with 
 Exit status: 0 success, also if the same files were there; 2 wrong use, and nothing was written.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """The settings of a run."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 

@@ -3,8 +3,6 @@
 The key `tower` in a `vision_cfg` or `text_cfg` selects a tower of `open_diht.trainer.towers`, or one by import path.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Mapping

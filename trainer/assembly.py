@@ -1,7 +1,5 @@
 """The parts of a run, assembled from its configuration in the state before the first step."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence

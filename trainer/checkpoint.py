@@ -8,8 +8,6 @@ manifest, atomically, so that the checkpoint is always valid. A resumed run rena
 one before it, if there is one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import pickle

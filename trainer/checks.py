@@ -3,8 +3,6 @@
 These numbers guide a run. Publish numbers of the evaluation, which states protocol and data sets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 

@@ -5,8 +5,6 @@ Exit status: 0 trained to the end; 1 the run failed; 2 wrong use; 130 or 143 sto
 the program loads, or a Ctrl-C after the first signal, also gives 130 or 143, but then nothing is saved.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from typing import Any

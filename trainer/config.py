@@ -7,8 +7,6 @@ knowledge. (convention): common to CLIP training code. (ours): a choice of this 
 (paper) as the paper's.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 

@@ -5,8 +5,6 @@ is close. A float may be written as an integer, lists become tuples, and an empt
 plain value is converted.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The configurations that come with the trainer, by name. Imports no torch, so that a command line can name them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from open_diht.common.yaml_files import Shelf

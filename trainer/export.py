@@ -3,8 +3,6 @@
 `load` loads those with a tower that is not open_clip's.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Options of the torch half of `make concepts`. Imports no torch, so that they are checked before the other half."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass

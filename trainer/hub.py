@@ -5,8 +5,6 @@ All files of the folder are published in one commit, so no reader sees half a mo
 another hub (`HF_ENDPOINT`).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Open the data of a run: pairs from shards or by a loader of the user's own, and a teacher's targets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar

@@ -5,8 +5,6 @@ rate, the last block has it times the decay, each block before it has a further 
 The blocks of timm's image towers are those of timm's `group_matcher`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The log of a run: progress lines, `log.jsonl`, TensorBoard, Weights & Biases, and the speed that they report."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -4,8 +4,6 @@ The cost of a pair is what autograd keeps of it from the forward to the backward
 these bytes, on the device and in the precision of the training, so it works alike on GPUs and CPUs.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Iterator

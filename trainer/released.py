@@ -5,8 +5,6 @@ project does not distribute the files. The model zoo of the official repository 
 CC-BY-NC-4.0; treat the weights alike). They are plain state dicts under the names that open_clip uses.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

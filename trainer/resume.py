@@ -5,8 +5,6 @@ settings. Its count of samples continues from the parent's, and so do schedules 
 data. A branch with the settings of its parent takes the parent's own steps, as exactly as a resumed run does.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -5,8 +5,6 @@ micro-batches draws the same ones as an undisturbed run. No generator state is k
 before each use, in a step from (seed, purpose, epoch, batch, rank, part).
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import warnings

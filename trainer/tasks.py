@@ -3,8 +3,6 @@
 An unknown task is an error at the start of the training. Later failures of that process are reported and logged.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -12,8 +12,6 @@ A tower is a `torch.nn.Module` whose constructor takes `embed_dim`, the size of 
 A plugin may give its class a name by `register`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

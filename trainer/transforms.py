@@ -4,8 +4,6 @@ Workers return uint8 pixels of the model's size, which take a quarter of the byt
 memory and on the way to a GPU. `Pixels` normalizes them on the device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ MFU is the FLOP/s that the model needs at the measured speed, forward and backwa
 devices. Recomputation to save memory (gradient checkpointing, micro-batches) does not count.
 """
 
-from __future__ import annotations
-
 import resource
 
 import torch

@@ -4,8 +4,6 @@ Every weight of the model or tower is either loaded or reported as missing. A wr
 open_clip's position embeddings are resized.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping

@@ -5,8 +5,6 @@ is written, its manifest last. The log and the curves are uploaded before each c
 they grow. A run starts from the content of the store and ignores the disk's.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import shutil

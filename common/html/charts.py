@@ -1,7 +1,5 @@
 """Charts of the reports: bars, histograms and lines, as HTML that loads nothing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Render a report as one file: the report's own Jinja template inside the shared page."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.resources import files
 from typing import Any

@@ -1,7 +1,5 @@
 """Make untrusted text safe to show: escaped, bounded, and without characters that hide or reorder others."""
 
-from __future__ import annotations
-
 import html
 import re
 import unicodedata

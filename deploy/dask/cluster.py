@@ -11,8 +11,6 @@ environment and the folder of this command and use its Python, which needs the e
 also if there is nothing to stop; 2: no cluster could be started, or `status` found none; one line gives the reason.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import sys

@@ -9,8 +9,6 @@ folder there or in an object store. Run this where it can stay until the run end
 If it is stopped for any reason, run the same command to resume.
 """
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 import sys

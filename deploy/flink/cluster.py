@@ -12,8 +12,6 @@ library. Exit status 0: success, also if there is nothing to stop; 2: no cluster
 none; one line gives the reason.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

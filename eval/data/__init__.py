@@ -1,7 +1,5 @@
 """Read data sets from disk, with one reader per layout. Reading downloads nothing."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

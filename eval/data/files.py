@@ -1,7 +1,5 @@
 """Images stored as files: folders of classes, and lists of images with labels or captions."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import functools

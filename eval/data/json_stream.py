@@ -1,7 +1,5 @@
 """Read a list inside a large JSON file, element by element."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

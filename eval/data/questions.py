@@ -1,7 +1,5 @@
 """Questions about images as their authors publish them: VQAv2 and SNLI-VE."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

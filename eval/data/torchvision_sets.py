@@ -1,7 +1,5 @@
 """Data sets that torchvision can read. Reading a task never downloads."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import inspect

@@ -14,8 +14,6 @@ Shards are indexed, and images are then read in any order, so that ranks and int
 they need. A number of shards other than in nshards.txt is an error.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

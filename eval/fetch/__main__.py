@@ -1,7 +1,5 @@
 """Entry point of `python -m open_diht.eval.fetch` (`make bench-data`), which downloads data and weights."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import shutil

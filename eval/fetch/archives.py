@@ -1,7 +1,5 @@
 """Unpack zip and tar archives, write the samples of a webdataset, and encode images as JPEG."""
 
-from __future__ import annotations
-
 import io
 import lzma
 import shutil

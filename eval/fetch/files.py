@@ -1,7 +1,5 @@
 """Download the files and archives in a task's `fetch` entry to where its sources expect them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Data sets on the hub, through its client: files with sizes and hashes, and sets in webdataset layout."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Iterator, Sequence

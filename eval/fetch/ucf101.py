@@ -5,8 +5,6 @@ Frames are counted by decoding, because the number in a video's header is not re
 videos are a RAR archive, which bsdtar (libarchive), unrar or 7z unpacks.
 """
 
-from __future__ import annotations
-
 import itertools
 import shutil
 import subprocess

@@ -5,8 +5,6 @@ Images and shots are both random samples, so both contribute to the error (two-w
 little about the variation between shots; Student's t with few degrees of freedom accounts for that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

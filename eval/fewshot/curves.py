@@ -3,8 +3,6 @@
 Prediction and scoring are separate: `predict_curves` never sees a test label, so labels cannot influence a choice.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field

@@ -7,8 +7,6 @@ how far the probe moves from the text (DiHT, CVPR 2023, few-shot section; norm, 
 model's logit scale is not part of W, so delta is in units of the classifier's unit rows and comparable between models.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ of k = 1 is among the two of k = 2). They do not depend on the order of the samp
 random generator.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ comes from the curvature of the cross-entropy; there is no learning rate to tune
 bounds the distance of the objective from its optimum, so "converged" describes the answer and not the last step.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Metrics: functions of vectors, scores and labels that know no model. Vectors are read in blocks."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Metrics of classification from scores and labels. Ties go to the lower class; in rankings negatives come first."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

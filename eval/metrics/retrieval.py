@@ -9,8 +9,6 @@ A positive's score is read from the same tile of scores as its competitors'. Com
 can differ in the last bits, and the comparison would be noise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

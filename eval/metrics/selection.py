@@ -4,8 +4,6 @@ A tie counts as wrong, as in the code of SugarCrepe and Winoground: a model that
 nothing, whatever their order. With more right than wrong images, ties alone give a Jaccard index above 0.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Load models by name: a folder, an architecture with weights, one of the authors' models, or the reference."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import open_clip

@@ -1,7 +1,5 @@
 """The interface of a model: unit vectors of images and texts, and a fingerprint of its weights."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from abc import ABC, abstractmethod

@@ -5,8 +5,6 @@ text tower attention is causal and the feature is read at the end-of-text token,
 the shorter sequence, the model's own forward computes the same feature in a fraction of the time.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

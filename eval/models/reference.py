@@ -1,7 +1,5 @@
 """The offline reference encoder (`open_diht.common.reference_encoder`) as a model of the evaluation."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ open_clip silently resizes position embeddings that do not fit, and starts from 
 a folder has none: the numbers would be those of another model.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path

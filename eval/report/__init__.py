@@ -3,8 +3,6 @@
 write_report(rows, folder, examples=collect_examples(...))
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

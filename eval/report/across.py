@@ -3,8 +3,6 @@
 Intervals of averages come from the stored items; the images of one set count once, however many tasks use them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rows of results.json, grouped as the page shows them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

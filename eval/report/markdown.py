@@ -1,7 +1,5 @@
 """Render results.md: the report's tables for terminals, tickets and diffs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from open_diht.common.html.text import plain

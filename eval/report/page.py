@@ -1,7 +1,5 @@
 """Render the page: numbers with intervals, few-shot curves, published numbers, examples."""
 
-from __future__ import annotations
-
 import base64
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Published numbers to show next to ours, from eval/references.yaml."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Options of sources are checked by `open_diht.eval.data.check_options`, entries of `fetch` when they are used.
 """
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Names are, for example, `clip_benchmark:cifar10` and `openai_clip:ucf101`. A tem
 (openai/CLIP) or `{c}` (CLIP_benchmark and the webdataset template files).
 """
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Iterable, Sequence

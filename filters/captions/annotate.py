@@ -4,8 +4,6 @@ Annotating is the expensive pass (normalize, parse, graph, verify) and uses no p
 `rules.py` decides on its columns.
 """
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

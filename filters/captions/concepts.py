@@ -9,8 +9,6 @@ the suffix rules if they lead to a known word (known adjectives stay as they are
 itself. No tagger runs, because the words are known to be nouns and adjectives.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 from functools import cache, lru_cache

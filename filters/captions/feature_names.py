@@ -4,8 +4,6 @@ Most groups are templates with one feature each. A group of templates returns no
 because the caption has no such word.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Set
 from typing import Any, Final

@@ -6,8 +6,6 @@ weight of a group by its arguments. The features of the caption itself (`Caption
 they are separate, so that they are weighed once per caption. Names are readable, so a score can be explained.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

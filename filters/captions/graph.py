@@ -5,8 +5,6 @@ from which verifier score on (`rules.py`), so thresholds change without a new pa
 are our reading of DiHT, whose parser is not published.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

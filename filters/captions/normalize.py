@@ -4,8 +4,6 @@ Taggers are trained on sentences; alt texts come as HTML, as file names, in Titl
 boilerplate of stock-photo sites. `normalize` undoes what misleads the tagger. The row keeps its original caption.
 """
 
-from __future__ import annotations
-
 import html
 import re
 from functools import lru_cache

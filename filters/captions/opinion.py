@@ -10,8 +10,6 @@ A caption's opinion does not depend on the captions that are asked with it: it i
 every processor. The rest is float arithmetic, which differs in the last bits, so the log odds are rounded in steps.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Parse captions with spaCy's models, fast: tagger and parser only, in NumPy if possible, equal texts once."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace

@@ -5,8 +5,6 @@ in Unicode; the workers of the filters do not need the package for this alone
 (`tests/filters/captions/test_wordpiece.py` compares them).
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterator, Sequence
 

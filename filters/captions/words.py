@@ -1,7 +1,5 @@
 """Properties of a word that do not depend on its context, cached by word."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple

@@ -1,7 +1,5 @@
 """Presets: named sets of thresholds for all filters, in YAML."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

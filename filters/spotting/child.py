@@ -4,8 +4,6 @@ It is a subprocess and not multiprocessing, because it must also start inside da
 next to running threads.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

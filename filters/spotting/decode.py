@@ -5,8 +5,6 @@ Images of the web include bombs, truncated downloads, HTML error pages, animatio
 MemoryError. `open_diht.common.images` decides what is accepted, and within which limits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum

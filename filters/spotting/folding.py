@@ -4,8 +4,6 @@ OCR joins words, loses accents and changes case; captions hold full-width forms,
 folding, texts that differ only in these are the same string. Word boundaries are kept, because the rule needs them.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator

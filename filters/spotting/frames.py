@@ -1,7 +1,5 @@
 """Messages over a pipe: four bytes with the length, then that many bytes."""
 
-from __future__ import annotations
-
 import os
 import select
 import struct

@@ -4,8 +4,6 @@ A pixel is covered by a polygon if its center lies inside it. Both functions use
 area is exactly the fraction of pixels that masking paints over.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from math import ceil
 

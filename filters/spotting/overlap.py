@@ -25,8 +25,6 @@ common words) and avoids 86 to 91 % of the accidents. The thresholds are fields 
 runs store the strings and scores, so another rule can decide on them later.
 """
 
-from __future__ import annotations
-
 import importlib.resources
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence

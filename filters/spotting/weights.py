@@ -7,8 +7,6 @@ before a process first uses it. The four model folders have the layout that Padd
 and `open_diht.Cat` do not.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import hashlib

@@ -6,8 +6,6 @@ JSON. The process ends soon after its parent: when stdin ends, when its parent c
 native code, by SIGALRM. If it is stopped when its parent ends, the kernel wakes it, see child.py.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Roles of manifest columns, and the column names (aliases) by which they are found."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 

@@ -1,7 +1,5 @@
 """Annotate the units of a run, except those whose annotations are committed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

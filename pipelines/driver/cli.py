@@ -4,8 +4,6 @@ Exit status: 0 success, or a job was staged as a template; 1 error lines at the 
 or a failed run; 2 wrong use, and no results were written.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Sequence

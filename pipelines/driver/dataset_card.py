@@ -5,8 +5,6 @@ kind's name. The head lists the column types of a kind if its parts agree on the
 them. Parts with different columns then load as one table, with null for columns that a part lacks.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

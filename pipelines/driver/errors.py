@@ -1,7 +1,5 @@
 """Error lines of a run or shard that ended without an exception. If there are any, its exit status is 1."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, get_args

@@ -1,7 +1,5 @@
 """Collect example rows of each reason, with all evidence, for the report."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

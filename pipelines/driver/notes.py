@@ -1,7 +1,5 @@
 """Remarks for the end of a run, printed next to the funnel."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from open_diht.common.naming import counted

@@ -1,7 +1,5 @@
 """Write run.json, funnel.json, the card and, with stage export, the report; print the funnel."""
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Sequence

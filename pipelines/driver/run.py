@@ -1,7 +1,5 @@
 """A filter run from plan to report: annotate the units that are not committed, decide, check, export."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import time

@@ -1,7 +1,5 @@
 """The funnel as a table for the terminal."""
 
-from __future__ import annotations
-
 from open_diht.pipelines.report.funnel import FunnelRecord, unaccounted
 
 _HEAD = ("stage", "reason", "rejected", "share", "left")

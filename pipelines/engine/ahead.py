@@ -1,8 +1,6 @@
 """Prepare the items of batches in threads while an earlier batch is processed: a GPU needs many cores to decode its
 images."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

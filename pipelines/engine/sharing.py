@@ -5,8 +5,6 @@ runs its part of a stage, and waits for the other parts before the next stage. I
 at work divide its part. Two shards that run the same unit write equal files.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 

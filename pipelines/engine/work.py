@@ -1,7 +1,5 @@
 """The engine of a run over the units of a plan."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

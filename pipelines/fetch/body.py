@@ -1,7 +1,5 @@
 """Read and decompress a response's body, within a byte limit."""
 
-from __future__ import annotations
-
 import http.client
 import zlib
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ http.client's own limits apply per line and per read: a server that sends a byte
 can keep it busy forever. Here the socket itself enforces the deadline and the byte limit.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import socket

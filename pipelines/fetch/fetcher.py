@@ -1,7 +1,5 @@
 """Fetch one URL: its bytes, or the reason why it failed."""
 
-from __future__ import annotations
-
 import email.utils
 import random
 import ssl

@@ -1,7 +1,5 @@
 """Schemas of a download unit's tables: what is requested, and the result for each row."""
 
-from __future__ import annotations
-
 from typing import TypedDict
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """Resolve a host once and check every address it resolves to."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Settings for fetching and storing images."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ ours, because both handle untrusted data. The verification of hashes (opener.py)
 URL may expect different files.
 """
 
-from __future__ import annotations
-
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial

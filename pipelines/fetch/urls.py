@@ -1,7 +1,5 @@
 """Parse URLs from manifests strictly, and escape them."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from dataclasses import dataclass

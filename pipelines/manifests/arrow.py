@@ -1,7 +1,5 @@
 """Arrow column types: their families, sizes and plain equivalents."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]

@@ -1,7 +1,5 @@
 """Convert chunks to batches: check text encodings and sizes, then derive captions, URLs and uids."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

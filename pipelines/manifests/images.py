@@ -1,7 +1,5 @@
 """Read image files that a manifest names: only in allowed folders, with a size limit, never from the web."""
 
-from __future__ import annotations
-
 import os
 import posixpath
 import stat

@@ -1,7 +1,5 @@
 """Expand the user's INPUT= pattern to a list of files."""
 
-from __future__ import annotations
-
 import glob
 import os
 import posixpath

@@ -4,8 +4,6 @@ A unit is a part of one file. Beam distributes units and not rows, since every e
 in the output folder and read by later runs on any machine, so that unit names and commit records keep their meaning.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Read manifest files of any format: inspect them, split them into spans, read rows and images."""
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace

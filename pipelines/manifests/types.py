@@ -1,7 +1,5 @@
 """Types of manifest files, of the rows read from them, and of errors. All can be pickled."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal, NotRequired, TypedDict
 

@@ -1,7 +1,5 @@
 """Command line of `make pilot`: run the real stages on a random sample of units, then print the forecast."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace

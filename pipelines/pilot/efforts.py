@@ -1,7 +1,5 @@
 """Measure what reading images costs at each OCR effort, on images of a pilot's sample."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any

@@ -1,7 +1,5 @@
 """Read the measurements of each unit of a run from its commit records and files."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """Options of `make pilot`, without importing the modules it runs; see `open_diht.pipelines.options`."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Draw a row with its evidence: the image and the text read in it, the caption and its annotations."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterator
 

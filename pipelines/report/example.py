@@ -1,7 +1,5 @@
 """The data of one row that a report shows. `funnel.json` holds examples in this form, without their images."""
 
-from __future__ import annotations
-
 from typing import NotRequired, TypedDict
 
 Reasons = list[tuple[str, float]]

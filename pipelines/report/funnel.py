@@ -1,7 +1,5 @@
 """The types of funnel.json, the counts of a run."""
 
-from __future__ import annotations
-
 from typing import NotRequired, TypedDict
 
 from open_diht.common.naming import counted

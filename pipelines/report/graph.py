@@ -4,8 +4,6 @@ There are three columns: actions on the left, objects in reading order in the mi
 relations as brackets on the right. So no node covers another, however many there are.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Sequence

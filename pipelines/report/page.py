@@ -1,7 +1,5 @@
 """The report of a run: headline, funnel, reasons, histograms, and examples with their evidence."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from open_diht.common.html.charts import bin_counts, histogram

@@ -1,7 +1,5 @@
 """Thumbnails of images, as JPEG."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

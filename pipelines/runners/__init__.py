@@ -1,7 +1,5 @@
 """Backends: the only package that turns --runner into Beam options and a Beam runner."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from open_diht.common.installation import remedy

@@ -7,8 +7,6 @@ an index of OUTPUT is corrupt, or its store failed after the plan and the record
 was written.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 from collections import Counter

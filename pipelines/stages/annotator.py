@@ -4,8 +4,6 @@ An annotating stage is one class. On a worker it processes units, as every `Stag
 driver it tells which units there are, which of them are done, and what their annotations decide.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar

@@ -1,7 +1,5 @@
 """Stage `captions`: read manifest rows, annotate captions, and put broken rows into the dead-letter table."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field

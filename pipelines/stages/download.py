@@ -6,8 +6,6 @@ images in the same way, a recorded row is requested again only if it failed and 
 of a segment that share a URL share its requests.
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections import Counter

@@ -1,7 +1,5 @@
 """Write a run's exports: subset.npy, and shards of the survivors or indexes of the input's tars."""
 
-from __future__ import annotations
-
 import posixpath
 import time
 from collections import Counter

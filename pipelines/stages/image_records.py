@@ -1,7 +1,5 @@
 """Decide the rows of a unit by the annotations of captions and images that are stored so far."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import pyarrow as pa

@@ -5,8 +5,6 @@ results are kept while models and settings stay the same. If another preset lets
 segment. If it lets fewer rows pass, all results that it needs are there.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace

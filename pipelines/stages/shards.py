@@ -1,7 +1,5 @@
 """Stage `export`: write the survivors as webdataset shards, if their images are available."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -3,8 +3,6 @@
 Its units are image units. If a row was read again because its image has been downloaded, its last record counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType

@@ -4,8 +4,6 @@ Its readers take every row with one of the uids. So a uid that different rows sh
 were not kept.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Counts of stage `decide` for a unit, and its commit record."""
 
-from __future__ import annotations
-
 import heapq
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ scanned again while it stays the same. When thresholds change, the survivors are
 tars, named after the first of their caption units that has not failed.
 """
 
-from __future__ import annotations
-
 import posixpath
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 `work/` is not published: it serves to resume and to decide again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 

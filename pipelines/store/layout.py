@@ -1,7 +1,5 @@
 """Paths of the files in an output folder."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import tempfile

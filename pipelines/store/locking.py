@@ -11,8 +11,6 @@ NFS maps a flock to a lock of bytes, and grants a shared one to files that are o
 to files that are open for writing. So each lock file is open for both.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """Decide whether a run may use an output folder, so that it does not overwrite or delete foreign files."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable

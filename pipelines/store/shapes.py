@@ -1,7 +1,5 @@
 """Read records from JSON files that a user may have edited, and check them against their type."""
 
-from __future__ import annotations
-
 import math
 from functools import cache
 from types import NoneType, UnionType

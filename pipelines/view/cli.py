@@ -4,8 +4,6 @@ Exit status: 0 the server was stopped; 1 reading the output failed; 2 wrong use;
 143 SIGTERM, before the server started.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import socket

@@ -1,7 +1,5 @@
 """The settings of a preset as controls of a form, and the form's values as a preset."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields

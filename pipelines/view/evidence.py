@@ -1,7 +1,5 @@
 """Find all information about a row: its annotations, the text read in its image, and the image itself."""
 
-from __future__ import annotations
-
 import contextlib
 
 import numpy as np

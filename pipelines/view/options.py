@@ -1,7 +1,5 @@
 """Options of `make view`, without importing what it runs; see `open_diht.pipelines.options`."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The output folder that is shown: its committed units, and the settings of its run."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict

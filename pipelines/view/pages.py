@@ -1,7 +1,5 @@
 """The content of each page: a template and its variables, and what the server keeps between requests."""
 
-from __future__ import annotations
-
 import re
 import threading
 from collections.abc import Iterator, Mapping

@@ -10,8 +10,6 @@ by scores or user stages stay rejected, and so do duplicates of kinds that the p
 recomputed, as in a run, if `pairs_are_known`.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections import Counter

@@ -4,8 +4,6 @@ Exit status: 0 success, or left to the last shard; 1 the folder cannot be used, 
 failed; 2 wrong use, nothing was written; 130 stopped by Ctrl-C; 141 if the reader of the output has closed it.
 """
 
-from __future__ import annotations
-
 import argparse
 import fcntl
 import hashlib

@@ -1,7 +1,5 @@
 """Store the teacher's predictions for every image: the k most probable concepts, in `targets/` of `make concepts`."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

@@ -6,8 +6,6 @@ max(1, sqrt(t / f)), a sample has the largest factor of its concepts, and it occ
 more with probability r - floor(r). (Square-root up-sampling, this form of it, and t are (unverified).)
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum

@@ -7,8 +7,6 @@ Rows of zero probabilities are images that the teacher could not read. The files
 head at k = 10, plus keys and headers, and training does not need the teacher itself.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

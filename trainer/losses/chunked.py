@@ -12,8 +12,6 @@ Matrix products are torch's. The operations between them are two passes over eac
 per operation and hold two tiles of chunk x n at a time; the passes of `fused` read a tile once.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol

@@ -99,6 +99,7 @@ class HnNce(Loss):
         return self.mask_duplicates
 
     def describe(self) -> str:
+        """Return the name and the constants."""
         return f"HN-NCE (alpha {self.alpha:g}, beta {self.beta:g})"
 
     def remark(self, device: torch.device) -> str:

@@ -5,8 +5,6 @@ losses of its own rows against all columns, in both directions unless these have
 which DDP computes, is the gradient of the whole batch's loss, for both encoders and the temperature.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """HN-NCE as a module that takes the keyword arguments of open_clip's `ClipLoss`, for trainers other than ours."""
 
-from __future__ import annotations
-
 import logging
 import math
 

@@ -1,7 +1,5 @@
 """Losses by name. To add one, subclass `Loss` and call `register(YourLoss)` before the configuration is read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -13,8 +13,6 @@ With two masked log-sum-exps and one softplus no exponential overflows, and easy
 logaddexp(log alpha + s_ii, N_i) - s_ii, or cross_entropy, would cancel to 0. alpha = 1, beta = 0 is InfoNCE.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import combinations

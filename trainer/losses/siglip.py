@@ -47,6 +47,7 @@ class SigLip(Loss):
         return self.mask_duplicates
 
     def describe(self) -> str:
+        """Return the name."""
         return "SigLIP"
 
     def rows(

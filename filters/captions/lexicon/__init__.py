@@ -5,8 +5,6 @@ from WordNet that a model of those ratings rated ("wide"). If a word has both, t
 counts (see README.md next to the tables). The first names come from the US census of 1990.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib.resources import files

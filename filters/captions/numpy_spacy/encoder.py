@@ -6,8 +6,6 @@ second half, four convolutions over windows of three tokens, runs here as NumPy 
 same core than spaCy's, and a third fewer. Weights and results are spaCy's, up to the rounding of the sums.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

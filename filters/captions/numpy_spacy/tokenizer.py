@@ -6,8 +6,6 @@ their tokens, and tokens with their vectors. Both caches have two generations: a
 generation is dropped, so common words stay.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass

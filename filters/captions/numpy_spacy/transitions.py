@@ -9,8 +9,6 @@ improved non-monotonic transition system for dependency parsing"; weights, arith
 rounding of the sums.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

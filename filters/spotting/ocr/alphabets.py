@@ -4,8 +4,6 @@ The last layer, over all classes at every step, takes about a fifth of the tiny 
 `alphabet=latin` its columns are cut when the file is loaded; the file on disk stays as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final

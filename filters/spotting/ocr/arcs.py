@@ -4,8 +4,6 @@ The detector finds such text, but its outline fits a quadrilateral badly, so `de
 rejects it. A circle fitted to its pixels gives the arc along which to read.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Final

@@ -5,8 +5,6 @@ Real-time Scene Text Detection with Differentiable Binarization, AAAI 2020): a l
 such pixels, grown to the size of its letters.
 """
 
-from __future__ import annotations
-
 from typing import Any, Final
 
 import cv2

@@ -4,8 +4,6 @@ It runs in the child process of `worker.py`. `paddle.PaddleEngine` is the refere
 the two line by line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

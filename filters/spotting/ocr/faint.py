@@ -5,8 +5,6 @@ unlikely for a line, and of small print often only a part is found. The part of 
 places is enlarged and searched again, at less cost than enlarging whole images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final

@@ -5,8 +5,6 @@ Both use libjpeg-turbo and give the same pixels. OpenCV does not report damage, 
 that have JPEG's end marker are decoded here (`decode.decode_image`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Final
 

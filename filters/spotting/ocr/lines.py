@@ -1,7 +1,5 @@
 """Cut lines of text out of an image, as strips of the height that the recognizer reads."""
 
-from __future__ import annotations
-
 import math
 from typing import Final
 

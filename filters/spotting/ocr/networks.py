@@ -1,7 +1,5 @@
 """Run PP-OCRv6's networks with ONNX Runtime or OpenVINO, on one thread."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Collection
 from typing import Any

@@ -3,8 +3,6 @@
 Field numbers are those of ONNX's onnx.proto; fields that are not listed are kept unchanged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final

@@ -3,8 +3,6 @@
 Importing it takes seconds and 300 MB.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

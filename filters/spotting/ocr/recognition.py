@@ -4,8 +4,6 @@ A line is padded to one of the widths of `WIDTHS`, never to that of its neighbor
 does not depend on them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 

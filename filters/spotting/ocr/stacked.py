@@ -3,8 +3,6 @@
 The detector takes them for many short lines, misses some, or finds a line that was turned.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final

@@ -3,8 +3,6 @@
 To add a format, register a class that extends `Format`, or `LineFormat` for a format that consists of lines.
 """
 
-from __future__ import annotations
-
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence

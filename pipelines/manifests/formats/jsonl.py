@@ -5,8 +5,6 @@ file have one schema: the value of a key that is new or is named `_extra`, and a
 numbers or booleans. Columns of type string hold null and NaN as null, and other values as JSON text.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence

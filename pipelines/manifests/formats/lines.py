@@ -1,7 +1,5 @@
 """Formats that consist of lines, and a reader of lines of any length in bounded memory."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Parquet: chunks bounded in rows and bytes, without image bytes unless they are requested."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager

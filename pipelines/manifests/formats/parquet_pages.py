@@ -5,8 +5,6 @@ one 16 MiB value, a hundred rows take 1.6 GiB, from one kilobyte on disk. The pa
 this before rows are unpacked. They can be trusted, because the reader unpacks by them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any

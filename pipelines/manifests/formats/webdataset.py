@@ -1,7 +1,5 @@
 """Samples of webdataset tars: consecutive members with the same path up to the first dot of the name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace

@@ -1,8 +1,6 @@
 """K-means on the unit sphere, to find images that may be near copies. More than one cluster needs faiss (extra
 `score`)."""
 
-from __future__ import annotations
-
 from types import ModuleType
 
 import numpy as np

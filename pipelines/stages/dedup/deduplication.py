@@ -7,8 +7,6 @@ Exact duplicates are counted even if they are not rejected: pairs, images that s
 several different rows share. Duplicates of a kind are rejected if stage `dedup` is requested and the preset says so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 

@@ -5,8 +5,6 @@ order of the plan. Memory holds the distinct keys so far and a batch of waiting 
 duplicates: an image that occurs a million times takes the space of one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import numpy as np

@@ -5,8 +5,6 @@ rejected row replaces one that stays. Whether a uid belongs to one pair is check
 a subset names rows by uid alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Read the duplicates that were found, by the unit of their rows."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

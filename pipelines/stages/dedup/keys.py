@@ -1,7 +1,5 @@
 """128-bit keys of rows, spread evenly over their range, and the record types of keys and duplicates."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -10,8 +10,6 @@ within eps of a kept row. With `all`, as in SemDeDup, more rows may be removed, 
 the first stays.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterable
 from typing import Literal

@@ -1,7 +1,5 @@
 """Stages that find semantic duplicates: embeddings, centroids, members of clusters, near copies."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass, field
 from functools import partial

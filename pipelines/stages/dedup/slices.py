@@ -5,8 +5,6 @@ the records. A reader knows P, so it reads the header and the slice with at most
 object store.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -5,8 +5,6 @@ uids and a seed. `BatchStage` takes the first rows as batches, `NegativeStage` c
 batches, and `ThresholdStage` finds the exact score that a fraction of the rows reaches, in bounded memory.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Read what stage `score` has stored, and apply thresholds on it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
