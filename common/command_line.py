@@ -4,8 +4,6 @@ Exit status: 0 success; 1 failure; 2 wrong use; 129 ended by SIGHUP; 130 stopped
 output has closed it; 143 ended by SIGTERM.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import errno

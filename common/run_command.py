@@ -4,8 +4,6 @@ on standard error and an exit status, unless the command handles them as `make v
 Import nothing heavy here: the signal handlers must be active while the rest is imported.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import logging

@@ -1,7 +1,5 @@
 """Cross-modal retrieval: R@1, 5 and 10 in one direction per task, for every caption template of the task."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

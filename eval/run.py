@@ -3,8 +3,6 @@
 Tasks whose numbers are all there, from the same inputs and software, are kept; run the same command to resume.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable, Sequence

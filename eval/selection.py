@@ -6,8 +6,6 @@ and group score (Winoground, MMVP-VLM, ColorSwap). Association: the nearest imag
 as people chose, scored by the Jaccard index of both sets (WinoGAViL).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

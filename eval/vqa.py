@@ -5,8 +5,6 @@ are equally near, the question counts with their mean accuracy, so a model that 
 any order of the candidates.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

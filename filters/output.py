@@ -1,7 +1,5 @@
 """Build the rows of kept/ and rejected/: the original columns, the annotations, and the reason."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import numpy as np

@@ -8,8 +8,6 @@ sums over samples, such as the concept loss, are added in (3). Ranks average the
 the last part.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field

@@ -15,8 +15,6 @@ one, on a CPU in float32 with the same settings and the same number of ranks and
 kernels may differ, see `run.deterministic`.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os

@@ -6,8 +6,6 @@ even if the process is killed. Object stores cannot rename a folder atomically, 
 left by a run that ended in between.
 """
 
-from __future__ import annotations
-
 import fcntl
 import io
 import os

@@ -1,7 +1,5 @@
 """Print the sizes of files, then download them. Each file is complete, recorded, and checked if its hash is known."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import os

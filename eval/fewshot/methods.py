@@ -4,8 +4,6 @@ Hyperparameters are chosen on the support set, or fixed for one shot per class. 
 new method is a function and a line there.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence

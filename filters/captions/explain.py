@@ -1,7 +1,5 @@
 """Explain in words why the verifier gave the candidates of a caption their scores."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Check in the result files, by counting, that no row was lost or duplicated."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """The counts in funnel.json, summed over the commit records."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 

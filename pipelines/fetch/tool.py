@@ -1,7 +1,5 @@
 """Load img2dataset on demand: it imports wandb and albumentations, which takes seconds."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import io

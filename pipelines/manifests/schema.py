@@ -1,7 +1,5 @@
 """Map columns to roles, and find columns whose types differ between the files of one manifest."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Forecast the whole data set from the measurements of a pilot: rates, rows, images, core-hours and bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal

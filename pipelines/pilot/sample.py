@@ -5,8 +5,6 @@ units spread over fewer rows. If the units of a run are much larger and the samp
 made longer than the others, so that the fixed cost and the cost per row can be told apart (see `estimate.recut`).
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -7,8 +7,6 @@ worth the same in every group that is read. So all groups share one level t, and
 rejected rows enter after `delay` readings of the kept ones, and from then on each group is read equally often.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

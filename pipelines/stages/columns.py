@@ -4,8 +4,6 @@ See `open_diht.filters.columns`. The values are stored before captions are parse
 this stage again. Only rows that pass the conditions are parsed, fetched and read.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

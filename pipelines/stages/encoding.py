@@ -1,7 +1,5 @@
 """The base of stages that encode images: over image units, batch after batch."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice

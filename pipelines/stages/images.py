@@ -4,8 +4,6 @@ Stage `download` writes the images of an image unit into tars, and for every req
 image is, or why there is none.
 """
 
-from __future__ import annotations
-
 import contextlib
 import tempfile
 from collections import Counter

@@ -3,8 +3,6 @@
 Runs, Beam transforms and `open_diht.Cat` share these functions, which import no Beam.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

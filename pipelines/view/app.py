@@ -1,7 +1,5 @@
 """The web application: routes and error pages. It only reads, and escapes captions on every page."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from importlib.resources import files

@@ -12,8 +12,6 @@ teacher's softmax gives them no probability, so as columns of the student's they
 about which the teacher said nothing. Duplicates need no mask, because the teacher finds them equally similar.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ With logits s_ij = scale x_i . y_j + bias over n pairs
 There is no softmax over pairs, so a learned bias has to account for the rarity of matches.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar
