@@ -1,7 +1,5 @@
 """Read the text in images with PaddleOCR's models, in a child process that may crash, hang or leak without harm."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -10,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from open_diht.common.installation import install_command, remedy
 from open_diht.filters.spotting.child import Child, ChildDied, ChildTimeout
@@ -67,7 +65,7 @@ class TextSpotter:
         self._lost_in_a_row = 0
         _SPOTTERS.add(self)
 
-    def __enter__(self) -> TextSpotter:
+    def __enter__(self) -> Self:
         with self._lock:
             self._running()
         return self

@@ -1,7 +1,5 @@
 """Progress of a running stage: rows done, total, rate, time left."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys
@@ -11,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import Self, TextIO
 
 from open_diht.common.progress import EVERY_S, ProgressBar
 
@@ -79,7 +77,7 @@ class StageProgress:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> StageProgress:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

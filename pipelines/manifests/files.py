@@ -3,8 +3,6 @@
 A file that changes while it is read would silently mix rows of two versions.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
@@ -12,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, partial
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, Self, TypeVar, cast
 
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
@@ -162,7 +160,7 @@ class _Unpacked:
     def read(self, size: int) -> bytes:
         return self._stream.read(min(size, _UNPACKED_BYTES))
 
-    def __enter__(self) -> _Unpacked:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,8 +5,6 @@ it is complete, and a rename would be a copy; so the file is written to a local 
 final name. The commit record of a unit is written last in the same way: without it a unit is not done.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -14,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -153,7 +151,7 @@ class TableFile:
         self._context = published(path)
         self.rows = 0
 
-    def __enter__(self) -> TableFile:
+    def __enter__(self) -> Self:
         if self._schema is not None:
             self._open(self._schema)
         return self

@@ -1,13 +1,11 @@
 """Commit records. A unit is done only if its record exists, with all files that the record vouches for."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 from open_diht.common.shard_index import IndexCounts
 from open_diht.pipelines.store.commit import CorruptRecord, RunFailed, publish_json, read_json, remove, take_digest
@@ -139,7 +137,7 @@ class Fingerprints:
     path: StorePath
 
     @classmethod
-    def published(cls, layout: Layout, stage: str, units: Mapping[str, str]) -> Fingerprints:
+    def published(cls, layout: Layout, stage: str, units: Mapping[str, str]) -> Self:
         """Write the fingerprints of a stage. The stage is made with the result, so the file exists before it starts."""
         path = layout.fingerprints(stage)
         publish_json(path, dict(units))

@@ -5,14 +5,12 @@ time is up, or after the last row; the next page begins where it ended, and ever
 examined.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlencode
 
 import numpy as np
@@ -101,7 +99,7 @@ class Place:
         return f"{self.unit}.{self.end}.{self.row}"
 
     @classmethod
-    def parse(cls, text: str) -> Place:
+    def parse(cls, text: str) -> Self:
         """Parse the text of a place, as `str` writes it. Raise BadAddress for other texts."""
         parts = text.split(".")
         if len(parts) != 3 or parts[1] not in ENDS or not parts[2].isdecimal() or len(parts[2]) > 12:
