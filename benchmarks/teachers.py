@@ -1,4 +1,4 @@
-"""What stored embeddings of a teacher cost: a training step and the loader with and without them, and storing them.
+"""Measure what stored embeddings of a teacher cost: a step and the loader with and without them, and asking for them.
 
     python -m benchmarks.teachers [--model ViT-B-32] [--batch 16] [--samples 512] [--repeats 7]
 

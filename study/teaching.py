@@ -1,4 +1,4 @@
-"""What a teacher stores about pairs in memory: predictions of concepts, and embeddings.
+"""Store what a teacher says about pairs in memory: predictions of concepts, and embeddings.
 
 `make concepts` reads shards; here the data is in memory. Caption words, heads, their training and
 the stored form of predictions and embeddings are the product's.
