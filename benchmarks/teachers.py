@@ -89,7 +89,7 @@ def loaders(data: Path, center: Path, drawn: Path, model: str, batch: int) -> di
     shown = (side, transform(TransformSettings(crop_scale=(1.0, 1.0)), side, training=False))
     return {
         "none": loader(),
-        "of the center": loader(embeddings=open_embeddings(center)),
+        "embeddings of the center": loader(embeddings=open_embeddings(center)),
         "of four drawn crops": loader(embeddings=open_embeddings(drawn), view=shown),
     }
 
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         def epoch(name: str) -> None:
             drained(reading[name].epoch(next(epochs)), lambda batch: batch.images)
 
-        for name in ("of the center", "of four drawn crops"):
+        for name in ("embeddings of the center", "of four drawn crops"):
             sides[f"loader, {name}"] = (partial(epoch, name), partial(epoch, "none"), options.samples)
 
         def rows() -> Iterator[list[str]]:
