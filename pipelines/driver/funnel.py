@@ -17,6 +17,8 @@ from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import each
 
+_MOST_BINS = 10_000  # far more than there are: only a record that was altered can have so many
+
 
 def summarise(
     layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, own: Sequence[StageFilter] = ()
@@ -111,6 +113,8 @@ def _drawn(condition: ColumnCondition, histograms: Mapping[str, Mapping[int, int
     bins = sorted(histograms.get(STORED + condition.reason, {}))
     numbers = [one for one in bins if one != MISSING_PLACE]
     if condition.thresholds and numbers:  # include empty bins between them
+        if numbers[-1] - numbers[0] > _MOST_BINS:
+            raise ValueError(f"a histogram of column {condition.reason} has the bins {numbers[0]} and {numbers[-1]}")
         bins = [*bins[: len(bins) - len(numbers)], *range(numbers[0], numbers[-1] + 1)]
     return {"labels": {str(one): condition.label(one) for one in bins}, "thresholds": list(condition.thresholds)}
 

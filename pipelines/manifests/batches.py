@@ -285,9 +285,9 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
     return pieces
 
 
-def chosen_rows(batches: Iterable[Batch], ordinals: npt.NDArray[np.int64]) -> Batch:
+def chosen_rows(batches: Iterable[Batch], ordinals: npt.NDArray[np.int64]) -> Batch | None:
     """Return the good rows of consecutive batches that have these ordinals (n,), ascending. The batches after the last
-    of them are not read."""
+    of them are not read. Return None if there are no batches."""
     parts: list[Batch] = []
     for batch in batches:
         places = np.flatnonzero(np.isin(batch.ordinals, ordinals)).tolist()
@@ -297,7 +297,7 @@ def chosen_rows(batches: Iterable[Batch], ordinals: npt.NDArray[np.int64]) -> Ba
         parts.append(Batch(ordinals=batch.ordinals[places], table=table, bad=[], **chosen))
         if len(batch.ordinals) and batch.ordinals[-1] >= ordinals[-1]:
             break
-    return _join(parts)
+    return _join(parts) if parts else None
 
 
 def make_uid(*, url: str | None, caption: str | None, own: str | None = None, stand_in: str | None = None) -> str:

@@ -71,7 +71,8 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
     RunFailed if its store does not answer any more."""
     layout, found = Layout(root), Findings(str(root), options.seed)
     with store_errors(root, WrongUse, SEE_TO_OUTPUT):
-        files = files_of(root, found)
+        if is_local(root):
+            files_of(root, found)
         if found.differences:
             found.skip("everything else: no file is opened in an output that has more than regular files and folders")
             return found
@@ -83,6 +84,7 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
             return found
         if is_locked(layout):
             raise WrongUse(f"a run is working in {root}, and changes its files; verify it once the run has ended")
+        files = files_of(root, found)  # a run may have ended since
     with store_errors(root, RunFailed, "run the same command again once it answers"):
         structure = Structure(layout, plan, files, found)
         run, settings, rows = structure.record(root / "run.json", RunRecord), None, None

@@ -16,7 +16,7 @@ from open_diht.pipelines.stages.evaluation import FINGERPRINTS, EvaluationFilter
 from open_diht.pipelines.stages.evaluation_sets import EVALUATION
 from open_diht.pipelines.stages.images import DOWNLOAD, state_of
 from open_diht.pipelines.stages.score.stored import SCORE
-from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.layout import unit_of
 from open_diht.pipelines.store.records import fingerprint_of
 from open_diht.pipelines.store.shapes import conforms
@@ -62,7 +62,11 @@ def check_provenance(structure: Structure, run: RunRecord) -> None:
             if record is None:
                 continue
             if stage == SCORE:
-                downloads = state_of(read_json(layout.commit(DOWNLOAD, name)))
+                try:
+                    downloads = state_of(read_json(layout.commit(DOWNLOAD, name)))
+                except CorruptRecord:
+                    found.differ("structure", layout.commit(DOWNLOAD, name), "is no record of this version")
+                    continue
                 expected[stage] = {embedding_of(models.get(SCORE, {}).get("fingerprint", ""), downloads)}
             # run.json does not have all settings of the OCR, but all units must share them.
             made = str(record.get("fingerprint"))

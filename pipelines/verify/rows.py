@@ -227,9 +227,10 @@ class Rows:
                 found.skip(f"rows of {span.path}: the run has found its columns by another data set")
                 return None
             batch = chosen_rows(read(span, self.dataset, batch_rows=BATCH_ROWS, images=True), ordinals)
-            if np.array_equal(batch.ordinals, ordinals):
+            there = len(batch.ordinals) if batch else 0
+            if batch and np.array_equal(batch.ordinals, ordinals):
                 return batch
-            what = f"has {len(batch.ordinals)} of {counted(len(ordinals), 'sampled row')} of unit {unit}"
+            what = f"has {there} of {counted(len(ordinals), 'sampled row')} of unit {unit}"
         except FileChanged as error:
             found.differ("input", span.path, error.what)
             return None

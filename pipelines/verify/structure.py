@@ -51,8 +51,8 @@ _SUMMED = ("rows_in", "kept", "rejected", "dead_letter", "not_decided", "unparse
 
 
 def is_plain(name: object) -> bool:
-    """Return whether a text is a name in a folder, and no path that leads elsewhere."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\0"} & {*name}
+    """Return whether a text is a name in a folder that `files_of` looks at, and no path that leads elsewhere."""
+    return isinstance(name, str) and name[:1] not in ("", ".") and not {"/", "\0"} & {*name}
 
 
 class Vouching(TypedDict):
@@ -68,11 +68,22 @@ def files_of(root: StorePath, found: Findings) -> dict[str, int | None]:
     neither a regular file nor a folder, and return None for it: reading a pipe or a device may never end, and a link
     may lead to files of this machine that are not of the output. Links to files of the output are good."""
     if not is_local(root):
-        inside = "/" + root.path.strip("/")
-        listed = root.fs.find(root.path, detail=True).items()
-        return {posixpath.relpath("/" + name.strip("/"), inside): int(about["size"] or 0) for name, about in listed}
+        inside, listed = "/" + root.path.strip("/"), dict[str, Any]()
+        for about in root.fs.ls(root.path, detail=True):
+            if about["type"] == "directory" and posixpath.basename(about["name"].rstrip("/")) in _READ:
+                listed |= root.fs.find(about["name"], detail=True)
+            elif about["type"] != "directory":
+                listed[about["name"]] = about
+        return {
+            posixpath.relpath("/" + name.strip("/"), inside): int(about["size"] or 0) for name, about in listed.items()
+        }
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # no output, which the caller reports
+            raise error
+
     top, sizes = Path(os.path.realpath(root)), dict[str, int | None]()
-    for folder, folders, names in os.walk(top):
+    for folder, folders, names in os.walk(top, onerror=fail):
         paths = [Path(folder, name) for name in sorted([*folders, *names]) if not name.startswith(".")]
         folders[:] = [name for name in folders if not name.startswith(".") and (Path(folder) != top or name in _READ)]
         for path in paths:
@@ -83,7 +94,9 @@ def files_of(root: StorePath, found: Findings) -> dict[str, int | None]:
             what, name = None, path.relative_to(top)
             if path.is_symlink() and top not in path.resolve().parents:
                 what = "is a link that leads out of the output"
-            elif not S_ISREG(mode) and (path.is_symlink() or not S_ISDIR(mode)):
+            elif S_ISDIR(mode) and path.is_symlink():
+                what = "is a link to a folder"
+            elif not S_ISREG(mode) and not S_ISDIR(mode):
                 what = "is not a regular file"
             sizes[name.as_posix()] = size if what is None and S_ISREG(mode) else None
             if what is not None and name.parts[0] in _READ:
@@ -255,12 +268,25 @@ class Structure:
             found.skip("the sums in funnel.json: records of the run are damaged")
             return
         units = [unit for unit in self.plan.units if unit.name in self.decided]
-        sums: Any = summarise(layout, units, self.plan, settings)
+        path, summed = layout.root / "funnel.json", [*_SUMMED]
+        try:
+            sums: Any = summarise(layout, units, self.plan, settings)
+        except (CorruptRecord, LookupError, TypeError, ValueError, AttributeError) as error:
+            found.differ("structure", path, f"cannot be compared with the records of all units ({error})")
+            return
         sums["dead_letter"]["units"] += len(funnel["set_aside"])
-        for name in _SUMMED:
-            if funnel.get(name) != sums.get(name):
-                what = f"{name}: {funnel.get(name)}, and {sums.get(name)} by all units"
-                found.differ("structure", layout.root / "funnel.json", what)
+        if len(units) < len(self.plan.units):
+            # The annotations of undecided units may have come or gone since.
+            sums["rows_in"] += funnel["not_decided"]["rows"] - sums["not_decided"]["rows"]
+            sums["not_decided"] |= {name: funnel["not_decided"][name] for name in ("rows", "uncounted")}
+            summed.remove("captions")
+        for name in summed:
+            by_units, stated = sums.get(name), funnel.get(name)
+            while isinstance(by_units, dict) and isinstance(stated, dict) and by_units != stated:  # down to the number
+                key = next(key for key in {**by_units, **stated} if by_units.get(key) != stated.get(key))
+                name, by_units, stated = f"{name}.{key}", by_units.get(key), stated.get(key)
+            if by_units != stated:
+                found.differ("structure", path, f"{name}: {stated}, and {by_units} by all units")
         ends = {"kept": sums["kept"], "rejected": sum(sums["rejected"].values())}
         ends |= {"dead letters": sums["dead_letter"]["rows"], "not decided": sums["not_decided"]["rows"]}
         what = " + ".join(f"{count:,} {end}" for end, count in ends.items())

@@ -23,6 +23,7 @@ from open_diht.pipelines.manifests.plan import PlanMismatch, keep_plan, make_pla
 from open_diht.pipelines.runners import Direct
 from open_diht.pipelines.store.commit import RunFailed, read_json
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.verify.command import main as verify
 from tests.pipelines.conftest import Here
 
 ROWS, UNIT_ROWS = 4_000, 1_000
@@ -97,6 +98,8 @@ def test_input_that_changes_before_it_is_decided(tmp_path: Path, filtering: Call
     assert disturbed.funnel["not_decided"]["rows"] == ROWS and not disturbed.funnel["not_decided"]["uncounted"]
     (error,) = disturbed.outcome.errors
     assert error.startswith(f"{path} has changed since it was inspected")
+    assert not (output / "work" / "captions" / "commits" / f"{UNIT}.json").exists()
+    assert verify([str(output), "--sample", "0"]) == 0, "the run has counted these rows, and forgot their annotations"
     write(path, "A")
     again = filtering(path, output, **QUICK)
     assert again.status == 0 and again.tables() == first.tables()

@@ -326,9 +326,25 @@ def test_an_altered_record_is_a_difference(name: str, change: dict[str, object],
 
 
 def test_the_sums_of_the_results_are_compared(copied: Path) -> None:
-    altered(copied / "funnel.json", lambda record: record.update(kept=0, rejected={"action": 1}, histograms={}))
+    def change(record: dict[str, Any]) -> None:
+        record.update(kept=0, rejected={**record["rejected"], "action": 999})
+        record["histograms"]["complexity"]["2"] += 1
+
+    altered(copied / "funnel.json", change)
     found = checked(copied, "--sample", 0).differences
-    assert {one.what.partition(":")[0] for one in found} == {"kept", "rejected", "histograms"}
+    assert {one.what.partition(":")[0] for one in found} == {"kept", "rejected.action", "histograms.complexity.2"}
+
+
+@pytest.mark.parametrize("stage", ["captions", "decide"])
+def test_records_that_cannot_be_summed_are_differences(stage: str, copied: Path) -> None:
+    path = copied / "work" / "decide" / "commits" / f"{UNIT}.json"
+    if stage == "captions":  # of a unit that is not decided
+        path.unlink()
+        path.parents[2].joinpath("captions", "commits", path.name).write_text('{"rows"')
+    else:
+        altered(path, lambda record: record["histograms"].update(overlap={"many": 1}))
+    found = {one.file: one.what for one in checked(copied, "--sample", 0).differences}
+    assert "cannot be compared with the records of all units" in found[str(copied / "funnel.json")]
 
 
 def test_annotations_without_their_rows_are_differences(copied: Path) -> None:
