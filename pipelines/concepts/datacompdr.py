@@ -31,6 +31,7 @@ from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import StorePath, read_bytes
 
 NAME = "datacompdr"
+VERSION = 2  # of what the tars hold; boxes are those that the teacher saw of long images, too
 
 
 @dataclass

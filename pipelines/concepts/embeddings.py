@@ -242,7 +242,8 @@ class _Run(ShardRun):
             return 1
         good = self._finish()
         if settings.datacompdr:
-            published = Fingerprints.published(self.layout, datacompdr.NAME, known)
+            written = {unit: fingerprint_of(datacompdr.VERSION, one) for unit, one in known.items()}
+            published = Fingerprints.published(self.layout, datacompdr.NAME, written)
             stage = datacompdr.DatacompdrStage(self.layout, settings.data / "shards", published, settings.about())
             good &= self._do(stage, units)
         return 0 if good else 1

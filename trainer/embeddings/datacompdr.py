@@ -102,7 +102,8 @@ class Reinforced(ShardEmbeddings):
     def _arrays(self, row: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         start, stop, _, _ = self._places[row]
         try:
-            image, text = _arrays(self._content[start:stop].tobytes())
+            # float64, whose squares do not overflow
+            image, text = (np.asarray(each, np.float64) for each in _arrays(self._content[start:stop].tobytes()))
             found = len(image), len(text), image.shape[1]
         except _ERRORS as error:
             raise self._unusable(row, f"has embeddings that cannot be read ({error})") from error
@@ -116,11 +117,10 @@ class Reinforced(ShardEmbeddings):
         return image, text
 
     def _unit(self, row: int, what: str, vectors: npt.NDArray[Any]) -> Half:
-        wide = vectors.astype(np.float64)  # whose squares do not overflow
-        norms = np.linalg.norm(wide, axis=-1, keepdims=True)
+        norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
         if not np.isfinite(norms).all():
             raise self._unusable(row, f"has an embedding of {what} that is not finite")
-        return (wide / np.maximum(norms, 1e-12)).astype(np.float16)
+        return (vectors / np.maximum(norms, 1e-12)).astype(np.float16)
 
     def view(self, image: Image.Image, row: int, crop: int, size: int) -> Image.Image:
         from torchvision.transforms import InterpolationMode
@@ -173,7 +173,10 @@ class ReinforcedTargets(EmbeddingTargets):
         if first is None:
             raise ConceptMismatch(f"the tars in {folder} hold no sample with image_emb and text_emb")
         image, text = first
-        starts = many_at_once(lambda name: hashlib.sha256(folder.read(name, _START)).hexdigest(), tars)
+        try:
+            starts = many_at_once(lambda name: hashlib.sha256(folder.read(name, _START)).hexdigest(), tars)
+        except OSError as error:
+            raise ConceptMismatch(f"a tar in {folder} cannot be read ({error}); get it again") from error
         about: dict[str, Any] = {
             "teacher": {"name": "datacompdr"},
             "dimension": image.shape[1],

@@ -27,7 +27,8 @@ def open_embeddings(location: str | Path) -> EmbeddingTargets:
     """
     store = store_at(location)
     if not (store.exists("targets") or store.exists(MANIFEST)):
-        tars = {name: size for name, size in store.sizes().items() if name.endswith(".tar") and "/" not in name}
+        # In a fixed order, as a resumed run compares the list.
+        tars = {name: size for name, size in sorted(store.sizes().items()) if name.endswith(".tar") and "/" not in name}
         if tars:
             return ReinforcedTargets(store, tars)
     return EmbeddingTargets.open(location)

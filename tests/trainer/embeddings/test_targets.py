@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import tracemalloc
 from collections.abc import Callable
@@ -155,6 +156,23 @@ def test_a_number_of_datacompdr_that_is_not_finite_is_refused_with_its_uid(tmp_p
         ):
             refused()
     assert shard.pair(1, 0, 1)[1].tolist() == [0.5] * 4
+
+
+def test_tars_of_datacompdr_are_listed_in_one_order_on_all_disks(tmp_path: Path) -> None:
+    path = reinforced(tmp_path, [{name: np.ones((2, 4), np.float32) for name in ("image_emb", "text_emb")}]) / "s.tar"
+    for number in (7, 3, 9, 1, 8, 2):
+        shutil.copy(path, tmp_path / f"{number}.tar")
+    listed = [entry["shard"] for entry in open_embeddings(tmp_path).manifest["shards"]]
+    assert listed == ["1.tar", "2.tar", "3.tar", "7.tar", "8.tar", "9.tar", "s.tar"]
+
+
+def test_embeddings_of_datacompdr_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    samples: list[dict[str, Any]] = [{name: np.ones((2, 4)) for name in ("image_emb", "text_emb")} for _ in range(2)]
+    samples[1]["text_emb"] = np.full((2, 4), "x")
+    shard = open_embeddings(reinforced(tmp_path, samples)).shard("s.tar")
+    assert shard is not None
+    with pytest.raises(ConceptMismatch, match=rf"row 1 \(key {1:032x}\) has embeddings that cannot be read"):
+        shard.present([0])
 
 
 def test_a_tar_of_datacompdr_that_is_cut_or_whose_shapes_differ_is_refused(tmp_path: Path) -> None:
