@@ -166,17 +166,17 @@ class HashIndex:
         flat, total = counts.reshape(-1), int(counts.sum())
         places = np.repeat(begin.reshape(-1) - (np.cumsum(flat) - flat), flat) + np.arange(total)
         candidates = self._order[places]
-        of_query = counts.sum(axis=(1, 2))
-        asked = np.repeat(np.arange(len(bits)), of_query)
-        distance = np.bitwise_count(self._hashes[candidates] ^ bits[asked]).sum(axis=1, dtype=np.int64)
-        keys = (distance << 40) | self._owners[candidates]  # of equally near images the first
-        best = np.full(n, -1, np.int64)
-        per_image = of_query.reshape(n, -1).sum(axis=1)
-        some = np.flatnonzero(per_image)
-        if len(some):
-            best[some] = np.minimum.reduceat(keys, (np.cumsum(per_image) - per_image)[some])
-        far = (best < 0) | (best >> 40 > most)
-        return np.where(far, -1, np.stack([best & ((1 << 40) - 1), best >> 40]))
+        asked = np.repeat(np.arange(len(bits)), counts.sum(axis=(1, 2)))
+        distance = np.zeros(total, np.uint8)
+        for word in range(WORDS):  # one in a hundred of unrelated hashes is near enough in the first
+            distance += np.bitwise_count(self._hashes[candidates, word] ^ bits[asked, word])
+            near = np.flatnonzero(distance <= most)
+            distance, candidates, asked = distance[near], candidates[near], asked[near]
+        none = np.iinfo(np.int64).max
+        best = np.full(n, none)
+        keys = (distance.astype(np.int64) << 40) | self._owners[candidates]  # of equally near images the first
+        np.minimum.at(best, asked // (views * 2), keys)
+        return np.where(best == none, -1, np.stack([best & ((1 << 40) - 1), best >> 40]))
 
 
 _CHUNK = 32
