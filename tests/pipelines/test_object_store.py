@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -34,7 +35,7 @@ from open_diht.pipelines.store.storage import stamps, store_path
 from open_diht.pipelines.verify.command import verify
 from open_diht.pipelines.verify.options import parse as verify_options
 from open_diht.pipelines.view import cli as view
-from tests.pipelines.conftest import NOTHING_LEFT, Here
+from tests.pipelines.conftest import NOTHING_LEFT, Here, read_rows
 from tests.pipelines.processes import Forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -264,6 +265,13 @@ def test_a_run_in_the_store_equals_one_on_disk(bucket, pairs, paper, tables_of, 
     assert (output / "report.html").exists() and (output / "run.json").exists()
     again = command(*arguments)
     assert again.returncode == 0 and NOTHING_LEFT in again.stdout
+    assert not verify(output, verify_options([str(output)])).differences
+
+    (tmp_path / "held-out").mkdir()
+    shutil.copy(next((pairs.parent / "images").iterdir()), tmp_path / "held-out")
+    checked = command(*arguments, "--decontaminate", f"{tmp_path}/held-out/")
+    assert checked.returncode == 0 and "spotting: " not in checked.stdout, checked.stdout
+    assert any(row["reason"] == "evaluation_image" for row in read_rows(output, "rejected"))
     assert not verify(output, verify_options([str(output)])).differences
 
 

@@ -136,9 +136,11 @@ def manifest(with_images, tsv, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def arguments(manifest: Path) -> list[str]:
-    """Of a run over `manifest` in nine units."""
-    return ["--dataset", "custom", "--input", str(manifest), "--unit-rows", "10"]
+def arguments(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Of a run over `manifest` in nine units, with an image of it as an evaluation set."""
+    held_out = tmp_path_factory.mktemp("held-out")
+    shutil.copy(manifest.parent / "images" / "0.png", held_out)
+    return ["--dataset", "custom", "--input", str(manifest), "--unit-rows", "10", "--decontaminate", f"{held_out}/"]
 
 
 @pytest.fixture(scope="session")
@@ -148,4 +150,5 @@ def local(arguments, filter_command, tables_of, tmp_path_factory, ocr_models) ->
     assert done.returncode == 0, done.stderr
     tables: dict[str, list[dict[str, Any]]] = tables_of(output)
     assert {kind: len(rows) for kind, rows in tables.items() if not rows} == {}, "the comparison would be of nothing"
+    assert "evaluation_image" in {row["reason"] for row in tables["rejected"]}
     return tables
