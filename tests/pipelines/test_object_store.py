@@ -268,7 +268,7 @@ def test_a_run_in_the_store_equals_one_on_disk(bucket, pairs, paper, tables_of, 
     assert not verify(output, verify_options([str(output)])).differences
 
     (tmp_path / "held-out").mkdir()
-    shutil.copy(next((pairs.parent / "images").iterdir()), tmp_path / "held-out")
+    shutil.copy(pairs.parent / read_rows(output, "kept")[0]["image_path"], tmp_path / "held-out")
     checked = command(*arguments, "--decontaminate", f"{tmp_path}/held-out/")
     assert checked.returncode == 0 and "spotting: " not in checked.stdout, checked.stdout
     assert any(row["reason"] == "evaluation_image" for row in read_rows(output, "rejected"))

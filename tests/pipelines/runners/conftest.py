@@ -139,7 +139,7 @@ def manifest(with_images, tsv, tmp_path_factory) -> Path:
 def arguments(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Of a run over `manifest` in nine units, with an image of it as an evaluation set."""
     held_out = tmp_path_factory.mktemp("held-out")
-    shutil.copy(manifest.parent / "images" / "0.png", held_out)
+    shutil.copy(manifest.parent / "images" / "other.png", held_out)
     return ["--dataset", "custom", "--input", str(manifest), "--unit-rows", "10", "--decontaminate", f"{held_out}/"]
 
 
