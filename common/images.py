@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from open_diht.common.image_formats import FORMATS
 from open_diht.common.image_parts import MAX_SCANNED, WALKS, BadImage, BadImageReason, ImageParts
 
-__all__ = ["FORMATS", "BadImage", "BadImageReason", "ImageLimits", "OpenedImage", "decoding", "open_image"]
+__all__ = ["FORMATS", "BadImage", "BadImageReason", "ImageLimits", "OpenedImage", "decoding", "open_image", "to_rgb"]
 
 _SIGNATURES: Final = {
     "JPEG": (b"\xff\xd8\xff",),
@@ -42,6 +44,7 @@ _OTHERS: Final = {
     b"%!PS": "EPS",
 }
 """Image formats that are recognized but not accepted, for the error message."""
+_ALPHA_MODES: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 _TRANSPOSITIONS: Final = {  # EXIF orientation -> transposition that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -175,3 +178,27 @@ def _kind_of_damage(error: Exception) -> BadImageReason:
         word in text for word in ("truncated", "not enough", "unexpected end", "premature")
     )
     return BadImageReason.TRUNCATED if ended else BadImageReason.CORRUPT
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of `OpenedImage.decode` in RGB. Transparency is composed on white, except in 16-bit grey. CMYK
+    (also Adobe's inverted one) becomes RGB, and 16-bit samples are scaled, not clipped."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        samples = np.asarray(image)
+        if "transparency" in image.info:  # of a PNG: the one value that is transparent
+            samples = np.where(samples == image.info["transparency"], 65535, samples)
+        return _from_16_bit(samples)
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    # Pillow assumes Adobe's inverted samples in every CMYK JPEG; without Adobe's marker they are plain.
+    if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
+        image = Image.fromarray(255 - np.asarray(image), "CMYK")
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy even if nothing changes
+
+
+def _from_16_bit(samples: npt.NDArray[np.generic]) -> Image.Image:
+    """Reduce grey samples of 0..65535 to 0..255 by the high byte; Pillow's own conversion would clip at 255."""
+    grey = (samples.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+    return Image.fromarray(grey, "L").convert("RGB")

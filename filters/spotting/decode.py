@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from open_diht.common.images import BadImage, ImageLimits, OpenedImage, decoding, open_image
+from open_diht.common.images import BadImage, ImageLimits, OpenedImage, decoding, open_image, to_rgb
 
 Pixels = npt.NDArray[np.uint8]
 JpegDecoder = Callable[[bytes, int], Pixels | None]
@@ -77,7 +77,6 @@ class DecodedImage:
 
 _SCALES: Final = (8, 4, 2, 1)
 _JPEG_END: Final = b"\xff\xd9"
-_ALPHA_MODES: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 
 
 def decode_image(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | None = None) -> DecodedImage:
@@ -101,8 +100,6 @@ def decode_image(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | N
 def _decoded(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | None) -> DecodedImage:
     opened = open_image(data, limits)
     image, (width, height) = opened.image, opened.image.size
-    # Pillow assumes Adobe's inverted samples in every CMYK JPEG; without Adobe's marker they are plain.
-    inverted_cmyk = image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info
     side = limits.decode_side
     factor = max(width, height) // side if side else 1
     least = (max(1, width // factor), max(1, height // factor)) if factor >= 2 else None
@@ -112,7 +109,7 @@ def _decoded(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | None)
     image = opened.decode(at_least=least)
     with decoding(f"{image.format} with pixels of mode {image.mode}"):
         rest = max(image.size) // side if side else 1  # the JPEG decoder may have reduced the image already
-        rgb = _to_rgb(image, inverted_cmyk=inverted_cmyk)
+        rgb = to_rgb(image)
         upright = opened.upright(rgb.reduce(rest) if rest >= 2 else rgb)
     if opened.orientation >= 5:  # the four orientations that swap the sides
         width, height = height, width
@@ -131,24 +128,3 @@ def _plain_jpeg(opened: OpenedImage, least: tuple[int, int] | None, decode_jpeg:
         return None
     room = min(image.width // least[0], image.height // least[1]) if least else 1
     return decode_jpeg(opened.data, next(scale for scale in _SCALES if scale <= room))
-
-
-def _to_rgb(image: Image.Image, *, inverted_cmyk: bool) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        samples = np.asarray(image)
-        if "transparency" in image.info:  # of a PNG: the one value that is transparent
-            samples = np.where(samples == image.info["transparency"], 65535, samples)
-        return _from_16_bit(samples)
-    if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    if inverted_cmyk:
-        image = Image.fromarray(255 - np.asarray(image), "CMYK")
-    return image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy even if nothing changes
-
-
-def _from_16_bit(samples: npt.NDArray[np.generic]) -> Image.Image:
-    """Reduce grey samples of 0..65535 to 0..255 by the high byte; Pillow's own conversion would clip at 255."""
-    grey = (samples.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-    return Image.fromarray(grey, "L").convert("RGB")

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from open_diht.common.crops import middle
-from open_diht.common.images import BadImage, BadImageReason, ImageLimits, decoding, open_image
+from open_diht.common.images import BadImage, BadImageReason, ImageLimits, decoding, open_image, to_rgb
 from open_diht.common.shard_index import ShardIndex, caption_hash
 from open_diht.common.spelling import spelled_option
 from open_diht.common.stores import is_remote
@@ -55,13 +55,13 @@ class UndecodableImage(ValueError):
 
 
 def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> Image.Image:
-    """Decode an image from untrusted bytes, upright and in RGB. Raises `UndecodableImage`.
+    """Decode an image from untrusted bytes as the filters and teachers do, see `to_rgb`. Raises `UndecodableImage`.
     `decode_side` is the smallest side, in pixels, to which a JPEG may be reduced by a half, a quarter or an eighth."""
     try:
         opened = open_image(content, ImageLimits(max_pixels=max_pixels))
         image = opened.decode(at_least=None if decode_side is None else (decode_side, decode_side))
         with decoding(f"pixels of mode {image.mode}"):
-            return opened.upright(image.convert("RGB"))
+            return opened.upright(to_rgb(image))
     except BadImage as error:
         too_many = error.reason is BadImageReason.TOO_MANY_PIXELS
         setting = "; data.max_pixels sets the limit of width x height, up to Pillow's limit" if too_many else ""

@@ -4,11 +4,13 @@ import io
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from open_diht.filters.spotting.decode import DecodeLimits, decode_image
 from open_diht.trainer.data.reader import UndecodableImage, decode
 from tests.common.hostile_images import BOMBS
 
@@ -24,6 +26,25 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     image = Image.new(mode, (6, 4))
     ending = "JPEG" if mode == "CMYK" else "PNG"
     assert (decode(encoded(image, ending), 100).mode, decode(encoded(image, ending), 100).size) == ("RGB", (6, 4))
+
+
+def hidden() -> Image.Image:
+    """Pixels of a color that transparency hides, as in logos."""
+    return Image.new("RGBA", (6, 4), (200, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("content", "color"),
+    [
+        (encoded(hidden(), "PNG"), 255),
+        (encoded(hidden().convert("LA"), "PNG"), 255),
+        (encoded(Image.fromarray(np.full((4, 6), 32768, np.uint16)), "PNG"), 128),
+    ],
+)
+def test_a_student_sees_the_colors_that_filters_and_teachers_see(content: bytes, color: int) -> None:
+    seen = np.asarray(decode(content, 100))
+    assert (seen == color).all()
+    assert np.array_equal(seen, decode_image(content, DecodeLimits()).pixels[:, :, ::-1])
 
 
 def test_images_are_turned_upright() -> None:
