@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import pickle
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ hold the first samples, which another teacher, caption or crop changes, while it
 all bytes would read terabytes at the start of every run."""
 _ERRORS = (*UNREADABLE, pickle.UnpicklingError, LookupError, TypeError, RuntimeError)
 _GZIP = b"\x1f\x8b"
+_COMPRESSED = (_GZIP, b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+"""First bytes of files of gzip, bzip2, xz and Zstandard."""
 Shape = tuple[int, int, int]
 
 
@@ -48,19 +51,23 @@ class Reinforced(ShardEmbeddings):
     def __init__(self, folder: Store, name: str, shape: Shape = (0, 0, 0)):
         self.shard, self._path, self._shape = name, f"{folder}/{name}", shape
         found: dict[str, dict[str, tuple[int, int]]] = {}
+        remedy = "get it again"
         try:
-            with folder.opened(name) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-                self._content = mapped(file)
-                for member in tar:
-                    uid, _, ending = member.name.rpartition("/")[2].partition(".")
-                    if member.isfile():
-                        found.setdefault(uid, {})[ending] = member.offset_data, member.offset_data + member.size
+            with folder.opened(name) as file:
+                remedy = "uncompress it" if file.read(6).startswith(_COMPRESSED) else remedy
+                file.seek(0)
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    self._content = mapped(file)
+                    for member in tar:
+                        uid, _, ending = member.name.rpartition("/")[2].partition(".")
+                        if member.isfile():
+                            found.setdefault(uid, {})[ending] = member.offset_data, member.offset_data + member.size
             taught = {uid: parts for uid, parts in found.items() if {"npz", "pth.gz"} & {*parts}}
-            places = [(*(parts.get("npz") or parts["pth.gz"]), *parts["paug.json"]) for parts in taught.values()]
+            spans = ((parts.get("npz") or parts["pth.gz"], parts.get("paug.json", (0, 0))) for parts in taught.values())
         except (*UNREADABLE, tarfile.TarError) as error:
-            raise ConceptMismatch(f"{self._path} cannot be read ({error}); get it again") from error
+            raise ConceptMismatch(f"{self._path} cannot be read ({error}); {remedy}") from error
         self.keys = tuple(taught)
-        self._places = np.array(places, np.int64)
+        self._places = np.array([(*array, *crops) for array, crops in spans], np.int64)
         """(n, 4) first and last offset of the embeddings, and of the crops."""
 
     @property
@@ -144,11 +151,15 @@ class Reinforced(ShardEmbeddings):
         try:
             crops = json.loads(self._content[start:stop].tobytes())["param_aug"]
             crops = json.loads(crops) if isinstance(crops, str) else crops
-            boxes = [len(one[0]) for one in crops]
+            usable = [len(box) for box, *_ in crops] == [4] * self.crops
+            for (top, left, *size), *steps in crops:
+                usable &= min(top, left) >= 0 and min(size) > 0
+                for number, magnitude in (steps and steps[0]) or ():
+                    usable &= math.isfinite(magnitude) and number < len(_operations())
         except _ERRORS as error:
             raise self._unusable(row, f"has a paug.json that cannot be read ({error})") from error
-        if boxes != [4] * self.crops:
-            raise self._unusable(row, f"has a paug.json without a box for each of {self.crops} embeddings")
+        if not usable:
+            raise self._unusable(row, f"has a paug.json without a usable crop for each of {self.crops} embeddings")
         return list(crops)
 
     def _unusable(self, row: int, why: str) -> ConceptMismatch:

@@ -104,7 +104,7 @@ def test_targets_of_other_data_and_truncated_files_are_refused_before_a_shard_is
         open_embeddings(tmp_path / "nowhere")
 
 
-def reinforced(folder: Path, samples: list[dict[str, Any]], ending: str = "npz") -> Path:
+def reinforced(folder: Path, samples: list[dict[str, Any]], ending: str = "npz", crop: Any = None) -> Path:
     """A folder with one tar in the format of DataCompDR."""
     folder.mkdir(exist_ok=True)
     with tarfile.open(folder / "s.tar", "w") as tar:
@@ -114,7 +114,7 @@ def reinforced(folder: Path, samples: list[dict[str, Any]], ending: str = "npz")
                 np.savez(content, **arrays)
             else:
                 torch.save({name: torch.from_numpy(each).bfloat16() for name, each in arrays.items()}, content)
-            boxes = [[[1, 2, 20, 30], [[4, 3.0], [12, 0.0]]], [[0, 0, 10, 10], None]]
+            boxes = [[[1, 2, 20, 30], [[4, 3.0], [12, 0.0]]], crop or [[0, 0, 10, 10], None]]
             for name, member in (
                 (ending, content.getvalue() if ending == "npz" else gzip.compress(content.getvalue())),
                 ("paug.json", json.dumps({"param_aug": json.dumps(boxes)}).encode()),
@@ -188,6 +188,47 @@ def test_a_tar_of_datacompdr_that_is_cut_or_whose_shapes_differ_is_refused(tmp_p
         open_embeddings(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "crop",
+    [
+        [[-5, 0, 20, 20]],
+        [[0, 0, 0, 20]],
+        [[0, 0, 20]],
+        [["a", 0, 10, 20]],
+        [[0, 0, 9, 9], 7],
+        [[0, 0, 9, 9], [[99, 1.0]]],
+        [[0, 0, 9, 9], [["x", 1.0]]],
+        [[0, 0, 9, 9], [[3, None]]],
+    ],
+)
+def test_a_crop_of_datacompdr_that_cannot_be_repeated_is_refused_with_its_uid(tmp_path: Path, crop: Any) -> None:
+    samples = [{name: np.ones((2, 4), np.float32) for name in ("image_emb", "text_emb")}]
+    shard = open_embeddings(reinforced(tmp_path, samples, crop=crop)).shard("s.tar")
+    assert shard is not None
+    with pytest.raises(ConceptMismatch, match=rf"s\.tar: row 0 \(key {0:032x}\) has a paug\.json"):
+        shard.present([0])
+
+
+def test_a_compressed_tar_of_datacompdr_must_be_uncompressed(tmp_path: Path) -> None:
+    path = reinforced(tmp_path, [{name: np.ones((2, 4)) for name in ("image_emb", "text_emb")}]) / "s.tar"
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(ConceptMismatch, match=r"s\.tar cannot be read .*; uncompress it$"):
+        open_embeddings(tmp_path)
+
+
+def test_a_sample_of_datacompdr_without_crops_is_refused_with_its_uid(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        content = io.BytesIO()
+        np.savez(content, image_emb=np.ones((2, 4)), text_emb=np.ones((2, 4)))
+        info = tarfile.TarInfo("u.npz")
+        info.size = len(content.getvalue())
+        tar.addfile(info, io.BytesIO(content.getvalue()))
+    shard = open_embeddings(tmp_path).shard("s.tar")
+    assert shard is not None
+    with pytest.raises(ConceptMismatch, match=r"row 0 \(key u\) has a paug\.json that cannot be read"):
+        shard.present([0])
+
+
 def of_many_rows(manifest: dict[str, Any], arrays: dict[str, Any]) -> None:
     manifest["dimension"] = 512
     arrays |= {"keys": [f"{n}" for n in range(2_000)], "image": unit(2_000, 2, 512), "text": unit(2_000, 1, 512)}
@@ -224,5 +265,5 @@ def test_tars_of_datacompdr_without_samples_or_boxes_and_other_sizes_of_images(t
     more = [{name: np.ones((3, 4), np.float32) for name in ("image_emb", "text_emb")}]
     shard = open_embeddings(reinforced(tmp_path / "boxes", more)).shard("s.tar")
     assert shard is not None
-    with pytest.raises(ConceptMismatch, match=rf"{0:032x}\) has a paug\.json without a box for each of 3 embeddings"):
+    with pytest.raises(ConceptMismatch, match=rf"{0:032x}\) has a paug\.json without a usable crop for each of 3"):
         shard.present([0])
