@@ -422,20 +422,20 @@ class Reader:
         self.close()
 
     def _require_fields(self, opened: _Opened) -> None:
-        """Raise `BadSource` if none of a few samples, spread over the shard, has a text in a required field."""
+        """Raise `BadSource` if no sample of the shard has a text in a required field. Samples are read up to the first
+        that has one, as few may have a wrong caption."""
         fields = self._settings.fields
         if not fields:
             return
         with self._tar(opened) as tar:
-            few = opened.rows[:: -(-len(opened.rows) // _TRIES)].tolist()
-            samples = [_bytes(opened, tar, row, "json") for row in few]
-        for field in fields:
-            if not any(drawn_caption(content, field, 0, single=True) for content in samples):
-                raise BadSource(
-                    f"shard {opened.shard.file.url}: the JSON of its samples has no text in the field {field!r} "
-                    f"({len(few)} looked at); take another name in data.captions or data.negatives, or leave the "
-                    f"shard out: data.skip=[{opened.shard.file.name}]"
-                )
+            for field in fields:
+                contents = (_bytes(opened, tar, row, "json") for row in opened.rows.tolist())
+                if not any(drawn_caption(content, field, 0, single=True) for content in contents):
+                    raise BadSource(
+                        f"shard {opened.shard.file.url}: the JSON of its {len(opened.rows):,} samples has no text in "
+                        f"the field {field!r}; take another name in data.captions or data.negatives, or leave the "
+                        f"shard out: data.skip=[{opened.shard.file.name}]"
+                    )
 
     def close(self) -> None:
         """Close the shards."""

@@ -92,7 +92,7 @@ class DataSettings:
     negatives: str = ""
     """Field of a sample's JSON with a caption that is wrong for its image, or a list of which one is drawn. Each image
     then also has the wrong captions of the whole batch as negatives, which costs the text tower a second text per
-    sample (NegCLIP). Samples without one are counted. Empty: none."""
+    sample (NegCLIP). Samples without one are counted; a shard without any is refused. Empty: none."""
     samples_per_epoch: Total | None = None
     """Samples per epoch over all ranks. None: as many as one pass over the sources reads. With this or with weights an
     epoch may take only part of a source, or repeat it; the next epoch continues where this one stopped."""

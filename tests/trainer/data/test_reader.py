@@ -152,8 +152,24 @@ def test_captions_of_fields_are_the_same_for_workers_ranks_and_resumes(load: Any
 def test_a_shard_without_a_field_is_refused_before_a_sample_is_read(load: Any, folder: Path) -> None:
     load(folder, captions={"caption": 0.5, "captions": 0.5})
     for options in ({"captions": {"caption": 0.5, "of_0": 0.5}}, {"negatives": "of_0"}):
-        with pytest.raises(BadSource, match=r"1\.tar: .* no text in the field 'of_0' .*; take .* data.skip=\[1.tar\]"):
+        with pytest.raises(BadSource, match=r"1\.tar: .* no text in the field 'of_0'; take .* data.skip=\[1.tar\]"):
             load(folder, **options)
+
+
+def test_few_samples_may_have_a_wrong_caption(tars: Any, load: Any, tmp_path: Path) -> None:
+    keys = [tars.key(number) for number in range(40)]
+    members = [
+        (f"{key}.{ending}", content)
+        for n, key in enumerate(keys)
+        for ending, content in (
+            ("png", tars.image(n)),
+            ("txt", b"right"),
+            ("json", b'{"swapped": "wrong"}' if n == 17 else b"{}"),
+        )
+    ]
+    tars.write(tmp_path / "few" / "0.tar", members)
+    batches = load(tmp_path / "few", negatives="swapped").epoch(0)
+    assert sum(int(batch.negatives.present.sum()) for batch in batches) == 1
 
 
 def test_wrong_captions_are_the_same_for_workers_and_resumes(load: Any, folder: Path) -> None:
