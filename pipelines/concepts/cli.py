@@ -14,7 +14,7 @@ from open_diht.common.command_line import OK, WrongUse, command, refuse_empty, s
 from open_diht.common.data_root import REFERENCE
 from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.concepts.embeddings import EmbeddingSettings, store_embeddings
-from open_diht.pipelines.concepts.options import CONCEPTS, EMBEDDINGS, parse
+from open_diht.pipelines.concepts.options import CONCEPTS, CROP_SCALE, EMBEDDINGS, parse
 from open_diht.pipelines.concepts.run import ConceptSettings, run
 from open_diht.pipelines.concepts.shards import CAPTION
 from open_diht.pipelines.concepts.teacher import DEFAULT, find_teacher
@@ -30,7 +30,16 @@ before_main = ForkServer.branch_off
 def _run(options: argparse.Namespace) -> int:
     """Store what is requested, after all of it was checked. Return the first status that is not 0."""
     refuse_empty(options, "data", "output", "teacher")
-    captions = tuple(options.captions.split(","))
+    captions, (low, high) = tuple(name.strip() for name in options.captions.split(",")), options.crop_scale
+    if "" in captions or len({*captions}) < len(captions):
+        raise WrongUse(f"--captions is {options.captions!r}; give different names, with commas between them")
+    if low > high:
+        raise WrongUse(f"--crop-scale is {low:g} {high:g}; give the smaller fraction first")
+    if options.crops == 1 and (options.crop_seed or (low, high) != CROP_SCALE):
+        raise WrongUse(
+            f"--crop-seed and --crop-scale are of drawn crops, and a single crop is the center; add "
+            f"{spelled_option('crops', '2')}"
+        )
     if EMBEDDINGS not in options.store and (options.crops > 1 or captions != (CAPTION,) or options.datacompdr):
         raise WrongUse(f"crops and captions are of embeddings; add {spelled_option('store', 'concepts,embeddings')}")
     if options.datacompdr and captions[0] != CAPTION:
@@ -62,13 +71,13 @@ def _run(options: argparse.Namespace) -> int:
         todo.append(lambda: run(concepts, say))
     if EMBEDDINGS in options.store:
         encoder = ":".join(filter(None, (options.teacher or REFERENCE, options.weights)))
-        find_pair_encoder(encoder)
+        find_pair_encoder(encoder, "teacher of embeddings")
         embeddings = EmbeddingSettings(
             output=(output or data) / EMBEDDINGS,
             encoder=encoder,
             crops=options.crops,
             seed=options.crop_seed,
-            crop_scale=tuple(options.crop_scale),
+            crop_scale=(low, high),
             captions=captions,
             datacompdr=options.datacompdr,
             **shared,

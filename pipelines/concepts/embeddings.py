@@ -7,17 +7,21 @@ precision and crop are the same; only the other rows are encoded. `open_diht.tra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from open_diht.common.command_line import WrongUse
 from open_diht.common.crops import crop_box, crop_of, cropped, middle
 from open_diht.common.devices import AUTO
 from open_diht.common.shard_index import packed_keys
+from open_diht.common.spelling import spelled_option
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.concepts import datacompdr
 from open_diht.pipelines.concepts.extract import Bad, Features
@@ -26,6 +30,7 @@ from open_diht.pipelines.concepts.run import ShardRun, ShardSettings, check_outp
 from open_diht.pipelines.concepts.shards import CAPTION, Pair, pairs_of, shard_entries
 from open_diht.pipelines.engine.ahead import prepared_ahead
 from open_diht.pipelines.engine.stage import Done
+from open_diht.pipelines.manifests import UnreadableFile
 from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.stages.encoders import Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import OK, matrix
@@ -39,6 +44,7 @@ from open_diht.pipelines.store.storage import StorePath, read_table, sizes
 
 NAME = "embeddings"
 VERSION = 1  # of the files that training reads
+_LOOKED_AT = 100  # samples; a caption that fewer than 1 in 100 have would end a training (data.max_bad_share)
 Half = npt.NDArray[np.float16]
 
 
@@ -185,11 +191,28 @@ def _file_of(unit: str) -> str:
     return f"targets/{unit}.npz"
 
 
+def _check_captions(settings: EmbeddingSettings, unit: str) -> None:
+    """Raise WrongUse if none of the first samples of a shard has a caption. Else a typing error would show hours later,
+    as rows of zeros."""
+    if settings.captions == (CAPTION,):
+        return
+    path, found = settings.data / "shards" / f"{unit}.tar", list[list[str]]()
+    with suppress(UnreadableFile, OSError):  # reported when the shard is embedded
+        found += (texts for _, (_, _, texts) in islice(pairs_of(path, settings.captions), _LOOKED_AT))
+    for name, texts in zip(settings.captions, zip(*found, strict=True), strict=False):
+        if not any(texts):
+            raise WrongUse(
+                f"{path}: the first {len(found)} samples have no text {name!r}; name fields of their .json in "
+                f"{spelled_option('captions', 'caption,NAME')}"
+            )
+
+
 def store_embeddings(settings: EmbeddingSettings, say: Callable[[str], None]) -> int:
     """Store the missing embeddings. Return the exit status, like `run` of concepts, whose errors this raises too."""
     with reading_data(settings):
         shards = shard_entries(settings.data)
         made = read_json(settings.data / "run.json") or {}
+        _check_captions(settings, next(iter(shards)))
     identity = find_pair_encoder(settings.encoder).identity()
     layout = Layout(settings.output)
     check_output(layout, [NAME], ["targets"])

@@ -16,6 +16,7 @@ from open_diht.pipelines.options import add_where, parsed
 
 CONCEPTS, EMBEDDINGS = "concepts", "embeddings"
 """Kinds of targets that a teacher gives."""
+CROP_SCALE = 0.9, 1.0
 Kept = Annotated[float, Range(above=0, at_most=1)]
 
 
@@ -62,7 +63,7 @@ def parse(
         "--crop-scale",
         type=number(Kept),
         nargs=2,
-        default=(0.9, 1.0),
+        default=CROP_SCALE,
         metavar=("LOW", "HIGH"),
         help="fraction of the area that a drawn crop keeps, as transform.crop_scale of the training (default 0.9 1)",
     )

@@ -77,10 +77,10 @@ def find_encoder(text: str) -> LocalEncoder:
     return _found(parse_encoder_name(text, libraries=_MODULES, names=[LITE0, REFERENCE]), f"encoder {text!r}", "train")
 
 
-def find_pair_encoder(text: str) -> LocalEncoder:
-    """Return an encoder of images and texts by name, checked like `find_encoder`."""
-    name = parse_encoder_name(text, libraries=_OF_PAIRS, names=[REFERENCE], what="score model")
-    return _found(name, f"score model {text!r}", "score")
+def find_pair_encoder(text: str, what: str = "score model") -> LocalEncoder:
+    """Return an encoder of images and texts by name, checked like `find_encoder`. Messages call it `what`."""
+    name = parse_encoder_name(text, libraries=_OF_PAIRS, names=[REFERENCE], what=what)
+    return _found(name, f"{what} {text!r}", "score")
 
 
 def _found(name: EncoderName, whose: str, extra: str) -> LocalEncoder:

@@ -151,10 +151,19 @@ def test_embeddings_of_stage_score_are_taken_over_where_model_and_crop_agree(tmp
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--store", "embeddings", "--teacher", "timm:resnet50"], "unknown score model 'timm:resnet50'"),
+        (["--store", "embeddings", "--teacher", "timm:resnet50"], "unknown teacher of embeddings 'timm:resnet50'"),
         (["--crops", "2"], "add --store concepts,embeddings"),
         (["--store", "embeddings", "--crop-scale", "0", "1"], "the value is 0.0; it must be above 0"),
         (["--store", "embeddings", "--captions", "a", "--datacompdr"], "begin --captions with caption"),
+        (["--store", "embeddings", "--crop-scale", "0.5", "1"], "add --crops 2"),
+        (["--crop-seed", "1"], "add --crops 2"),
+        (
+            ["--store", "embeddings", "--crops", "2", "--crop-scale", "1", "0.5"],
+            "--crop-scale is 1 0.5; give the smaller",
+        ),
+        (["--store", "embeddings", "--captions", "caption,"], "--captions is 'caption,'; give different names"),
+        (["--store", "embeddings", "--captions", "caption,caption"], "give different names"),
+        (["--store", "embeddings", "--captions", "caption, nowhere"], "the first 2 samples have no text 'nowhere'"),
     ],
 )
 def test_wrong_use_is_refused_before_anything_is_written(filtered, words, says, capsys):
