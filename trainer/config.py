@@ -136,8 +136,8 @@ class DistillationSettings:
 
     path: str | None = None
     """Folder of the embeddings. Separate several folders by commas, one per data source. auto: those in the folder of
-    each data source, if all of them hold embeddings; none for `data.loader`. Embeddings of drawn crops show the student
-    these instead of those of `transform.crop_scale`. None: no such distillation."""
+    each data source; a source without, and `data.loader`, are refused. Embeddings of drawn crops show the student these
+    instead of those of `transform.crop_scale`. None: no such distillation."""
     weight: Factor = 1.0
     """Factor of the loss, which is added to the others. MobileCLIP's mix of (1 - l) and l is a factor of l / (1 - l).
     0: no such loss. (ours)"""

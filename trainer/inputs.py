@@ -60,7 +60,8 @@ def _no_answer(error: Exception) -> BadSource | None:
 
 def resolved(config: Config) -> tuple[Config, list[str]]:
     """Replace a `concepts.path` or `distillation.path` of auto by paths, or "" and None. Return the configuration, and
-    lines that report the choices. Raises `BadSource` if the store of the data cannot be reached."""
+    lines that report the choices. Raises `ConceptMismatch` if embeddings are requested and missing, `BadSource` if the
+    store of the data cannot be reached."""
     concepts, of_embeddings = config.concepts.path, config.distillation.path
     said = [] if concepts else ["concept distillation is not requested"]
     if concepts:
@@ -68,6 +69,9 @@ def resolved(config: Config) -> tuple[Config, list[str]]:
         said.append(line)
     if of_embeddings:
         of_embeddings, line = _located(config, of_embeddings, "distillation", EmbeddingTargets)
+        if not of_embeddings:  # unlike concepts, they are learned only on request
+            why = line.removeprefix("no distillation: ")
+            raise ConceptMismatch(f"distillation.path is auto, but {why}; make or name them, or set it to null")
         said.append(line)
     distillation = replace(config.distillation, path=of_embeddings or None)
     return replace(config, concepts=replace(config.concepts, path=concepts), distillation=distillation), said

@@ -39,8 +39,10 @@ def test_auto_takes_what_lies_beside_the_data(tmp_path: Path) -> None:
     found, _ = resolved(config_of(str(tmp_path), str(tmp_path / "other")))
     assert found.concepts.path == ""  # all or none
     of_embeddings = replace(config_of(str(tmp_path)), distillation=DistillationSettings(path="auto"))
-    found, lines = resolved(of_embeddings)
-    assert found.distillation.path is None and "no distillation: not all sources have embedding targets" in lines[1]
+    with pytest.raises(
+        ConceptMismatch, match=r"path is auto, but not all sources have embedding targets, .*embeddings"
+    ):
+        resolved(of_embeddings)
     (tmp_path / "embeddings" / "targets").mkdir(parents=True)
     found, lines = resolved(of_embeddings)
     there = f"{tmp_path}/embeddings"
@@ -50,10 +52,11 @@ def test_auto_takes_what_lies_beside_the_data(tmp_path: Path) -> None:
 def test_auto_is_no_distillation_for_a_loader_of_ones_own() -> None:
     """Its path need not be a folder, and a folder `concepts` next to it need not hold targets."""
     own = {"sources": [], "loader": "package:Class", "path": "s3://bucket/rows.db"}
-    config = load_config("tiny", base={"data": own, "concepts": {"path": "auto"}, "distillation": {"path": "auto"}})
+    config = load_config("tiny", base={"data": own, "concepts": {"path": "auto"}})
     found, said = resolved(config)
     assert found.concepts.path == "" and "concepts.path names the concept targets" in said[0]
-    assert found.distillation.path is None and "distillation.path names the embedding targets" in said[1]
+    with pytest.raises(ConceptMismatch, match=r"distillation\.path names the embedding targets"):
+        resolved(replace(config, distillation=DistillationSettings(path="auto")))
 
 
 def test_auto_looks_beside_remote_data_too(tmp_path: Path) -> None:
