@@ -50,6 +50,9 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
             "the model has a logit bias, which belongs to the sigmoid loss: set loss.name=siglip, "
             f"model.bias={bias} and model.temperature=0.1, or take an architecture without one"
         )
+    context = 77 if is_own(model["text_cfg"]) else model["text_cfg"].get("context_length", 77)
+    if not isinstance(context, int) or context < 3:  # the first and the last token mark the ends of a text
+        raise BadArchitecture(f"text_cfg.context_length is {context!r}; it must be a whole number of at least 3")
     vision = model["vision_cfg"]
     vision.pop("timm_model_pretrained", None)
     if settings.image_size is not None:

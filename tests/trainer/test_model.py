@@ -148,6 +148,8 @@ def test_the_papers_architectures_have_exact_gelu(name: str) -> None:
         ({"name": "coca_ViT-B-32"}, "has a text decoder"),
         ({"name": "ViT-B-16-SigLIP"}, "logit bias, .*: set loss.name=siglip, model.bias=-10 and model.temperature=0.1"),
         ({"architecture": {"embed_dim": 3}}, "lacks vision_cfg, text_cfg"),
+        ({"architecture": {**TINY, "text_cfg": {"context_length": 0}}}, r"context_length is 0; .* at least 3"),
+        ({"architecture": {**TINY, "text_cfg": {"context_length": "x"}}}, r"context_length is 'x'; .* at least 3"),
     ],
 )
 def test_architectures_that_are_refused(settings: dict[str, Any], message: str) -> None:
