@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def _on_disk(text: str) -> Path:
+    if not text or "://" in text:  # a URL would become a folder of that name in the current one
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder on a disk; copy models there, and name it")
+    return Path(text)
+
+
 def parse(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer.average"
 ) -> argparse.Namespace:
@@ -32,12 +38,12 @@ def parse(
         prog=prog,
         description="Average the weights of two exported models, such as one before and after fine-tuning (WiSE-FT).",
     )
-    parser.add_argument("a", metavar="A", type=Path, help="WORKDIR/export of a model")
-    parser.add_argument("b", metavar="B", type=Path, help="WORKDIR/export of a model of the same architecture")
+    parser.add_argument("a", metavar="A", type=_on_disk, help="WORKDIR/export of a model")
+    parser.add_argument("b", metavar="B", type=_on_disk, help="WORKDIR/export of a model of the same architecture")
     parser.add_argument(
         "--alpha", type=number(Share), default=0.5, help="weight of B, 0 to 1; that of A is 1 - alpha (default: 0.5)"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder of the average, which must not exist")
+    parser.add_argument("--output", type=_on_disk, required=True, help="folder of the average, which must not exist")
     return parser.parse_args(arguments)
 
 

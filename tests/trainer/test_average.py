@@ -108,6 +108,11 @@ def test_wrong_words(pair, tmp_path, capsys):
         assert main([str(pair[0]), str(b), "--output", str(output)]) == 2
         assert says in capsys.readouterr().err
     assert main([*map(str, pair), "--alpha", "1.5", "--output", str(tmp_path / "o")]) == 2
+    for words in (
+        [*map(str, pair), "--output", "s3://b/o"],
+        ["s3://b/a", str(pair[1]), "--output", str(tmp_path / "o")],
+    ):
+        assert main(words) == 2 and "is no folder on a disk" in capsys.readouterr().err
 
 
 @pytest.mark.slow
