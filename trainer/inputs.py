@@ -113,8 +113,11 @@ def embedding_targets(config: Config) -> list[EmbeddingTargets]:
     number; `BadSource` if their store cannot be reached."""
     path = config.distillation.path if config.distillation.weight else None
     targets = _opened(config, path or "", "distillation", open_embeddings)
-    if config.data.decode_side and any(isinstance(each, ReinforcedTargets) for each in targets):
-        raise ConceptMismatch("the crops of DataCompDR are in pixels of whole images: set data.decode_side=null")
+    if any(isinstance(each, ReinforcedTargets) for each in targets):
+        if config.data.decode_side:
+            raise ConceptMismatch("the crops of DataCompDR are in pixels of whole images: set data.decode_side=null")
+        if config.data.drawn:
+            raise ConceptMismatch("of DataCompDR only the embeddings of the .txt are learned: set data.captions=first")
     return targets
 
 

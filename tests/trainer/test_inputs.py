@@ -145,6 +145,8 @@ def test_a_resumed_run_notices_other_embeddings_of_datacompdr(tiny_config, shard
     (tmp_path / "dr").mkdir()
     sizes = write(0)
     config = tiny_config(distillation={"path": str(tmp_path / "dr")}, schedule={"samples": 48})
+    with pytest.raises(ConceptMismatch, match=r"of DataCompDR only .* set data\.captions=first"):
+        embedding_targets(replace(config, data=replace(config.data, captions={"caption": 0.5, "synthetic": 0.5})))
     assert interrupted(config, tmp_path / "w", 1)[0].step == 1
     assert write(1) == sizes
     with pytest.raises(WrongUse, match=r"the data changed since the run in .* began, or their targets did"):

@@ -140,8 +140,11 @@ class Reinforced(ShardEmbeddings):
                 f"{image.height} pixels; the data must have the images' own sizes, without data.decode_side"
             )
         found = cropped(image, (left, top, left + width, top + height), size)
-        for number, magnitude in (operations[0] if operations else None) or ():
-            found = _apply_op(found, _operations()[number], magnitude, InterpolationMode.NEAREST, None)
+        try:
+            for number, magnitude in (operations[0] if operations else None) or ():
+                found = _apply_op(found, _operations()[number], magnitude, InterpolationMode.NEAREST, None)
+        except _ERRORS as error:
+            raise self._unusable(row, f"has a paug.json that cannot be repeated ({error})") from error
         return found
 
     def _boxes(self, row: int) -> list[list[Any]]:
@@ -202,6 +205,15 @@ class ReinforcedTargets(EmbeddingTargets):
             ],
         }
         super().__init__(folder, about)
+
+    def missing(self, shards: Mapping[str, str]) -> list[str]:
+        absent = super().missing(shards)
+        if absent and len(absent) == len(shards):
+            raise ConceptMismatch(
+                f"{self._folder}: no tar has the name of a shard of the data, such as {absent[0]}; name the folder of "
+                "the tars that were made for these shards"
+            )
+        return absent
 
     def shard(self, name: str, sha256: str = "") -> Reinforced | None:
         """See `EmbeddingTargets`. Samples are checked when they are read."""

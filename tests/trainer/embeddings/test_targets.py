@@ -216,6 +216,22 @@ def test_a_compressed_tar_of_datacompdr_must_be_uncompressed(tmp_path: Path) -> 
         open_embeddings(tmp_path)
 
 
+def test_an_augmentation_of_datacompdr_out_of_its_range_is_refused_with_its_uid(tmp_path: Path) -> None:
+    samples = [{name: np.ones((2, 4), np.float32) for name in ("image_emb", "text_emb")}]
+    shard = open_embeddings(reinforced(tmp_path, samples, crop=[[0, 0, 9, 9], [[10, 99.0]]])).shard("s.tar")
+    assert shard is not None
+    with pytest.raises(ConceptMismatch, match=rf"\(key {0:032x}\) has a paug\.json that cannot be repeated"):
+        shard.view(Image.new("RGB", (30, 30)), 0, 1, 8)
+
+
+def test_tars_of_datacompdr_of_other_shards_are_refused(tmp_path: Path) -> None:
+    samples = [{name: np.ones((2, 4), np.float32) for name in ("image_emb", "text_emb")}]
+    targets = open_embeddings(reinforced(tmp_path, samples))
+    assert targets.missing({"s.tar": "any", "t.tar": "any"}) == ["t.tar"]
+    with pytest.raises(ConceptMismatch, match=r"no tar has the name of a shard of the data, such as t\.tar; name"):
+        targets.missing({"t.tar": "any"})
+
+
 def test_a_sample_of_datacompdr_without_crops_is_refused_with_its_uid(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         content = io.BytesIO()
