@@ -67,7 +67,7 @@ def load_config(
         if not equals or not key:
             raise BadConfig(f"{word!r} is not key=value, for example loss.beta=0.5")
         try:
-            value = parse_yaml(text, word)
+            value: Any = parse_yaml(text, word) if text else ""  # as the settings say: empty, not null
         except BadYaml as error:
             raise BadConfig(str(error)) from None
         for name_of_part in reversed(key.split(".")):

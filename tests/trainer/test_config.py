@@ -72,6 +72,10 @@ def test_wrong_words(words: list[str], message: str) -> None:
         load_config("tiny", words, DATA)
 
 
+def test_a_word_without_a_value_is_an_empty_text() -> None:
+    assert load_config("tiny", ["concepts.path=", "check.tasks="], DATA).concepts.path == ""
+
+
 def test_words_keep_their_types() -> None:
     words = ["loss.beta=1", "optimizer.learning_rate=3e-4", "optimizer.max_gradient_norm=1", "concepts.objects=0.5"]
     config = load_config("tiny", [*words, "schedule.samples=100"], DATA)
