@@ -13,7 +13,7 @@ from typing import Any
 from open_diht.common.command_line import OK, WrongUse, command, refuse_empty, say
 from open_diht.common.data_root import REFERENCE
 from open_diht.common.spelling import spelled_option
-from open_diht.pipelines.concepts.embeddings import EmbeddingSettings, store_embeddings
+from open_diht.pipelines.concepts.embeddings import EmbeddingSettings, check_captions, store_embeddings
 from open_diht.pipelines.concepts.options import CONCEPTS, CROP_SCALE, EMBEDDINGS, parse
 from open_diht.pipelines.concepts.run import ConceptSettings, run
 from open_diht.pipelines.concepts.shards import CAPTION
@@ -82,6 +82,7 @@ def _run(options: argparse.Namespace) -> int:
             datacompdr=options.datacompdr,
             **shared,
         )
+        check_captions(embeddings)
         todo.append(lambda: store_embeddings(embeddings, say))
     return next((status for status in (do() for do in todo) if status), OK)
 

@@ -191,11 +191,13 @@ def _file_of(unit: str) -> str:
     return f"targets/{unit}.npz"
 
 
-def _check_captions(settings: EmbeddingSettings, unit: str) -> None:
+def check_captions(settings: EmbeddingSettings) -> None:
     """Raise WrongUse if none of the first samples of a shard has a caption. Else a typing error would show hours later,
     as rows of zeros."""
     if settings.captions == (CAPTION,):
         return
+    with reading_data(settings):
+        unit = next(iter(shard_entries(settings.data)))
     path, found = settings.data / "shards" / f"{unit}.tar", list[list[str]]()
     with suppress(UnreadableFile, OSError):  # reported when the shard is embedded
         found += (texts for _, (_, _, texts) in islice(pairs_of(path, settings.captions), _LOOKED_AT))
@@ -212,7 +214,6 @@ def store_embeddings(settings: EmbeddingSettings, say: Callable[[str], None]) ->
     with reading_data(settings):
         shards = shard_entries(settings.data)
         made = read_json(settings.data / "run.json") or {}
-        _check_captions(settings, next(iter(shards)))
     identity = find_pair_encoder(settings.encoder).identity()
     layout = Layout(settings.output)
     check_output(layout, [NAME], ["targets"])

@@ -163,7 +163,10 @@ def test_embeddings_of_stage_score_are_taken_over_where_model_and_crop_agree(tmp
         ),
         (["--store", "embeddings", "--captions", "caption,"], "--captions is 'caption,'; give different names"),
         (["--store", "embeddings", "--captions", "caption,caption"], "give different names"),
-        (["--store", "embeddings", "--captions", "caption, nowhere"], "the first 2 samples have no text 'nowhere'"),
+        (
+            ["--store", "concepts,embeddings", "--captions", "caption, nowhere"],
+            "the first 2 samples have no text 'nowhere'",
+        ),
     ],
 )
 def test_wrong_use_is_refused_before_anything_is_written(filtered, words, says, capsys):
