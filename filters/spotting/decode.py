@@ -12,7 +12,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from open_diht.common.images import BadImage, ImageLimits, OpenedImage, decoding, open_image, to_rgb
 
