@@ -23,6 +23,7 @@ from open_diht.common.files import publish_json
 from open_diht.common.installation import remedy
 from open_diht.common.naming import counted
 from open_diht.common.plugins import PluginError, load_plugin
+from open_diht.common.stores import in_words, translated
 from open_diht.filters.presets import BadPreset
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.manifests import ManifestError, expand_inputs, stamps_of
@@ -44,6 +45,14 @@ _MOST = 2**31
 """More rows than a unit has, whatever its record says."""
 
 
+def _of_disk(error: Exception) -> RunFailed | None:
+    """Return the message about a file of a disk that cannot be read or written, for example without permission."""
+    if not isinstance(error, OSError):
+        return None
+    return RunFailed(f"a file cannot be read or written ({in_words(error)}); see to it, and run the same command again")
+
+
+@translated(_of_disk)
 def _verify(options: argparse.Namespace) -> int:
     refuse_empty(options, "output", "input", "images_root", "json")
     for name in options.plugin:
@@ -89,7 +98,7 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
         structure = Structure(layout, plan, files, found)
         run, settings, rows = structure.record(root / "run.json", RunRecord), None, None
         if run is not None:
-            output = Output(root)
+            output = Output(root, remedy="restore run.json, or verify with the version that has written it")
             check_provenance(structure, run)
             dataset = output.dataset.with_roles(images_root=options.images_root)
             settings = RunSettings(

@@ -22,13 +22,12 @@ from open_diht.pipelines.store.records import fingerprint_of
 from open_diht.pipelines.store.shapes import conforms
 from open_diht.pipelines.store.storage import each, read_table, size_of
 from open_diht.pipelines.verify.structure import Structure
+from open_diht.pipelines.view import output
 
 
-class RunRecord(TypedDict):
+class RunRecord(output.RunRecord):
     """The fields of `run.json` that are compared."""
 
-    preset: dict[str, object]
-    stages: list[str]
     models: dict[str, dict[str, Any]]
     versions: dict[str, str]
     files: list[dict[str, object]]

@@ -42,7 +42,7 @@ class _Source(TypedDict):
     read_as: NotRequired[dict[str, object]]
 
 
-class _RunRecord(TypedDict):
+class RunRecord(TypedDict):
     """The fields of `run.json` that the viewer reads."""
 
     preset: dict[str, object]
@@ -82,17 +82,23 @@ class State:
 class Output:
     """An output folder, opened for reading."""
 
-    def __init__(self, root: StorePath, preset: str | None = None):
+    def __init__(
+        self,
+        root: StorePath,
+        preset: str | None = None,
+        remedy: str = "give --preset with a preset of this version",
+    ):
         """Open an output, to be shown with `preset`. The default is the run's preset, or `paper` until the run has
         recorded one. Raise BadPreset if there is no such preset. Raise WrongUse if there is no output, a record of its
-        run is corrupt, or the preset cannot be read or needs columns that are not stored."""
+        run is corrupt, or the preset cannot be read or needs columns that are not stored. `remedy` says what to do
+        about a recorded preset that cannot be read."""
         self.layout = Layout(root)
         self.plan = plan_of(self.layout)
-        self._named = preset
+        self._named, self._remedy = preset, remedy
         self._listed: tuple[float, Listing] | None = None
-        self._read(read_record(root / "run.json", _RunRecord))
+        self._read(read_record(root / "run.json", RunRecord))
 
-    def _read(self, record: _RunRecord | None) -> None:
+    def _read(self, record: RunRecord | None) -> None:
         """Take over the settings of the run. `record` is None if the run has not recorded them yet."""
         preset, preset_from = self._preset_of(record)
         self._check_columns(preset)
@@ -105,7 +111,7 @@ class Output:
         self.command = tuple(record.get("command", ())) if record else ()
         """Command-line arguments of the run; empty if unknown."""
 
-    def _preset_of(self, record: _RunRecord | None) -> tuple[Preset, str]:
+    def _preset_of(self, record: RunRecord | None) -> tuple[Preset, str]:
         if self._named is not None:
             return load_preset(self._named), "as --preset says"
         if record is None:
@@ -114,9 +120,9 @@ class Output:
             return recorded_preset(record["preset"]), "the run's own"
         except BadValue as error:
             plugins = record.get("plugins", [])
-            remedy = f"--plugin {plugins[0]}" if plugins else "--preset with a preset of this version"
+            remedy = f"give --plugin {plugins[0]}" if plugins else self._remedy
             where = self.layout.root / "run.json"
-            raise WrongUse(f"{where}: its preset cannot be read here ({error}); give {remedy}") from error
+            raise WrongUse(f"{where}: its preset cannot be read here ({error}); {remedy}") from error
 
     def _check_columns(self, preset: Preset) -> None:
         asked = [one.reason for one in preset.columns]
@@ -157,7 +163,7 @@ class Output:
         """Return the committed units, as of at most a few seconds ago."""
         now = time.monotonic()
         if self._listed is None or now - self._listed[0] > _FRESH_S:
-            record = read_record(self.layout.root / "run.json", _RunRecord)
+            record = read_record(self.layout.root / "run.json", RunRecord)
             if record != self._record:  # a run has finished
                 self._read(record)
             decisions, captions = (

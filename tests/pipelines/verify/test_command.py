@@ -179,6 +179,21 @@ def captioned(output: Path) -> str:
     return uid_at(output, KEPT)
 
 
+def without_a_caption(output: Path) -> str:
+    with_value(output / KEPT, "caption", 0, None)
+    return uid_at(output, KEPT)
+
+
+def without_a_uid(output: Path) -> str:
+    with_value(output / KEPT, "uid", 0, None)
+    return KEPT
+
+
+def with_another_shard(output: Path) -> str:
+    shutil.copy(output / SHARD, output / "shards" / "mine.tar")
+    return "shards/mine.tar"
+
+
 def swapped(output: Path) -> str:
     one, other = output / KEPT, output / "kept/part-00000-00000.parquet"
     content = one.read_bytes()
@@ -232,7 +247,7 @@ def without_a_shard(output: Path) -> str:
 
 DAMAGE = (
     *(moved, flipped, captioned, swapped, truncated, doubled, another_preset, another_model, without_dead_letters),
-    *(scored_higher, embedded_higher, without_a_shard),
+    *(scored_higher, embedded_higher, without_a_shard, without_a_caption, without_a_uid, with_another_shard),
 )
 
 
@@ -317,6 +332,7 @@ def test_files_that_are_not_regular_are_differences_and_are_not_opened(kind: str
         (f"work/captions/commits/{UNIT}.json", {"good": [1]}),
         ("funnel.json", {"hashes": {"kept": 5}}),
         ("run.json", {"models": {"captions": 5}}),
+        ("run.json", {"dataset": 5}),
     ],
 )
 def test_an_altered_record_is_a_difference(name: str, change: dict[str, object], copied: Path) -> None:
@@ -499,6 +515,17 @@ def test_it_prints_what_was_checked_and_ends_with_a_status(scored: Any, copied: 
 def test_wrong_use(words: list[str], scored: Any, capsys: Any) -> None:
     assert main([word.format(scored[0]) for word in words]) == 2
     assert capsys.readouterr().err.startswith("error: ") and not (scored[0] / "found.json").exists()
+
+
+def test_a_preset_that_cannot_be_read_and_a_file_without_its_folder_are_one_line(copied: Path, capsys: Any) -> None:
+    shutil.rmtree(copied / "kept")
+    (copied / "kept").touch()
+    assert main([str(copied)]) == 1
+    altered(copied / "run.json", lambda record: record["preset"].update(captions=5))
+    assert main([str(copied)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[:7] for line in lines] == ["error: "] * 2 and str(copied / "kept") in lines[0]
+    assert "run.json" in lines[1] and "--preset" not in lines[1]  # which verify has not
 
 
 @pytest.mark.parametrize("shared", [False, True])
