@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import islice
@@ -30,6 +32,7 @@ from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.naming import counted, listing
 from open_diht.common.shard_index import stamp_of
 from open_diht.common.spelling import spelled_option
+from open_diht.common.stores import in_words, translated
 from open_diht.filters import copies
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_encoder
@@ -76,7 +79,10 @@ def find_sets(text: str) -> list[EvaluationSet]:
     """Return the sets that --decontaminate names. Raise WrongUse, with one line that names the command that fetches it,
     if the data of one is not on this machine."""
     paths, tasks = _divided(text)
-    found = [_of_path(path) for path in paths]
+    found = []
+    for path, word in paths.items():
+        with _reading(word):
+            found.append(_of_path(path, word))
     if tasks:
         done = subprocess.run([*_COMMAND, tasks, "--about"], capture_output=True, text=True, check=False)
         if done.returncode:
@@ -90,28 +96,38 @@ def find_sets(text: str) -> list[EvaluationSet]:
     return found
 
 
-def _divided(text: str) -> tuple[list[Path], str]:
-    """Return the folders and files that --decontaminate names, and the words for the evaluation: tasks, suites and
-    suite files. Raise WrongUse for a URL."""
+def _divided(text: str) -> tuple[dict[Path, str], str]:
+    """Return the folders and files that --decontaminate names, each once, with the user's words for them, and the words
+    for the evaluation: tasks, suites and suite files. Raise WrongUse for a URL."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if urls := [word for word in words if "://" in word]:
         raise WrongUse(f"{spelled_option('decontaminate', urls[0])}: a set is read on this machine; download it first")
     tasks = [word for word in words if word.endswith(_SUITES) or not ("/" in word or word.endswith(".parquet"))]
-    return [Path(word).expanduser() for word in words if word not in tasks], ",".join(tasks)
+    paths = {Path(os.path.abspath(os.path.expanduser(word))): word for word in words if word not in tasks}
+    return paths, ",".join(tasks)
 
 
-def _of_path(path: Path) -> EvaluationSet:
+def _reading(word: str) -> AbstractContextManager[None]:
+    """Turn errors of a disk and of a damaged Parquet file into WrongUse, in one line."""
+
+    def translation(error: Exception) -> WrongUse | None:
+        if not isinstance(error, OSError | pa.ArrowException):
+            return None
+        what = f"cannot be read ({in_words(error)}); repair, remove or replace that file"
+        return WrongUse(f"{spelled_option('decontaminate', word)}: {what}")
+
+    return translated(translation)
+
+
+def _of_path(path: Path, word: str) -> EvaluationSet:
     if path.is_dir():
         state = [(_item(file, path), _sha256(file, stamp_of(file)), _captions_beside(file)) for file in _files(path)]
         return EvaluationSet(path.resolve().name, len(state), fingerprint_of(state))
     if not path.is_file():
-        raise WrongUse(f"{spelled_option('decontaminate', path)}: no such folder or file; check the path")
-    try:
-        with pq.ParquetFile(path) as file:
-            _columns(file.schema_arrow, path)
-            return EvaluationSet(path.stem, file.metadata.num_rows, _sha256(path, stamp_of(path)))
-    except pa.ArrowInvalid as error:
-        raise WrongUse(f"{spelled_option('decontaminate', path)}: not a Parquet file ({error})") from error
+        raise WrongUse(f"{spelled_option('decontaminate', word)}: no such folder or file; check the path")
+    with pq.ParquetFile(path) as file:
+        _columns(file.schema_arrow, word)
+        return EvaluationSet(path.stem, file.metadata.num_rows, _sha256(path, stamp_of(path)))
 
 
 @cache
@@ -121,7 +137,8 @@ def _sha256(path: Path, stamp: str) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower().removeprefix(".") in EXTENSIONS)
+    found = (file for file in folder.rglob("*") if file.suffix.lower().removeprefix(".") in EXTENSIONS)
+    return sorted(file for file in found if not file.is_dir())
 
 
 def _item(file: Path, folder: Path) -> str:
@@ -134,10 +151,10 @@ def _captions_beside(image: Path) -> list[str]:
     return text.read_text(encoding="utf-8", errors="replace").splitlines() if text.is_file() else []
 
 
-def _columns(schema: pa.Schema, path: Path) -> tuple[str, str | None, str | None]:
+def _columns(schema: pa.Schema, word: str) -> tuple[str, str | None, str | None]:
     """Return the columns of a file with the images, with their captions and with their names. Raise WrongUse for types
     that have no images or captions."""
-    some, where = schema.names, spelled_option("decontaminate", path)
+    some, where = schema.names, spelled_option("decontaminate", word)
     image, caption, key = (next((n for n in known if n in some), None) for known in (_IMAGES, _CAPTIONS, _KEYS))
     if image is None:
         raise WrongUse(f"{where}: no column of images ({', '.join(_IMAGES)}) among {listing(some)}; rename the column")
@@ -168,8 +185,9 @@ def _is_caption(kind: pa.DataType) -> bool:
 def _rows(text: str) -> Iterator[Row]:
     """Yield the images of all sets, in order."""
     paths, tasks = _divided(text)
-    for path in paths:
-        yield from _of_folder(path) if path.is_dir() else _of_file(path)
+    for path, word in paths.items():
+        with _reading(word):
+            yield from _of_folder(path) if path.is_dir() else _of_file(path, word)
     if tasks:
         yield from _of_tasks(tasks, text)
 
@@ -198,9 +216,9 @@ def _of_folder(folder: Path) -> Iterator[Row]:
         yield folder.resolve().name, _item(file, folder), file.read_bytes(), _captions_beside(file)
 
 
-def _of_file(path: Path) -> Iterator[Row]:
+def _of_file(path: Path, word: str) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
-        image, caption, key = _columns(file.schema_arrow, path)
+        image, caption, key = _columns(file.schema_arrow, word)
         number = 0
         for batch in file.iter_batches(256, columns=[name for name in (image, caption, key) if name]):
             for row in batch.to_pylist():

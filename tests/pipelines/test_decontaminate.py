@@ -189,13 +189,33 @@ def test_images_of_tasks_that_cannot_be_read_are_one_line(monkeypatch, count, wo
         ("https://example.org/images/", {}, "https://example.org/images/: .*download it first"),
         ("hf://datasets/a/b.yaml", {}, "hf://datasets/a/b.yaml: .*download it first"),
         ("absent.yaml", {}, "absent"),
+        ("./absent/", {}, "--decontaminate ./absent/: no such folder or file"),
+        ("./broken/", {}, "--decontaminate ./broken/: cannot be read .*gone.jpg"),
+        (
+            "set.parquet,./broken/gone.parquet",
+            {"image": [b"x"]},
+            "--decontaminate ./broken/gone.parquet: .*magic bytes",
+        ),
     ],
 )
 def test_sets_that_cannot_be_read_are_one_line_before_any_work(tmp_path, monkeypatch, sets, columns, named):
     monkeypatch.chdir(tmp_path)
     pq.write_table(pa.table(columns), "set.parquet")
+    Path("broken").mkdir()
+    Path("broken", "gone.jpg").symlink_to("/nowhere.jpg")
+    Path("broken", "gone.parquet").write_bytes(b"a file without its end")
     with pytest.raises(WrongUse, match=named) as caught:
         find_sets(sets)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_of_a_set_that_are_damaged_are_one_line(tmp_path):
+    path = tmp_path / "set.parquet"
+    pq.write_table(pa.table({"image": IMAGES[:2]}), path, compression="none", use_dictionary=False)
+    path.write_bytes(b"PAR1" + b"\xff" * 100 + path.read_bytes()[104:])
+    assert find_sets(str(path))[0].images == 2
+    with pytest.raises(WrongUse, match=f"--decontaminate {path}: cannot be read") as caught:
+        list(evaluation_sets._rows(str(path)))
     assert "\n" not in str(caught.value)
 
 
@@ -214,10 +234,11 @@ def test_columns_of_images_and_captions_are_read(tmp_path, kind, captions):
     assert evaluation_sets._table(rows, None)["hashes"].null_count == 0
 
 
-def test_a_suite_file_is_of_the_evaluation_wherever_it_is(tmp_path):
-    words = f"demo,mine.yaml,{tmp_path}/mine.yml,./images/,{tmp_path}/x.parquet"
+def test_a_suite_file_is_of_the_evaluation_wherever_it_is_and_a_folder_is_one_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = f"demo,mine.yaml,{tmp_path}/mine.yml,{tmp_path}/images,./images/,{tmp_path}/x.parquet"
     assert evaluation_sets._divided(words) == (
-        [Path("images"), tmp_path / "x.parquet"],
+        {tmp_path / "images": "./images/", tmp_path / "x.parquet": f"{tmp_path}/x.parquet"},
         f"demo,mine.yaml,{tmp_path}/mine.yml",
     )
 
