@@ -107,6 +107,10 @@ class Cat:
             raise TypeError(
                 f"preset is a {type(preset).__name__}; pass a name such as 'paper', a YAML file or a Preset"
             )
+        if ocr is not None and not isinstance(ocr, SpotterSettings):
+            raise TypeError(
+                f"ocr is a {type(ocr).__name__}; pass SpotterSettings, such as SpotterSettings(effort='high')"
+            )
         refuse_scores(preset, "Cat")
         self.preset = preset
         self.ocr = ocr or preset.ocr.settings()

@@ -209,6 +209,7 @@ def test_images_are_paired_with_captions_by_their_places(of, n, monkeypatch):
     [
         (lambda: Cat("papr"), BadPreset, "paper"),
         (lambda: Cat(3), TypeError, "int"),  # type: ignore[arg-type]
+        (lambda: Cat(ocr="high"), TypeError, "SpotterSettings"),  # type: ignore[arg-type]
         (lambda: Cat()(DOG), TypeError, "list"),
         (lambda: Cat()([5] * 20), TypeError, "int"),
         (lambda: Cat()([DOG] * 20, [5] * 20), TypeError, "int"),
