@@ -69,8 +69,8 @@ def is_of_client(error: BaseException) -> bool:
 
 
 def is_of_store(error: BaseException) -> bool:
-    """Return whether an error that does not come from a disk may come from a store."""
-    return isinstance(error, OSError) or is_of_client(error)
+    """Return whether an error that does not come from a disk may come from a store or a hub."""
+    return isinstance(error, OSError) or is_of_client(error) or _may_pass(error)
 
 
 def is_outage(error: Exception, remote: bool) -> bool:
@@ -86,7 +86,7 @@ def is_outage(error: Exception, remote: bool) -> bool:
     return isinstance(error, ConnectionError | TimeoutError) or error.errno in _OUTAGE_NUMBERS
 
 
-def _may_pass(error: Exception) -> bool:
+def _may_pass(error: BaseException) -> bool:
     """Return whether an error comes from the hub client and may be temporary, such as no network, too many requests or
     an expired token. A 404 answer is not."""
     errors = sys.modules.get("huggingface_hub.errors")  # if it is not imported, the error is not the client's

@@ -20,7 +20,6 @@ import numpy as np
 
 from open_diht.common.command_line import FAILED, OK, WrongUse, command, refuse_empty, say
 from open_diht.common.files import publish_json
-from open_diht.common.installation import remedy
 from open_diht.common.naming import counted
 from open_diht.common.plugins import PluginError, load_plugin
 from open_diht.common.stores import in_words, translated
@@ -33,13 +32,13 @@ from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import is_locked
-from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, is_local, store_errors, store_path
+from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, is_local, store_errors
 from open_diht.pipelines.verify.findings import Findings
 from open_diht.pipelines.verify.options import parse
 from open_diht.pipelines.verify.provenance import RunRecord, check_provenance, evaluation_filter
 from open_diht.pipelines.verify.rows import Rows
 from open_diht.pipelines.verify.structure import Structure, files_of, is_plain
-from open_diht.pipelines.view.output import Output, plan_of
+from open_diht.pipelines.view.output import Output, plan_of, root_of
 
 _MOST = 2**31
 """More rows than a unit has, whatever its record says."""
@@ -57,10 +56,7 @@ def _verify(options: argparse.Namespace) -> int:
     refuse_empty(options, "output", "input", "images_root", "json")
     for name in options.plugin:
         load_plugin(name)
-    try:
-        root = store_path(options.output)
-    except (ValueError, ImportError) as error:
-        raise WrongUse(f"OUTPUT {options.output!r} cannot be read ({error}); {remedy('cloud')}") from error
+    root = root_of(options.output)
     target = None if options.json in (None, "-") else Path(options.json)
     if target and is_local(root) and target.resolve().is_relative_to(root.resolve()):
         raise WrongUse(f"--json {target} is in OUTPUT, into which nothing is written; name another file")

@@ -79,7 +79,7 @@ def files_of(root: StorePath, found: Findings) -> dict[str, int | None]:
         }
 
     def fail(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):  # no output, which the caller reports
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):  # no output, which the caller reports
             raise error
 
     top, sizes = Path(os.path.realpath(root)), dict[str, int | None]()

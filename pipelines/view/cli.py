@@ -11,14 +11,13 @@ import socket
 import uvicorn
 
 from open_diht.common.command_line import OK, WrongUse, command, say
-from open_diht.common.installation import remedy
 from open_diht.common.plugins import PluginError, load_plugin
 from open_diht.filters.presets import BadPreset
 from open_diht.pipelines.store.commit import RunFailed
-from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, store_errors, store_path
+from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, store_errors
 from open_diht.pipelines.view.app import HOSTS, make_app
 from open_diht.pipelines.view.options import parse
-from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.view.output import Output, root_of
 from open_diht.pipelines.view.pages import Workbench
 
 _CLOSE_S = 2
@@ -43,17 +42,9 @@ main = command(parse, _view, wrong_use=(BadPreset, PluginError), failed=(RunFail
 
 
 def _opened(output: str, preset: str | None) -> Output:
-    try:
-        root = store_path(output)
-        with store_errors(root, WrongUse, SEE_TO_OUTPUT):
-            return Output(root, preset)
-    except (ValueError, ImportError) as error:
-        if isinstance(error, WrongUse | BadPreset):
-            raise
-        raise WrongUse(
-            f"OUTPUT {output!r} cannot be read ({error}); give a folder, or an address such as s3://bucket/folder, "
-            f"whose package is installed: {remedy('cloud')}"
-        ) from error
+    root = root_of(output)
+    with store_errors(root, WrongUse, SEE_TO_OUTPUT):
+        return Output(root, preset)
 
 
 def _listening(port: int) -> socket.socket:

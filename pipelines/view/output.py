@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue
+from open_diht.common.installation import remedy
 from open_diht.common.spelling import spelled
 from open_diht.filters.cascade import KEPT, Reasons
 from open_diht.filters.presets import Preset, load_preset, recorded_preset
@@ -22,7 +23,17 @@ from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.layout import KINDS, Layout
 from open_diht.pipelines.store.shapes import read_record
-from open_diht.pipelines.store.storage import FileStamp, StorePath, is_local, read_table, row_count, stamps
+from open_diht.pipelines.store.storage import (
+    SEE_TO_OUTPUT,
+    FileStamp,
+    StorePath,
+    is_local,
+    read_table,
+    row_count,
+    stamps,
+    store_errors,
+    store_path,
+)
 
 UNREADABLE = "unreadable"
 """Stands for the unit of dead-letter rows of files that could not be read at all, and of units that failed."""
@@ -77,6 +88,23 @@ class State:
     """Units with results of stage `captions`, including decided ones."""
     finished: bool
     """True if a run has ended, and all units are decided or quarantined."""
+
+
+def root_of(output: str) -> StorePath:
+    """Return the path of the OUTPUT that a user has named. Raise WrongUse if its address is wrong, its package is not
+    installed, or its store does not answer."""
+    try:
+        root = store_path(output)
+        with store_errors(root, WrongUse, SEE_TO_OUTPUT):
+            root.exists()
+    except (ValueError, ImportError) as error:
+        if isinstance(error, WrongUse):
+            raise
+        raise WrongUse(
+            f"OUTPUT {output!r} cannot be read ({error}); give a folder, or an address such as s3://bucket/folder, "
+            f"whose package is installed: {remedy('cloud')}"
+        ) from error
+    return root
 
 
 class Output:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from open_diht.common.stores import absolute, file_system, in_words, is_of_client, is_remote, said_if_slow
+from open_diht.common.stores import absolute, file_system, in_words, is_of_client, is_of_store, is_remote, said_if_slow
 
 
 def test_errors_of_clients_are_told_by_their_package() -> None:
@@ -14,6 +14,11 @@ def test_errors_of_clients_are_told_by_their_package() -> None:
     assert is_of_client(ValueError("Invalid endpoint: 127.0.0.1:9000"))
     assert not is_of_client(ValueError("a bad number")) and not is_of_client(PermissionError("denied"))
     assert in_words(refused) == 'EndpointConnectionError: Could not connect to the endpoint URL: "http://store"'
+
+
+def test_a_hub_that_is_not_reached_is_a_store_that_does_not_answer() -> None:
+    errors = pytest.importorskip("huggingface_hub.errors")
+    assert is_of_store(errors.HTTPError("no such host")) and not is_of_store(ValueError("a bad number"))
 
 
 def test_words_are_one_line() -> None:

@@ -510,7 +510,16 @@ def test_it_prints_what_was_checked_and_ends_with_a_status(scored: Any, copied: 
 
 
 @pytest.mark.parametrize(
-    "words", [["/nowhere"], ["{}/kept"], ["{}", "--input", "/nowhere/*.tsv"], ["{}", "--json", "{}/found.json"]]
+    "words",
+    [
+        ["/nowhere"],
+        ["{}/kept"],
+        ["{}/run.json"],
+        ["s3:/bucket"],
+        ["no://bucket"],
+        ["{}", "--input", "/nowhere/*.tsv"],
+        ["{}", "--json", "{}/found.json"],
+    ],
 )
 def test_wrong_use(words: list[str], scored: Any, capsys: Any) -> None:
     assert main([word.format(scored[0]) for word in words]) == 2
