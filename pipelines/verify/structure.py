@@ -46,8 +46,11 @@ _READ = (*KINDS, "work", "shards", "index", "funnel.json", "run.json", "subset.n
 """Files and folders of an output that are opened without a record that names them."""
 _RECORDS = ("funnel.json", "work/exported.json")
 """Records that are of no unit."""
-_SUMMED = ("rows_in", "kept", "rejected", "dead_letter", "not_decided", "unparsed", "histograms", "captions")
-"""Entries of the results that are sums over the records of all units."""
+_SUMMED = (
+    *("rows_in", "kept", "keep_rate", "rejected", "dead_letter", "not_decided"),
+    *("unparsed", "moves", "histograms", "captions"),
+)
+"""Entries of the results that are made from the records of all units."""
 
 
 def is_plain(name: object) -> bool:
@@ -279,7 +282,18 @@ class Structure:
             # The annotations of undecided units may have come or gone since.
             sums["rows_in"] += funnel["not_decided"]["rows"] - sums["not_decided"]["rows"]
             sums["not_decided"] |= {name: funnel["not_decided"][name] for name in ("rows", "uncounted")}
+            sums["keep_rate"] = sums["kept"] / sums["rows_in"] if sums["rows_in"] else 0.0
             summed.remove("captions")
+        left, by_steps = funnel["rows_in"], Counter[str]()
+        for step in funnel["steps"]:  # their texts and order are of the version and the plugins of the run
+            left -= step["rejected"] + step.get("lost", 0)
+            by_steps[step["reason"]] += step["rejected"]
+            if step["left"] != left:
+                found.differ(
+                    "structure", path, f"steps: {step['left']} left after {step['reason']}, and {left} by them"
+                )
+        if by_steps != Counter(sums["rejected"]):
+            found.differ("structure", path, "steps: reject other numbers than the records of all units")
         for name in summed:
             by_units, stated = sums.get(name), funnel.get(name)
             while isinstance(by_units, dict) and isinstance(stated, dict) and by_units != stated:  # down to the number

@@ -345,10 +345,14 @@ def test_the_sums_of_the_results_are_compared(copied: Path) -> None:
     def change(record: dict[str, Any]) -> None:
         record.update(kept=0, rejected={**record["rejected"], "action": 999})
         record["histograms"]["complexity"]["2"] += 1
+        record["keep_rate"] = 0.9
+        record["steps"][1]["left"] += 1
 
     altered(copied / "funnel.json", change)
     found = checked(copied, "--sample", 0).differences
-    assert {one.what.partition(":")[0] for one in found} == {"kept", "rejected.action", "histograms.complexity.2"}
+    assert {one.what.partition(":")[0] for one in found} == {
+        *("kept", "keep_rate", "steps", "rejected.action", "histograms.complexity.2"),
+    }
 
 
 @pytest.mark.parametrize("stage", ["captions", "decide"])
