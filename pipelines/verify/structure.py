@@ -90,11 +90,12 @@ def files_of(root: StorePath, found: Findings) -> dict[str, int | None]:
         paths = [Path(folder, name) for name in sorted([*folders, *names]) if not name.startswith(".")]
         folders[:] = [name for name in folders if not name.startswith(".") and (Path(folder) != top or name in _READ)]
         for path in paths:
+            what, name = None, path.relative_to(top)
             try:
                 mode, size = path.stat().st_mode, path.stat().st_size
-            except OSError:  # a broken link; the file is missing by its record
+            except OSError:  # a link that leads nowhere
+                sizes[name.as_posix()] = None
                 continue
-            what, name = None, path.relative_to(top)
             if path.is_symlink() and top not in path.resolve().parents:
                 what = "is a link that leads out of the output"
             elif S_ISDIR(mode) and path.is_symlink():
@@ -153,7 +154,8 @@ class Structure:
         """Make all checks but those of `unit`. `settings` are the run's, None if its record is damaged."""
         self._check_records()
         if self.funnel:
-            self._check_counts(self.funnel, settings)
+            self._check_units(self.funnel)
+            self._check_sums(self.funnel, settings)
             self._check_exports(self.funnel)
 
     # ---- files against records
@@ -250,7 +252,8 @@ class Structure:
             uid = next(one for one, other in zip(there, expected, strict=True) if one != other)
             self.found.differ("structure", path, "is out of order", uid)
 
-    def _check_counts(self, funnel: Any, settings: RunSettings | None) -> None:
+    def _check_units(self, funnel: Any) -> None:
+        """Check that all result files are of units that the last run has decided, or not processed."""
         layout, found = self.layout, self.found
         ours = {f"{kind}/part-{unit}.parquet" for kind in KINDS for unit in (*self.decided, "unreadable")}
         for name in sorted(self.files.keys() - ours):
@@ -267,6 +270,10 @@ class Structure:
                 found.differ("structure", path, f"rows: {there}, and {broken} files or units were not processed")
         except Damaged:
             found.differ("structure", path, "cannot be read")
+
+    def _check_sums(self, funnel: Any, settings: RunSettings | None) -> None:
+        """Compare the numbers of the results with the records of all units."""
+        layout, found = self.layout, self.found
         if settings is None or len(self.annotated) < len(self.decided):
             found.skip("the sums in funnel.json: records of the run are damaged")
             return
@@ -309,7 +316,7 @@ class Structure:
             try:
                 check_captions(layout, units, funnel["captions"])
             except (NotConserved, FileNotFoundError) as error:
-                found.differ("structure", layout.root / "funnel.json", str(error))
+                found.differ("structure", path, str(error))
 
     # ---- exports
 

@@ -194,6 +194,11 @@ def with_another_shard(output: Path) -> str:
     return "shards/mine.tar"
 
 
+def with_a_link_to_nowhere(output: Path) -> str:
+    (output / "kept" / "mine.parquet").symlink_to("gone.parquet")
+    return "kept/mine.parquet"
+
+
 def swapped(output: Path) -> str:
     one, other = output / KEPT, output / "kept/part-00000-00000.parquet"
     content = one.read_bytes()
@@ -248,6 +253,7 @@ def without_a_shard(output: Path) -> str:
 DAMAGE = (
     *(moved, flipped, captioned, swapped, truncated, doubled, another_preset, another_model, without_dead_letters),
     *(scored_higher, embedded_higher, without_a_shard, without_a_caption, without_a_uid, with_another_shard),
+    with_a_link_to_nowhere,
 )
 
 
