@@ -200,7 +200,7 @@ def recorded_preset(record: Mapping[str, Any]) -> Preset:
     """Return the preset in a provenance record (see `Preset.as_dict`). Raise BadValue if it has a setting or value of
     another version, or a filter that is not registered here."""
     content = {name: value for name, value in record.items() if name not in ("name", "filters")}
-    return build_preset(str(record["name"]), content | record.get("filters", {}))
+    return build_preset(str(record.get("name", "")), content | record.get("filters", {}))
 
 
 def load_preset(name: str) -> Preset:

@@ -24,7 +24,7 @@ from open_diht.common.naming import counted
 from open_diht.common.plugins import PluginError, load_plugin
 from open_diht.common.stores import in_words, translated
 from open_diht.filters.presets import BadPreset
-from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.datasets import Dataset, DatasetError
 from open_diht.pipelines.manifests import ManifestError, expand_inputs, stamps_of
 from open_diht.pipelines.manifests.files import difference, fingerprint
 from open_diht.pipelines.manifests.plan import Plan
@@ -68,7 +68,7 @@ def _verify(options: argparse.Namespace) -> int:
     return FAILED if found.differences else OK
 
 
-main = command(parse, _verify, wrong_use=(BadPreset, PluginError, ManifestError), failed=(RunFailed,))
+main = command(parse, _verify, wrong_use=(BadPreset, DatasetError, PluginError, ManifestError), failed=(RunFailed,))
 
 
 def verify(root: StorePath, options: argparse.Namespace) -> Findings:

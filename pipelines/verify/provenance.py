@@ -16,7 +16,6 @@ from open_diht.pipelines.stages.evaluation import FINGERPRINTS, EvaluationFilter
 from open_diht.pipelines.stages.evaluation_sets import EVALUATION
 from open_diht.pipelines.stages.images import DOWNLOAD, state_of
 from open_diht.pipelines.stages.score.stored import SCORE
-from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.layout import unit_of
 from open_diht.pipelines.store.records import fingerprint_of
 from open_diht.pipelines.store.shapes import conforms
@@ -32,6 +31,14 @@ class RunRecord(output.RunRecord):
     versions: dict[str, str]
     files: list[dict[str, object]]
     plan: dict[str, object]
+
+
+class _Downloaded(TypedDict):
+    """The fields of a commit record of stage `download` that `state_of` reads."""
+
+    fingerprint: str
+    segments: int
+    found: str
 
 
 class _Compared(TypedDict):
@@ -54,6 +61,7 @@ def check_provenance(structure: Structure, run: RunRecord) -> None:
     captions = models.get("captions", {})
     full = {name: value for name, value in captions.items() if name != "lean"}  # which a lean run takes as well
     expected = {"captions": {fingerprint_of(captions), fingerprint_of(full)}}
+    downloaded = {*structure.commits(DOWNLOAD)}
     for stage in (one for one in ("captions", "spotting", SCORE) if one in run["stages"]):
         names = [name for name in structure.commits(stage) if unit_of(name) in structure.decided]
         records = each(structure.record, [layout.commit(stage, name) for name in names], layout.root)
@@ -61,11 +69,8 @@ def check_provenance(structure: Structure, run: RunRecord) -> None:
             if record is None:
                 continue
             if stage == SCORE:
-                try:
-                    downloads = state_of(read_json(layout.commit(DOWNLOAD, name)))
-                except CorruptRecord:
-                    found.differ("structure", layout.commit(DOWNLOAD, name), "is no record of this version")
-                    continue
+                path = layout.commit(DOWNLOAD, name)
+                downloads = state_of(structure.record(path, _Downloaded) if name in downloaded else None)
                 expected[stage] = {embedding_of(models.get(SCORE, {}).get("fingerprint", ""), downloads)}
             # run.json does not have all settings of the OCR, but all units must share them.
             made = str(record.get("fingerprint"))

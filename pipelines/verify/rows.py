@@ -128,7 +128,12 @@ class Rows:
             self.found.differ("decisions", path, f"cannot be repeated: {error.__cause__ or error}")
         except WrongUse:
             raise
-        except (LookupError, ValueError, TypeError) as error:  # of annotations or records that were altered
+        except (
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:  # of annotations or records that were altered
             what = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self.found.differ("decisions", path, f"cannot be repeated, its annotations are damaged ({what})")
 

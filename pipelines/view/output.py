@@ -146,7 +146,7 @@ class Output:
             return load_preset("paper"), "the default: this run has not recorded its own yet"
         try:
             return recorded_preset(record["preset"]), "the run's own"
-        except BadValue as error:
+        except (BadValue, TypeError) as error:
             plugins = record.get("plugins", [])
             remedy = f"give --plugin {plugins[0]}" if plugins else self._remedy
             where = self.layout.root / "run.json"
@@ -269,7 +269,7 @@ def plan_of(layout: Layout) -> Plan:
         ) from error
     except PlanMismatch as error:
         raise WrongUse(str(error)) from error
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise WrongUse(f"{layout.plan} is not a plan of this version ({type(error).__name__}: {error})") from error
 
 

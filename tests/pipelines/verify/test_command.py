@@ -361,6 +361,17 @@ def test_the_sums_of_the_results_are_compared(copied: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("stage", "content"), [("download", '{"files": {}}'), ("spotting", "[1]")])
+def test_a_record_of_images_that_holds_something_else_is_a_difference(
+    stage: str, content: str, scored: Any, copied: Path
+) -> None:
+    path = copied / "work" / stage / "commits" / f"{UNIT}.0000.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    found = checked(copied, "--input", scored[1]).differences
+    assert ("is no record of this version", str(path)) in {(one.what, one.file) for one in found}
+
+
 @pytest.mark.parametrize("stage", ["captions", "decide"])
 def test_records_that_cannot_be_summed_are_differences(stage: str, copied: Path) -> None:
     path = copied / "work" / "decide" / "commits" / f"{UNIT}.json"
@@ -536,14 +547,24 @@ def test_wrong_use(words: list[str], scored: Any, capsys: Any) -> None:
     assert capsys.readouterr().err.startswith("error: ") and not (scored[0] / "found.json").exists()
 
 
-def test_a_preset_that_cannot_be_read_and_a_file_without_its_folder_are_one_line(copied: Path, capsys: Any) -> None:
+def test_settings_that_cannot_be_read_and_a_file_without_its_folder_are_one_line(copied: Path, capsys: Any) -> None:
     shutil.rmtree(copied / "kept")
     (copied / "kept").touch()
     assert main([str(copied)]) == 1
+    run = json.loads((copied / "run.json").read_text())
     altered(copied / "run.json", lambda record: record["preset"].update(captions=5))
     assert main([str(copied)]) == 2
+    altered(copied / "run.json", lambda record: record["preset"].update(captions={}, filters=5))
+    assert main([str(copied)]) == 2
+    altered(copied / "run.json", lambda record: record.update(preset={}))
+    assert main([str(copied)]) == 1  # and then kept/ is read
+    run["dataset"]["roles"].update(caption="caption", captions=["caption"])
+    (copied / "run.json").write_text(json.dumps(run))
+    assert main([str(copied)]) == 2
+    altered(copied / "work" / "plan.json", lambda plan: plan["inspected"]["files"][0].update(stamp=[0]))
+    assert main([str(copied)]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line[:7] for line in lines] == ["error: "] * 2 and str(copied / "kept") in lines[0]
+    assert [line[:7] for line in lines] == ["error: "] * 6 and str(copied / "kept") in lines[0]
     assert "run.json" in lines[1] and "--preset" not in lines[1]  # which verify has not
 
 
