@@ -1,7 +1,5 @@
 """The record of a model's training data: which evaluation sets it was checked against, next to the exported weights."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Rules about rows that are in an evaluation set: settings, reasons, and the columns with the evidence."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """CAT as a class of Daft: one instance per worker, batches of rows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import daft

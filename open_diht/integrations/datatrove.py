@@ -1,7 +1,5 @@
 """CAT as a filter of a datatrove pipeline: it decides about a document's text as a caption."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from datatrove.data import Document

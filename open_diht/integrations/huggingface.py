@@ -1,7 +1,5 @@
 """CAT for Hugging Face `datasets`: add decisions as columns, or keep the rows that pass and count the reasons."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """CAT as a stage of a webdataset pipeline."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice

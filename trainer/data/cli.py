@@ -5,8 +5,6 @@ embeddings in FOLDER/embeddings are read too, and the samples without are counte
 status: 0 at most --max-bad-share of each FOLDER's samples are bad; 1 more are, or shards cannot be used; 2 wrong use.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor

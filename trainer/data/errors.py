@@ -1,7 +1,5 @@
 """Errors of training data. Their only argument is the message, so that workers can pickle them."""
 
-from __future__ import annotations
-
 import zipfile
 import zlib
 from enum import StrEnum

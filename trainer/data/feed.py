@@ -7,8 +7,6 @@ A launcher (torchrun, `scancel`) signals every process of a run, including worke
 cannot finish its step or write its checkpoint. So workers ignore SIGINT, and SIGTERM until the trainer dismisses them.
 """
 
-from __future__ import annotations
-
 import atexit
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Batches of images in files, the input of zero-shot checks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -13,8 +13,6 @@ sizes and order of the shards and the permutations of the windows in use.
 Permutations are the sort order of raw bits of PCG64. NumPy keeps these stable, but not its `permutation`.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass

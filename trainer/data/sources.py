@@ -1,7 +1,5 @@
 """Find the shards at the path of a source, local or remote, in order of name (of number, for a brace pattern)."""
 
-from __future__ import annotations
-
 import glob as globbing
 import hashlib
 import json

@@ -6,8 +6,6 @@ fetching it twice at the same time. The cache keeps to its bound: fetches reserv
 open a file for one sample only, so that no dropped file keeps its space for long.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

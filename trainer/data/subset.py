@@ -6,8 +6,6 @@ may be larger than memory; a subset's file must have no repeats. A uid that occu
 select` is read r times in a pass, or once if it is held out.
 """
 
-from __future__ import annotations
-
 import hashlib
 from functools import lru_cache
 from pathlib import Path
