@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from open_diht.common.image_formats import FORMATS
@@ -187,7 +186,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         samples = np.asarray(image)
         if "transparency" in image.info:  # of a PNG: the one value that is transparent
             samples = np.where(samples == image.info["transparency"], 65535, samples)
-        return _from_16_bit(samples)
+        # Reduce 0..65535 to 0..255 by the high byte; Pillow's own conversion would clip at 255.
+        grey = (samples.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+        return Image.fromarray(grey, "L").convert("RGB")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -196,9 +197,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
         image = Image.fromarray(255 - np.asarray(image), "CMYK")
     return image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy even if nothing changes
-
-
-def _from_16_bit(samples: npt.NDArray[np.generic]) -> Image.Image:
-    """Reduce grey samples of 0..65535 to 0..255 by the high byte; Pillow's own conversion would clip at 255."""
-    grey = (samples.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-    return Image.fromarray(grey, "L").convert("RGB")

@@ -105,14 +105,10 @@ def running(done: int, total: int | None, unit: str, seconds: float, *, before: 
     rate, of = _rate(done - before, seconds), f" {unit}" if unit else ""
     said, left = f"{done:>12,}", "-"
     if total:
-        of = f" of {'' if exact else 'about '}{total:,}{of} ({_percent(done, total, exact)} %)"
+        percent = min(100 if exact else 99, 100 * done // total)  # 99 at most, because an estimate may grow
+        of = f" of {'' if exact else 'about '}{total:,}{of} ({percent} %)"
         left = duration(max(1.0, (total - done) / rate)) if rate else "-"
     return f"{said}{of}  {rate:,.0f}/s  ETA {left}"
-
-
-def _percent(done: int, total: int, exact: bool) -> int:
-    """Return the percentage, which is 100 only for an exact total, because an estimate may grow."""
-    return min(100 if exact else 99, 100 * done // total)
 
 
 def duration(seconds: float) -> str:

@@ -28,19 +28,19 @@ def blind_accuracy(choices: Sequence[Choice]) -> dict[str, float]:
         "longer": lambda _, caption: len(words(caption)),
         "likelier": lambda choice, caption: likelihood.of(choice.cluster, caption),
     }
-    return {name: sum(_gain(choice, rule) for choice in choices) / len(choices) for name, rule in rules.items()}
+
+    def gain(choice: Choice, rule: Score) -> float:
+        scores = [rule(choice, caption) for caption in choice.captions]
+        # Every right caption must score above every wrong one.
+        worst, best = min(scores[: choice.right]), max(scores[choice.right :])
+        return 0.5 if worst == best else float(worst > best)
+
+    return {name: sum(gain(choice, rule) for choice in choices) / len(choices) for name, rule in rules.items()}
 
 
 def words(caption: str) -> list[str]:
     """Return words and punctuation marks in lower case, without spacing."""
     return _WORDS.findall(caption.lower())
-
-
-def _gain(choice: Choice, rule: Score) -> float:
-    scores = [rule(choice, caption) for caption in choice.captions]
-    # Every right caption must score above every wrong one.
-    worst, best = min(scores[: choice.right]), max(scores[choice.right :])
-    return 0.5 if worst == best else float(worst > best)
 
 
 class _Bigrams:

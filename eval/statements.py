@@ -6,7 +6,6 @@ fits become "question: ... answer: ...".
 """
 
 import re
-from collections.abc import Callable
 
 ENTAILED = {"entailment": "{}", "neutral": "it is unclear whether {}", "contradiction": "it is not true that {}"}
 _AUX = "is|are|was|were|can|could|will|would|should|do|does|did|has|have|had"
@@ -25,10 +24,21 @@ _WHAT = re.compile(r"(?:what|where|who|which|when) (is|are|was|were) (.+)")
 def statement(question: str, answer: str) -> str:
     """Return the statement that `answer` to `question` makes about the image."""
     text, answer = _plain(question).lower(), answer.lower()
-    for rule in (_yes_no, _number, _other):
-        found = rule(text, answer)
-        if found is not None:
-            return found
+    if answer in ("yes", "no"):
+        if found := _THERE.fullmatch(text):
+            verb, article, rest = found.groups()
+            return f"there {verb} {article or ''}{rest}" if answer == "yes" else f"there {verb} no {rest}"
+        if found := _INVERTED.fullmatch(text):
+            verb, subject, rest = found.groups()
+            return f"{subject} {verb} {rest}" if answer == "yes" else f"{subject} {verb} not {rest}"
+    if found := _MANY.fullmatch(text):
+        counted = _MANY_THERE.fullmatch(found[1])
+        return " ".join(f"{answer} {' '.join(counted.groups()) if counted else found[1]}".split())
+    if found := _DOING.fullmatch(text):
+        verb, subject, deed = found.groups()
+        return f"{subject} {verb} {answer}" if deed == "doing" else f"{subject} {verb} {deed} {answer}"
+    if found := _PROPERTY.fullmatch(text) or _WHAT.fullmatch(text):
+        return f"{found[2]} {found[1]} {answer}"
     return f"question: {text} answer: {answer}"
 
 
@@ -40,38 +50,3 @@ def judgment(hypothesis: str, answer: str) -> str:
 
 def _plain(question: str) -> str:
     return " ".join(question.strip().rstrip("?.! ").split())
-
-
-def _yes_no(text: str, answer: str) -> str | None:
-    if answer not in ("yes", "no"):
-        return None
-    found = _THERE.fullmatch(text)
-    if found:
-        verb, article, rest = found.groups()
-        return f"there {verb} {article or ''}{rest}" if answer == "yes" else f"there {verb} no {rest}"
-    found = _INVERTED.fullmatch(text)
-    if found:
-        verb, subject, rest = found.groups()
-        return f"{subject} {verb} {rest}" if answer == "yes" else f"{subject} {verb} not {rest}"
-    return None
-
-
-def _number(text: str, answer: str) -> str | None:
-    found = _MANY.fullmatch(text)
-    if not found:
-        return None
-    counted = _MANY_THERE.fullmatch(found.group(1))
-    return " ".join(f"{answer} {' '.join(counted.groups()) if counted else found.group(1)}".split())
-
-
-def _other(text: str, answer: str) -> str | None:
-    rules: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
-        (_DOING, lambda m: f"{m[2]} {m[1]} {answer}" if m[3] == "doing" else f"{m[2]} {m[1]} {m[3]} {answer}"),
-        (_PROPERTY, lambda m: f"{m[2]} {m[1]} {answer}"),
-        (_WHAT, lambda m: f"{m[2]} {m[1]} {answer}"),
-    )
-    for pattern, build in rules:
-        found = pattern.fullmatch(text)
-        if found:
-            return build(found)
-    return None

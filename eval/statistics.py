@@ -28,7 +28,6 @@ from scipy.special import betaincinv, stdtr, stdtrit
 from open_diht.common.statistics import Interval, check_level
 
 Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
 FEWEST = 3
 """Minimum number of draws of shots for which an interval is computed."""

@@ -72,17 +72,14 @@ def lines_of(folders: Sequence[Path]) -> list[Line]:
     for name, metric, parts in keys:
         numbers = [of_model.get((name, metric, parts)) for of_model in several]
         first, used = next(index for index, one in enumerate(numbers) if one is not None), list(chain(*parts))
+        differ = [any(_measure(of_models[first][task]) != _measure(rows[task]) for task in used) for rows in of_models]
         cells = tuple(
-            None if one is None else Cell(one.value, one.low, one.high, _differ(of_models[first], rows, used))
-            for one, rows in zip(numbers, of_models, strict=True)
+            None if one is None else Cell(one.value, one.low, one.high, other)
+            for one, other in zip(numbers, differ, strict=True)
         )
         alike = sum(key[:2] == (name, metric) for key in keys) > 1
         found.append(Line(name, f"{metric}: {', '.join(map('/'.join, parts))}" if alike else metric, cells))
     return found
-
-
-def _differ(first: Mapping[str, Mapping[str, Any]], other: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> bool:
-    return any(_measure(first[task]) != _measure(other[task]) for task in tasks)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -190,13 +190,9 @@ def _concepts(command: Command, words: Sequence[str]) -> int:
     if status != OK or staged or "concepts" not in features.store:
         return status
     if (torch := sys.modules.get("torch")) and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
-        torch.set_num_threads(_cores())  # the features' half, which has loaded it, uses one
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(cores)  # the features' half, which has loaded it, uses one
     return _run(Command("", "open_diht.trainer.concepts.cli"), of_heads, f"{prog} --", options=heads)
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _refuse(message: str) -> int:

@@ -135,7 +135,9 @@ class Fetcher:
             return not self.sizes_only
         # Ask for unknown sizes first, because the disk is checked for all files at once.
         missing = [replace(remote, size=size_of(remote.url)) if remote.size is None else remote for remote in missing]
-        total, free = sum(remote.size or 0 for remote in missing), _free(self.root)
+        # The folder may not exist yet.
+        existing = next(one for one in (self.root.absolute(), *self.root.absolute().parents) if one.exists())
+        total, free = sum(remote.size or 0 for remote in missing), shutil.disk_usage(existing).free
         files = counted(len(missing), "file")
         unknown = sum(remote.size is None for remote in missing)
         more = f" and {unknown} whose server states no size" if unknown else ""
@@ -175,11 +177,6 @@ class Fetcher:
 
 def _sum(name: str, digest: str) -> str:
     return f"{digest.removeprefix('sha256:')}  {name}\n"
-
-
-def _free(folder: Path) -> int:
-    """Return the free bytes on the disk of a folder that may not exist yet."""
-    return shutil.disk_usage(next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())).free
 
 
 def _bytes(size: int) -> str:

@@ -175,18 +175,15 @@ def can_shorten(model: Any, tokens: torch.Tensor) -> bool:
     if not isinstance(model, CLIP) or getattr(model, "text_pool_type", None) != "argmax":
         return False
     mask = model.attn_mask
-    if not isinstance(mask, torch.Tensor) or not _causal(mask):
+    if not isinstance(mask, torch.Tensor):
+        return False
+    later = torch.ones_like(mask, dtype=torch.bool).triu(1)  # what a causal mask (length, length) forbids
+    if not bool(torch.isneginf(mask[later].float()).all()):
         return False
     with torch.inference_mode():
         whole = torch.nn.functional.normalize(model.encode_text(tokens).float(), dim=-1)
         short = torch.nn.functional.normalize(encode_short(model, tokens).float(), dim=-1)
     return bool((whole - short).abs().max() < TOLERANCE)
-
-
-def _causal(mask: torch.Tensor) -> bool:
-    """Return whether the additive mask (length, length) forbids every later position."""
-    later = torch.ones_like(mask, dtype=torch.bool).triu(1)
-    return bool(torch.isneginf(mask[later].float()).all())
 
 
 def encode_short(model: Any, tokens: torch.Tensor) -> torch.Tensor:

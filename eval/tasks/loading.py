@@ -57,11 +57,6 @@ def suite_files(words: str) -> list[Suite]:
     return [load_suite(word) for word in map(str.strip, words.split(",")) if word.endswith((".yaml", ".yml"))]
 
 
-@functools.cache
-def _shipped(path: Path) -> Suite:
-    return _suite(path)
-
-
 def _suite(path: Path) -> Suite:
     """Return the suite of a YAML file. Raises `WrongUse` for invalid content."""
     with _SHELF.explained(path):
@@ -78,6 +73,9 @@ def _suite(path: Path) -> Suite:
             if name not in names:
                 raise WrongUse(f"average names {name!r}, which is not one of its tasks")
         return suite
+
+
+_shipped = functools.cache(_suite)
 
 
 def _task(entry: Any) -> Task:

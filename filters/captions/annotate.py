@@ -134,18 +134,15 @@ class CaptionAnnotator:
     def annotate(self, captions: Sequence[str]) -> pa.Table:
         """Return one row of `SCHEMA` per caption, in order. Equal captions are annotated once."""
         with _uncollected():
-            return self._annotate(captions)
-
-    def _annotate(self, captions: Sequence[str]) -> pa.Table:
-        distinct = list(dict.fromkeys(captions))  # keeps the order
-        texts = [normalize(caption) for caption in distinct]
-        parses = self._parser.parse_where(may_state_an_action, texts) if self._lean else self._parser.parse(texts)
-        graphs = [None if parse is None else build_graph(parse) for parse in parses]
-        table = table_of(distinct, texts, graphs, self._verifier, self._opinion, self.moves)
-        if len(distinct) == len(captions):
-            return table
-        places = {caption: place for place, caption in enumerate(distinct)}
-        return table.take([places[caption] for caption in captions])
+            distinct = list(dict.fromkeys(captions))  # keeps the order
+            texts = [normalize(caption) for caption in distinct]
+            parses = self._parser.parse_where(may_state_an_action, texts) if self._lean else self._parser.parse(texts)
+            graphs = [None if parse is None else build_graph(parse) for parse in parses]
+            table = table_of(distinct, texts, graphs, self._verifier, self._opinion, self.moves)
+            if len(distinct) == len(captions):
+                return table
+            places = {caption: place for place, caption in enumerate(distinct)}
+            return table.take([places[caption] for caption in captions])
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def _parts(word: str) -> Iterator[str]:
     if not (word.isascii() and word.isalnum()):
         shown = "".join(" " if one.isspace() else one for one in word if _is_shown(one))
         bare = [one for one in unicodedata.normalize("NFD", shown) if unicodedata.category(one) != "Mn"]
-        word = "".join(f" {one} " if _is_mark(one) or _is_ideograph(one) else one.lower() for one in bare)
+        word = "".join(f" {one} " if _is_a_part(one) else one.lower() for one in bare)
         yield from word.split()
     elif word:
         yield word.lower()
@@ -68,10 +68,8 @@ def _is_shown(character: str) -> bool:
     return character in "\t\n\r" or (character != "\ufffd" and unicodedata.category(character)[0] != "C")
 
 
-def _is_mark(character: str) -> bool:
+def _is_a_part(character: str) -> bool:
+    """Return whether a character is a mark or an ideograph."""
     is_ascii_mark = character.isascii() and not character.isalnum() and not character.isspace()
-    return is_ascii_mark or unicodedata.category(character)[0] == "P"
-
-
-def _is_ideograph(character: str) -> bool:
-    return any(first <= ord(character) <= last for first, last in _IDEOGRAPHS)
+    is_ideograph = any(first <= ord(character) <= last for first, last in _IDEOGRAPHS)
+    return is_ascii_mark or is_ideograph or unicodedata.category(character)[0] == "P"

@@ -20,6 +20,7 @@ _MEASURE = re.compile(
     r"|sets?|parts?|doors?|lights?|seats?|seater|ply|way|tier|ports?)?\"?",
     re.I,
 )
+_YEAR = re.compile(r"(?:18|19|20)\d\d")
 _CACHED = 40_000  # words, about 300 bytes each
 
 
@@ -49,18 +50,13 @@ class _KnownWords(dict[str, Word]):
             self.clear()
         lower = word.lower()
         has_letter = word[0].isalpha() or any(map(str.isalpha, word))
-        known = self[word] = Word(lower, has_letter, descriptor_group(word), *_form(word, lower), _noun(lower))
+        noun = PERSON if lower in _PERSON_WORDS else noun_rating(lower) or UNKNOWN
+        known = self[word] = Word(lower, has_letter, descriptor_group(word), *_form(word, lower), noun)
         return known
 
 
 known_word: Callable[[str], Word] = _KnownWords().__getitem__
 """Return the properties of a word."""
-
-
-def _noun(lower: str) -> tuple[int, int]:
-    if lower in _PERSON_WORDS:
-        return PERSON
-    return noun_rating(lower) or UNKNOWN
 
 
 def _form(word: str, lower: str) -> tuple[Form | None, bool]:
@@ -84,11 +80,7 @@ def descriptor_group(word: str) -> str | None:
     group = describing_words().get(word.lower())
     if group is None:
         if word[0].isdigit():
-            return "number" if _MEASURE.fullmatch(word) and not _is_year(word) else None
+            return "number" if _MEASURE.fullmatch(word) and not _YEAR.fullmatch(word) else None
         if word[-2:] in ("ed", "ED") and verb_lemma(lower := word.lower()) not in (None, lower):
             return "participle"
     return group
-
-
-def _is_year(word: str) -> bool:
-    return len(word) == 4 and word.isdigit() and word[:2] in ("18", "19", "20")

@@ -56,9 +56,10 @@ def mask_text(image: NDArray[np.uint8], boxes: Sequence[ArrayLike]) -> NDArray[n
         above, before = min(first, 1), min(left, 1)
         part = image[first - above : stop + 1, left - before : right + 1]
         ring = ring[1 - above :, 1 - before :][: part.shape[0], : part.shape[1]]
-        masked[first:stop, left:right][inside] = _mean(
-            part[ring] if ring.any() else image.reshape(-1, *image.shape[2:])
-        )
+        colors = part[ring] if ring.any() else image.reshape(-1, *image.shape[2:])
+        # Their mean, rounded to the nearest integer, halves up.
+        total = colors.sum(axis=0, dtype=np.int64)
+        masked[first:stop, left:right][inside] = (2 * total + len(colors)) // (2 * len(colors))
     return masked
 
 
@@ -113,8 +114,3 @@ def _root(parents: list[int], number: int) -> int:
     while parents[number] != number:
         number = parents[number]
     return number
-
-
-def _mean(colors: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the mean of colors (n, ...), rounded to the nearest integer, halves up."""
-    return np.asarray((2 * colors.sum(axis=0, dtype=np.int64) + len(colors)) // (2 * len(colors)))

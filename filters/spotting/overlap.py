@@ -355,9 +355,7 @@ def _is_another_text(string_words: Sequence[str], caption_words: Sequence[str], 
     return edits >= min(map(len, ends))  # the edits may have replaced a whole short word
 
 
-@lru_cache(maxsize=1 << 14)
-def _fold_string(text: str) -> Folded:
-    return fold(text)
+_fold_string = lru_cache(maxsize=1 << 14)(fold)
 
 
 @lru_cache(maxsize=16)

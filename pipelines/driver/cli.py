@@ -145,7 +145,9 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
         place = ("--work", options.work or f"{WORK}/{target.repository}{branch}")
     output = _output(place[1] or f"out/{dataset.name}", place[0])
     source = options.input or _default_input(dataset, options.dataset)
-    backend = backend_of(options, _places((place[0], str(output)), source, dataset))
+    images = [("--images-root", dataset.images_root)] if dataset.images_root is not None else []
+    places = [(place[0], str(output)), *(("INPUT", item) for item in input_items(source)), *images]
+    backend = backend_of(options, places)
     preset = load_preset(options.preset)
     return RunSettings(
         dataset=dataset,
@@ -235,12 +237,6 @@ def _output(text: str, called: str) -> StorePath:
             f"{called} {text!r} cannot be used ({error}); give a folder, or an address such as s3://bucket/folder, "
             f"whose package is installed: {remedy('cloud')}"
         ) from error
-
-
-def _places(output: tuple[str, str], source: str, dataset: Dataset) -> list[tuple[str, str]]:
-    """Return (name of the option or variable, path) of the data that workers read and write."""
-    images = [("--images-root", dataset.images_root)] if dataset.images_root is not None else []
-    return [output, *(("INPUT", item) for item in input_items(source)), *images]
 
 
 def _default_input(dataset: Dataset, given: str | None) -> str:

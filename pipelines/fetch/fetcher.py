@@ -52,7 +52,8 @@ class Fetcher:
         self._resolve: Resolve = resolve or SystemResolver(settings.threads)
         self._dial, self._sleep = dial, sleep
         self._allowed = tuple(Allowed.parse(text) for text in settings.allow)
-        self._names = robot_names(settings.user_agent)
+        own = settings.user_agent.split()[0].partition("/")[0].lower()
+        self._names = (own, "img2dataset")  # by which a server may address us
 
     @cached_property
     def _context(self) -> ssl.SSLContext:
@@ -182,9 +183,3 @@ def _refuses(value: str, ours: set[str]) -> bool:
         if addressed and (directive in DIRECTIVES or directive == "none"):
             return True
     return False
-
-
-def robot_names(user_agent: str) -> tuple[str, ...]:
-    """Return the lower-case names by which a server may address us: the first word of `user_agent`, and img2dataset."""
-    own = user_agent.split()[0].partition("/")[0].lower()
-    return tuple(dict.fromkeys((own, "img2dataset")))

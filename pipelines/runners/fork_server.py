@@ -179,7 +179,9 @@ def _work(connection: socket.socket, errors: int) -> NoReturn:
         os.environ.update(environment)
         os.chdir(folder)
         sys.path[:] = path
-        _be_killed_first()
+        # The out-of-memory killer should prefer workers to the driver, which can handle a dead worker.
+        with contextlib.suppress(OSError):  # only Linux has the file
+            _OOM_SCORE.write_text(str(min(1000, int(_OOM_SCORE.read_text()) + _MORE_LIKELY)))
         from apache_beam.runners.worker import sdk_worker_main
 
         sdk_worker_main.main(sys.argv)
@@ -189,12 +191,6 @@ def _work(connection: socket.socket, errors: int) -> NoReturn:
     finally:
         sys.stderr.flush()
         os._exit(status)  # a regular exit would spend seconds on tearing down modules
-
-
-def _be_killed_first() -> None:
-    """Make the out-of-memory killer prefer workers to the driver, which can handle a dead worker."""
-    with contextlib.suppress(OSError):  # only Linux has it
-        _OOM_SCORE.write_text(str(min(1000, int(_OOM_SCORE.read_text()) + _MORE_LIKELY)))
 
 
 def main() -> NoReturn:

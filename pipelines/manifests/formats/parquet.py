@@ -194,7 +194,9 @@ def _of_group(
     file = opened.file
     with reading(path):
         costs = column_costs(opened.handle, file.metadata, group)
-        _check([cost for part, cost in costs.items() if _is_of(part, columns)], path, group)
+        # A nested column has several parts, such as `image.bytes`.
+        parts = tuple(f"{column}." for column in columns)
+        _check([cost for part, cost in costs.items() if f"{part}.".startswith(parts)], path, group)
         step = min(_step(costs.values()), chunk_rows)
         found = file.iter_batches(batch_size=step, row_groups=[group], columns=list(columns), use_threads=False)
     seen = 0
@@ -227,10 +229,6 @@ def _chunked(tables: Iterator[pa.Table], chunk_rows: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
     if broken is not None:
         raise broken
-
-
-def _is_of(part: str, columns: Sequence[str]) -> bool:
-    return any(part == column or part.startswith(f"{column}.") for column in columns)
 
 
 def _step(costs: Collection[ColumnCost]) -> int:
