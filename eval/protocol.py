@@ -75,6 +75,7 @@ def by_template(
         suffix = "" if template == task.caption_templates[0] else f" ({template})"
         record = {**base(task, data, model), "caption_template": template, "interval": INTERVAL}
         found, outcome = measure(template, suffix, record)
-        results += found
+        # The task's own metric comes first.
+        results += sorted(found, key=lambda result: result.metric != f"{task.metric}{suffix}")
         items = items or outcome
     return TaskOutcome(tuple(results), items)

@@ -54,8 +54,6 @@ def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: b
             detail = {**record, "metric": f"recall@{k}", "k": k, "chance": guessed}
             found = estimates.mean(hits(ranks, k), clusters)
             results.append(measured(task, f"recall@{k}{suffix}", found, queries.count, detail))
-        # The task's own metric comes first.
-        results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")
         keys = list(data.images.keys)
         names = keys if to_text else [f"{keys[index]}#{number}" for number, index in enumerate(image_of)]
         items = Items(

@@ -67,8 +67,6 @@ def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -
             results += [accuracy(f"accuracy ({name})", hits, of) for name, of in zip(names, of_category, strict=True)]
         if (several := np.array([choice.right > 1 for choice in choices])).any():
             results.append(accuracy("text_only", table[:, 1], several))
-        # The task's own metric comes first.
-        results.sort(key=lambda outcome: outcome.metric != f"{task.metric}{suffix}")
         items = Items(
             keys=np.array([choice.key for choice in choices]),
             hits=hits,
@@ -147,7 +145,6 @@ def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> T
             return measured(task, f"{shown}{suffix}", of_part, int(part.sum()), detail)
 
         results = [result(metric, metric, np.ones(len(pairs), dtype=bool)) for metric in correct]
-        results.sort(key=lambda outcome: outcome.metric != f"{task.metric}{suffix}")
         if 1 < len(names) <= CATEGORIES:
             results += [result(task.metric, f"{task.metric} ({name})", category == name) for name in names]
         items = Items(
