@@ -4,8 +4,6 @@ This module imports quickly, so mistyped options are reported and `--help` is pr
 imported, which takes seconds.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys

@@ -1,10 +1,8 @@
 """The student: a dual encoder, and linear concept heads on its image tower that only training uses."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from open_clip.timm_model import TimmModel
@@ -70,7 +68,7 @@ class Student(nn.Module):
         width = _projection_input(clip) if features == "pre_projection" else clip_width(clip)
         self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in vocabularies.items()})
 
-    def train(self, mode: bool = True) -> Student:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in (part for child in self.children() for part in child.modules()) if mode else ():
             own = list(module.parameters())

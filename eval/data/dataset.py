@@ -1,11 +1,9 @@
 """A data set as the evaluation sees it: images that open one by one, and their annotations."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -164,7 +162,7 @@ class DataSet:
             content.append([self.groups, None if self.bursts is None else self.bursts.tolist()])
         return sha256_of(content)
 
-    def take(self, indices: Sequence[int]) -> DataSet:
+    def take(self, indices: Sequence[int]) -> Self:
         """Return the images at `indices`, and those annotations whose images are all among them."""
         position = {index: place for place, index in enumerate(indices)}
 
@@ -185,7 +183,7 @@ class DataSet:
             bursts=None if self.bursts is None else self.bursts[list(indices)],
         )
 
-    def sampled(self, count: int) -> DataSet:
+    def sampled(self, count: int) -> Self:
         """Return at most `count` of the `items`, drawn by seed 0, with the images that they need."""
         for name in ("choices", "pairs", "associations"):
             annotations = getattr(self, name)

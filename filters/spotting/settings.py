@@ -1,11 +1,9 @@
 """Settings of the text spotter, and its results."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 from open_diht.common.devices import has_bf16
 from open_diht.common.fields import Above0, BadValue, Positive, Share, check_fields, one_of, shown
@@ -143,7 +141,7 @@ class SpotterSettings:
         """Return the model sizes that must be installed, that of `model` first."""
         return tuple(dict.fromkeys(size for size in (self.model, self.second_reader, self.closer_look) if size))
 
-    def resolved(self) -> SpotterSettings:
+    def resolved(self) -> Self:
         """Return the settings with the precision `auto` replaced by bf16 (OpenVINO, if the processor has it) or f32."""
         if self.precision != "auto":
             return self

@@ -1,9 +1,8 @@
 """Decide which internet addresses may be requested."""
 
-from __future__ import annotations
-
 import ipaddress
 from dataclasses import dataclass
+from typing import Self
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -69,7 +68,7 @@ class Allowed:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Allowed:
+    def parse(cls, text: str) -> Self:
         """Parse address:port or network:port, such as 127.0.0.1:8000, 10.1.0.0/16:80 or [fd00::1]:80. Raise ValueError
         for other text, also for names, which may resolve to anything."""
         host, _, port = text.strip().rpartition(":")

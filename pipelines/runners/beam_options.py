@@ -3,8 +3,6 @@
 Beam ignores an unknown option; this module refuses it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NoReturn
 

@@ -12,8 +12,6 @@ Beam has no such program outside its images: its worker pool (EXTERNAL) installs
 file imports Beam and grpc but nothing of this project, which it may have to install. It needs Python 3.11 or newer.
 """
 
-from __future__ import annotations
-
 import argparse
 import ctypes
 import hashlib

@@ -5,8 +5,6 @@ the last collection; so a job consists of unit names and one function over them 
 worker dies, Dask gives its units to other workers.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import glob

@@ -1,8 +1,6 @@
 """The backend for Google Cloud Dataflow. Every stage is a job of its own; the driver reads the commit records between
 jobs."""
 
-from __future__ import annotations
-
 import re
 import time
 import urllib.parse

@@ -4,8 +4,6 @@ FnApiRunner waits for the answers of a worker forever. So if the kernel kills a 
 crashes it, its open requests are answered with an error. Workers are forked from one process, see fork_server.py.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import sys

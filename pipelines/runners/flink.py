@@ -1,7 +1,5 @@
 """The backend for a Flink cluster, through Beam's FlinkRunner and its job server."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The interface of backends, their jobs and their errors."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable, Sequence

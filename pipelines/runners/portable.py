@@ -5,8 +5,6 @@ cluster need Beam and the filters' dependencies, but not this project. A runner 
 start; so boot.py reports to a driver whose folder it sees, and a job without a worker after `start_seconds` is ended.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import hashlib

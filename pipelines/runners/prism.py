@@ -1,7 +1,5 @@
 """The backend for Prism, Beam's own portable runner. It runs on one host with the protocol of clusters, for tests."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Open the shards of a source: find and index them, and choose the samples to read."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib
@@ -14,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +87,7 @@ class OpenSource:
         return sum(shard.others for shard in self.shards)
 
     @property
-    def other_part(self) -> OpenSource:
+    def other_part(self) -> Self:
         """The source with the samples of the other part of the split."""
         shards = (replace(shard, samples=shard.others, others=shard.samples, rounds=()) for shard in self.shards)
         return replace(self, shards=tuple(shards))

@@ -1,7 +1,5 @@
 """The losses HN-NCE, in which hard negatives weigh more (paper, section 3.3; formula in `rows`), and InfoNCE."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import dataclass

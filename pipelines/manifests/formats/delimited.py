@@ -4,14 +4,12 @@ TSV: tabs separate; there are no quotes and no escapes. CSV (RFC 4180): a quoted
 ends, and a stray quote must not swallow the rest of the file.
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from open_diht.common.naming import listing
 from open_diht.common.spelling import spelled_option
@@ -167,7 +165,7 @@ class _Source:
         self.taken: list[Line] = []
         self._size = 0
 
-    def __iter__(self) -> _Source:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> str:

@@ -4,8 +4,6 @@ Its units are image units. Embeddings are stored in half precision. Similarities
 double precision, in which products and sums of such values are exact.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
