@@ -406,6 +406,7 @@ def test_a_process_that_is_stopped_while_it_starts_is_killed_and_replaced(stops_
 
 
 def test_a_slow_start_is_reported_and_has_an_end(stubbed, tmp_path, monkeypatch, caplog):
+    caplog.set_level("WARNING")  # benchmarks, which other tests import, show errors alone
     stub_worker(tmp_path, "import time\ntime.sleep(600)\n")
     others = psutil.Process().children()
     monkeypatch.setattr("open_diht.filters.spotting.child._LOOK_S", 0.2)
