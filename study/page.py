@@ -12,23 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from open_diht.common.files import publish_bytes
 from open_diht.common.html.charts import svg_file
+from study import figures, words
 from study.claims import rivals
 from study.claims.negatives import ranks_by_scale
-from study.figures import cat_figure, concepts_figure, fewshot_figure, negatives_figure, rivals_figure
 from study.rows import CLAIMS, CPU, TRACKS, Row, Rows
 from study.tables import TABLES, Line, lines
-from study.words import (
-    arm_in_words,
-    change,
-    matrix,
-    means_in_markdown,
-    recall_in_markdown,
-    separations_in_markdown,
-    signed,
-    story_in_markdown,
-    table_in_markdown,
-    verdicts_in_words,
-)
 
 PAGES = ("study.md", "study-details.md", "when-filtering-pays.md", "which-filter-when.md", "which-beta.md")
 """Names of the pages in the documentation. The templates in this folder end in `.j2`."""
@@ -44,7 +32,6 @@ TITLES = {
     "fewshot": "Few-shot",
     "select": "Selection for a budget",
 }
-"""Headings of the claims."""
 GUESS = math.exp(math.lgamma(1001) / 1000)
 """Geometric-mean rank of a guess among the thousand test photographs."""
 
@@ -61,7 +48,7 @@ def render(rows: Rows) -> dict[str, str]:
     """Return pages and plots by their names below the documentation's folder."""
     found = {claim: rows.read(claim) for claim in CLAIMS}
     tracks = {track: _of_track(rows, found, track) for track in TRACKS}
-    figures = {name: svg for one in tracks.values() for name, svg in one["figures"].items()}
+    plots = {name: svg for one in tracks.values() for name, svg in one["figures"].items()}
     environment = Environment(
         loader=PackageLoader("study", ""),
         # A misspelled name in a template is an error.
@@ -69,7 +56,7 @@ def render(rows: Rows) -> dict[str, str]:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"change": change, "signed": signed}
+    environment.filters |= {"change": words.change, "signed": words.signed}
     content = {
         **tracks[CPU],
         "tracks": tracks,
@@ -77,18 +64,18 @@ def render(rows: Rows) -> dict[str, str]:
         "claims": CLAIMS,
         "titles": TITLES,
         "tables": TABLES,
-        "in_table": table_in_markdown,
-        "in_story": story_in_markdown,
-        "recall": recall_in_markdown,
-        "matrix": matrix,
-        "means": means_in_markdown,
-        "arm": arm_in_words,
-        "separations": separations_in_markdown,
+        "in_table": words.table_in_markdown,
+        "in_story": words.story_in_markdown,
+        "recall": words.recall_in_markdown,
+        "matrix": words.matrix,
+        "means": words.means_in_markdown,
+        "arm": words.arm_in_words,
+        "separations": words.separations_in_markdown,
         "guess": GUESS,
         "planned": len(rivals.planned(CPU, "full")),
     }
     pages = {name: environment.get_template(f"{name}.j2").render(**content) for name in PAGES}
-    return pages | {f"images/study-{name}.svg": svg for name, svg in figures.items()}
+    return pages | {f"images/study-{name}.svg": svg for name, svg in plots.items()}
 
 
 def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, Any]:
@@ -100,7 +87,7 @@ def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, 
     return {
         "track": track,
         "rows": of_track,
-        "verdicts": {name: verdicts_in_words(made) for name, made in compared.items() if made},
+        "verdicts": {name: words.verdicts_in_words(made) for name, made in compared.items() if made},
         "lines": compared,
         "made": {claim: _made(rows, each) for claim, each in of_track.items() if each},
         "figures": {f"{claim}{suffix}": svg_file(svg) for claim, svg in plots.items()},
@@ -111,11 +98,11 @@ def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, 
 def _plots(rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[Row]]) -> dict[str, str]:
     """Return the plots of the claims that have rows for them."""
     how: dict[str, Callable[[], str]] = {
-        "cat": lambda: cat_figure(compared["cat"]),
-        "rivals": lambda: rivals_figure(compared["masking"]),
-        "concepts": lambda: concepts_figure(compared["concepts"]),
-        "negatives": lambda: negatives_figure(rows),
-        "fewshot": lambda: fewshot_figure(compared["fewshot"]),
+        "cat": lambda: figures.cat_figure(compared["cat"]),
+        "rivals": lambda: figures.rivals_figure(compared["masking"]),
+        "concepts": lambda: figures.concepts_figure(compared["concepts"]),
+        "negatives": lambda: figures.negatives_figure(rows),
+        "fewshot": lambda: figures.fewshot_figure(compared["fewshot"]),
     }
     if not ranks_by_scale(found["negatives"]):
         del how["negatives"]  # a short study, or one on a GPU, has no grid of scales
@@ -126,17 +113,11 @@ def _plots(rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[Ro
 
 def _made(rows: Rows, found: Sequence[Row]) -> dict[str, Any]:
     """Return the number, time, commits and machines of a claim's rows."""
-    machines = [
-        json.loads((rows.folder / "machines" / f"{name}.json").read_text()) for name in _unique(found, "machine")
-    ]
+    machines = sorted({row.machine for row in found})
     return {
         "rows": len(found),
         "minutes": sum(row.seconds for row in found) / 60,
         "commits": sorted({str(row.commit) for row in found}),
         "changed": sum(str(row.commit).endswith("-dirty") for row in found),
-        "machines": machines,
+        "machines": [json.loads((rows.folder / "machines" / f"{name}.json").read_text()) for name in machines],
     }
-
-
-def _unique(found: Sequence[Row], name: str) -> list[str]:
-    return sorted({getattr(row, name) for row in found})

@@ -32,17 +32,12 @@ ARMS = {
     "masked-whole": "all but a fifth by masked score",
     "self": "self-fitted mix",
     "other": "mix fitted on another pool",
-    **{
-        f"self-no-{group}": f"self-fitted mix without {what}"
-        for group, what in (
-            ("score", "the score"),
-            ("negcliploss", "negCLIPLoss"),
-            ("complexity", "complexity"),
-            ("actions", "actions"),
-            ("masked", "the masked score"),
-            ("text", "overlap"),
-        )
-    },
+    "self-no-score": "self-fitted mix without the score",
+    "self-no-negcliploss": "self-fitted mix without negCLIPLoss",
+    "self-no-complexity": "self-fitted mix without complexity",
+    "self-no-actions": "self-fitted mix without actions",
+    "self-no-masked": "self-fitted mix without the masked score",
+    "self-no-text": "self-fitted mix without overlap",
     "none": "no teacher",
     "concepts": "objects and attributes",
     "embeddings": "embeddings",
@@ -73,37 +68,37 @@ PAIRS = {"injected": "noisy", "natural": "clean"}
 def table_in_markdown(table: Table, lines: Sequence[Line], measure: int = 0) -> str:
     """Return the lines as a Markdown table of at most eight columns, with one number in a cell. A change is bold if the
     corrected p value is below 0.05."""
-    repeats = any(line.repeats is not None for line in lines)
-    shown = table.measures[measure]
+    shown, seen = table.measures[measure], _seen(lines)
     heads = ["test set", "pool", "k" if table.direction == "correct" else "samples seen"]
-    heads += ["repeats"] * repeats + ["arm against arm"]
+    heads += [*["repeats"] * any(len(counts) > 1 for counts in seen), "arm against arm"]
     heads += [f"{shown.name}, {'%' if shown.logarithmic else 'points'}", "low", "high"]
     rows = []
-    for line in lines:
-        cells = [line.items.rpartition("/")[0], line.pool, _count(line.budget)]
-        if repeats:
-            cells.append("" if line.repeats is None else f"{line.repeats:.1f}")
-        one = line.found[measure]
-        cells += [f"{arm_in_words(line.b)} {MINUS} {arm_in_words(line.a)}", difference(one)]
-        rows.append([*cells, signed(one.low), signed(one.high)])
+    for line, counts in zip(lines, seen, strict=True):
+        one, arms = line.found[measure], f"{arm_in_words(line.b)} {MINUS} {arm_in_words(line.a)}"
+        cells = [line.items.rpartition("/")[0], line.pool, *counts, arms]
+        rows.append([*cells, difference(one), signed(one.low), signed(one.high)])
     return _markdown(heads, rows)
 
 
 def story_in_markdown(lines: Sequence[Line]) -> str:
     """Return lines of rank and R@10 as a Markdown table: the R@10 of both arms, and the change of the rank. A number of
     the first arm is bold if its difference has a corrected p value below 0.05."""
-    repeats = any(line.repeats is not None for line in lines)
-    heads = ["pool", "samples seen", *["repeats"] * repeats, "first arm", "second arm"]
+    seen = _seen(lines)
+    heads = ["pool", "samples seen", *["repeats"] * any(len(counts) > 1 for counts in seen), "first arm", "second arm"]
     heads += ["R@10 of first, %", "R@10 of second, %", "rank, %"]
     rows = []
-    for line in lines:
+    for line, counts in zip(lines, seen, strict=True):
         rank, recall = line.found
-        cells = [line.pool, _count(line.budget)]
-        if repeats:
-            cells.append("" if line.repeats is None else f"{line.repeats:.1f}")
-        cells += [arm_in_words(line.b), arm_in_words(line.a)]
+        cells = [line.pool, *counts, arm_in_words(line.b), arm_in_words(line.a)]
         rows.append([*cells, _bold(f"{recall.b:.1f}", recall), f"{recall.a:.1f}", difference(rank)])
     return _markdown(heads, rows)
+
+
+def _seen(lines: Sequence[Line]) -> list[list[str]]:
+    """Return the cells of the samples seen, with those of the repeats if a line has them."""
+    if all(line.repeats is None for line in lines):
+        return [[f"{line.budget:,}"] for line in lines]
+    return [[f"{line.budget:,}", "" if line.repeats is None else f"{line.repeats:.1f}"] for line in lines]
 
 
 def recall_in_markdown(found: Sequence[Row], lines: Sequence[Line], budget: int) -> str:
@@ -153,7 +148,7 @@ def means_in_markdown(found: Sequence[Row]) -> str:
         recall = math.fsum(row.metrics.get(f"{name}/t2i/R@10", math.nan) for row in group) / len(group)
         repeats = group[0].notes.get("repeats")
         numbers = [str(len(group)), f"{repeats:.1f}" if repeats else "", f"{rank:.1f}", f"{recall:.1f}"]
-        rows.append([name, pool, _count(budget), arm_in_words(arm), *numbers])
+        rows.append([name, pool, f"{budget:,}", arm_in_words(arm), *numbers])
     return _markdown(["test set", "pool", "samples seen", "arm", "seeds", "repeats", "rank", "R@10, %"], rows)
 
 
@@ -224,15 +219,10 @@ def signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", MINUS)
 
 
-def _count(number: int) -> str:
-    return f"{number:,}"
-
-
 def _budget(line: Line) -> str:
     return f"k = {line.budget}" if line.items.endswith("/correct") else f"{line.budget:,} samples"
 
 
 def arm_in_words(name: str) -> str:
-    """Return the name of an arm on the page."""
     what, _, end = name.rpartition("-")
     return f"{ARMS[what]}, {ENDS[end]}" if what in ARMS and end in ENDS else ARMS.get(name, name)
