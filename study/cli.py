@@ -15,7 +15,6 @@ CLAIMS_OF = {CPU: CLAIMS, GPU: ("cat", "concepts", "negatives")}
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") -> int:
-    """Run the command line and return the exit status."""
     parser = Parser(prog=prog, description="The paper's claims and their rivals in miniature.")
     parser.add_argument("--study", choices=SCALES, default="full", help="how much: full (default), quick or tiny")
     parser.add_argument(

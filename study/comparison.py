@@ -25,15 +25,12 @@ from study.rows import BrokenRows, Row, Rows
 
 Floats = NDArray[np.float64]
 Side = Mapping[int, Row]
-"""The rows of an arm by seed."""
 ALPHA = 0.05
 """Bound on the probability of any false positive in a whole table, by Holm's correction."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure computed from the items of one arm."""
-
     name: str
     of: Callable[[NDArray[Any]], Floats]
     """Maps items (n,) to (n,) numbers, whose means are compared."""

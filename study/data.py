@@ -29,7 +29,7 @@ from open_diht.eval.data import DataSet, data_root
 from study.images import Floats, StoredImages, image_of, samples, standardised, tar_features, tar_pixels
 from study.rows import CPU, GPU, GPU_TINY, TRACKS
 from study.verdicts import Decided, drawn_verdicts, laion_captions, write_drawn
-from study.web import SHARDS, VERDICTS, pairs_of, shards_of
+from study.web import SHARDS, VERDICTS, Web, pairs_of
 
 DRAWN, SEED = 6000, 0
 """Maximum number of images that show their caption (at most half of the training pairs), and the seed of the draw."""
@@ -40,27 +40,11 @@ class SetMissing(WrongUse):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Web:
-    """n image-text pairs of the web."""
-
-    images: NDArray[Any]
-    """(n, d) float32 features, standardized by the training pairs, or (n, 3, s, s) uint8 pixels."""
-    captions: NDArray[np.str_]
-    verdict: NDArray[np.str_]
-    """`kept`, or the first reason why CAT rejects the pair, such as `action`, `complexity` or `text_spotting`."""
-    split: NDArray[np.str_]
-    """`train` or `held`."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Captioned:
-    """n photographs with captions."""
-
     keys: tuple[str, ...]
     images: NDArray[Any]
     """(n, d) float32 features, or (n, 3, s, s) uint8 pixels."""
     captions: tuple[tuple[str, ...], ...]
-    """Captions of each image."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +59,6 @@ class _Set:
     one_of: bool = False
     """True if one of the files is enough."""
     tracks: tuple[str, ...] = TRACKS
-    """Tracks that need the set."""
 
 
 SETS = {
@@ -139,10 +122,9 @@ class Data:
 
     def __init__(self, folder: Path, cache: Path, drawn: int = DRAWN) -> None:
         self.folder, self.cache, self._most_drawn = folder, cache, drawn
-        self._web_images: dict[int, Web] = {}
+        self._web: dict[int | None, Web] = {}
 
     def has(self, name: str) -> bool:
-        """Return whether a set is available."""
         return not self._absent(name)
 
     def missing(self, track: str) -> list[str]:
@@ -151,11 +133,14 @@ class Data:
 
     def web(self, side: int | None = None) -> Web:
         """Return the web pairs as features, or with a side as pixels of a centered square. Raises `SetMissing`."""
-        if side is None:
-            return self._web
-        if side not in self._web_images:
-            self._web_images[side] = self._pixels_of_web(side)
-        return self._web_images[side]
+        if side not in self._web:
+            self.wanted(web_set(side))
+            if side is None:
+                images = standardised(self._of_teacher.images, *self._scaling)
+                self._web[side] = dataclasses.replace(self._of_teacher, images=images)
+            else:
+                self._web[side] = pairs_of(self.folder, lambda shard: tar_pixels(shard, side))
+        return self._web[side]
 
     def flickr8k(self, split: str, side: int | None = None) -> Captioned:
         """Return Flickr8k's photographs with captions, as pixels, or as features standardized by the web's training
@@ -173,11 +158,6 @@ class Data:
     def scaled(self, features: Floats) -> Floats:
         """Return the teacher's features (n, d) standardized by the web's training pairs. Raises `SetMissing`."""
         return standardised(features, *self._scaling)
-
-    def laion(self) -> list[Decided]:
-        """Return LAION's alt texts with C's and A's decisions, in a fixed order. Raises `SetMissing` or
-        `FilterFailed`."""
-        return self._laion
 
     def drawn(self, side: int | None = None) -> Web:
         """Return captions of web training pairs, each drawn into an image, with CAT's decisions. Images are pixels, or
@@ -212,7 +192,8 @@ class Data:
         )
 
     @cached_property
-    def _laion(self) -> list[Decided]:
+    def laion(self) -> list[Decided]:
+        """LAION's alt texts with C's and A's decisions, in a fixed order. Raises `SetMissing` or `FilterFailed`."""
         self.wanted("laion")
         return laion_captions(self.folder / "laion-captions.parquet", self.cache / "laion")
 
@@ -231,18 +212,6 @@ class Data:
         train = self._of_teacher.images[self._of_teacher.split == "train"]
         return train.mean(axis=0), train.std(axis=0)
 
-    @cached_property
-    def _web(self) -> Web:
-        web = self._of_teacher
-        return dataclasses.replace(web, images=standardised(web.images, *self._scaling))
-
-    def _pixels_of_web(self, side: int) -> Web:
-        self.wanted("web-images")
-        shards = shards_of(self.folder)
-        pairs = pairs_of(shards, self.folder / VERDICTS)
-        images = np.concatenate([tar_pixels(shard, side) for shard in shards])
-        return Web(images=images[pairs.rows], captions=pairs.captions, verdict=pairs.verdict, split=pairs.split)
-
     def _stored(self, tar: Path, side: int | None) -> NDArray[Any]:
         """Return the images of a tar as pixels, or as features standardized by the web's training pairs."""
         return self.scaled(tar_features(tar, self.cache)) if side is None else tar_pixels(tar, side)
@@ -259,10 +228,11 @@ class Data:
         self.wanted(name.partition("-")[0])
         return self.folder / f"{name}.tar"
 
-    def wanted(self, name: str) -> None:
-        """Raise `SetMissing` if the set is not available."""
-        if not self.has(name):
-            raise SetMissing(self._how(name))
+    def wanted(self, *names: str) -> None:
+        """Raise `SetMissing` for the first of the sets that is not available."""
+        for name in names:
+            if not self.has(name):
+                raise SetMissing(self._how(name))
 
     def _absent(self, name: str) -> list[str]:
         wanted = SETS[name]

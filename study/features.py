@@ -159,7 +159,6 @@ class FeatureLoader(Loader):
         return torch.from_numpy(of_images), torch.from_numpy(of_texts)
 
     def _joined(self, name: str, concepts: ConceptTargets) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return ids and probabilities of all pairs by head."""
         targets = concepts.shard(name, self._sha256)
         if targets is None:
             raise ConceptMismatch(f"{name} has no concept targets; make them again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.images import ImageLimits, open_image
 from open_diht.common.progress import ProgressBar
 from open_diht.common.tar_stream import TarStream
+from open_diht.eval.fetch.archives import Sample, write_tar
 from open_diht.eval.records import sha256_of
 from open_diht.pipelines.concepts.teacher import DEFAULT, Teacher, find_teacher
 
@@ -26,6 +27,12 @@ PIXELS = 128
 """Side of the images for features."""
 BATCH = 32
 _LIMITS = ImageLimits()
+
+
+def publish_tar(path: Path, content: Iterable[Sample]) -> None:
+    """Write samples as a webdataset tar, which appears completely or not at all."""
+    with published(path) as temporary:
+        write_tar(temporary, content)
 
 
 def samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -74,10 +81,15 @@ def tar_features(tar: Path, cache: Path) -> Floats:
     Raises `BrokenTar` and `BadImage`, and `WrongUse` if the teacher is missing."""
     teacher = small_teacher()
     path = cache / f"{tar.stem}-{sha256_of([sha256_file(tar), teacher.identity()])[:16]}.npy"
+    return stored_features(path, teacher, lambda: (opened(image_of(sample)) for _, sample in samples(tar)))
+
+
+def stored_features(path: Path, teacher: Teacher, images: Callable[[], Iterator[Image.Image]]) -> Floats:
+    """Return (n, d) features of images, which are computed and stored in `path` unless it exists."""
     if not path.exists():
         with published(path) as temporary, open(temporary, "wb") as file:
             # float16 halves the file.
-            np.save(file, _computed(tar, teacher).astype(np.float16))
+            np.save(file, _computed(path.stem.rpartition("-")[0], images(), teacher).astype(np.float16))
     return np.asarray(np.load(path), dtype=np.float32)
 
 
@@ -113,12 +125,17 @@ class StoredImages:
         return self._contents[index]
 
 
-def _computed(tar: Path, teacher: Teacher) -> NDArray[np.float32]:
+def batches(images: Iterator[Image.Image]) -> Iterator[list[Image.Image]]:
+    """Yield the images in lists of BATCH."""
+    while batch := list(islice(images, BATCH)):
+        yield batch
+
+
+def _computed(name: str, images: Iterator[Image.Image], teacher: Teacher) -> NDArray[np.float32]:
     loaded = teacher.load()
-    images = (opened(image_of(sample)) for _, sample in samples(tar))
     found: list[NDArray[np.float32]] = []
-    with ProgressBar(desc=f"features of {tar.stem}", unit="images") as bar:
-        while batch := list(islice(images, BATCH)):
+    with ProgressBar(desc=f"features of {name}", unit="images") as bar:
+        for batch in batches(images):
             found.append(loaded.features([loaded.transform(image) for image in batch]))
             bar.update(len(batch))
     return np.concatenate(found)

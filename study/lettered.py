@@ -12,7 +12,6 @@ import json
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,11 @@ from open_diht.filters.spotting.masking import mask_text, text_area
 from open_diht.filters.spotting.overlap import SpottedText, overlap_lengths
 from open_diht.filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
 from open_diht.pipelines.concepts.teacher import LoadedTeacher
-from study.images import BATCH, Floats, opened, small_teacher
+from study.images import Floats, batches, opened, small_teacher, stored_features
 
 SIDE = 224
 """Side of the square that text is written on, in pixels."""
 SIZES = (18, 20, 22)
-"""Sizes of the text in pixels."""
 LETTER = 0.52
 """Assumed mean width of a letter of Pillow's default font, in units of its size."""
 PART = 512
@@ -69,7 +67,6 @@ class Plan:
     text: tuple[str | None, ...]
     """(n,) the text written in each image, or None."""
     captions: tuple[str, ...]
-    """(m,) own caption of each pair."""
     position: NDArray[np.float64]
     """(m,) a number from 0 to 1 that decides the kind of each pair."""
     strange: NDArray[np.int64]
@@ -143,15 +140,7 @@ def features_of(photographs: Sequence[bytes | None], text: Sequence[str], cache:
     """Return (n, d) features of `drawn` images, not standardized, computed once."""
     teacher = small_teacher()
     path = _stored(cache, "drawn", "npy", [teacher.identity(), seed, list(text), _lengths(photographs)])
-    if not path.exists():
-        loaded = teacher.load()
-        parts = [
-            loaded.features([loaded.transform(image) for image in some])
-            for some in _batches(drawn(photographs, text, [seed]))
-        ]
-        with published(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, np.concatenate(parts).astype(np.float16))
-    return np.asarray(np.load(path), dtype=np.float32)
+    return stored_features(path, teacher, lambda: drawn(photographs, text, [seed]))
 
 
 def seen(photographs: Sequence[bytes], text: Sequence[str | None], cache: Path, seed: int) -> Seen:
@@ -183,7 +172,7 @@ def _looked_at(images: Iterator[Image.Image], teacher: LoadedTeacher, spotter: T
     """Return the fields of `Seen` as arrays, lines as JSON."""
     found: dict[str, list[NDArray[np.float16]]] = {name: [] for name in ("features", "flipped", "masked")}
     spotted, area = [], []
-    for some in _batches(images):
+    for some in batches(images):
         read = spotter.spot([jpeg(image, 90) for image in some])
         lines = [one.spotted if isinstance(one, Spotting) else () for one in read]
         boxes = [[line.box for line in each] for each in lines]
@@ -206,11 +195,6 @@ def spotted_by_filter(captions: Sequence[str], spotted: Sequence[Sequence[Spotte
     """Return which of the (m,) pairs the text-spotting filter of the preset `paper` rejects."""
     rule = load_preset("paper").text_spotting
     return np.array(overlap_lengths(captions, spotted, rule)) >= rule.min_chars
-
-
-def _batches(images: Iterator[Image.Image]) -> Iterator[list[Image.Image]]:
-    while some := list(islice(images, BATCH)):
-        yield some
 
 
 def _stored(cache: Path, name: str, suffix: str, made_of: Sequence[Any]) -> Path:

@@ -43,7 +43,6 @@ GENERIC = (
 WEIGHTS = {"shuffled": 3.0}
 """Kind -> its weight in a fit, if it is not 1."""
 ROUNDS = 2
-"""Repetitions of a fit."""
 RIDGE = 1.0
 """Penalty on squared coefficients of standardized features, in rows."""
 _STEPS = 100
@@ -51,10 +50,7 @@ _STEPS = 100
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Negatives:
-    """k images with wrong captions."""
-
     kind: NDArray[np.str_]
-    """(k,) one of KINDS each."""
     row: NDArray[np.int64]
     """(k,) the row whose image it is."""
     captions: tuple[str, ...]
@@ -63,18 +59,8 @@ class Negatives:
 def make_negatives(
     captions: Sequence[str], read: Sequence[str], images: NDArray[np.float32], seed: int = 0
 ) -> Negatives:
-    """Make at most one negative of each row; equally many of each kind, if the rows permit.
-
-    Args:
-        captions: (n,) captions of the rows.
-        read: (n,) text that OCR read in each image; empty without text.
-        images: (n, d) unit vectors of the images.
-        seed: seed of the draws.
-
-    Returns:
-        The negatives by kind, and by row within a kind. A row from which its kind cannot be made has none.
-
-    """
+    """Return at most one negative of each row, by kind and row; equally many of each kind, if the rows permit. `read`
+    is the text (n,) that OCR read in each image, or empty; `images` (n, d) are unit vectors."""
     generator, count = np.random.default_rng(seed), len(captions)
     order = generator.permutation(count)
     with_text = np.array([bool(text) for text in read], bool)
@@ -142,29 +128,16 @@ class Fit:
 
 
 def fit(pairs: Columns, negatives: Columns, kind: NDArray[np.str_], rounds: int = ROUNDS) -> Fit:
-    """Fit a logistic regression, in which all pairs weigh as much as all negatives, and kinds as WEIGHTS says.
-
-    A pool has wrong pairs of its own. So the fit is repeated with the less probable half of the pairs as negatives of
-    one more kind.
-
-    Args:
-        pairs: features of the pairs, (n,) each, by name.
-        negatives: the same features of the negatives, (k,) each.
-        kind: (k,) their kinds.
-        rounds: repetitions.
-
-    Returns:
-        The fit. A feature that is constant is left out.
-
-    Raises:
-        ValueError: there are no pairs or no negatives, or a feature is not finite.
-
-    """
+    """Fit a logistic regression, in which all pairs weigh as much as all negatives, and kinds as WEIGHTS says. `kind`
+    (k,) is that of each negative. A feature that is constant is left out. Raises ValueError if there are no pairs or no
+    negatives, or a feature is not finite."""
     true, wrong = (np.stack([np.asarray(each[name], float) for name in pairs], axis=1) for each in (pairs, negatives))
     finite = bool(np.isfinite(true).all() and np.isfinite(wrong).all())
     if not len(true) or not len(wrong) or not finite:
         raise ValueError(f"{len(true)} pairs, {len(wrong)} negatives, all features finite: {finite}")
     found = _fitted(tuple(pairs), true, wrong, kind)
+    # A pool has wrong pairs of its own. So the fit is repeated with the less probable half of the pairs as negatives of
+    # one more kind.
     for _ in range(rounds):
         odds = found.log_odds(pairs)
         doubtful = odds < np.median(odds)

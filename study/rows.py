@@ -43,6 +43,8 @@ ZERO_SHOT = "zero-shot"
 """An arm without seeds and budget, which is compared with every seed and budget of another."""
 TUNING = "tuning"
 """`settings["stage"]` of rows that select a setting on data of their own; tables exclude them."""
+Result = tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]
+"""The `run` of a claim returns metrics, ranks or hits of items by test set and direction, and notes."""
 _WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 _INTEGERS = (np.uint8, np.uint16, np.uint32)
 
@@ -57,7 +59,6 @@ class Arm:
     file name, or a negative number."""
 
     claim: str
-    """One of CLAIMS."""
     pool: str
     """Training data, such as `natural`. For few-shot it is the data set, for hard negatives the choice of the scale."""
     arm: str
@@ -69,7 +70,6 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings that distinguish arms of one name, as JSON."""
     track: str = CPU
-    """One of TRACKS."""
 
     def __post_init__(self) -> None:
         if self.claim not in CLAIMS:
@@ -96,8 +96,6 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The result of one arm."""
-
     arm: Arm
     metrics: Mapping[str, float]
     """Maps `SET/DIRECTION/METRIC`, such as `flickr8k-test/t2i/R@10`, to its value."""
@@ -118,7 +116,6 @@ class Rows:
         self._packs: dict[str, dict[str, dict[str, NDArray[Any]]]] = {}
 
     def done(self, arm: Arm) -> bool:
-        """Return whether the arm has its line."""
         return arm.key in self._lines(arm.claim)
 
     def read(self, claim: str) -> list[Row]:
@@ -246,7 +243,6 @@ class Rows:
 
 @cache
 def machine() -> dict[str, Any]:
-    """Return processor, cores and versions."""
     about = {name: value for name, value in software().items() if name != "commit"}
     return {**about, "processor": _processor(), "cores": len(os.sched_getaffinity(0))}
 
@@ -276,14 +272,8 @@ def _append(path: Path, line: str) -> None:
 
 def _row(record: Mapping[str, Any]) -> Row:
     named = {name: record[name] for name in ("claim", "pool", "arm", "budget", "seed", "settings")}
-    return Row(
-        arm=Arm(**named, track=record.get("track", CPU)),  # lines from before tracks existed have none
-        metrics=record["metrics"],
-        seconds=record["seconds"],
-        notes=record["notes"],
-        commit=record["commit"],
-        machine=record["machine"],
-    )
+    arm = Arm(**named, track=record.get("track", CPU))  # lines from before tracks existed have none
+    return Row(arm=arm, **{name: record[name] for name in ("metrics", "seconds", "notes", "commit", "machine")})
 
 
 def _compact(name: str, array: NDArray[Any]) -> NDArray[Any]:

@@ -44,7 +44,6 @@ def make_pages(rows: Rows, docs: Path) -> int:
 
 
 def claim_module(name: str) -> ModuleType:
-    """Return the module `study.claims.NAME`."""
     return import_module(f"study.claims.{name}")
 
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from open_diht.common.files import publish_bytes, published
-from open_diht.eval.fetch.archives import Sample, jpeg, write_tar
-from study.images import samples
+from open_diht.eval.fetch.archives import Sample, jpeg
+from study.images import publish_tar, samples
 from study.verdicts import KEPT
 from study.web import SHARDS, VERDICTS, write_web
 
@@ -39,10 +39,10 @@ def write_synthetic(folder: Path) -> None:
     # One seed and a fixed order of drawing give the same content every time.
     generator = np.random.default_rng(0)
     for split, count in PHOTOGRAPHS.items():
-        _write(folder / f"flickr8k-{split}.tar", _photographs(generator, count))
+        publish_tar(folder / f"flickr8k-{split}.tar", _photographs(generator, count))
     publish_bytes(folder / "grocery-classes.txt", "".join(f"{name}\n" for name in GROCERIES).encode())
     for split, count in OF_EACH.items():
-        _write(folder / f"grocery-{split}.tar", _groceries(generator, count))
+        publish_tar(folder / f"grocery-{split}.tar", _groceries(generator, count))
     names = [f"{COLOURS[number % 8]} {SHAPES[number % 4]} No. {number}" for number in range(STRANGE)]
     urls = [f"https://example.org/{number}.jpg" for number in range(STRANGE)]
     with published(folder / "laion-captions.parquet") as temporary:
@@ -53,7 +53,7 @@ def write_synthetic(folder: Path) -> None:
 def _write_web(folder: Path, generator: np.random.Generator) -> None:
     """Write web pairs with known decisions, in the form of the filter's outputs. Half the captions have no action."""
     tar = folder / SHARDS / "00000.tar"
-    _write(tar, _pairs(generator))
+    publish_tar(tar, _pairs(generator))
     found = [(key, members["txt"].decode()) for key, members in samples(tar)]
     # Odd pairs have a sentence with an action, see `_pairs`.
     for kind, said in ((KEPT, found[1::2]), ("rejected", found[::2])):
@@ -63,11 +63,6 @@ def _write_web(folder: Path, generator: np.random.Generator) -> None:
         with published(folder / VERDICTS / kind / "part-00000.parquet") as temporary:
             pq.write_table(pa.table(table), temporary)
     write_web(folder)
-
-
-def _write(path: Path, content: Iterator[Sample]) -> None:
-    with published(path) as temporary:
-        write_tar(temporary, content)
 
 
 def _pairs(generator: np.random.Generator) -> Iterator[Sample]:

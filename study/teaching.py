@@ -105,7 +105,7 @@ class _Photographs(ConceptStore):
 
 def concept_heads(keys: Sequence[str], features: NDArray[np.float32], known: Named) -> dict[str, Head]:
     """Train the teacher's heads for objects and attributes on its features (n, d)."""
-    return HeadTrainer(_Photographs(keys, features, known), HeadSettings(), say=_quiet).train()
+    return HeadTrainer(_Photographs(keys, features, known), HeadSettings(), say=lambda line: None).train()
 
 
 def imagenet_head() -> dict[str, Head]:
@@ -151,7 +151,3 @@ def _publish(folder: Path, name: str, content: bytes, about: Mapping[str, Any]) 
 def _labels(of_image: Sequence[set[int]]) -> Labels:
     offsets = np.cumsum([0, *map(len, of_image)], dtype=np.int64)
     return Labels(offsets, np.array([number for each in of_image for number in sorted(each)], np.int32))
-
-
-def _quiet(line: str) -> None:
-    pass

@@ -26,12 +26,10 @@ from open_diht.trainer.loop import train
 from open_diht.trainer.towers import is_own
 from open_diht.trainer.transforms import Pixels
 from study.features import StoredTransform
-from study.word_tokens import frequent_words
 
 FILE = "pairs.npz"
 """Name of the file that an arm's pairs are saved to."""
 AT_ONCE = 512
-"""Images, or captions, encoded at once."""
 RECALLS = (1, 5, 10)
 
 
@@ -52,12 +50,10 @@ class Pairs:
         return Pairs(images, [text for each in captions for text in each], image)
 
     def take(self, rows: NDArray[np.int64]) -> Pairs:
-        """Return the captions at `rows`, with their images."""
         kept, image = np.unique(self.image[rows], return_inverse=True)
         return Pairs(self.images[kept], [self.captions[row] for row in rows.tolist()], image.reshape(-1))
 
     def save(self, path: Path) -> None:
-        """Save the pairs as a file for `FeatureLoader`."""
         pixels = self.images.ndim == 4
         # The file has pixels (n, h, w, 3) and features in float16.
         stored = self.images.transpose(0, 2, 3, 1) if pixels else self.images.astype(np.float16)
@@ -71,13 +67,10 @@ BATCH_SIZE = 256
 
 
 def pair_keys(file: str, pairs: int) -> list[str]:
-    """Return the keys of the pairs of a file."""
     return [f"{file}-{number}" for number in range(pairs)]
 
 
 class Encoding(ABC):
-    """A model with two towers."""
-
     @abstractmethod
     def images(self, stored: NDArray[Any]) -> Tensor:
         """Return (n, d) unit vectors."""
@@ -110,11 +103,9 @@ class Trained(Encoding):
     transform: StoredTransform
     pixels: Pixels
     device: torch.device
-    """Device of the model."""
 
     @property
     def temperature(self) -> float:
-        """The learned temperature of the loss."""
         return 1 / float(self.clip.logit_scale.detach().exp())
 
     @torch.inference_mode()
@@ -133,11 +124,6 @@ class Trained(Encoding):
     @staticmethod
     def _unit(features: Tensor) -> Tensor:
         return normalize(features, dim=-1).cpu()
-
-
-def vocabulary(captions: Sequence[str]) -> list[str]:
-    """Return the vocabulary of a small text tower: words that occur at least twice. Arms that are compared share it."""
-    return frequent_words(captions, at_least=2)
 
 
 def batch_of_few(pairs: Pairs) -> dict[str, Any]:
@@ -169,7 +155,7 @@ def trained(
             "run": {"seed": seed},
         }
         settings = _settings(config, merged(given, changed), words)
-        outcome = train(settings, folder / "run", _quiet)
+        outcome = train(settings, folder / "run", lambda line: None)
         if outcome.export is None:  # a signal came: the arm gets no row and runs again next time
             raise KeyboardInterrupt
         model = architecture(settings.model)
@@ -189,7 +175,3 @@ def _settings(config: Path, given: Mapping[str, Any], words: Sequence[str]) -> C
     return load_config(
         str(config), base=merged(given, {"model": {"architecture": {"text_cfg": {"words": list(words)}}}})
     )
-
-
-def _quiet(line: str) -> None:
-    pass

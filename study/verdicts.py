@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from open_diht.common.files import published
 from open_diht.eval.errors import EvalError
-from open_diht.eval.fetch.archives import jpeg, write_tar
+from open_diht.eval.fetch.archives import jpeg
+from study.images import publish_tar
 
 WIDTH, HEIGHT = 320, 240
 _SIZES = (18, 22, 26)
@@ -36,8 +36,6 @@ class FilterFailed(EvalError):
 
 @dataclass(frozen=True)
 class Decided:
-    """A pair and the filter's decision."""
-
     caption: str
     verdict: str
     """`kept`, or the reason of the rejection."""
@@ -100,13 +98,9 @@ def drawn_images(captions: Sequence[str], seed: int) -> Iterator[Image.Image]:
 
 def write_drawn(path: Path, captions: Sequence[str], seed: int) -> None:
     """Write the `drawn_images` as a tar in the webdataset layout, which the filter reads."""
-    images = drawn_images(captions, seed)
-    samples = (
-        (f"{number:06d}", {"jpg": jpeg(image, 90), "txt": caption})
-        for number, (image, caption) in enumerate(zip(images, captions, strict=True))
-    )
-    with published(path) as temporary:
-        write_tar(temporary, samples)
+    pairs = enumerate(zip(drawn_images(captions, seed), captions, strict=True))
+    content = ((f"{number:06d}", {"jpg": jpeg(image, 90), "txt": caption}) for number, (image, caption) in pairs)
+    publish_tar(path, content)
 
 
 def drawn_verdicts(tar: Path, output: Path) -> dict[str, Decided]:

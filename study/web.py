@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +28,15 @@ IMAGES, VERDICTS = "web/images", "web/cat"
 SHARDS = f"{IMAGES}/shards"
 
 
-@dataclass(frozen=True)
-class WebPairs:
-    """The n pairs in shards that CAT has decided on."""
+@dataclass(frozen=True, kw_only=True)
+class Web:
+    """n image-text pairs of the web."""
 
-    rows: NDArray[np.int64]
-    """(n,) indices among the samples of all shards in order."""
+    images: NDArray[Any]
+    """(n, d) float32 features, standardized by the training pairs, or (n, 3, s, s) uint8 pixels."""
     captions: NDArray[np.str_]
     verdict: NDArray[np.str_]
-    """`kept`, or the first reason of rejection."""
+    """`kept`, or the first reason why CAT rejects the pair, such as `action`, `complexity` or `text_spotting`."""
     split: NDArray[np.str_]
     """`train` or `held`."""
 
@@ -59,20 +60,16 @@ def make_web(manifest: Path, rows: int, folder: Path, say: Callable[[str], None]
     return count
 
 
-def shards_of(folder: Path) -> list[Path]:
-    """Return the shards in the folder of the sets, in order."""
-    return sorted((folder / SHARDS).glob("*.tar"))
-
-
-def pairs_of(shards: Sequence[Path], verdicts: Path) -> WebPairs:
-    """Return the pairs of shards that a run has decided on."""
-    said = decided(verdicts, "__key__")
+def pairs_of(folder: Path, images: Callable[[Path], NDArray[Any]]) -> Web:
+    """Return the pairs in the shards of the folder of the sets that CAT has decided on. `images` maps a shard to the
+    arrays of all its images."""
+    said, shards = decided(folder / VERDICTS, "__key__"), sorted((folder / SHARDS).glob("*.tar"))
     keys = [key for shard in shards for key, _ in samples(shard)]
     # Pairs in the dead-letter table have no decision and are left out.
     rows = [place for place, key in enumerate(keys) if key in said]
     chosen = [said[keys[place]] for place in rows]
-    return WebPairs(
-        rows=np.array(rows, dtype=np.int64),
+    return Web(
+        images=np.concatenate([images(shard) for shard in shards])[rows],
         captions=np.array([one.caption for one in chosen]),
         verdict=np.array([one.verdict for one in chosen]),
         split=np.array(["held" if _share(keys[place]) < HELD else "train" for place in rows]),
@@ -81,18 +78,16 @@ def pairs_of(shards: Sequence[Path], verdicts: Path) -> WebPairs:
 
 def write_web(folder: Path) -> int:
     """Write `folder`/web-features.npz from the shards and decisions there, and return its number of pairs."""
-    shards = shards_of(folder)
-    pairs = pairs_of(shards, folder / VERDICTS)
-    features = np.concatenate([tar_features(shard, folder / "web") for shard in shards])
+    pairs = pairs_of(folder, lambda shard: tar_features(shard, folder / "web"))
     with published(folder / "web-features.npz") as temporary, open(temporary, "wb") as file:
         np.savez(
             file,
-            features=features[pairs.rows].astype(np.float16),
+            features=pairs.images.astype(np.float16),
             caption=pairs.captions,
             verdict=pairs.verdict,
             split=pairs.split,
         )
-    return len(pairs.rows)
+    return len(pairs.captions)
 
 
 def _share(key: str) -> float:

@@ -18,10 +18,10 @@ def words_of(caption: str) -> list[str]:
     return _WORD.findall(caption.lower())
 
 
-def frequent_words(captions: Iterable[str], at_least: int = 2) -> list[str]:
-    """Return a vocabulary: the words with `at_least` or more occurrences in the captions, most frequent first."""
+def vocabulary(captions: Iterable[str]) -> list[str]:
+    """Return the words that occur at least twice, most frequent first. Arms that are compared share a vocabulary."""
     counts = Counter(word for caption in captions for word in words_of(caption))
-    return sorted((word for word, count in counts.items() if count >= at_least), key=lambda word: (-counts[word], word))
+    return sorted((word for word, count in counts.items() if count >= 2), key=lambda word: (-counts[word], word))
 
 
 class WordTokenizer:

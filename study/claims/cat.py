@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from study.claims.described import arms_of_pools, described, track_of, wanted_on_web
-from study.claims.pools import Pool, open_pool, web_held
-from study.data import Data
-from study.rows import Arm
-from study.training import Pairs, trained, vocabulary
+from study.claims.described import arms_of_pools, described, track_of
+from study.claims.pools import Pool, open_pool, retrieval_tests
+from study.data import Data, web_set
+from study.rows import Arm, Result
+from study.training import trained
+from study.word_tokens import vocabulary
 
 ABOUT = Path(__file__).with_name("cat.yaml")
 NAME = "cat"
@@ -29,20 +29,17 @@ BY_CAPTION = ("complexity", "action")
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return all arms at all budgets: by budget, smallest first, then pool, then seed."""
-    wanted_on_web(track_of(ABOUT, track), data)
+    data.wanted(web_set(track_of(ABOUT, track).side), "flickr8k")
     return arms_of_pools(NAME, ABOUT, track, scale)
 
 
-def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train on the arm's part of its pool and rank Flickr8k's test photographs and held-out web pairs. Return metrics,
-    ranks by test set and direction, and notes."""
+def run(arm: Arm, data: Data) -> Result:
+    """Train on the arm's part of its pool, and rank Flickr8k's test photographs and held-out web pairs."""
     on = track_of(ABOUT, arm.track)
     pool, words = _pool(arm.pool, data, on.side)
     rows = chosen(pool.verdict, arm.arm, arm.seed)
     model = trained(on.trainer, pool.pairs.take(rows), words, budget=arm.budget, seed=arm.seed, changed={})
-    photographs = data.flickr8k("test", on.side)
-    test = Pairs.of_each(photographs.images, photographs.captions)
-    metrics, items = model.retrieval({"flickr8k-test": test, "web-held": web_held(data.web(on.side))})
+    metrics, items = model.retrieval(retrieval_tests(data, on.side))
     return metrics, items, {"pairs": len(rows), "repeats": arm.budget / len(rows), **pool.about(rows)}
 
 

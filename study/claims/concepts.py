@@ -13,13 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from study.claims.described import track_of
 from study.data import Data
-from study.rows import Arm
+from study.rows import Arm, Result
 from study.teaching import concept_heads, imagenet_head, named, write_targets
-from study.training import FILE, Pairs, trained, vocabulary
+from study.training import FILE, Pairs, trained
+from study.word_tokens import vocabulary
 
 ABOUT = Path(__file__).with_name("concepts.yaml")
 NAME = "concepts"
@@ -37,9 +36,8 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
     ]
 
 
-def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train with the arm's targets and rank Flickr8k's test photographs. Return metrics, ranks by test set and
-    direction, and notes."""
+def run(arm: Arm, data: Data) -> Result:
+    """Train with the arm's targets, and rank Flickr8k's test photographs."""
     on = track_of(ABOUT, arm.track)
     pairs, words, test = _photographs(data, on.side)
     targets, about = (None, {}) if arm.arm == "none" else _targets(arm.arm, data)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.yaml_files import read_yaml
-from study.data import Data, web_set
 from study.rows import Arm
 
 
@@ -18,7 +17,6 @@ class Track:
     """A model, its images and its budgets."""
 
     trainer: Path
-    """Configuration of the trainer."""
     side: int | None
     """Side of the stored images in pixels. None means cached features."""
     budgets: Mapping[str, Any]
@@ -28,21 +26,13 @@ class Track:
 
 @cache
 def described(path: Path) -> dict[str, Any]:
-    """Return the content of the YAML file of a claim."""
     found: dict[str, Any] = read_yaml(path)
     return found
 
 
 def track_of(path: Path, name: str) -> Track:
-    """Return a track of a claim."""
     about = described(path)["tracks"][name]
     return Track(trainer=path.parent / about["trainer"], side=about.get("side"), budgets=about["budgets"])
-
-
-def wanted_on_web(on: Track, data: Data) -> None:
-    """Check that web pairs and Flickr8k are available. Raises `SetMissing`."""
-    data.wanted(web_set(on.side))
-    data.wanted("flickr8k")
 
 
 def arms_of_pools(claim: str, path: Path, track: str, scale: str) -> list[Arm]:

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +30,7 @@ from open_diht.eval.session import open_task
 from open_diht.eval.tasks import choose_tasks
 from open_diht.eval.zeroshot import zero_shot_classifier
 from study.data import Data
-from study.rows import ZERO_SHOT, Arm
+from study.rows import ZERO_SHOT, Arm, Result
 
 SHOTS = {"full": (1, 2, 4, 8, 16, 32), "quick": (1, 4, 16), "tiny": (1, 2)}
 DRAWS = {"full": {"grocery-inside": 20}, "quick": {}, "tiny": {}}
@@ -51,23 +49,12 @@ INSIDE = (
 )  # fmt: skip
 """Names of groceries that are classes of ImageNet-1k."""
 BRANDS = ("Bravo", "God Morgon", "Tropicana", "Arla", "Garant", "Oatly", "Alpro", "Valio", "Yoggi")
-"""Prefixes of the names of packages."""
 GROCERIES: dict[str, Callable[[str], bool]] = {
     "grocery-inside": lambda name: name in INSIDE,
     "grocery-packages": lambda name: name.startswith(BRANDS),
     "grocery-produce": lambda name: name not in INSIDE and not name.startswith(BRANDS),
 }
 """Maps a pool to a test for the names in it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """A set with its features."""
-
-    encoded: Encoded
-    """Features; the training samples include all that become shots."""
-    labels: NDArray[np.int64]
-    """(m,) classes of the test images."""
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
@@ -87,25 +74,25 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
     return found
 
 
-def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Score the test images by zero-shot, or by a method fitted on one draw. Return metrics, whether each test image is
-    right, and notes. The time of a draw's probes is recorded for the first method that a process runs."""
-    pool = open_pool(arm.pool, data)
+def run(arm: Arm, data: Data) -> Result:
+    """Score the test images by zero-shot, or by a method fitted on one draw. The time of a draw's probes is recorded
+    for the first method that a process runs."""
+    encoded, labels = open_pool(arm.pool, data)
     # Zero-shot has the budget 0, but curves need at least one shot.
     k = max(arm.budget, 1)
     found = _curves(arm.pool, data, k, arm.seed, (ZERO_SHOT,) if arm.arm == ZERO_SHOT else METHODS)
-    right = found.predicted[arm.arm, k, arm.seed] == pool.labels
+    right = found.predicted[arm.arm, k, arm.seed] == labels
     name = f"{arm.pool}-test/correct"
     metrics = {
         f"{name}/top1": float(right.mean()),
-        f"{name}/mean_per_class": mean_per_class(right.astype(np.float64), pool.labels),
+        f"{name}/mean_per_class": mean_per_class(right.astype(np.float64), labels),
     }
     choice = next(one for one in found.choices if one.method == arm.arm)
     notes = {
         "chosen": dict(choice.chosen),
         "selected_on": choice.selected_on,
         "converged": choice.converged,
-        "classes": np.shape(pool.encoded.classifier)[1],
+        "classes": np.shape(encoded.classifier)[1],
         "classes_with_fewer_shots": len(found.short_classes[k]) if arm.budget else 0,
         "shots": sum(min(len(keys), k) for keys in found.shots[arm.seed]) if arm.budget else 0,
     }
@@ -114,13 +101,13 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 
 @lru_cache(maxsize=1)  # the arms of one draw are consecutive, and `text-or-zero` uses both others
 def _curves(pool: str, data: Data, k: int, seed: int, methods: tuple[str, ...]) -> FewShotResult:
-    of = open_pool(pool, data)
-    return run_curves(of.encoded, of.labels, FewShotSettings(shots=(k,), seeds=(seed,), methods=methods))
+    return run_curves(*open_pool(pool, data), FewShotSettings(shots=(k,), seeds=(seed,), methods=methods))
 
 
 @lru_cache
-def open_pool(name: str, data: Data) -> Pool:
-    """Return a pool with its features. Raises `SetMissing`."""
+def open_pool(name: str, data: Data) -> tuple[Encoded, NDArray[np.int64]]:
+    """Return the features of a pool, whose training samples include all that become shots, and the classes (m,) of its
+    test images. Raises `SetMissing`."""
     model = _model(data)
     cache = FeatureCache(data.cache / "encoded", model, progress=True)
     train, test, names, prompts = _grocery(name, data) if name not in TASKS else _task(TASKS[name], data)
@@ -139,7 +126,7 @@ def open_pool(name: str, data: Data) -> Pool:
         classifier=zero_shot_classifier(cache, names, prompts),
         logit_scale=model.logit_scale,
     )
-    return Pool(encoded, test.labels)
+    return encoded, test.labels
 
 
 @lru_cache(maxsize=1)

@@ -46,7 +46,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,14 +53,15 @@ from numpy.typing import NDArray
 from open_diht.pipelines.stages.score.cliploss import Batch
 from study.claims import rivals
 from study.claims.described import described, track_of
-from study.claims.pools import web_held
+from study.claims.pools import retrieval_tests
 from study.claims.rivals import Candidates, Choice, Keys
 from study.data import Data
 from study.images import Floats
 from study.lettered import spotted_by_filter
 from study.own_negatives import CAPTION, TEACHES, TEXT, Fit, fit, make_negatives
-from study.rows import Arm
-from study.training import Pairs, Trained, vocabulary
+from study.rows import Arm, Result
+from study.training import Trained
+from study.word_tokens import vocabulary
 
 ABOUT = Path(__file__).with_name("mix.yaml")
 NAME = "mix"
@@ -71,13 +71,7 @@ Columns = dict[str, NDArray[np.float64]]
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return all arms in the order of the waves of `mix.yaml`."""
-    for name in ("web", "flickr8k", "laion"):
-        data.wanted(name)
-    return planned(track, scale)
-
-
-def planned(track: str, scale: str) -> list[Arm]:
-    """Return all arms, whether their sets are available or not."""
+    data.wanted("web", "flickr8k", "laion")
     about = described(ABOUT)
     return [
         Arm(claim=NAME, pool=pool, arm=f"{name}-{size}", budget=track_of(ABOUT, track).budgets[scale], seed=seed)
@@ -90,8 +84,8 @@ def planned(track: str, scale: str) -> list[Arm]:
     ]
 
 
-def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train on the arm's choice of its pool, and return metrics, ranks by test set and direction, and notes."""
+def run(arm: Arm, data: Data) -> Result:
+    """Train on the arm's choice of its pool, and rank the test sets."""
     what, _, percent = arm.arm.rpartition("-")
     pool = _pool(arm.pool, data)
     scorer = arm.seed % len(pool.columns)
@@ -101,7 +95,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
         fitted = pool.fits[scorer].get(what)
     key = fitted.log_odds(pool.columns[scorer]) if fitted else None
     rows = chosen(pool.choice, what, arm.seed, int(percent) / 100, key)
-    metrics, items, notes = rivals.learned(arm, pool.choice, rows, pool.words, _tests(data))
+    metrics, items, notes = rivals.learned(arm, pool.choice, rows, pool.words, retrieval_tests(data))
     if fitted and key is not None:
         notes["fit"] = {
             name: [round(float(one), 3) for one in pair]
@@ -192,12 +186,8 @@ def examples(
 
 
 def _scores(scorer: Trained, vectors: Mapping[str, Floats], captions: Sequence[str], batch: Batch) -> Columns:
-    """Return the cosines of images, by view, and captions, and negCLIPLoss. No pair is in the batch."""
-    texts = scorer.texts(captions).numpy()
-    found = {name: (each * texts).sum(axis=1).astype(np.float64) for name, each in vectors.items()}
-    halves, temperature = (vectors["score"].astype(np.float16), texts.astype(np.float16)), scorer.temperature
-    outside = np.full(len(texts), -1)
-    return {**found, "negcliploss": found["score"] - batch.normalizers(*halves, outside, temperature)}
+    outside = np.full(len(captions), -1)
+    return rivals.compared(scorer, vectors, scorer.texts(captions).numpy(), batch, outside)
 
 
 @lru_cache(maxsize=4)
@@ -210,12 +200,3 @@ def _groups(pool: str) -> dict[str, str]:
     photographs have been read and masked."""
     absent = set() if pool.startswith("lettered") else {"masked", "text"}
     return {name: each for name, each in described(ABOUT)["groups"].items() if name not in absent}
-
-
-@lru_cache(maxsize=1)
-def _tests(data: Data) -> dict[str, Pairs]:
-    photographs = data.flickr8k("test")
-    return {
-        "flickr8k-test": Pairs.of_each(photographs.images, photographs.captions),
-        "web-held": web_held(data.web()),
-    }

@@ -12,16 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from study.claims.described import described, track_of, wanted_on_web
-from study.claims.pools import open_pool, web_held
-from study.data import Data
-from study.rows import CPU, TUNING, Arm, Row
-from study.training import Pairs, trained, vocabulary
+from study.claims.described import described, track_of
+from study.claims.pools import open_pool, retrieval_tests, web_held
+from study.data import Data, web_set
+from study.rows import CPU, TUNING, Arm, Result, Row
+from study.training import Pairs, trained
+from study.word_tokens import vocabulary
 
 ABOUT = Path(__file__).with_name("negatives.yaml")
 NAME = "negatives"
@@ -32,7 +31,7 @@ CHOSEN_BY = "web-chosen/t2i/gm_rank"
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return the arms of the grid (only on a CPU at full scale), then the reported ones."""
     about, on = described(ABOUT), track_of(ABOUT, track)
-    wanted_on_web(on, data)
+    data.wanted(web_set(on.side), "flickr8k")
     grid = [
         _arm(CPU, TUNING, beta, budget, seed, start)
         for budget, seeds in (about["tuning"].items() if (track, scale) == (CPU, "full") else ())
@@ -64,22 +63,18 @@ def _arm(track: str, pool: str, beta: float, budget: int, seed: int, start: floa
     return Arm(claim=NAME, pool=pool, arm=name, budget=budget, seed=seed, settings=settings, track=track)
 
 
-def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train with a beta and an initial scale, and return metrics, ranks by test set and direction, and notes. Arms of
-    the grid rank the half of the held-out pairs that selects the scale; others rank the other half and Flickr8k."""
+def run(arm: Arm, data: Data) -> Result:
+    """Train with a beta and an initial scale. Arms of the grid rank the half of the held-out pairs that selects the
+    scale; others rank the other half and Flickr8k."""
     on = track_of(ABOUT, arm.track)
     pairs, words = _pairs(data, on.side)
     beta, start = arm.settings["beta"], arm.settings["scale"]
     changed = {"loss": {"name": "hn_nce", "alpha": 1.0, "beta": float(beta)}, "model": {"temperature": 1 / start}}
     model = trained(on.trainer, pairs, words, budget=arm.budget, seed=arm.seed, changed=changed)
-    web = data.web(on.side)
     if arm.pool == TUNING:
-        measured = {"web-chosen": web_held(web, 0)}
+        metrics, items = model.retrieval({"web-chosen": web_held(data.web(on.side), 0)})
     else:
-        photographs = data.flickr8k("test", on.side)
-        test = Pairs.of_each(photographs.images, photographs.captions)
-        measured = {"flickr8k-test": test, "web-held": web_held(web, 1)}
-    metrics, items = model.retrieval(measured)
+        metrics, items = model.retrieval(retrieval_tests(data, on.side, half=1))
     notes = {"pairs": len(pairs.captions), "last_scale": float(model.clip.logit_scale.detach().exp())}
     return metrics, items, notes
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from study.data import Data, Web
+from study.data import Data
 from study.training import Pairs
+from study.web import Web
 
 _SEED = 1  # draws the images that get a wrong caption; all seeds of an arm have the same pool
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Pairs to choose from."""
-
     pairs: Pairs
     verdict: NDArray[np.str_]
     """(m,) `kept` or a reason."""
@@ -52,6 +52,18 @@ def web_held(web: Web, half: int | None = None) -> Pairs:
     return _web(web, held if half is None else held[half::2], "web").pairs
 
 
+@lru_cache(maxsize=2)
+def retrieval_tests(
+    data: Data, side: int | None = None, half: int | None = None, split: str = "test"
+) -> dict[str, Pairs]:
+    """Return Flickr8k's photographs of a split and the held-out web pairs (or a `half`) by the names of the tests."""
+    photographs = data.flickr8k(split, side)
+    return {
+        f"flickr8k-{split}": Pairs.of_each(photographs.images, photographs.captions),
+        "web-held": web_held(data.web(side), half),
+    }
+
+
 def _web(web: Web, rows: NDArray[np.int64], origin: str) -> Pool:
     pairs = Pairs(web.images[rows], web.captions[rows].tolist(), np.arange(len(rows)))
     return Pool(pairs, web.verdict[rows], _origin(origin, len(rows)))
@@ -59,7 +71,7 @@ def _web(web: Web, rows: NDArray[np.int64], origin: str) -> Pool:
 
 def _strange(data: Data, web: Web) -> Pool:
     """Return captions of LAION, each with the image of a web pair."""
-    decided = data.laion()
+    decided = data.laion
     rows = np.random.default_rng(_SEED).permutation(np.flatnonzero(web.split == "train"))[: len(decided)]
     decided = decided[: len(rows)]
     pairs = Pairs(web.images[rows], [one.caption for one in decided], np.arange(len(rows)))

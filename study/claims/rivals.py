@@ -59,12 +59,13 @@ from open_diht.filters.spotting.overlap import SpottedText
 from open_diht.pipelines.stages.score.cliploss import Batch
 from study.claims.cat import BY_CAPTION
 from study.claims.described import described, track_of
-from study.claims.pools import open_pool, web_held
+from study.claims.pools import open_pool, retrieval_tests
 from study.data import Data
 from study.images import Floats
 from study.lettered import OTHER, Plan, Seen, features_of, plan, seen, spotted_by_filter
-from study.rows import CPU, Arm
-from study.training import Pairs, Trained, batch_of_few, trained, vocabulary
+from study.rows import CPU, Arm, Result
+from study.training import Pairs, Trained, batch_of_few, trained
+from study.word_tokens import vocabulary
 
 ABOUT = Path(__file__).with_name("rivals.yaml")
 NAME = "rivals"
@@ -94,7 +95,6 @@ class Choice:
 
     pairs: Pairs
     origin: NDArray[np.str_]
-    """(m,) origin of each pair."""
     injected: Bools
     """(m,) true for a pair whose caption is wrong, or only written in the image."""
     filters: Mapping[str, Bools]
@@ -105,8 +105,7 @@ class Choice:
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return all arms by budget, smallest first; at each budget, FEWEST seeds of all pools precede the others."""
-    for name in ("web", "flickr8k", "laion"):
-        data.wanted(name)
+    data.wanted("web", "flickr8k", "laion")
     return planned(track, scale)
 
 
@@ -125,8 +124,8 @@ def planned(track: str, scale: str) -> list[Arm]:
     ]
 
 
-def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train on the arm's choice of its pool, and return metrics, ranks by test set and direction, and notes."""
+def run(arm: Arm, data: Data) -> Result:
+    """Train on the arm's choice of its pool, and rank the test sets."""
     choice, words = _pool(arm.pool, data)
     scores = choice.scores[arm.seed % len(choice.scores)]
     rows = chosen(choice, arm.arm, arm.seed, described(ABOUT)["share"])
@@ -138,8 +137,8 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 
 def learned(
     arm: Arm, choice: Choice, rows: NDArray[np.int64], words: Sequence[str], tests: Mapping[str, Pairs]
-) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train on rows of a pool, and return metrics, ranks, and notes about the rows."""
+) -> Result:
+    """Train on rows of a pool, and rank the tests. Notes are about the rows."""
     metrics, items = trained_on(choice.pairs.take(rows), words, arm.budget, arm.seed).retrieval(tests)
     # Comparisons need the other direction only where an image has several captions.
     items = {name: ranks for name, ranks in items.items() if name in ITEMS}
@@ -186,12 +185,20 @@ def scored(model: Trained, views: Mapping[str, Floats], captions: Sequence[str])
     pairs."""
     texts = model.texts(captions).numpy()
     images = {name: model.images(rows).numpy() for name, rows in views.items()}
-    cosines = {name: (rows * texts).sum(axis=1).astype(np.float64) for name, rows in images.items()}
-    halves = images["score"].astype(np.float16), texts.astype(np.float16)
     rows = np.random.default_rng(0).permutation(len(texts))[:LARGEST_BATCH]
     places = np.full(len(texts), -1)
     places[rows] = np.arange(len(rows))
-    batch = Batch(halves[0][rows], halves[1][rows])
+    batch = Batch(images["score"][rows].astype(np.float16), texts[rows].astype(np.float16))
+    return compared(model, images, texts, batch, places)
+
+
+def compared(
+    model: Trained, images: Mapping[str, Floats], texts: Floats, batch: Batch, places: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the scores of `scored` from unit vectors (m, d). `places` (m,) are those of the pairs in the batch, or
+    -1."""
+    cosines = {name: (rows * texts).sum(axis=1).astype(np.float64) for name, rows in images.items()}
+    halves = images["score"].astype(np.float16), texts.astype(np.float16)
     return cosines | {"negcliploss": cosines["score"] - batch.normalizers(*halves, places, model.temperature)}
 
 
@@ -358,8 +365,7 @@ def _tests(data: Data) -> dict[str, Pairs]:
     written = features_of(contents, other, data.cache, seed=1)
     rendered = features_of([None] * len(first), first, data.cache, seed=2)
     return {
-        "flickr8k-test": Pairs.of_each(photographs.images, photographs.captions),
-        "web-held": web_held(data.web()),
+        **retrieval_tests(data),
         "lettered-test": Pairs(data.scaled(written), first, numbers),
         "rendered": Pairs(data.scaled(rendered), first, numbers),
     }

@@ -13,17 +13,17 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.pipelines.select.repeats import DELAYS, allotted, per_row, worth
-from study.claims.described import arms_of_pools, described, track_of, wanted_on_web
-from study.claims.pools import open_pool, web_held
-from study.data import Data
-from study.rows import CPU, TUNING, Arm, Row
-from study.training import Pairs, batch_of_few, trained, vocabulary
+from study.claims.described import arms_of_pools, described, track_of
+from study.claims.pools import open_pool, retrieval_tests
+from study.data import Data, web_set
+from study.rows import CPU, TUNING, Arm, Result, Row
+from study.training import Pairs, batch_of_few, trained
+from study.word_tokens import vocabulary
 
 ABOUT = Path(__file__).with_name("select.yaml")
 NAME = "select"
@@ -34,7 +34,7 @@ _SEED = 7  # draws the halves
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return the arms that tune the delay (at full scale on a CPU), then those reported, smallest budgets first."""
     about = described(ABOUT)
-    wanted_on_web(track_of(ABOUT, track), data)
+    data.wanted(web_set(track_of(ABOUT, track).side), "flickr8k")
     tuning = [
         Arm(claim=NAME, pool=pool, arm=f"delay-{delay}", budget=budget, seed=seed, settings={"stage": TUNING})
         for pool in about["pools"]
@@ -45,20 +45,17 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
     return tuning + arms_of_pools(NAME, ABOUT, track, scale)
 
 
-def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train on the arm's pairs, each as often as the arm says, and rank the test pairs. Return metrics, ranks by test
-    set and direction, and notes."""
-    on, tuning = track_of(ABOUT, arm.track), arm.settings.get("stage") == TUNING
-    pairs, verdict, words = _half(arm.pool, data, on.side, 0 if tuning else 1)
+def run(arm: Arm, data: Data) -> Result:
+    """Train on the arm's pairs, each as often as the arm says, and rank the test pairs."""
+    on = track_of(ABOUT, arm.track)
+    half, split = (0, "dev") if arm.settings.get("stage") == TUNING else (1, "test")
+    pairs, verdict, words = _half(arm.pool, data, on.side, half)
     repeats = chosen(verdict, arm.arm, arm.budget, arm.seed)
     rows = np.repeat(np.arange(len(verdict)), repeats)
     chosen_pairs = pairs.take(rows)
     few = batch_of_few(chosen_pairs)
     model = trained(on.trainer, chosen_pairs, words, budget=arm.budget, seed=arm.seed, changed=few)
-    photographs = data.flickr8k("dev" if tuning else "test", on.side)
-    test = Pairs.of_each(photographs.images, photographs.captions)
-    held = web_held(data.web(on.side), 0 if tuning else 1)
-    metrics, items = model.retrieval({f"flickr8k-{'dev' if tuning else 'test'}": test, "web-held": held})
+    metrics, items = model.retrieval(retrieval_tests(data, on.side, half, split))
     kept = verdict == "kept"
     seen = {name: arm.budget * float(repeats[mask].sum() / repeats.sum() / mask.sum()) for name, mask in
             (("repeats", kept), ("repeats_of_rejected", ~kept))}  # fmt: skip

@@ -49,11 +49,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from study.claims.described import arms_of_pools, described, track_of
-from study.claims.pools import open_pool, web_held
+from study.claims.pools import open_pool, retrieval_tests
 from study.data import Data
-from study.rows import CPU, Arm
+from study.rows import CPU, Arm, Result
 from study.teaching import concept_heads, named, write_embeddings, write_targets
-from study.training import FILE, Encoding, Pairs, Trained, batch_of_few, pair_keys, trained, vocabulary
+from study.training import FILE, Encoding, Pairs, Trained, batch_of_few, pair_keys, trained
+from study.word_tokens import vocabulary
 
 ABOUT = Path(__file__).with_name("teachers.yaml")
 NAME = "teachers"
@@ -61,16 +62,14 @@ NAME = "teachers"
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return all arms at all budgets: by budget, smallest first, then by pool, then by seed."""
-    for name in ("web", "flickr8k", "laion"):
-        data.wanted(name)
+    data.wanted("web", "flickr8k", "laion")
     planned = arms_of_pools(NAME, ABOUT, track, scale)
     alone = (arm for arm in planned if arm.arm == "none-infonce" and arm.pool.endswith("-all"))
     return planned + [replace(arm, arm="more-infonce") for arm in alone]
 
 
-def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train with what the teacher has stored. Return metrics, ranks by test set and direction, and notes, which have
-    the teacher's own metrics."""
+def run(arm: Arm, data: Data) -> Result:
+    """Train with what the teacher has stored, and rank the test pairs. The notes have the teacher's own metrics."""
     what, _, loss = arm.arm.partition("-")
     how = described(ABOUT)["losses"][loss]
     pairs, words = _pairs(arm.pool.replace("-all", "-more") if what == "more" else arm.pool, data)
@@ -86,11 +85,10 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
         changed=changed,
         concepts=_stored(arm.pool, data) / "concepts" if what in ("concepts", "both") else None,
     )
-    tests, of_teacher = _measured(data)
-    metrics, items = model.retrieval(tests)
+    metrics, items = model.retrieval(retrieval_tests(data, half=1))
     # Comparisons need the other direction only where an image has several captions.
     items = {name: ranks for name, ranks in items.items() if name != "web-held/i2t"}
-    notes = {"pairs": len(pairs.captions), "repeats": arm.budget / len(pairs.captions), "teacher": of_teacher}
+    notes = {"pairs": len(pairs.captions), "repeats": arm.budget / len(pairs.captions), "teacher": _of_teacher(data)}
     return metrics, items, notes
 
 
@@ -130,7 +128,6 @@ def _is_teachers(pairs: Pairs) -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=5)
 def _pairs(name: str, data: Data) -> tuple[Pairs, list[str]]:
-    """Return the pairs of a pool and its words."""
     origin, _, part = name.partition("-")
     pool = open_pool(data, None, noise=origin == "injected")
     used = ~_is_teachers(pool.pairs)
@@ -155,11 +152,6 @@ def _stored(name: str, data: Data) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _measured(data: Data) -> tuple[dict[str, Pairs], dict[str, float]]:
-    """Return the test sets, and the teacher's own metrics on them."""
-    photographs = data.flickr8k("test")
-    tests = {
-        "flickr8k-test": Pairs.of_each(photographs.images, photographs.captions),
-        "web-held": web_held(data.web(), 1),
-    }
-    return tests, {name: round(value, 2) for name, value in _teacher(data).retrieval(tests)[0].items()}
+def _of_teacher(data: Data) -> dict[str, float]:
+    metrics, _ = _teacher(data).retrieval(retrieval_tests(data, half=1))
+    return {name: round(value, 2) for name, value in metrics.items()}

@@ -52,7 +52,7 @@ def test_photographs_lie_in_the_space_of_the_web(data: Data) -> None:
 
 def test_what_is_computed_once_is_kept(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     first = data.flickr8k("dev").images
-    monkeypatch.setattr("study.images._computed", lambda tar, teacher: pytest.fail("computed again"))
+    monkeypatch.setattr("study.images._computed", lambda *of: pytest.fail("computed again"))
     assert np.array_equal(Data(data.folder, data.cache).flickr8k("dev").images, first)
 
 

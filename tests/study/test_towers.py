@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from open_diht.trainer.towers import BadTower, build_tower, own_tokenizer
-from study.word_tokens import WordTokenizer, frequent_words
+from study.word_tokens import WordTokenizer, vocabulary
 
 
 def test_words_are_ids_padded_with_0_and_unknown_ones_1() -> None:
@@ -14,7 +14,7 @@ def test_words_are_ids_padded_with_0_and_unknown_ones_1() -> None:
 
 
 def test_a_vocabulary_is_what_occurs_often_enough() -> None:
-    assert frequent_words(["b b a", "a c", "a"], at_least=2) == ["a", "b"]
+    assert vocabulary(["b b a", "a c", "a"]) == ["a", "b"]
 
 
 def test_a_tower_without_its_words_is_named() -> None:

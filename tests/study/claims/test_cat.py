@@ -8,9 +8,9 @@ import pytest
 
 from study.claims import cat
 from study.claims.pools import open_pool, web_held
-from study.data import Web
 from study.rows import Arm
 from study.verdicts import Decided
+from study.web import Web
 
 VERDICTS = np.array(["kept", "action", "kept", "text_spotting", "complexity"] * 4)
 
@@ -27,12 +27,13 @@ class Few:
             split=np.where(np.arange(pairs) < pairs - 40, "train", "held"),
         )
 
-    def wanted(self, name: str) -> None:
+    def wanted(self, *names: str) -> None:
         pass
 
     def web(self, side: int | None = None) -> Web:
         return self._web
 
+    @property
     def laion(self) -> list[Decided]:
         return [Decided(f"strange {row}", "kept" if row % 2 else "complexity") for row in range(30)]
 

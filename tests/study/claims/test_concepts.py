@@ -19,7 +19,7 @@ from study.training import FILE, Pairs, pair_keys
 
 
 class Present:
-    def wanted(self, name: str) -> None:
+    def wanted(self, *names: str) -> None:
         pass
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from open_diht.eval.fewshot import Encoded
 from study.claims import fewshot
-from study.claims.fewshot import GROCERIES, METHODS, Pool
+from study.claims.fewshot import GROCERIES, METHODS
 from study.data import Data, SetMissing
 from study.rows import Arm
 
@@ -35,7 +35,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
         classifier=text,
         logit_scale=20.0,
     )
-    pool = Pool(encoded, labels[1::2])
+    pool = (encoded, labels[1::2])
     monkeypatch.setattr(fewshot, "open_pool", lambda name, data: pool)
     fewshot._curves.cache_clear()
     return Data(tmp_path, tmp_path / "cache")
@@ -55,7 +55,7 @@ def test_every_arm_says_which_images_it_gets_right(data: Data) -> None:
 
 def test_zero_shot_takes_no_shots(data: Data) -> None:
     _, items, notes = fewshot.run(arm("zero-shot", 0), data)
-    encoded: Any = fewshot.open_pool("shapes", data).encoded
+    encoded: Any = fewshot.open_pool("shapes", data)[0]
     scores = encoded.test @ encoded.classifier
     expected = scores.argmax(axis=1) == np.repeat(np.arange(CLASSES), 10)
     assert items["shapes-test/correct"].tolist() == expected.tolist()

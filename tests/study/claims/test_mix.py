@@ -11,7 +11,8 @@ from study.claims import mix, rivals
 from study.claims.described import described, track_of
 from study.own_negatives import TEACHES, fit
 from study.rows import CPU
-from study.training import Pairs, trained, vocabulary
+from study.training import Pairs, trained
+from study.word_tokens import vocabulary
 
 MANY = 400
 
@@ -45,14 +46,14 @@ def test_arms_of_a_size_are_equally_large(choice: rivals.Choice, share: float) -
 
 
 def test_ten_seeds_decide_and_all_comparisons_have_three() -> None:
-    data: Any = SimpleNamespace(wanted=lambda name: None)
+    data: Any = SimpleNamespace(wanted=lambda *names: None)
     made = mix.arms(CPU, "full", data)
     assert len({arm.key for arm in made}) == len(made)
     for arm, least in (("self-30", 10), ("score-30", 10), ("mix-30", 5), ("self-no-text-30", 3), ("self-60", 3)):
         pools = {one.pool for one in made if one.arm == arm}
         assert pools == ({"lettered-0", "lettered-40"} if "text" in arm else {*described(mix.ABOUT)["pools"]})
         assert all(len([one for one in made if (one.arm, one.pool) == (arm, pool)]) >= least for pool in pools)
-    assert {arm.pool for arm in mix.planned(CPU, "tiny")} == {"natural", "lettered-40"}
+    assert {arm.pool for arm in mix.arms(CPU, "tiny", data)} == {"natural", "lettered-40"}
 
 
 @pytest.fixture

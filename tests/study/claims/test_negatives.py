@@ -14,7 +14,7 @@ RESULTS = Path(negatives.__file__).resolve().parents[1] / "results"
 
 
 class Present:
-    def wanted(self, name: str) -> None:
+    def wanted(self, *names: str) -> None:
         pass
 
 

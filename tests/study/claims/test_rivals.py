@@ -9,7 +9,8 @@ import pytest
 from study.claims import rivals
 from study.claims.described import described, track_of
 from study.rows import CPU
-from study.training import Pairs, trained, vocabulary
+from study.training import Pairs, trained
+from study.word_tokens import vocabulary
 
 MANY = 400
 SHARE = 0.3
@@ -103,7 +104,7 @@ def test_a_scorer_gives_cosines_and_the_product_s_corrected_score() -> None:
 
 
 def test_every_comparison_has_two_random_baselines_and_enough_seeds() -> None:
-    data: Any = SimpleNamespace(wanted=lambda name: None)
+    data: Any = SimpleNamespace(wanted=lambda *names: None)
     for scale, fewest in (("full", (5, 3)), ("quick", (3,)), ("tiny", (3,))):
         made = rivals.arms(CPU, scale, data)
         assert len({arm.key for arm in made}) == len(made)
@@ -118,7 +119,7 @@ def test_every_comparison_has_two_random_baselines_and_enough_seeds() -> None:
 
 
 def test_a_study_that_is_stopped_has_three_seeds_of_all_pools_first() -> None:
-    data: Any = SimpleNamespace(wanted=lambda name: None)
+    data: Any = SimpleNamespace(wanted=lambda *names: None)
     made = [arm for arm in rivals.arms(CPU, "full", data) if arm.budget == 17408]
     first = [arm.seed < 3 for arm in made]
     assert first == sorted(first, reverse=True) and first.count(True) * 2 == first.count(False) * 3
