@@ -10,12 +10,12 @@ where FILE holds one caption per line.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.measuring import parser_of
 from open_diht.filters.spotting.folding import fold
 from open_diht.filters.spotting.overlap import LEAST_CHANCE
 
@@ -35,9 +35,7 @@ def count_chances(captions: Iterable[str]) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the table from named caption files. A word's chance is its largest fraction among the files."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.common_words", description="Count common caption words."
-    )
+    parser = parser_of("benchmarks.common_words", __doc__)
     parser.add_argument("--output", type=Path, required=True, help="the table to write")
     parser.add_argument(
         "sources", nargs="+", metavar="NAME=FILE", help="one caption per line; NAME is kept as provenance"

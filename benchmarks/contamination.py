@@ -34,7 +34,6 @@ Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 def images(paths: str, most: int | None = None) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of the images of tars."""
     for path in paths.split(","):
         with tarfile.open(path) as tar:
             found = 0
@@ -90,7 +89,6 @@ CHANGES: Mapping[str, Change] = {
 
 
 def changed(data: bytes, change: str, dice: np.random.Generator) -> bytes:
-    """Return the file of a changed copy."""
     if change == "the same file":
         return data
     image, content = Image.open(io.BytesIO(data)).convert("RGB"), io.BytesIO()
@@ -99,7 +97,6 @@ def changed(data: bytes, change: str, dice: np.random.Generator) -> bytes:
 
 
 def main() -> int:
-    """Measure, and print the tables."""
     parser = parser_of("benchmarks.contamination", __doc__)
     parser.add_argument("--images", required=True, help="tars of evaluation images, comma-separated")
     parser.add_argument("--others", required=True, help="tars of other images")

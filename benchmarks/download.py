@@ -42,7 +42,6 @@ def photo(size: tuple[int, int], seed: int) -> Image.Image:
 
 
 def bodies() -> list[bytes]:
-    """Return JPEGs of several sizes."""
     found = []
     for seed in range(KINDS):
         photo(SIZES[seed % len(SIZES)], seed).save(out := io.BytesIO(), "JPEG", quality=85)
@@ -139,7 +138,6 @@ def run_side(side: str, urls: list[str], threads: int, place: str) -> dict[str, 
 
 
 def main() -> None:
-    """Run the command line; see the module's docstring."""
     parser = parser_of("benchmarks.download", __doc__)
     parser.add_argument("--images", type=int, default=1_000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -158,7 +156,6 @@ def main() -> None:
 
 
 def compare(images: int, repeats: int, threads: int) -> None:
-    """Print the table."""
     command = [sys.executable, "-m", "benchmarks.download", "--serve"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None and server.stdin is not None

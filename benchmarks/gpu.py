@@ -42,7 +42,6 @@ Row = dict[str, Any]
 
 
 def device() -> str:
-    """Return the name of the device with its main properties."""
     if torch.cuda.is_available():
         about = torch.cuda.get_device_properties(0)
         return f"{about.name}, {about.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
@@ -74,7 +73,6 @@ def apart(name: str) -> Row:
 
 
 def markdown(results: Sequence[Row], about: str) -> str:
-    """Return the report: the table of each part, or its error."""
     lines = [f"`python -m benchmarks.gpu`, {about}, torch {torch.__version__}."]
     for result in results:
         lines += ["", f"**{result['part']}** ({result['seconds']:.0f} s)", ""]

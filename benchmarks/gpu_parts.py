@@ -42,8 +42,6 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The sizes of models, batches and data."""
-
     tiny: bool
     device: str
     models: tuple[str, ...]
@@ -407,4 +405,3 @@ def concepts(size: Sizes) -> list[Row]:
 PARTS: dict[str, Callable[[Sizes], list[Row]]] = {
     part.__name__: part for part in (precisions, steps, losses, memory, loader, resume, nccl, concepts)
 }
-"""Name -> part."""

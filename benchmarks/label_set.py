@@ -32,14 +32,11 @@ Readings = tuple[frozenset[str], ...]
 
 @dataclass(frozen=True)
 class Labelled:
-    """One labelled caption."""
-
     row: int
     caption: str
     action: bool
     complex: bool
     verbs: frozenset[str]
-    """Verb words of the stated actions."""
     part: str
     """train, development (thresholds are chosen there) or test. A hash of the row number divides LAION's rows."""
     medium: Readings = ()
@@ -113,7 +110,6 @@ def numbered(captions: Sequence[str], row: int) -> str:
 
 
 def laion_captions(folder: Path) -> list[str]:
-    """Return the 10,000 LAION-400M captions."""
     return [str(text) for text in pq.read_table(folder / LAION, columns=["TEXT"])["TEXT"].to_pylist()]
 
 
@@ -123,7 +119,6 @@ def laion_hosts(folder: Path) -> list[str]:
 
 
 def cc3m_captions(folder: Path) -> list[str]:
-    """Return the validation captions of Conceptual Captions."""
     with open(folder / CC3M, encoding="utf-8") as lines:
         return [line.split("\t")[0] for line in lines]
 

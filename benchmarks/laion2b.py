@@ -71,7 +71,6 @@ def image_ms() -> list[float]:
 
 
 def main() -> None:
-    """Print the tables."""
     parser = parser_of("benchmarks.laion2b", __doc__)
     parser.add_argument("--captions", help="folder of the caption samples")
     parser.add_argument("--rows", type=float, default=2.32e9)

@@ -44,8 +44,6 @@ FIRST = "000[01]?.tar"
 
 
 class Took(NamedTuple):
-    """The time and the memory that a run took."""
-
     seconds: float
     cpu_seconds: float
     peak_mib: float
@@ -70,7 +68,6 @@ def make_tar(captions: list[str], folder: Path, rows: int, number: int) -> None:
 
 
 def command(pairs: str, output: Path, workers: int) -> list[str]:
-    """Return the command of a run."""
     words = ["--stages", "captions,export", "--export", "index", "--workers", str(workers)]
     return [sys.executable, "-m", "open_diht.pipelines", "--input", pairs, "--output", str(output), *words]
 
@@ -112,7 +109,6 @@ def kept_of(output: Path) -> list[str]:
 
 
 def main() -> None:
-    """Run the command line; see the module's docstring."""
     arguments = parser_of("benchmarks.large_run", __doc__)
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--rows", type=int, default=10_000_000)

@@ -16,9 +16,8 @@ on other work on the machine.
 
 from __future__ import annotations
 
-import io
+import json
 import random
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +35,7 @@ from open_clip_train import data as open_clip_data
 from PIL import Image
 
 from benchmarks.measuring import parser_of, print_table
+from open_diht.eval.fetch.archives import Sample, jpeg, write_tar
 from open_diht.trainer.config import TransformSettings
 from open_diht.trainer.data import DataSettings, ShardLoader, Source
 from open_diht.trainer.data.sources import find_shards
@@ -49,28 +49,22 @@ def write_shards(folder: Path, samples: int, side: int, shards: int) -> None:
     photographs = [Image.fromarray(getattr(skimage.data, name)()).convert("RGB") for name in PHOTOGRAPHS]
     draw = random.Random(0)
     per_shard = samples // shards
+
+    def pairs(shard: int) -> Iterator[Sample]:
+        for number in range(per_shard):
+            photograph = draw.choice(photographs)
+            scale = draw.uniform(0.5, 1)
+            width, height = (int(length * scale) for length in photograph.size)
+            left, top = draw.randint(0, photograph.width - width), draw.randint(0, photograph.height - height)
+            cut = photograph.crop((left, top, left + width, top + height))
+            factor = side / max(cut.size)
+            cut = cut.resize((max(1, round(cut.width * factor)), max(1, round(cut.height * factor))))
+            about = json.dumps({"uid": f"{shard * per_shard + number:032x}", "about": "0" * 250})
+            content = {"jpg": jpeg(cut, 90), "txt": "a brown dog runs past a house", "json": about}
+            yield f"{shard:05d}{number:05d}", content
+
     for shard in range(shards):
-        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
-            for number in range(per_shard):
-                photograph = draw.choice(photographs)
-                scale = draw.uniform(0.5, 1)
-                width, height = (int(length * scale) for length in photograph.size)
-                left, top = draw.randint(0, photograph.width - width), draw.randint(0, photograph.height - height)
-                cut = photograph.crop((left, top, left + width, top + height))
-                factor = side / max(cut.size)
-                cut = cut.resize((max(1, round(cut.width * factor)), max(1, round(cut.height * factor))))
-                content = io.BytesIO()
-                cut.save(content, "JPEG", quality=90)
-                key = f"{shard:05d}{number:05d}"
-                parts = (
-                    ("jpg", content.getvalue()),
-                    ("txt", b"a brown dog runs past a house"),
-                    ("json", b'{"uid": "%032x", "about": "%s"}' % (shard * per_shard + number, b"0" * 250)),
-                )
-                for ending, data in parts:
-                    info = tarfile.TarInfo(f"{key}.{ending}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
+        write_tar(folder / f"{shard:05d}.tar", pairs(shard))
 
 
 def processor_s() -> float:
@@ -90,7 +84,6 @@ def drained(batches: Iterator[Any], images: Callable[[Any], torch.Tensor]) -> tu
 
 
 def main() -> None:
-    """Print the table."""
     parser = parser_of("benchmarks.loader", __doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--samples", type=int, default=2_000)

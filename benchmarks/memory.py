@@ -28,7 +28,6 @@ RANKS = 8
 
 
 def row(name: str) -> str:
-    """Return the table row of one configuration."""
     config = load_config(name, ["data.sources=[{path: none}]"])
     pairs = config.schedule.batch_size // RANKS
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -51,7 +50,6 @@ def row(name: str) -> str:
 
 
 def main(names: Sequence[str]) -> None:
-    """Print the table."""
     gpus = " | ".join(f"{gib} GiB" for gib in GPUS_GIB)
     print(f"| config | weights (GiB) | fixed (GiB) | pair (MiB) | {gpus} |")
     print(f"|---|{'--:|' * (3 + len(GPUS_GIB))}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7}
+TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7}
 _OPSET = 20
 _IR = 9
 _CONTRIB = "com.microsoft"
@@ -40,7 +39,7 @@ class Graph:
         """Add a constant, with a new name unless one is given, and return its name."""
         name = name or self._new()
         dims = b"".join(_field(1, size) for size in array.shape)
-        kind, raw = _field(2, _TYPES[array.dtype.name]), _field(9, np.ascontiguousarray(array).tobytes())
+        kind, raw = _field(2, TYPES[array.dtype.name]), _field(9, np.ascontiguousarray(array).tobytes())
         self._constants.append(dims + kind + _field(8, name.encode()) + raw)
         return name
 
@@ -55,7 +54,6 @@ class Graph:
         return outputs
 
     def model(self, metadata: Mapping[str, str]) -> bytes:
-        """Return the file's content."""
         parts = ((1, self._nodes), (2, [b"opinion"]), (5, self._constants), (11, self._inputs), (12, self._outputs))
         graph = b"".join(_field(number, one) for number, ones in parts for one in ones)
         texts = [_field(1, key.encode()) + _field(2, text.encode()) for key, text in metadata.items()]
@@ -112,39 +110,3 @@ def _varint(value: int) -> bytes:
         value >>= 7
     found.append(value)
     return bytes(found)
-
-
-def constants(model: bytes) -> dict[str, NDArray[np.generic]]:
-    """Return the constants of a model that `Graph.model` has made, by name."""
-    names = {number: name for name, number in _TYPES.items()}
-    graph = next(value for number, value in _fields(model) if number == 7)
-    found = {}
-    for one in (value for number, value in _fields(graph) if number == 5):
-        parts = list(_fields(one))
-        known = dict(parts)
-        shape = [size for number, size in parts if number == 1]
-        found[known[8].decode()] = np.frombuffer(known[9], names[known[2]]).reshape(shape)
-    return found
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield the number and value of each field of a message without floats."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = message[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    while at < len(message):
-        tag = varint()
-        value: Any = varint()
-        if tag & 7 == 2:
-            value, at = message[at : at + value], at + value
-        yield tag >> 3, value

@@ -90,7 +90,6 @@ def false_positives(samples: dict[str, list[str]], rng: random.Random) -> None:
 
 
 def synthetic_hits(captions: Sequence[str], rng: random.Random) -> None:
-    """Print table 2."""
     pieces = [(caption, piece) for caption in captions[:3000] if (piece := piece_of(caption, rng))]
     rows = []
     for name, damage in ERRORS.items():
@@ -102,7 +101,6 @@ def synthetic_hits(captions: Sequence[str], rng: random.Random) -> None:
 
 
 def main() -> None:
-    """Print both tables."""
     parser = parser_of("benchmarks.overlap_false_positives", __doc__)
     parser.add_argument("--captions", help="folder of the caption samples")
     parser.add_argument("--seed", type=int, default=1)

@@ -89,8 +89,6 @@ Columns = dict[str, Callable[[Found], Estimate]]
 
 @dataclass(frozen=True)
 class Labels:
-    """A set of labels."""
-
     about: str
     texts: Sequence[str]
     columns: Columns
@@ -156,7 +154,6 @@ def degree(graph: str) -> tuple[bool, int]:
 
 
 def factual(text: str) -> Labels:
-    """Read scene graphs."""
     rows = list(csv.DictReader(io.StringIO(text)))
     acts, degrees = np.array([degree(row["scene_graph"]) for row in rows]).T
     truth, complex_ = acts.astype(bool), degrees >= 2
@@ -182,7 +179,6 @@ def hl(text: str) -> Labels:
 
 
 def noun_verb(text: str) -> Labels:
-    """Read sentences with an ambiguous word."""
     sentences, marked = list[str](), list[tuple[int, bool]]()
     for block in text.strip().split("\n\n"):
         rows = [line.split("\t") for line in block.splitlines() if "\t" in line]
@@ -199,7 +195,6 @@ def noun_verb(text: str) -> Labels:
 
 
 def clue(text: str) -> Labels:
-    """Read judgments of pairs."""
     rows = list(csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE))
     visible, irrelevant = (np.array([row[name] == "1" for row in rows]) for name in ("Visible", "Irrelevant"))
     columns: Columns = {

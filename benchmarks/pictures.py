@@ -59,12 +59,7 @@ def browser() -> Iterator[Browser]:
 
 
 def main(output: str, folder: str) -> None:
-    """Write the pictures and their words.
-
-    Args:
-        output: a finished output of `make filter` on the sample.
-        folder: where to write.
-    """
+    """Write the pictures and their words to `folder`, from a finished output of `make filter` on the sample."""
     view = subprocess.Popen(
         [sys.executable, "-m", "open_diht", "view", "--output", output], stdout=subprocess.PIPE, text=True
     )

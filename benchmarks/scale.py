@@ -59,7 +59,6 @@ run_beam(Path(sys.argv[1]), sys.argv[2:], 1)
 
 
 def stage_of(output: Path) -> CaptionStage:
-    """Return the caption stage for an output folder."""
     return CaptionStage(Layout(output), load_dataset("custom"), str(provenance()))
 
 
@@ -105,7 +104,6 @@ def dask_cluster() -> Iterator[str]:
 
 
 def compare(captions: list[str], rows: int, repeats: int, scheduler: str) -> None:
-    """Print the table of rates."""
     dask = make_backend("dask", workers=Workers(scheduler=scheduler))
     sides: dict[str, Callable[[Path, list[str]], object]] = {
         "1 plain process": lambda output, units: in_processes(PLAIN, output, units, 1),
@@ -141,7 +139,6 @@ def compare(captions: list[str], rows: int, repeats: int, scheduler: str) -> Non
 
 
 def memory(captions: list[str], counts: list[int]) -> None:
-    """Print the table of peak memory."""
 
     def cells(rows: int) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +153,6 @@ def memory(captions: list[str], counts: list[int]) -> None:
 
 
 def main() -> None:
-    """Run the command line; see the module's docstring."""
     arguments = parser_of("benchmarks.scale", __doc__)
     arguments.add_argument("--captions", help="folder of the caption samples")
     arguments.add_argument("--rows", type=int, default=40_000)

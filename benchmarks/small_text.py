@@ -61,8 +61,6 @@ HEIGHTS = (0, 3, 4, 5, 6, 7, 8, 10, 14)
 
 @dataclass(frozen=True)
 class Word:
-    """A word that people transcribed."""
-
     text: str
     middle: tuple[float, float]
     """In pixels of the stored image."""
@@ -210,7 +208,6 @@ def sample() -> tuple[dict[str, bytes], list[tuple[str, str, bool]]]:
 
 
 def measure(options: argparse.Namespace) -> int:
-    """Print the tables."""
     pictures = fetched(options.data, options.address)
     engines: dict[str, Engine] = {name: Engine(SpotterSettings(effort=name).resolved()) for name in EFFORTS}
     lines = {name: read(engine, [one.data for one in pictures]) for name, engine in engines.items()}

@@ -55,8 +55,6 @@ Strings = list[list[SpottedText]]
 
 @dataclass(frozen=True)
 class Side:
-    """A text reader to compare."""
-
     read: Callable[[Sequence[Path]], Strings]
     clock: Callable[[], float] = time.process_time
     """Return the CPU seconds of all of its processes."""

@@ -69,7 +69,6 @@ def asking(teacher: str, tar: Path, batch: int) -> Step:
 
 
 def stored(data: Path, teacher: str, crops: int) -> Path:
-    """Store embeddings, and return their folder."""
     output = data.with_name(f"concepts-{crops}")
     apart("-m", "open_diht", "concepts", "--data", data, "--output", output, "--store", "embeddings",
           "--teacher", teacher, "--precision", "fp32", "--crops", crops)  # fmt: skip
@@ -95,7 +94,6 @@ def loaders(data: Path, center: Path, drawn: Path, model: str, batch: int) -> di
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
     parser = parser_of("benchmarks.teachers", __doc__)
     parser.add_argument("--model", default="ViT-B-32")
     parser.add_argument("--batch", type=int, default=16)

@@ -48,7 +48,6 @@ EPOCHS = 3
 BATCH = 32
 RATE = 1.5e-4
 HEAD_RATE = 1.5e-3
-"""Learning rate of the heads."""
 AVERAGED = 0.6
 """Fraction of the steps after which the weights of every fifth step are averaged."""
 OTHER_WEIGHT = 0.3
@@ -69,8 +68,6 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Example:
-    """A caption to train on."""
-
     encoded: Encoded
     shares: list[float]
     """For each word of `encoded`, the fraction of readings that call it stated."""
@@ -107,8 +104,6 @@ def examples_of(
 
 
 class Layer(nn.Module):
-    """A layer of BERT."""
-
     def __init__(self) -> None:
         super().__init__()
         self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)

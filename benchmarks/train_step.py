@@ -128,7 +128,6 @@ def theirs(model: str, batch: Batch, device: str, precision: str, compiled: bool
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
     parser = parser_of("benchmarks.train_step", __doc__)
     parser.add_argument("--model", default="ViT-B-32")
     parser.add_argument("--batch", type=int, default=16)

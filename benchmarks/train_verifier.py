@@ -49,7 +49,6 @@ MIN_WEIGHT = 0.01  # smaller weights of features are dropped: they hardly matter
 
 
 def graphs_of(labelled: Sequence[Labelled], parser: CaptionParser) -> list[CaptionGraph]:
-    """Return one graph per labelled caption."""
     return [build_graph(parse) for parse in parser.parse([normalize(entry.caption) for entry in labelled])]
 
 
@@ -79,8 +78,6 @@ def train(laion: Sequence[Labelled], cc3m: Sequence[Labelled], parser: CaptionPa
 
 
 class _Example(NamedTuple):
-    """A verb candidate to train on."""
-
     action: Action
     features: Features
     vector: Floats
@@ -181,7 +178,6 @@ def rows_seen(labelled: Mapping[str, Sequence[Labelled]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the command line; see the module's docstring."""
     arguments = parser_of("benchmarks.train_verifier", __doc__)
     arguments.add_argument("--captions", help="folder of the caption samples")
     arguments.add_argument("--out", type=Path, default=Path(verifier.__file__).parent, help="folder of the weights")

@@ -147,7 +147,6 @@ def by_shops(labelled: Sequence[Labelled], folder: Path, parser: CaptionParser) 
 def annotated(
     labelled: Sequence[Labelled], parser: CaptionParser, verifier: Verifier, opinion: Opinion | None = None
 ) -> pa.Table:
-    """Return the annotations of labelled captions."""
     graphs = graphs_of(labelled, parser)
     return table_of([one.caption for one in labelled], [one.parse.text for one in graphs], graphs, verifier, opinion)
 
@@ -168,7 +167,6 @@ def ranked(scores: Floats, truth: Truth) -> str:
 
 
 def main() -> None:
-    """Print the tables."""
     arguments = parser_of("benchmarks.verifier", __doc__)
     arguments.add_argument("--captions", help="folder of the caption samples")
     arguments.add_argument("--part", choices=("development", "test"), default="test")

@@ -11,8 +11,9 @@ import pytest
 
 from benchmarks import label_set, train_verifier
 from benchmarks.label_set import Labelled, laion_labels, samples_folder
-from benchmarks.onnx_file import Graph, constants
+from benchmarks.onnx_file import Graph
 from open_diht.filters.captions.opinion import BUCKET, LONGEST, VOCABULARY, Encoded, padded
+from tests.onnx_constants import constants
 
 torch: Any = pytest.importorskip("torch")
 

@@ -68,7 +68,7 @@ def test_batches_of_any_size_and_threads_agree(batch, laion):
 
 def test_sums_of_int8_products_are_exact_on_processors_without_vnni():
     """Such processors add two products of an unsigned and a signed byte in 16 bits, which must not overflow."""
-    from benchmarks.onnx_file import constants
+    from tests.onnx_constants import constants
 
     weights = {name: one for name, one in constants(WEIGHTS.read_bytes()).items() if one.dtype == np.int8}
     assert len(weights) == 1 + 4 * 3
