@@ -51,7 +51,7 @@ def device() -> str:
 def here(name: str, tiny: bool) -> Row:
     """Run one part in this process, and return its rows and seconds."""
     began = time.perf_counter()
-    rows = gpu_parts.PARTS[name](gpu_parts.sizes(tiny))
+    rows = gpu_parts.PARTS[name](gpu_parts.TINY if tiny else gpu_parts.Sizes())
     return {"part": name, "seconds": round(time.perf_counter() - began, 1), "rows": rows, "error": ""}
 
 

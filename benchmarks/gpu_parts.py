@@ -42,32 +42,23 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    tiny: bool
-    device: str
-    models: tuple[str, ...]
-    batch: int
-    repeats: int
-    loss: tuple[int, ...]
-    exact: int
+    """The sizes of models, batches and data: those of the published tables, for a GPU."""
+
+    tiny: bool = False
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    models: tuple[str, ...] = ("ViT-B-32", "ViT-B-16")
+    batch: int = 512
+    repeats: int = 10
+    loss: tuple[int, ...] = (8192, 32_768, 65_536)
+    exact: int = 4096
     """Pairs of the batch whose loss is compared with float64."""
-    d: int
-    images: int
-    workers: tuple[int, ...]
+    d: int = 512
+    images: int = 20_000
+    workers: tuple[int, ...] = (1, 2, 4, 8)
 
 
-def sizes(tiny: bool) -> Sizes:
-    """Return the sizes: tiny ones, for any device, or those of the published tables, for a GPU."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if tiny:
-        return Sizes(
-            tiny=True, device=device, models=("ViT-S-32",), batch=2, repeats=1, loss=(64,), exact=64, d=16, images=24,
-            workers=(1,),
-        )  # fmt: skip
-    return Sizes(
-        tiny=False, device=device, models=("ViT-B-32", "ViT-B-16"), batch=512, repeats=10, loss=(8192, 32_768, 65_536),
-        exact=4096, d=512, images=20_000, workers=(1, 2, 4, 8),
-    )  # fmt: skip
-
+TINY = Sizes(tiny=True, models=("ViT-S-32",), batch=2, repeats=1, loss=(64,), exact=64, d=16, images=24, workers=(1,))
+"""Sizes for any device."""
 
 SMALL: dict[str, Any] = {
     "embed_dim": 32,
