@@ -248,7 +248,7 @@ class Candidates:
         """Return the wanted pairs (n,) of the pool with their scores."""
         pool, fit, found = self.in_pool & wanted, ~self.in_pool, []
         for scorer in self.scorers:
-            of_pool, of_fit = ({**self._known(rows), **self._scored(scorer, rows)} for rows in (pool, fit))
+            of_pool, of_fit = (self._annotated(scorer, rows) for rows in (pool, fit))
             of_pool["mix"] = mixed(of_fit, self.injected[fit], of_pool)
             found.append({name: of_pool[name] for name in (*self.views, "negcliploss", "mix")})
         return Choice(
@@ -259,12 +259,10 @@ class Candidates:
             scores=tuple(found),
         )
 
-    def _known(self, rows: Bools) -> dict[str, NDArray[np.float64]]:
-        return {name: each[rows] for name, each in self.known.items()}
-
-    def _scored(self, scorer: Trained, rows: Bools) -> dict[str, NDArray[np.float64]]:
+    def _annotated(self, scorer: Trained, rows: Bools) -> dict[str, NDArray[np.float64]]:
         captions = [self.pairs.captions[row] for row in np.flatnonzero(rows).tolist()]
-        return scored(scorer, {name: each[self.pairs.image[rows]] for name, each in self.views.items()}, captions)
+        views = {name: each[self.pairs.image[rows]] for name, each in self.views.items()}
+        return {**{name: each[rows] for name, each in self.known.items()}, **scored(scorer, views, captions)}
 
 
 def _scorers(pairs: Pairs) -> tuple[Trained, ...]:
