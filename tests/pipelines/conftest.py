@@ -28,6 +28,7 @@ from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.runners import Backend, Direct, Job
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.storage import StorePath
 from tests import tars
 from tests.common.hostile_images import encode
 from tests.pipelines.processes import Forked, ForkedStarter
@@ -118,9 +119,9 @@ def encoded_again(image: bytes) -> bytes:
     return encode(Image.open(io.BytesIO(image)).convert("RGB"), "JPEG", quality=85)
 
 
-def read_rows(output: Path, kind: str) -> list[dict[str, Any]]:
+def read_rows(output: StorePath, kind: str) -> list[dict[str, Any]]:
     """The rows of a kind; `output` may lie in a store."""
-    files = sorted((output / kind).glob("part-*.parquet"), key=str)
+    files: list[Any] = sorted((output / kind).glob("part-*.parquet"), key=str)
     return [row for path in files for row in pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()]
 
 
