@@ -24,11 +24,14 @@ def parse(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.concepts", **defaults: str
 ) -> argparse.Namespace:
     """Parse the command line of `make concepts`, see `options.parsed`. Options with `defaults` are not required."""
-    parser = Parser(prog=prog, description="Make vocabularies, labels and teacher features for concept distillation.")
+    parser = Parser(
+        prog=prog,
+        description="Store a teacher's answers about the data: concepts of images, embeddings of images and captions.",
+    )
     parser.add_argument(
         "--data", required="data" not in defaults, help=f"output folder of `{spelled('filter')}`, or its URL"
     )
-    parser.add_argument("--output", help="folder or URL of the results (default: DATA/concepts)")
+    parser.add_argument("--output", help="folder or URL of the results (default: DATA/concepts and DATA/embeddings)")
     parser.add_argument(
         "--teacher",
         help=f"{', '.join(teacher_names())}, or a model as in timm:resnet50, torchvision:vit_b_16, open_clip:ViT-B-32; "
@@ -39,7 +42,8 @@ def parse(
         "--store",
         choices=(CONCEPTS, EMBEDDINGS, f"{CONCEPTS},{EMBEDDINGS}"),
         default=CONCEPTS,
-        help=f"what to store of the teacher's answers (default {CONCEPTS})",
+        metavar="KINDS",
+        help=f"{CONCEPTS} (default), {EMBEDDINGS}, or both with a comma between them",
     )
     parser.add_argument(
         "--weights",
