@@ -205,7 +205,7 @@ def test_every_stage_is_staged_by_the_real_runner_and_runs_from_what_was_staged(
 ):
     setup = project_copy()
     names = []
-    for number in range(12):
+    for number in range(14):
         staged = tmp_path / f"job{number}"
         done = stage(setup, staged)
         assert done.returncode == 0, done.stderr
@@ -230,7 +230,7 @@ def test_every_stage_is_staged_by_the_real_runner_and_runs_from_what_was_staged(
         hints = [one["hints"] for one in said["environments"] if one["hints"]]
         assert hints == ([{"beam:resources:min_ram_bytes:v1": "4000000000"}] if name == "spotting" else [])
     keys = [f"{kind}_{step}" for kind in ("pair", "uid", "image") for step in ("keys", "duplicates")]
-    assert names == ["captions", "spotting", *keys, "decide", "export"]
+    assert names == ["captions", "spotting", "fingerprints", "evaluation", *keys, "decide", "export"]
     assert tables_of(tmp_path / "out") == local
 
 
