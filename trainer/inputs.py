@@ -65,30 +65,29 @@ def resolved(config: Config) -> tuple[Config, list[str]]:
     concepts, of_embeddings = config.concepts.path, config.distillation.path
     said = [] if concepts else ["concept distillation is not requested"]
     if concepts:
-        concepts, line = _located(config, concepts, "concepts", ConceptTargets)
-        said.append(line)
+        concepts, why = _located(config, concepts, "concepts", ConceptTargets)
+        said.append(f"no distillation: {why}" if why else f"{ConceptTargets.what}: {concepts}")
     if of_embeddings:
-        of_embeddings, line = _located(config, of_embeddings, "distillation", EmbeddingTargets)
-        if not of_embeddings:  # unlike concepts, they are learned only on request
-            why = line.removeprefix("no distillation: ")
+        of_embeddings, why = _located(config, of_embeddings, "distillation", EmbeddingTargets)
+        if why:  # unlike concepts, embeddings are learned only on request
             raise ConceptMismatch(f"distillation.path is auto, but {why}; make or name them, or set it to null")
-        said.append(line)
+        said.append(f"{EmbeddingTargets.what}: {of_embeddings}")
     distillation = replace(config.distillation, path=of_embeddings or None)
     return replace(config, concepts=replace(config.concepts, path=concepts), distillation=distillation), said
 
 
 def _located(config: Config, path: str, section: str, kind: type[StoredTargets]) -> tuple[str, str]:
-    """Return the paths for `path`, which may be auto, or "", and a line that reports the choice."""
+    """Return the paths for `path`, which may be auto, and "". If there are none, return "" and the reason."""
     if path == "auto" and config.data.loader:  # its path need not be a folder
-        return "", f"no distillation: data.loader opens the pairs, so {section}.path names the {kind.what}"
+        return "", f"data.loader opens the pairs, so {section}.path names the {kind.what}"
     if path == "auto":
         folders = [f"{place.rstrip('/')}/{_FOLDERS[section]}" for place in config.data.places]
         with translated(_no_answer):
             if not all(store_at(folder).exists("targets") for folder in folders):
                 made = f"{', '.join(folders)} ({kind.remedy()})"
-                return "", f"no distillation: not all sources have {kind.what}, {made}"
+                return "", f"not all sources have {kind.what}, {made}"
         path = ",".join(folders)
-    return path, f"{kind.what}: {path}"
+    return path, ""
 
 
 def concept_targets(config: Config) -> list[ConceptTargets]:
