@@ -22,7 +22,7 @@ def record_of(places: Sequence[str], chosen: bool, weights: Sequence[str] = ()) 
 
 
 def record_in(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the record of the model in a folder. It says that nothing is known if there is none that can be read."""
+    """Return the record of the model in a folder. If none can be read, return one that says that nothing is known."""
     with suppress(OSError, ValueError):
         found = json.loads((Path(folder) / TRAINING_DATA).read_text(encoding="utf-8"))
         if isinstance(found, list) and found:

@@ -110,7 +110,7 @@ class FingerprintStage(SegmentAnnotator):
     fingerprint: str
     survivors: Survivors
     encoder: str | None
-    """That of `encoder_of`, or None if stage `score` has embedded the images with it."""
+    """The name that `encoder_of` returns. It is None if stage `score` has embedded the images with this encoder."""
     name: str = field(default=FINGERPRINTS, init=False)
     counted = noun = "images"
     nothing: ClassVar[CommitRecord] = {"images": 0, "bad": 0}

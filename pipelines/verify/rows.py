@@ -23,7 +23,7 @@ from open_diht.filters.captions.opinion import OpinionMissing
 from open_diht.filters.captions.parse import ModelMissing
 from open_diht.filters.cascade import DEAD as GONE
 from open_diht.filters.cascade import KEPT as ALIVE
-from open_diht.filters.cascade import NotLookedAt, stage_of
+from open_diht.filters.cascade import stage_of
 from open_diht.filters.dedup import COPIES
 from open_diht.filters.evaluation import EVALUATION_CAPTION, EVALUATION_IMAGE
 from open_diht.filters.output import OURS, SEVERAL
@@ -124,16 +124,12 @@ class Rows:
         path, self.found.sampled = self.layout.commit("decide", unit), self.found.sampled + len(ordinals)
         try:
             readable(lambda _: self._check(unit, rows, ordinals), path)
-        except (NotLookedAt, RuntimeError, FileNotFoundError) as error:
-            self.found.differ("decisions", path, f"cannot be repeated: {error.__cause__ or error}")
         except WrongUse:
             raise
-        except (
-            LookupError,
-            ValueError,
-            TypeError,
-            AttributeError,
-        ) as error:  # of annotations or records that were altered
+        except (RuntimeError, FileNotFoundError) as error:  # such as NotLookedAt
+            self.found.differ("decisions", path, f"cannot be repeated: {error.__cause__ or error}")
+        # Annotations or records that were altered raise these.
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
             what = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self.found.differ("decisions", path, f"cannot be repeated, its annotations are damaged ({what})")
 
