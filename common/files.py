@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from open_diht.common.lease import check_fence
+
 TEMPORARY = ".tmp-diht-"
 """Prefix of files and folders that are being written. It names this program, because leftovers of
 killed runs are deleted by their name, and other programs use `.tmp-` too."""
@@ -52,13 +54,15 @@ def sync(path: Path) -> None:
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. On leaving, the file is flushed to disk and atomically renamed to `path`.
-    After an error `path` stays as it was."""
+    After an error `path` stays as it was, as it does if `check_fence` raises one."""
+    check_fence(path)  # before a folder that was removed is made again
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
         with naming(path):
             yield temporary
             sync(temporary)
+            check_fence(path)  # if the folder is removed after it, so is the temporary file
             os.replace(temporary, path)
             sync(path.parent)  # so that the new name survives a power failure
     finally:
@@ -80,12 +84,14 @@ def naming(path: Path) -> Iterator[None]:
 def published_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder. On leaving, it is flushed to disk and renamed to `path`. An existing folder is
     replaced by two renames: a kill between them leaves neither the old nor the new one at `path`."""
+    check_fence(path)
     temporary = temporary_beside(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
         for written in (*temporary.rglob("*"), temporary):
             sync(written)
+        check_fence(path)
         if path.exists():
             old = temporary_beside(path)
             os.rename(path, old)  # a rename cannot replace a folder with content

@@ -6,8 +6,9 @@ not renewed for an hour.
 A holder that is paused or cut off from the store cannot notice that its lease expires and another run acquires one. So
 each lease has a fencing token, a number that only grows: the object `N.token` in the folder of leases, which the holder
 creates without replacing an object (by a conditional put, if the store has that). Shards with equal settings share one
-token. All code that writes under a lease calls `Fence.check` first, in every process, and ends with LeaseLost if there
-is a newer token.
+token. If the folder is removed, the numbers begin at 1 again, so a token also holds the unique name of its creator. All
+code that writes under a lease calls `Fence.check` first, in every process, and ends with LeaseLost if the newest token
+is another one, or is gone.
 """
 
 import json
@@ -17,13 +18,13 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import chain, repeat
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from open_diht.common.stores import create, many_at_once, said_if_slow
@@ -40,6 +41,7 @@ _PAUSES_S = (2.0, 4.0, 8.0)
 exclusively. The factor is random, since two runs that ask at the same moment could otherwise back off together for
 ever."""
 _TOKEN = ".token"
+_BYTE = b"\0"  # of a file that grows by `ftruncate`
 
 
 def _clock() -> float:
@@ -48,33 +50,165 @@ def _clock() -> float:
 
 
 class LeaseLost(RuntimeError):
-    """The lease could not be renewed in time, and another run has taken its place."""
+    """Another run has taken the place that this run's lease or lock protects, or the place was removed."""
+
+
+class Removed(LeaseLost):
+    """The place, given by its name, was removed, so that it has no token."""
+
+    def __init__(self, of: str):
+        super().__init__(
+            f"{of} was removed or emptied while this run was working in it, so its results are lost; run the same "
+            "command to start over"
+        )
 
 
 @dataclass
 class Fence:
-    """The fencing token of a lock, which a driver passes on to its workers."""
+    """The fencing token of a lease, which a driver passes on to its workers."""
 
-    token: int = 0
-    fs: Any = None
-    """The file system of the lease. None stands for a lock of the operating system, which cannot be lost."""
-    folder: str = ""
+    fs: Any
+    folder: str
     """The folder of leases."""
-    of: str = ""
+    of: str
     """Name of the place that the lease protects, for messages."""
+    token: int = 0
+    holder: str = ""
+    """The unique name of the run that created the token."""
+
+    @property
+    def name(self) -> str:
+        """A name of the token that no other token has."""
+        return f"{self.token} of {self.holder}"
 
     def check(self) -> None:
-        """Raise LeaseLost if there is a newer token."""
-        if self.fs is None or (newest := max(_tokens(self.fs, self.folder), default=0)) <= self.token:
-            return
+        """Raise LeaseLost if the newest token is not this one."""
+        newest = max(_tokens(self.fs, self.folder), default=0)
+        if not newest:
+            raise Removed(self.of)
         try:
-            holder = json.loads(self.fs.cat_file(f"{self.folder}/{newest}{_TOKEN}"))["holder"]
-        except FileNotFoundError:  # a third run has taken it by now
-            holder = "another run"
-        raise LeaseLost(
-            f"this run could not renew its lease for {VALID_S:.0f} seconds, and {holder} has taken {self.of} since; "
-            "committed work is kept. Run the same command to resume when that run has ended"
-        )
+            holder = creator_of(self.fs, self.folder, newest)["holder"]
+        except FileNotFoundError:  # a third run has taken it by now, or the folder is being removed: see the next check
+            holder = self.holder if newest == self.token else "another run"
+        if (newest, holder) != (self.token, self.holder):
+            raise LeaseLost(
+                f"this run was paused, or cut off from its store, for more than {VALID_S:.0f} seconds, and {holder} "
+                f"has taken {self.of} since; this run has changed nothing there since then. Run the same command to "
+                "resume when that run has ended"
+            )
+
+
+@dataclass
+class FileFence:
+    """The fencing token of a lock file, which is the file's content: a random name of the file, which differs if the
+    folder was removed and made again, and a byte for each time that a run has locked the file exclusively. Outputs of
+    earlier versions have only the bytes."""
+
+    path: Path
+    content: bytes = b""
+
+    @property
+    def name(self) -> str:
+        """A name of the token that no other token has."""
+        return f"{len(self.content)} of {self.content.rstrip(_BYTE).decode('ascii')}"
+
+    def check(self) -> None:
+        """Raise LeaseLost if the file has another content, or is gone."""
+        root = self.path.parent.parent
+        try:
+            found = self.path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise Removed(str(root)) from error
+        if found != self.content:
+            raise LeaseLost(
+                f"another run has taken {root} while this run was paused, or after {root} was removed; this run has "
+                "changed nothing there since then. Run the same command to resume when that run has ended"
+            )
+
+
+class FolderFence:
+    """A fence of a folder on a disk without a lock for others, see `held`. It knows the folder by an open handle, which
+    keeps the system from giving its number to another one."""
+
+    def __init__(self, path: Path):
+        self._path, self._handle = path, os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self.name = ""
+
+    def check(self) -> None:
+        """Raise LeaseLost if another folder has this path now, or none has."""
+        try:
+            found = os.stat(self._path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise Removed(str(self._path)) from error
+        if not os.path.samestat(found, os.fstat(self._handle)):
+            raise LeaseLost(
+                f"{self._path} was removed and made again while this run was working in it; this run has changed "
+                "nothing in the new one. Name another folder to have the results of both"
+            )
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make a folder, and publish files in it while the `with` block runs. Publishing raises LeaseLost if the folder is
+    removed meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fence = FolderFence(folder)
+    set_fence(folder, fence)
+    try:
+        yield
+    finally:
+        set_fence(folder, None)
+        fence.close()
+
+
+AnyFence = Fence | FileFence | FolderFence
+_fences: dict[str, AnyFence] = {}
+"""Fences by folder."""
+
+
+def set_fence(root: object, fence: AnyFence | None) -> None:
+    """Set the fence of a folder for this process, or None without a lock, as for programs that only read."""
+    if fence is None:
+        _fences.pop(_absolute(root), None)
+    else:
+        _fences[_absolute(root)] = fence
+
+
+def fence_of(root: object) -> AnyFence | None:
+    return _fences.get(_absolute(root))
+
+
+def token_of(root: object) -> str:
+    """Return the name of the fencing token of this process's run. It is empty without a lock."""
+    fence = fence_of(root)
+    return fence.name if fence is not None else ""
+
+
+def check_fence(path: object) -> None:
+    """Raise LeaseLost if a file is in a folder with a fence, and another run has taken this folder, or it was removed.
+    `path` is a local path, or an object that prints as the address of a remote one."""
+    place = _absolute(path)
+    for root, fence in list(_fences.items()):  # another thread may begin to work in a folder meanwhile
+        if place.startswith(f"{root}/"):
+            fence.check()
+
+
+def _absolute(path: object) -> str:
+    return str(path.absolute() if isinstance(path, Path) else path).rstrip("/")
+
+
+def newest_fence(fs: Any, folder: str, of: str) -> Fence | None:
+    """Return a fence with the newest token in a folder of leases, or None if there is none."""
+    token = max(_tokens(fs, folder), default=0)
+    return Fence(fs, folder, of, token, creator_of(fs, folder, token)["holder"]) if token else None
+
+
+def creator_of(fs: Any, folder: str, token: int) -> dict[str, Any]:
+    """Return the content of a token. Raise FileNotFoundError if it is gone."""
+    return dict(json.loads(fs.cat_file(f"{folder}/{token}{_TOKEN}")))
 
 
 def _tokens(fs: Any, folder: str) -> list[int]:
@@ -114,7 +248,7 @@ class Lease:
         self._fs, self._folder, self._of, self._shard, self._say = fs, folder.rstrip("/"), of, shard, say
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path, self._shared = f"{self._folder}/{self._name}.json", True
-        self.fence = Fence(fs=fs, folder=self._folder, of=of)
+        self.fence = Fence(fs, self._folder, of)
         self._taken = 0.0  # on this machine's clock
         self._renewed = 0.0  # on `_clock`
         self.refused_by: list[dict[str, Any]] = []
@@ -139,7 +273,7 @@ class Lease:
         for other in found:
             if other.age > _KEPT_S:
                 self._remove(other.path)
-        self.fence.token = self._next_token(tokens, valid)
+        self.fence.token, self.fence.holder = self._next_token(tokens, valid)
         self._write()
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
@@ -211,30 +345,31 @@ class Lease:
         alike = settings_of(str(other.get("shard", ""))) == settings_of(self._shard)
         return bool(self._shared and other.get("shared") and alike)
 
-    def _next_token(self, known: list[int], others: list[dict[str, Any]]) -> int:
-        """Return the token of the shards at work. If there is none, create the next one and delete the `known` ones."""
+    def _next_token(self, known: list[int], others: list[dict[str, Any]]) -> tuple[int, str]:
+        """Return the token of the shards at work, and its creator. If there is none, create the next one and delete the
+        `known` ones."""
         newest = max(known, default=0)
         if newest and others:  # shards with equal settings, or this lease would have been refused
-            holder = self._content(newest).get("holder")
-            if any(lease["holder"] == holder or lease.get("token") == newest for lease in others):
-                return newest
+            holder = self._creator(newest).get("holder")
+            if holder and any(lease["holder"] == holder or lease.get("token") == newest for lease in others):
+                return newest, holder
         content = {"holder": self._name, "shard": self._shard, "shared": self._shared}
         while True:
             newest += 1
             try:
                 create(self._fs, self._path_of(newest), json.dumps(content).encode())
             except FileExistsError:  # of a run that asked at the same moment
-                if self._shares(self._content(newest)):
-                    return newest
+                if self._shares(creator := self._creator(newest)):
+                    return newest, creator["holder"]
                 continue
             for older in known:
                 self._remove(self._path_of(older))
-            return newest
+            return newest, self._name
 
-    def _content(self, token: int) -> dict[str, Any]:
-        """Return the creator of a token, or {} if the token is gone."""
+    def _creator(self, token: int) -> dict[str, Any]:
+        """Return `creator_of` a token, or {} if the token is gone."""
         try:
-            return dict(json.loads(self._fs.cat_file(self._path_of(token))))
+            return creator_of(self._fs, self._folder, token)
         except FileNotFoundError:
             return {}
 

@@ -136,7 +136,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         ModelMissing: no spaCy model is installed.
         RunFailed: captions or shards turned out to name no concepts, a record is corrupt, or see `Engine.run`.
         WorkerDied, JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`.
-        LeaseLost: another run has taken the output folder in a store.
+        LeaseLost: another run has taken the output folder, or the folder was removed.
     """
     with reading_data(settings):
         kept = stamps(settings.data / "kept", ".parquet")

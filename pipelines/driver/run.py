@@ -4,14 +4,14 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import temporary_beside
-from open_diht.common.lease import Lease
+from open_diht.common.lease import Lease, Removed, check_fence
 from open_diht.common.stores import said_if_slow
 from open_diht.pipelines.driver.annotations import Annotations, annotating_stages
 from open_diht.pipelines.driver.conservation import check_conservation
@@ -95,7 +95,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         NotConserved: see `check_conservation`.
         RunFailed: the output folder was removed, is full or has damaged files, a store or hub does not answer, or see
             `Engine.run`.
-        LeaseLost: another run has taken the output folder in a store, after this one could not renew its lease.
+        LeaseLost: another run has taken the output folder, after this one was paused or the folder was removed.
         WorkerDied, JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`.
     """
     began = time.time()
@@ -154,22 +154,33 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
 
 @contextmanager
 def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
-    """Turn errors of a disk or of OUTPUT's store into RunFailed; if `planned`, also those of a removed OUTPUT."""
+    """Turn errors of a disk or of OUTPUT's store into RunFailed; if `planned`, also those of a removed OUTPUT, and
+    raise LeaseLost if another run has taken it, since files of another run may have caused the error."""
     try:
         yield
     except Exception as error:
-        if planned and is_gone(layout.plan):
-            raise RunFailed(removed(layout)) from error
-        if isinstance(error, OSError) and (remedy := _REMEDIES.get(error.errno or 0)):
-            where = error.filename or layout.root
-            raise RunFailed(
-                f"{where} cannot be written ({error.strerror}); committed work is kept. {remedy}, and run the same "
-                "command to resume"
-            ) from error
         with store_errors(
             layout.root, RunFailed, "committed work is kept. Once it answers, run the same command to resume"
         ):
+            if planned:
+                with suppress(OSError):  # of a disk or a store that fails, as `error` says
+                    _check_kept(layout, error)
+            if isinstance(error, OSError) and (remedy := _REMEDIES.get(error.errno or 0)):
+                where = error.filename or layout.root
+                raise RunFailed(
+                    f"{where} cannot be written ({error.strerror}); committed work is kept. {remedy}, and run the "
+                    "same command to resume"
+                ) from error
             raise
+
+
+def _check_kept(layout: Layout, error: Exception) -> None:
+    try:
+        check_fence(layout.work)
+    except Removed:
+        raise RunFailed(removed(layout)) from error
+    if is_gone(layout.plan):
+        raise RunFailed(removed(layout)) from error
 
 
 def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: str, began: float) -> FunnelRecord | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from open_diht.common.lease import check_fence, token_of
 from open_diht.common.naming import counted
 from open_diht.pipelines.engine.jobs import run_name, run_units, worker_log
 from open_diht.pipelines.engine.progress import Count, StageProgress, beats
@@ -20,7 +21,6 @@ from open_diht.pipelines.runners import Backend, Direct
 from open_diht.pipelines.runners.job import WorkerDied
 from open_diht.pipelines.store.commit import RunFailed, read_json, remove, remove_leftovers
 from open_diht.pipelines.store.layout import Layout, unit_of
-from open_diht.pipelines.store.locking import check_fence, token_of
 from open_diht.pipelines.store.records import CommitRecord, Vouched, removed
 from open_diht.pipelines.store.storage import FileStamp, each, is_local, stamps
 
@@ -51,6 +51,7 @@ class Engine:
         """Delete the leftovers of stopped runs, see `remove_leftovers`. On Dask first wait for workers that still run
         units of such a run, because they would overwrite files of this run."""
         self.backend.await_units(run_name(self.layout.work), self.say)
+        check_fence(self.layout.work)
         remove_leftovers(self.layout)
 
     def run(
@@ -74,6 +75,7 @@ class Engine:
             workers: see `Job.workers`; by default `self.workers`.
             fatal: raise RunFailed if a unit fails.
         """
+        check_fence(self.layout.work)  # before it removes the marks of units, which may be another run's
         failed: Failed = {}
         parts: Iterable[list[str]] = [list(todo)] if todo else []
         for mine in self.sharing.parts(stage, todo, failed) if self.sharing else parts:

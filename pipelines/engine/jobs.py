@@ -16,6 +16,7 @@ from typing import Any
 import apache_beam as beam
 
 from open_diht.common.files import TEMPORARY
+from open_diht.common.lease import LeaseLost
 from open_diht.pipelines.runners import Backend, Job, Staged
 from open_diht.pipelines.runners.job import WorkerDied
 from open_diht.pipelines.runners.once import OncePerProcess
@@ -110,8 +111,8 @@ def _is_there(path: StorePath) -> bool:
 @contextlib.contextmanager
 def worker_log(path: Path) -> Iterator[None]:
     """Redirect the standard error of this process and of its workers into a file, so that Beam's messages do not
-    disturb the progress line. On an error other than `Staged` and `WorkerDied`, print the last 4,000 bytes written,
-    which usually hold the worker's traceback. Do nothing if standard error has no file descriptor."""
+    disturb the progress line. On an error other than `Staged`, `WorkerDied` and `LeaseLost`, print the last 4,000 bytes
+    written, which usually hold the worker's traceback. Do nothing if standard error has no file descriptor."""
     try:
         terminal = os.dup(sys.stderr.fileno())
     except io.UnsupportedOperation:  # standard error has no file descriptor, as under some test runners
@@ -124,7 +125,7 @@ def worker_log(path: Path) -> Iterator[None]:
         os.dup2(log.fileno(), 2)  # the descriptor itself, which child processes inherit
         try:
             yield
-        except (Staged, WorkerDied):  # the message suffices; after a death the log holds only broken connections
+        except (Staged, WorkerDied, LeaseLost):  # the message suffices; the log may be gone, or be another run's
             raise
         except Exception:
             sys.stderr.flush()

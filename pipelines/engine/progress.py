@@ -11,11 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
+from open_diht.common.lease import check_fence
 from open_diht.common.progress import EVERY_S, ProgressBar
 
 
 class Heartbeat:
-    """A file in which a running unit reports its rows done and expected. Unflushed, it may be lost in a crash."""
+    """A file in which a running unit reports its rows done and expected. Unflushed, it may be lost in a crash. Methods
+    that write raise LeaseLost if the file is in an output folder that another run has taken."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -33,6 +35,7 @@ class Heartbeat:
             self._write(rows)
 
     def _write(self, rows: int) -> None:
+        check_fence(self._path)  # if another run has made the folder again, the file would look like a mark of that run
         self._path.write_text(f"{rows} {self._of}", encoding="ascii")
         self._written = time.monotonic()
 

@@ -8,11 +8,11 @@ at work divide its part. Two shards that run the same unit write equal files.
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from open_diht.common.lease import Lease
+from open_diht.common.lease import Lease, token_of
 from open_diht.common.naming import counted
 from open_diht.pipelines.engine.stage import FailedUnit, Stage
 from open_diht.pipelines.store.commit import RunFailed, read_json
-from open_diht.pipelines.store.locking import FileLock, token_of
+from open_diht.pipelines.store.locking import FileLock
 from open_diht.pipelines.store.storage import FileStamp, each, stamps
 
 _LOOK_S, _LOOK_AT_STORE_S = 0.5, 5.0  # seconds between polls of the other shards, on a disk and in a store

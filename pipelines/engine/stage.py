@@ -15,16 +15,15 @@ import apache_beam as beam
 import pyarrow as pa
 
 from open_diht.common.cpu_time import cpu_seconds
-from open_diht.common.lease import LeaseLost
+from open_diht.common.lease import LeaseLost, check_fence, fence_of, set_fence, token_of
 from open_diht.common.plugins import load_plugin, loaded_plugins
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.manifests import FileChanged
 from open_diht.pipelines.manifests.plan import Plan, load_plan
 from open_diht.pipelines.store.commit import if_room, publish_json, read_json, retract
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.locking import check_fence, fence_of, set_fence, token_of
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, publish_record
-from open_diht.pipelines.store.storage import StorePath, is_gone
+from open_diht.pipelines.store.storage import StorePath, is_gone, is_local
 
 TRIES = 3
 """A unit is quarantined after this many failed tries in a row, or deaths of workers that ran it. If its input file has
@@ -51,7 +50,7 @@ class FailedUnit(TypedDict):
     unit: str
     stage: str
     tries: list[Failure]
-    token: NotRequired[int]  # as in `CommitRecord`; records in `failed/` have it
+    token: NotRequired[str]  # as in `CommitRecord`; records in `failed/` have it
 
 
 class Stage(ABC):
@@ -176,14 +175,14 @@ class DoUnit(beam.DoFn):
         for name in self._plugins:
             load_plugin(name)
         root = self._stage.layout.root
-        if self._fence is not None and self._fence.token != token_of(root):  # else this is the driver's process
+        if self._fence is not None and self._fence != fence_of(root):  # else this is the driver's process
             set_fence(root, self._fence)
         pa.set_cpu_count(1)  # parallelism comes from worker processes
         self._had_plan = not is_gone(self._stage.layout.plan)
         self._stage.setup()
 
     def process(self, unit: str) -> None:
-        if self._is_removed():
+        if self._is_lost():
             return  # the driver finds the unit undone and reports why
         mark = self._stage.layout.progress(self._stage.name, unit)
         with if_room():
@@ -195,11 +194,11 @@ class DoUnit(beam.DoFn):
                 check_fence(self._stage.layout.work)
                 self._stage.do(unit)
                 break
-            except LeaseLost:  # the driver notices as well
-                break
+            except LeaseLost:  # the driver notices as well; a mark that is left may be the other run's
+                return
             except Exception as error:  # recorded and reported; it must not end the other units
-                if self._is_removed():
-                    break
+                if self._is_lost():
+                    return
                 tries.append(failure(type(error).__name__, str(error), traceback.format_exc()))
                 if len(tries) == TRIES or isinstance(error, FileChanged):  # a changed file stays changed
                     with contextlib.suppress(Exception):  # the driver reports a full disk or a store that is down
@@ -208,9 +207,19 @@ class DoUnit(beam.DoFn):
                 time.sleep(PAUSES_S[len(tries) - 1])
         mark.unlink(missing_ok=True)
 
-    def _is_removed(self) -> bool:
-        """Return whether the output folder lost its plan while the worker ran."""
-        return self._had_plan and is_gone(self._stage.layout.plan)
+    def _is_lost(self) -> bool:
+        """Return whether the output folder was removed, or taken by another run, while the worker ran."""
+        layout = self._stage.layout
+        if self._had_plan and is_gone(layout.plan):
+            return True
+        try:
+            check_fence(layout.work)
+        except LeaseLost:
+            return True
+        except Exception:  # every store has errors of its own; the unit meets them as well, and has several tries
+            if is_local(layout.work):
+                raise
+        return False
 
     def teardown(self) -> None:
         self._stage.teardown()

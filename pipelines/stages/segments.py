@@ -30,7 +30,7 @@ from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, images_of, last_of_each, state_of
-from open_diht.pipelines.store.commit import CorruptRecord, read_json
+from open_diht.pipelines.store.commit import CorruptRecord, read_json, remove
 from open_diht.pipelines.store.layout import Layout, image_unit_name, place_of, segment_name, unit_of
 from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_table, row_groups, stamps
@@ -251,7 +251,7 @@ class SegmentStage(Stage):
         if before is None:  # the results of another model may have had more segments
             stale = (self.layout.data(self.name, segment_name(unit, n)) for n in count(record["segments"]))
             for path in takewhile(lambda path: path.exists(), stale):
-                path.unlink()
+                remove(path)
         record["covers"] = sorted({*record["covers"], *self.covered(unit)})
         return record, files
 

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -21,17 +21,19 @@ from upath import UPath
 
 from open_diht.common import files
 from open_diht.common.files import is_temporary, naming, remove_temporaries, sha256_file, sync, temporary_beside
+from open_diht.common.lease import check_fence
 from open_diht.common.stores import create, lacks_conditions
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.locking import check_fence
 from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes, sizes
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a disk that takes no more files or bytes."""
-_UPLOADS = 3
-"""Tries of an upload, since another process (say, a second one of the same shard) may replace the object meanwhile."""
-_unconditional: set[str] = set()
-"""Buckets whose store has refused a conditional put as not implemented, so that no file is sent twice."""
+_TRIES = 3
+"""Tries of a request with a condition, since another process (say, a second one of the same shard) may replace the
+object meanwhile."""
+_unconditional: set[tuple[Callable[..., None], str]] = set()
+"""Requests (`_put` or `_delete`) that the store of a bucket has refused with a condition as not implemented, so that no
+file is sent twice."""
 _digests: dict[str, str] = {}
 """SHA-256 of the files that this process has published and no record has taken yet, by path."""
 
@@ -52,7 +54,7 @@ def published(path: StorePath, hashed: bool = True) -> Iterator[Path]:
         yield temporary
         if hashed:
             _digests[str(path)] = sha256_file(temporary)
-        _upload(temporary, path)
+        _guarded(path, _put, temporary)
 
 
 def take_digest(path: StorePath) -> str | None:
@@ -60,34 +62,48 @@ def take_digest(path: StorePath) -> str | None:
     return _digests.pop(str(path), None)
 
 
-def _upload(file: Path, path: UPath) -> None:
-    """Upload a file. Raise LeaseLost if another run has taken the output folder. A paused upload may end, or be tried
-    again by the client, after that run has replaced the object. So an upload to S3 has the condition that the object is
-    still the same as before the check. Files of 100 MB and more, which the client sends in parts, and stores without
-    conditional puts have only the check."""
-    bucket = path.path.partition("/")[0]
-    for tries in range(1, _UPLOADS + 1):
-        conditional = path.protocol in ("s3", "s3a") and bucket not in _unconditional
+def _guarded(path: UPath, request: Callable[..., None], *arguments: Path) -> None:
+    """Upload or delete an object. Raise LeaseLost if another run has taken the output folder. A paused request may end,
+    or be tried again by the client, after that run has replaced the object. So a request to S3 has the condition that
+    the object is still the same as before the check. Uploads of 100 MB and more, which the client sends in parts, and
+    stores without such conditions have only the check."""
+    key = request, path.path.partition("/")[0]
+    for tries in range(1, _TRIES + 1):
+        conditional = path.protocol in ("s3", "s3a") and key not in _unconditional
         condition = _unchanged(path) if conditional else {}
         check_fence(path)
         try:
-            path.fs.put_file(str(file), path.path, **condition)
+            request(path, *arguments, **condition)
             return
         except OSError as error:
             if condition and lacks_conditions(error):
-                _unconditional.add(bucket)
+                _unconditional.add(key)
                 continue
             refused = isinstance(error, FileExistsError | FileNotFoundError) or error.errno == errno.EINVAL
-            if not (condition and refused) or tries == _UPLOADS:
+            if not (condition and refused) or tries == _TRIES:
                 raise
 
 
 def _unchanged(path: UPath) -> dict[str, str]:
-    """Return the condition for S3's `put_file` that the object is not replaced, created or deleted meanwhile."""
+    """Return the condition for a request to S3 that the object is not replaced, created or deleted meanwhile."""
     try:
         return {"IfMatch": path.fs.info(path.path)["ETag"]}
     except FileNotFoundError:
         return {"mode": "create"}
+
+
+def _put(path: UPath, file: Path, **condition: str) -> None:
+    path.fs.put_file(str(file), path.path, **condition)
+
+
+def _delete(path: UPath, **condition: str) -> None:
+    """Delete an object. With `mode`, see `_unchanged`, there is none."""
+    if "IfMatch" in condition:
+        bucket, key, _ = path.fs.split_path(path.path)
+        path.fs.call_s3("delete_object", Bucket=bucket, Key=key, **condition)
+        path.fs.invalidate_cache(path.path)
+    elif not condition:
+        path.unlink(missing_ok=True)
 
 
 def publish_json(path: StorePath, value: Any) -> None:
@@ -102,8 +118,8 @@ def publish_bytes(path: StorePath, content: bytes) -> None:
 def publish_first(path: StorePath, value: Any) -> bool:
     """Publish `value` as JSON unless `path` exists, and return whether this call wrote the file. If several processes
     try at once, exactly one succeeds."""
-    check_fence(path)
     if not is_local(path):
+        check_fence(path)
         try:
             create(path.fs, path.path, _json(value))
         except FileExistsError:
@@ -115,6 +131,7 @@ def publish_first(path: StorePath, value: Any) -> bool:
         with naming(path):
             temporary.write_bytes(_json(value))
             sync(temporary)
+            check_fence(path)  # as in `files.published`
             os.link(temporary, path)  # unlike a rename, it fails if the path exists
             sync(path.parent)
     except FileExistsError:
@@ -197,12 +214,12 @@ def read_json(path: StorePath) -> Any:
 
 
 def remove(path: StorePath) -> None:
-    """Delete a file if it exists."""
-    check_fence(path)
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        return
+    """Delete a file if it exists. Raise LeaseLost if another run has taken the output folder."""
+    if is_local(path):
+        check_fence(path)
+        path.unlink(missing_ok=True)
+    else:
+        _guarded(path, _delete)
 
 
 def remove_empty(*folders: StorePath) -> None:
@@ -226,9 +243,8 @@ def if_room() -> Iterator[None]:
 
 def retract(record: StorePath) -> None:
     """Delete a commit record before its files are replaced, so that a kill in between leaves an undone unit."""
-    check_fence(record)
     if record.exists():
-        record.unlink()
+        remove(record)
         if is_local(record):
             sync(record.parent)
 

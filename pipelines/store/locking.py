@@ -3,9 +3,9 @@
 On a disk the lock is one of the operating system (flock), which ends with its process. An object store has no locks, so
 there it is a lease (`open_diht.common.lease`). Both have a fencing token, which is in the records of a run: each
 exclusive lock gets the next token, and shards that work together share a token. A driver that was paused or cut off
-from its store may have lost its lease to another run, and so have its workers on any machine. So each process knows the
-`Fence` of the run that it works for, and all that publishes or removes files checks it first. A file lock cannot be
-lost; its fence is only a token.
+from its store may have lost its lease to another run, and so have its workers on any machine. A lock on a disk is lost
+if the folder is removed, since a new run locks a new file, and workers may outlive a driver and its lock. So each
+process knows the fence of the run that it works for, and all that publishes or removes files checks it first.
 
 NFS maps a flock to a lock of bytes, and grants a shared one to files that are open for reading alone, an exclusive one
 to files that are open for writing. So each lock file is open for both.
@@ -15,14 +15,15 @@ import errno
 import fcntl
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from open_diht.common.lease import VALID_S, Fence, Lease, settings_of
+from open_diht.common.lease import VALID_S, FileFence, Lease, newest_fence, set_fence, settings_of
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import StorePath, is_local
+from open_diht.pipelines.store.storage import is_local
 
 _TRIES, _PAUSE_S = 10, 0.05  # a shard that is the first holds the lock alone for far less than half a second
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -43,25 +44,32 @@ class NoLocks(NotLocked):
 class FileLock:
     """A lock on an open file, and a folder in which each shard at work holds the lock of a file named after it."""
 
-    def __init__(self, handle: IO[str], shards: Path):
+    def __init__(self, handle: IO[str], path: Path, shards: Path):
         self._handle, self._shards = handle, shards
-        self.fence = Fence()
+        self.fence = FileFence(path)
 
     def take(self, shared: bool) -> bool:
         """Acquire the lock, or change its mode. Return False if another process prevents it; no lock is held then."""
         for _ in range(_TRIES if shared else 1):
             alone = self._flock(fcntl.LOCK_EX)
             if alone:
-                os.ftruncate(self._handle.fileno(), self._size() + 1)  # a hole, which fits on a full disk
+                self._next_token()
             if (alone and not shared) or (shared and self._flock(fcntl.LOCK_SH)):
-                self.fence.token = self._size()
+                self.fence.content = os.pread(self._handle.fileno(), self._size(), 0)
                 return True
             time.sleep(_PAUSE_S * shared)  # another shard may be the first as well, and be alone for a moment
         self.release()
         return False
 
+    def _next_token(self) -> None:
+        """Add a byte to the lock file, which gets its name first if it is new."""
+        file = self._handle.fileno()
+        if not self._size():
+            os.write(file, uuid.uuid4().hex.encode("ascii"))
+        os.ftruncate(file, self._size() + 1)  # a hole, which fits on a full disk
+        os.fsync(file)  # for workers on other machines, which read the file while it is open here
+
     def _size(self) -> int:
-        """Return the size of the lock file, which is the newest token."""
         return os.fstat(self._handle.fileno()).st_size
 
     def _flock(self, mode: int) -> bool:
@@ -127,7 +135,8 @@ def output_lock(
             return
         shards = work / "shards"
         shards.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(stack.enter_context(open(work / "lock", "a+", encoding="ascii")), shards)
+        path = work / "lock"
+        lock = FileLock(stack.enter_context(open(path, "a+", encoding="ascii")), path, shards)
         try:
             taken = lock.take(shared)
             if taken and shard:
@@ -146,6 +155,23 @@ def output_lock(
         yield lock
 
 
+@contextmanager
+def watched(layout: Layout) -> Iterator[None]:
+    """Publish files in an output folder without its lock while the `with` block runs. Publishing raises LeaseLost if a
+    run has taken the folder since the block began, or if it was removed."""
+    leases = layout.work / "leases"
+    if is_local(leases):
+        lock = layout.work / "lock"
+        fence = FileFence(lock, lock.read_bytes()) if lock.exists() else None
+    else:
+        fence = newest_fence(leases.fs, leases.path, str(layout.root))
+    set_fence(layout.root, fence)
+    try:
+        yield
+    finally:
+        set_fence(layout.root, None)
+
+
 def _others_work(lock: FileLock, settings: str) -> bool:
     """Return whether shards with other settings are at work. The file of a shard that is about to be refused, or that
     another shard is testing at this moment, also looks like the file of a shard at work."""
@@ -161,34 +187,3 @@ def _busy(layout: Layout, who: str = "") -> str:
         f"another run{who} is working in {layout.root}; wait for it, or choose another OUTPUT. (Shards work in it "
         "together if their settings are equal.)"
     )
-
-
-_fences: dict[str, Fence] = {}
-"""Fences by output folder."""
-
-
-def set_fence(root: StorePath, fence: Fence | None) -> None:
-    """Set the fence of an output folder for this process, or None without a lock, as for programs that only read."""
-    if fence is None:
-        _fences.pop(str(root), None)
-    else:
-        _fences[str(root)] = fence
-
-
-def fence_of(root: StorePath) -> Fence | None:
-    return _fences.get(str(root))
-
-
-def token_of(root: StorePath) -> int:
-    """Return the fencing token of this process's run. It is 0 without a lock."""
-    fence = fence_of(root)
-    return fence.token if fence is not None else 0
-
-
-def check_fence(path: StorePath) -> None:
-    """Raise LeaseLost if a file is in an output folder in a store, and another run has taken this folder."""
-    if is_local(path):
-        return
-    for root, fence in list(_fences.items()):  # another thread may begin to work in a folder meanwhile
-        if str(path).startswith(f"{root.rstrip('/')}/"):
-            fence.check()

@@ -19,7 +19,7 @@ class CommitRecord(TypedDict, total=False):
     unit: str
     stage: str  # `Stage.part_of` if that is set, else the name of the stage
     fingerprint: str  # see `Stage.fingerprint`
-    token: int  # fencing token of the run that wrote the record, see `locking`
+    token: str  # fencing token of the run that wrote the record, see `locking`; a number in older records
     seconds: float  # by the clock, of the runs that made or extended the results
     cpu_seconds: float  # of the worker and its helpers in these runs; missing in older records
     files: dict[str, int]  # bytes of each file that the record vouches for, by path in OUTPUT

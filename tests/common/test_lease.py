@@ -2,11 +2,13 @@
 
 import json
 import pickle
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -16,7 +18,8 @@ fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: pip inst
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped, unused-ignore]  # noqa: E402
 
 from open_diht.common import lease as module  # noqa: E402
-from open_diht.common.lease import Lease, LeaseLost  # noqa: E402
+from open_diht.common.files import publish_bytes, published, published_folder  # noqa: E402
+from open_diht.common.lease import Lease, LeaseLost, Removed, held  # noqa: E402
 
 FOLDER = "/locking/work/leases"
 
@@ -196,11 +199,67 @@ def test_a_lease_that_ran_out_and_was_taken_is_lost(gone: bool, leases: Any, mon
     if gone:
         other.release()
     for check in (lease.fence.check, worker.check):
-        with pytest.raises(LeaseLost, match=f"{other._name} has taken memory://locking since; committed work is kept"):
+        with pytest.raises(LeaseLost, match=f"{other._name} has taken memory://locking since.*Run the same"):
             check()
     lease.release()
     other.release()
     assert len(leases.ls(FOLDER)) == 1, "of the tokens only the newest stays"
+
+
+@pytest.mark.parametrize("before", [1, 3])
+def test_a_lease_in_a_folder_that_was_removed_is_lost(before: int, leases: Any) -> None:
+    """Also if a run makes the folder again, where the numbers of tokens begin at 1 again."""
+    lease, other = lease_in(leases), lease_in(leases)
+    for _ in range(before):
+        assert lease.take(shared=False)
+    worker = pickle.loads(pickle.dumps(lease.fence))
+    worker.check()
+    leases.rm(FOLDER, recursive=True)
+    for check in (lease.fence.check, worker.check):
+        with pytest.raises(Removed, match=r"memory://locking was removed .* run the same command to start over"):
+            check()
+    assert other.take(shared=False) and other.fence.token == 1
+    for check in (lease.fence.check, worker.check):
+        with pytest.raises(LeaseLost, match=f"{other._name} has taken memory://locking since") as lost:
+            check()
+        assert not isinstance(lost.value, Removed)
+    other.fence.check()
+    assert other.fence.name != lease.fence.name
+    lease.release()
+    other.release()
+
+
+def test_nothing_is_published_in_a_folder_that_was_removed(tmp_path: Path) -> None:
+    """Nor in one that was made again."""
+    folder = tmp_path / "out"
+    path, whole = folder / "deep" / "a", folder / "b"
+    with held(folder):
+        publish_bytes(path, b"ours")
+        shutil.rmtree(folder)
+        for publish in (publish_bytes, _publish_folder):
+            with pytest.raises(Removed, match=f"{folder} was removed"):
+                publish(path, b"ours")
+        assert not folder.exists()
+        folder.mkdir()
+        (folder / "a").write_bytes(b"theirs")
+        for target, publish in ((folder / "a", publish_bytes), (whole, _publish_folder)):
+            with pytest.raises(LeaseLost, match=f"{folder} was removed and made again"):
+                publish(target, b"ours")
+    assert [path.name for path in folder.iterdir()] == ["a"] and (folder / "a").read_bytes() == b"theirs"
+
+
+def test_a_file_that_is_being_written_is_not_published_in_a_folder_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with held(folder), pytest.raises(LeaseLost), published(folder / "a") as temporary:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        temporary.write_bytes(b"ours")
+    assert not [*folder.iterdir()]
+
+
+def _publish_folder(path: Path, content: bytes) -> None:
+    with published_folder(path) as temporary:
+        (temporary / "a").write_bytes(content)
 
 
 def test_a_lease_that_nobody_took_is_not_lost(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:

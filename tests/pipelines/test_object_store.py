@@ -27,7 +27,7 @@ from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.fetch.records import FETCHED
 from open_diht.pipelines.manifests import Span, inspect, read, split
 from open_diht.pipelines.stages.images import DOWNLOAD, images_of, tar_path
-from open_diht.pipelines.store.commit import publish_first, publish_json, publish_table, read_json
+from open_diht.pipelines.store.commit import publish_first, publish_json, publish_table, read_json, remove, retract
 from open_diht.pipelines.store.layout import Layout, image_unit_name, segment_name
 from open_diht.pipelines.store.locking import Busy, output_lock
 from open_diht.pipelines.store.records import CommitRecord
@@ -218,6 +218,28 @@ def test_a_run_that_lost_its_lease_changes_nothing(bucket, forks, tmp_path, mome
     said = first.read_text(encoding="utf-8")
     assert "LeaseLost: " in said and f"has taken {root} since" in said, said
     assert written_below(root) == left
+
+
+@pytest.mark.parametrize("delete", [remove, retract])
+def test_a_delete_that_was_paused_leaves_the_file_of_another_run(bucket, monkeypatch, delete):
+    """The other run writes it after the check and before the request."""
+    path, checks = store_path(f"{bucket}/paused-{delete.__name__}/a.json"), list[str]()
+    publish_json(path, "ours")
+
+    def check(checked: Any) -> None:
+        checks.append(str(checked))
+        if len(checks) == 2:
+            raise lease.LeaseLost("another run has taken it")
+        path.fs.pipe_file(path.path, b'"theirs"')
+
+    monkeypatch.setattr("open_diht.pipelines.store.commit.check_fence", check)
+    with pytest.raises(lease.LeaseLost):
+        delete(path)
+    assert read_json(path) == "theirs" and len(checks) == 2
+    monkeypatch.undo()
+    delete(path)
+    assert read_json(path) is None
+    delete(path)
 
 
 def written_below(root: str) -> dict[str, tuple[bytes, float]]:

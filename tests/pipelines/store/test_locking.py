@@ -3,14 +3,18 @@
 import errno
 import fcntl
 import os
+import pickle
+import shutil
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from open_diht.common.lease import Fence
+from open_diht.common.lease import Fence, LeaseLost, Removed, check_fence, set_fence, token_of
+from open_diht.pipelines.store.commit import publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.locking import Busy, NoLocks, check_fence, output_lock, set_fence, token_of
+from open_diht.pipelines.store.locking import Busy, NoLocks, output_lock, watched
 from open_diht.pipelines.store.storage import store_path
 
 
@@ -50,14 +54,74 @@ def test_each_run_has_the_next_token_and_shards_at_work_share_one(tmp_path):
     layout = Layout(tmp_path)
     one, other = (output_lock(layout, True, f"{i}-of-2-f") for i in range(2))
     with one as first, other as second:
-        assert first.fence.token == second.fence.token == 1
+        assert first.fence == second.fence
+        tokens = [first.fence.content]
         first.release()
         second.release()
-        assert first.take_alone() and first.fence.token == 2
-    with output_lock(layout, True, "0-of-2-f") as late:
-        assert late.fence.token == 3
-    with output_lock(layout, shared=False) as run:
-        assert run.fence.token == 4
+        assert first.take_alone()
+        tokens.append(first.fence.content)
+    for shared, shard in ((True, "0-of-2-f"), (False, "")):
+        with output_lock(layout, shared, shard) as late:
+            tokens.append(late.fence.content)
+    assert [len(token) - len(tokens[0]) for token in tokens] == [0, 1, 2, 3]
+    assert len({token.rstrip(b"\0") for token in tokens}) == 1
+
+
+@pytest.mark.parametrize("before", [b"", b"\0", b"\0\0\0"], ids=["new", "of an old run", "of three old runs"])
+def test_a_lock_in_a_folder_that_was_removed_is_lost(before, tmp_path):
+    """Also if a run makes the folder again, where a lock of as many bytes may have the same inode. A worker knows the
+    lock by its content alone."""
+    layout = Layout(tmp_path / "out")
+    layout.work.mkdir(parents=True)
+    (layout.work / "lock").write_bytes(before)
+    with output_lock(layout, shared=False) as lock:
+        worker = pickle.loads(pickle.dumps(lock.fence))
+        check_fence(layout.plan)
+        shutil.rmtree(layout.root)
+        for check in (lock.fence.check, worker.check, lambda: check_fence(layout.plan)):
+            with pytest.raises(Removed, match=f"{layout.root} was removed .* run the same command to start over"):
+                check()
+        with output_lock(layout, shared=False) as other:
+            for fence in (lock.fence, worker):
+                with pytest.raises(LeaseLost, match=f"another run has taken {layout.root} .* same command to resume"):
+                    fence.check()
+            other.fence.check()
+            assert other.fence.name != lock.fence.name
+
+
+def test_workers_that_outlive_their_driver_lose_the_folder_to_the_next_run(tmp_path):
+    layout = Layout(tmp_path)
+    with output_lock(layout, shared=False) as lock:
+        worker = pickle.loads(pickle.dumps(lock.fence))
+    worker.check()
+    with output_lock(layout, shared=False), pytest.raises(LeaseLost, match="another run has taken"):
+        worker.check()
+
+
+def test_a_program_that_has_no_lock_publishes_until_a_run_takes_the_folder(tmp_path):
+    layout = Layout(tmp_path)
+    path = layout.root / "selection" / "a.json"
+    with watched(layout):
+        publish_json(path, "without a lock")
+    with output_lock(layout, shared=False):
+        pass
+    with watched(layout):
+        publish_json(path, "ours")
+        os.truncate(layout.work / "lock", (layout.work / "lock").stat().st_size + 1)  # as a run of another process does
+        with pytest.raises(LeaseLost, match=f"another run has taken {tmp_path}"):
+            publish_json(path, "late")
+    assert read_json(path) == "ours"
+
+
+def test_a_fence_of_the_working_directory(tmp_path, monkeypatch):
+    """Paths may be relative, and begin with the folder's name or not."""
+    monkeypatch.chdir(tmp_path)
+    with output_lock(Layout(Path(".")), shared=False):
+        check_fence(Path("work/plan.json"))
+        (tmp_path / "work" / "lock").unlink()
+        for path in (Path("work/plan.json"), tmp_path / "work" / "plan.json"):
+            with pytest.raises(Removed):
+                check_fence(path)
 
 
 def test_shards_of_other_settings_are_refused(tmp_path):
@@ -97,16 +161,16 @@ class Later(Fence):
     """A fence during whose check another thread begins to work in another folder."""
 
     def check(self) -> None:
-        set_fence(store_path("memory://other"), Fence(token=2))
+        set_fence(store_path("memory://other"), Fence(None, "", "", token=2))
 
 
 def test_another_thread_may_begin_to_work_in_a_folder_during_a_check() -> None:
     one, other = store_path("memory://one"), store_path("memory://other")
-    set_fence(one, Later(token=1))
+    set_fence(one, Later(None, "", "", token=1))
     try:
         check_fence(one / "file")
-        assert (token_of(one), token_of(other)) == (1, 2)
+        assert token_of(one) and token_of(other) and token_of(one) != token_of(other)
     finally:
         set_fence(one, None)
         set_fence(other, None)
-    assert token_of(one) == token_of(other) == 0
+    assert token_of(one) == token_of(other) == ""
