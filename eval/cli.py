@@ -2,7 +2,8 @@
 
 Exit status: 0 every task has a number; 1 a task has none, or a training split is broken (a row of the
 results gives the reason), or features contain NaN or infinity, or a file cannot be read or written, or
-ranks do not share the cache; 2 wrong use, or a model that does not load.
+ranks do not share the cache, or the folder of results was removed meanwhile; 2 wrong use, or a model that does not
+load.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from open_diht.common.command_line import FAILED, OK, Parser, WrongUse, check_folder, command, complain, number, say
 from open_diht.common.fields import Count, Positive
+from open_diht.common.lease import LeaseLost, held
 from open_diht.common.run_command import ended_at_once
 from open_diht.common.spelling import spelled
 from open_diht.eval.errors import EvalError, ModelError
@@ -95,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 _STOPPED = "stopped; encoded features are kept. Run the same command to resume"
-main = command(parse, _run, failed=(EvalError,), stopped=_STOPPED)
+main = command(parse, _run, failed=(EvalError, LeaseLost), stopped=_STOPPED)
 
 
 def _list() -> int:
@@ -152,7 +154,7 @@ def _bench(options: argparse.Namespace) -> int:
         )
     except ModelError as error:
         raise WrongUse(str(error)) from None
-    with joined_ranks("cpu", PATIENCE_S) as group:
+    with joined_ranks("cpu", PATIENCE_S) as group, held(output):
         cores, on_cpu = len(os.sched_getaffinity(0)), model.record["device"] == "cpu"
         cache = FeatureCache(
             folder,

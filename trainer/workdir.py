@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from open_diht.common.command_line import WrongUse, check_folder
-from open_diht.common.lease import Lease
+from open_diht.common.lease import Lease, held
 from open_diht.common.ranks import Ranks
 from open_diht.common.stores import in_words, is_remote, local_path, translated
 from open_diht.trainer.checkpoint import Checkpoints
@@ -174,7 +174,8 @@ def _locked(workdir: Path) -> Iterator[None]:
             raise WrongUse(f"another run is writing to {workdir}; wait for it, or take another WORKDIR") from error
         except OSError as error:
             raise WrongUse(f"WORKDIR {workdir} cannot be locked ({error}): take one on another file system") from error
-        yield
+        with held(workdir):
+            yield
 
 
 @contextmanager

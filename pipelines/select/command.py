@@ -3,8 +3,8 @@
     open-diht select --output /data/cat --samples 51200
 
 Only the output's own files are read, and only its folder `selection/` is written. Exit status: 0 success; 1 a record or
-an index of OUTPUT is corrupt, or its store failed after the plan and the records were read; 2 wrong use, and nothing
-was written.
+an index of OUTPUT is corrupt, a run has taken OUTPUT meanwhile, or its store failed after the plan and the records were
+read; 2 wrong use, and nothing was written.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from open_diht.common.command_line import OK, WrongUse, command, number, say
 from open_diht.common.fields import NotNegative
 from open_diht.common.html.charts import Point, Series, line_chart
 from open_diht.common.html.page import render_page
+from open_diht.common.lease import LeaseLost
 from open_diht.common.naming import counted
 from open_diht.common.shard_index import BadIndex, ShardIndex, caption_hash, part_of, place_beside, write
 from open_diht.common.spelling import spelled, spelled_option
@@ -37,6 +38,7 @@ from open_diht.pipelines.stages.rows import with_moved
 from open_diht.pipelines.stages.tar_indexes import read_index, tars_of
 from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_json, publish_table, published, read_json
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.locking import watched
 from open_diht.pipelines.store.records import Vouched
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, read_bytes, read_table, store_errors, store_path
 
@@ -77,13 +79,14 @@ def _select(options: argparse.Namespace) -> int:
         root = store_path(options.output)
     except (ValueError, ImportError) as error:
         raise WrongUse(f"OUTPUT {options.output!r} cannot be read ({error}); give a folder or an address") from error
-    with store_errors(root, RunFailed, f"{SEE_TO_OUTPUT}, and run the same command again"):
-        for line in select(Layout(root), options):
+    layout = Layout(root)
+    with store_errors(root, RunFailed, f"{SEE_TO_OUTPUT}, and run the same command again"), watched(layout):
+        for line in select(layout, options):
             say(line)
     return OK
 
 
-main = command(parse, _select, failed=(RunFailed, BadIndex))
+main = command(parse, _select, failed=(RunFailed, BadIndex, LeaseLost))
 
 
 def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:

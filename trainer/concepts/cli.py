@@ -1,7 +1,8 @@
 """Command line of the torch half of `make concepts`: train the teacher's heads, and store their predictions.
 
-Exit status: 0 success, or left to the last shard; 1 the folder cannot be used, another run works in it, or its store
-failed; 2 wrong use, nothing was written; 130 stopped by Ctrl-C; 141 if the reader of the output has closed it.
+Exit status: 0 success, or left to the last shard; 1 the folder cannot be used, another run works in it, it was removed
+meanwhile, or its store failed; 2 wrong use, nothing was written; 130 stopped by Ctrl-C; 141 if the reader of the output
+has closed it.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from open_diht.common.command_line import OK, command, say
 from open_diht.common.files import remove_temporaries
+from open_diht.common.lease import LeaseLost, held
 from open_diht.trainer.concepts.heads import Head, HeadProgress, HeadTrainer
 from open_diht.trainer.concepts.predict import write_targets
 from open_diht.trainer.concepts.store import ConceptStore, Unfinished
@@ -48,7 +50,7 @@ def _make(options: argparse.Namespace) -> int:
     return OK
 
 
-main = command(parse, _make, failed=(TrainingError,))
+main = command(parse, _make, failed=(TrainingError, LeaseLost))
 
 
 def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str, Any]:
@@ -94,7 +96,8 @@ def _alone(folder: Store) -> Iterator[None]:
             raise AtWork(f"another run is working in {folder}; wait for it") from error
         for name in ("", "targets", "work/heads"):
             remove_temporaries(folder.folder / name)
-        yield
+        with held(folder.folder):
+            yield
 
 
 def _kept(folder: Store, fingerprint: str) -> dict[str, Head] | None:
