@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from open_diht.common import installation
+from open_diht.common.lease import LeaseLost
 from open_diht.common.stores import translated
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def client() -> HfApi:
 
 def explained(address: HubAddress, error: type[Exception], then: str = "") -> AbstractContextManager[None]:
     """Turn exceptions of requests to a hub in the `with` block into `error` with a one-line message. Errors of that
-    class, and OSErrors from elsewhere than the hub client, pass through."""
+    class, LeaseLost, and OSErrors from elsewhere than the hub client, pass through."""
     try:
         from huggingface_hub import constants, errors
     except ImportError as missing:
@@ -106,7 +107,7 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> Ab
                 why = f": {endpoint} answers {status} ({_in_one_line(found)}){remedy}"
             case OSError() if not isinstance(found, ConnectionError | TimeoutError):  # of the disk
                 return None
-            case _ if isinstance(found, error):
+            case _ if isinstance(found, error | LeaseLost):
                 return None
             case _:  # network errors: the client's transport and hf-xet have no common error class
                 why = f": {endpoint} cannot be reached ({type(found).__name__}: {_in_one_line(found)})"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.hub import MAIN, HubAddress, client, explained
+from open_diht.common.lease import check_fence
 from open_diht.common.naming import counted
 from open_diht.pipelines.manifests.formats import known_endings
 from open_diht.pipelines.store.commit import RunFailed
@@ -124,6 +125,7 @@ class Publisher:
             todo = steps(files, changed, there.files)
             head = there.head
             for number, step in enumerate(todo, 1):
+                check_fence(root / RECORDS[0])  # each commit reads files, which must still be this run's
                 head = self._commit(step, head, plan)
                 if len(todo) > 1:
                     say(f"{self.target}: {number} of {len(todo)} commits")

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.hub import HubAddress, parse_address
+from open_diht.common.lease import LeaseLost, held
 from open_diht.pipelines.hub.publisher import CannotPublish, Publisher
 from open_diht.pipelines.store import hub_contents as contents
 from open_diht.pipelines.store.layout import CARD_MARK as MARK
@@ -53,6 +55,16 @@ def test_all_of_it_in_one_commit_and_no_more_than_that(hub: Hub, repository: Rep
     assert "14 of 14 files sent" in publish(tmp_path)[0] and ours(repository) == expected
     assert len(repository.commits) == 2
     assert "already holds these results" in publish(tmp_path)[0] and len(repository.commits) == 2
+
+
+def test_nothing_is_sent_from_a_folder_that_another_run_has_made_again(repository: Repository, tmp_path: Path) -> None:
+    results(folder := tmp_path / "out")
+    with held(folder):
+        shutil.rmtree(folder)
+        results(folder, "strict")
+        with pytest.raises(LeaseLost, match="was removed and made again"):
+            publish(folder)
+    assert not ours(repository)
 
 
 def test_only_what_differs_is_sent_and_what_is_gone_is_removed(hub, repository, tmp_path):
