@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -14,10 +15,10 @@ import pytest
 
 from open_diht.common import lease as lease_module
 from open_diht.common.command_line import WrongUse
-from open_diht.common.lease import Lease
+from open_diht.common.lease import Lease, LeaseLost
 from open_diht.common.ranks import Ranks
 from open_diht.trainer import stores
-from open_diht.trainer.stores import FsspecStore, StoreError, on_disk
+from open_diht.trainer.stores import FsspecStore, LocalStore, StoreError, on_disk
 from open_diht.trainer.workdir import Workdir, _leased, opened, spool
 from tests.common.test_lease import pauses
 
@@ -195,6 +196,20 @@ def test_a_file_system_without_locks_is_not_another_run(tmp_path, monkeypatch):
         monkeypatch.setattr("fcntl.lockf", Mock(side_effect=OSError(code, os.strerror(code))))
         with pytest.raises(WrongUse, match=says), opened(tmp_path / "w", None, Ranks(), print):
             pass
+
+
+def test_no_checkpoint_is_written_to_a_folder_that_was_removed_and_made_again(tmp_path: Path) -> None:
+    """As after a pause, in which the user removed WORKDIR and started another run there."""
+    with opened(tmp_path / "w", None, Ranks(), print) as place:
+        store = LocalStore(place.folder / "checkpoints")
+        (first := store.stage("step-1")).joinpath("model").write_text("ours")
+        store.put(first, "step-1", "model")
+        shutil.rmtree(place.folder)
+        (place.folder / "checkpoints" / "step-2").mkdir(parents=True)
+        (second := store.stage("step-2")).joinpath("model").write_text("ours")
+        with pytest.raises(LeaseLost, match=f"{place.folder} was removed and made again"):
+            store.put(second, "step-2", "model")
+        assert store.files() == [] and store.names("model") == ["step-2"]
 
 
 def test_a_rename_that_is_killed_leaves_no_complete_folder(store: FsspecStore, monkeypatch: pytest.MonkeyPatch) -> None:

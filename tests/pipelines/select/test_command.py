@@ -116,6 +116,24 @@ def test_units_that_kept_nothing_are_no_obstacle(tmp_path: Path, filtering: Any,
     assert kept and selected(tmp_path / "out", len(kept)).keys() == kept
 
 
+def test_nothing_is_selected_from_an_output_that_a_run_takes_meanwhile(
+    tmp_path: Path, filtering: Any, captions: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The folder may have been removed and made again since its rows were read, as during a pause."""
+    (tmp_path / "a.tsv").write_text("caption\n" + "".join(f"{text}\n" for text in captions[:8]))
+    output = filtering(tmp_path / "a.tsv", tmp_path / "out", stages=("captions",)).output
+    decided = select._decided
+
+    def taken(layout: Any) -> Any:
+        found = decided(layout)
+        (output / "work" / "lock").write_bytes(b"another")
+        return found
+
+    monkeypatch.setattr(select, "_decided", taken)
+    assert main(["--output", str(output), "--samples", "1"]) == 1
+    assert f"another run has taken {output}" in capsys.readouterr().err and not (output / "selection").exists()
+
+
 def test_a_small_budget_reads_kept_rows_alone_the_best_first(indexed: Any, tmp_path: Path) -> None:
     complexity = {row["uid"]: row["complexity"] for row in indexed.rows("kept")}
     count = len(complexity) // 2
