@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from open_diht.common.lease import VALID_S, FileFence, Lease, newest_fence, set_fence, settings_of
+from open_diht.common.lease import VALID_S, AnyFence, FileFence, Lease, newest_fence, set_fence, settings_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import is_local
 
@@ -159,11 +159,13 @@ def output_lock(
 def watched(layout: Layout) -> Iterator[None]:
     """Publish files in an output folder without its lock while the `with` block runs. Publishing raises LeaseLost if a
     run has taken the folder since the block began, or if it was removed."""
-    leases = layout.work / "leases"
-    if is_local(leases):
-        lock = layout.work / "lock"
+    work = layout.work
+    fence: AnyFence | None
+    if is_local(work):
+        lock = work / "lock"
         fence = FileFence(lock, lock.read_bytes()) if lock.exists() else None
     else:
+        leases = work / "leases"
         fence = newest_fence(leases.fs, leases.path, str(layout.root))
     set_fence(layout.root, fence)
     try:

@@ -5,10 +5,18 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from open_diht.common.lease import LeaseLost
+from open_diht.pipelines.engine.engine import Engine
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, DoUnit, Stage
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.locking import output_lock
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath, is_local, stamps, store_path
 from tests.pipelines.conftest import sorted_tables
 from tests.pipelines.processes import Forked
@@ -41,6 +49,41 @@ def _files(output: StorePath) -> dict[str, tuple[bytes, float]]:
 
 def _changed(output: StorePath, before: dict[str, tuple[bytes, float]]) -> set[str]:
     return {path for path, _ in _files(output).items() ^ before.items()}
+
+
+@dataclass
+class _Unit(Stage):
+    """A stage whose folder is removed, and made again by another run, while it works."""
+
+    layout: Layout
+    fingerprint: str = "ours"
+    name: str = field(default="unit", init=False)
+    planned = False
+
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
+        shutil.rmtree(self.layout.root)
+        mark = self.layout.progress(self.name, unit)
+        mark.parent.mkdir(parents=True)
+        mark.write_text("3 4", encoding="ascii")
+        (self.layout.work / "lock").write_bytes(b"another")
+        heartbeat.expect(1)
+        raise AssertionError("it goes on")
+
+
+def test_a_worker_leaves_the_marks_of_another_run(tmp_path):
+    """They say which units were running when a worker dies."""
+    layout = Layout(tmp_path / "out")
+    with output_lock(layout, shared=False):
+        do = DoUnit(_Unit(layout))
+        do.setup()
+        for _ in range(2):
+            do.process("1")
+        assert layout.progress("unit", "1").read_text(encoding="ascii") == "3 4"
+        with pytest.raises(LeaseLost, match="has taken"):
+            Engine(layout, 1, print).run(_Unit(layout), ["1"], of=1)
+        assert layout.progress("unit", "1").exists()
+    files = {str(path.relative_to(layout.work)) for path in layout.root.rglob("*") if path.is_file()}
+    assert files == {"lock", "unit/progress/1"}
 
 
 @pytest.mark.kill
