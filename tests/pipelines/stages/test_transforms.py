@@ -30,9 +30,7 @@ def applied(
 ) -> Tables:
     """The rows of the three outputs, written by Beam's own sink and read back, sorted."""
     cat = cat or ApplyCat()
-    names = [*batches[0].column_names, "annotations", *(["spotting"] if len(steps) > 1 else [])]
-    known = {field.name: field.type for field in batches[0].schema}
-    schemas = cat.schemas(pa.schema([(name, known.get(name, pa.null())) for name in names]))
+    schemas = cat.schemas(batches[0].schema)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         rows = pipeline | beam.Create(batches, reshuffle=False)
         for step in steps:
