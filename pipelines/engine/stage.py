@@ -6,6 +6,7 @@ import contextlib
 import time
 import traceback
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from typing import Any, ClassVar, NotRequired, TypedDict
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.metrics import Metrics
 
 from open_diht.common.cpu_time import cpu_seconds
 from open_diht.common.lease import LeaseLost, check_fence, fence_of, set_fence, token_of
@@ -30,6 +32,9 @@ TRIES = 3
 changed, one failed try is enough."""
 PAUSES_S = (1.0, 5.0)
 """Seconds before the second and third try, since errors of a disk or a network may pass."""
+
+METRICS = "diht"
+"""Namespace of the metrics that a runner's page shows."""
 
 Done = tuple[Mapping[str, object], Sequence[StorePath]]
 """Entries for the commit record of a unit, and the files that the record vouches for."""
@@ -129,14 +134,15 @@ class Stage(ABC):
             units: the units that `is_done` will be called for.
         """
 
-    def do(self, unit: str) -> None:
-        """Process and commit one unit, unless it has a current commit record and the stage extends none, see `adds`."""
+    def do(self, unit: str) -> Counter[str]:
+        """Process and commit one unit, unless it has a current commit record and the stage extends none, see `adds`.
+        Return what was counted: see `_counts`, without the counts of an earlier run that was extended."""
         began, used, path = time.time(), cpu_seconds(self.helpers()), self.layout.commit(self.name, unit)
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         before = self.current(unit, read_json(path))
         if before is not None and not self.adds:  # done since the driver looked, as by another shard
             heartbeat.end()
-            return
+            return Counter()
         if before is None:
             retract(path)  # it must not vouch for files that are about to be replaced
         said, files = self.process(unit, before, heartbeat)
@@ -152,8 +158,21 @@ class Stage(ABC):
             "cpu_seconds": round(earlier.get("cpu_seconds", earlier["seconds"]) + used, 3),
             "files": earlier.get("files", {}),
         }
-        publish_record(self.layout, path, record, files, planned=self.planned)
+        published = publish_record(self.layout, path, record, files, planned=self.planned)
         heartbeat.end()
+        counts = self._counts(published)
+        counts.subtract(self._counts(earlier))
+        return counts
+
+    def _counts(self, record: Mapping[str, Any]) -> Counter[str]:
+        """Return the numbers in a commit record that a runner's page shows."""
+        counts = Counter({self.noun: int(record.get(self.counted, 0))})
+        counts["rejected"] = sum(record.get("rejected", {}).values())
+        dead = record.get("dead", 0)  # stage `decide` counts them by error
+        counts["dead_letters"] = sum(dead.values()) if isinstance(dead, Mapping) else dead
+        counts["bytes"] = sum(record.get("files", {}).values())
+        counts["milliseconds"] = round(1000 * record["seconds"])
+        return counts
 
     @cached_property
     def _plan(self) -> Plan:
@@ -165,7 +184,11 @@ class Stage(ABC):
 
 
 class DoUnit(beam.DoFn):
-    """A stage as a Beam function over unit names."""
+    """A stage as a Beam function over unit names.
+
+    It counts units, rows and what became of them in Beam's metrics, so that the page of a cluster shows how far a job
+    is. The numbers of a run come from the commit records instead, because a runner may count a repeated unit twice.
+    """
 
     def __init__(self, stage: Stage):
         self._stage, self._plugins = stage, loaded_plugins()  # workers load the driver's plugins
@@ -192,7 +215,10 @@ class DoUnit(beam.DoFn):
         while True:
             try:
                 check_fence(self._stage.layout.work)
-                self._stage.do(unit)
+                counts = self._stage.do(unit)
+                Metrics.counter(METRICS, "units").inc()
+                for name, count in counts.items():
+                    Metrics.counter(METRICS, name).inc(count)
                 break
             except LeaseLost:  # the driver notices as well; a mark that is left may be the other run's
                 return
@@ -201,6 +227,7 @@ class DoUnit(beam.DoFn):
                     return
                 tries.append(failure(type(error).__name__, str(error), traceback.format_exc()))
                 if len(tries) == TRIES or isinstance(error, FileChanged):  # a changed file stays changed
+                    Metrics.counter(METRICS, "failed_units").inc()
                     with contextlib.suppress(Exception):  # the driver reports a full disk or a store that is down
                         quarantine(self._stage, unit, tries)
                     break

@@ -54,11 +54,13 @@ class CommitRecord(TypedDict, total=False):
 
 def publish_record(
     layout: Layout, path: StorePath, record: Mapping[str, Any], files: Iterable[StorePath], planned: bool = True
-) -> None:
-    """Write a commit record. It vouches for the sizes of those `files` that exist, with the hashes of those that this
-    process has published, and for the files in its entries `files` and `hashes`, which are from an earlier record.
-    Raise RunFailed if the output folder has lost its plan, because the folder was removed meanwhile. Without `planned`
-    it needs no plan."""
+) -> dict[str, Any]:
+    """Write a commit record, and return it.
+
+    It vouches for the sizes of those `files` that exist, with the hashes of those that this process has published, and
+    for the files in its entries `files` and `hashes`, which are from an earlier record. Raise RunFailed if the output
+    folder has lost its plan, because the folder was removed meanwhile. Without `planned` it needs no plan.
+    """
     if planned and not layout.plan.exists():
         raise RunFailed(removed(layout))
     given = list(files)
@@ -69,6 +71,7 @@ def publish_record(
     whole = {**record, "files": {**record.get("files", {}), **known}, **({"hashes": hashes} if hashes else {})}
     publish_json(path, whole)
     take_digest(path)
+    return whole
 
 
 def removed(layout: Layout) -> str:

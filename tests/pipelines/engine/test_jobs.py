@@ -3,27 +3,33 @@
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import pytest
+from apache_beam.metrics import MetricsFilter
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from open_diht.common.files import is_temporary
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.engine.jobs import assemble, run_name, run_units
-from open_diht.pipelines.engine.stage import DoUnit, Stage
-from open_diht.pipelines.runners import Direct, Job
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import METRICS, Done, DoUnit, Stage
+from open_diht.pipelines.manifests import FileChanged
+from open_diht.pipelines.runners import Backend, Direct, Job
 from open_diht.pipelines.stages.decide import DecideStage
 from open_diht.pipelines.stages.dedup.exact_stages import KeyStage
 from open_diht.pipelines.stages.dedup.findings import DuplicateFiles
 from open_diht.pipelines.stages.dedup.semantic_stages import EmbeddingStage
 from open_diht.pipelines.stages.shards import ExportStage
-from open_diht.pipelines.store.commit import publish_json
+from open_diht.pipelines.store.commit import publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import Fingerprints
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import store_path
+from tests.pipelines.conftest import filter_manifest
 
 
 class Note(beam.DoFn):
@@ -194,3 +200,62 @@ def test_resource_hints_make_an_environment_of_their_own_and_only_where_asked(tm
     assert [dict(found.resource_hints) for found in hinted.values() if found.resource_hints] == [
         {"beam:resources:min_ram_bytes:v1": b"4000000000"}
     ]
+
+
+class Measured(Backend):
+    """A backend on Beam's embedded runner that keeps the metrics of each job, by the job's name."""
+
+    name = "measured"
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, dict[str, int]] = {}
+
+    def run(self, job: Job) -> None:
+        pipeline = beam.Pipeline(runner=FnApiRunner())
+        job.build(pipeline)
+        result = pipeline.run()
+        result.wait_until_finish()
+        found = result.metrics().query(MetricsFilter().with_namespace(METRICS))["counters"]
+        self.metrics[job.label] = {metric.key.metric.name: metric.committed for metric in found}
+
+
+@pytest.mark.slow
+def test_a_runners_page_shows_the_numbers_of_the_commit_records(tsv, tmp_path: Path) -> None:
+    captions = ["a brown dog catches a red ball", "IMG_2034.jpg", "", "two women laugh at a table"] * 8
+    source = tsv(tmp_path / "rows.tsv", [{"caption": caption} for caption in captions])
+    backend = Measured()
+    run = filter_manifest(source, tmp_path / "out", stages=["captions"], backend=backend, unit_rows=8)
+    assert run.status == 0 and set(backend.metrics) >= {"captions", "decide"}
+    for stage, metrics in backend.metrics.items():
+        records = [read_json(path) for path in Layout(tmp_path / "out").commits(stage).glob("*.json")]
+        assert metrics["units"] == len(records) and "failed_units" not in metrics
+        assert metrics.get("rows", 0) == sum(record.get("rows", 0) for record in records)
+        assert metrics["bytes"] == sum(sum(record["files"].values()) for record in records)
+        assert metrics["milliseconds"] == sum(round(1000 * record["seconds"]) for record in records)
+    decided = backend.metrics["decide"]
+    assert decided["rejected"] == sum(run.funnel["rejected"].values()) > 0
+    assert decided["dead_letters"] == len(run.rows("dead_letter"))
+    assert decided["rows"] == run.funnel["rows_in"]
+
+
+@dataclass
+class Fails(Stage):
+    """A stage whose unit `a` fails, and whose other units have three rows."""
+
+    layout: Layout
+    name: str = field(default="fails", init=False)
+    fingerprint: str = "x"
+    planned = False
+
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
+        if unit == "a":
+            raise FileChanged("it has changed")  # which is not tried again
+        return {"rows": 3}, ()
+
+
+def test_a_unit_that_fails_is_counted_as_failed(tmp_path: Path) -> None:
+    backend = Measured()
+    run_units("fails", ["a", "b"], DoUnit(Fails(Layout(tmp_path))), 1, backend=backend, todo=tmp_path)
+    assert {name: count for name, count in backend.metrics["fails"].items() if name != "milliseconds"} == {
+        "failed_units": 1, "units": 1, "rows": 3, "rejected": 0, "dead_letters": 0, "bytes": 0,
+    }  # fmt: skip

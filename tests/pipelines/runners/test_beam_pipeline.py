@@ -1,4 +1,4 @@
-"""examples/beam_pipeline.py decides as `make filter` does, on the runners of Beam that can run its sources and sinks."""
+"""examples/beam_pipeline.py decides as `make filter` does, on runners that have Beam's sources and sinks."""
 
 import csv
 import os
@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht.pipelines.runners.flink import JAR_VARIABLE
-
 from tests.pipelines.runners.conftest import REPOSITORY
 
 EXAMPLE = REPOSITORY / "examples" / "beam_pipeline.py"
