@@ -140,9 +140,7 @@ def main() -> None:
     parser = parser_of("benchmarks.shuffle", __doc__)
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated")
-    parser.add_argument(
-        "--one", choices=SIDES, help="run this side alone; print its seconds and how many duplicates it finds"
-    )
+    parser.add_argument("--one", choices=SIDES, help="run this side alone, and print its seconds and duplicates")
     options = parser.parse_args()
     if options.one:
         began = time.perf_counter()
