@@ -12,7 +12,7 @@ from typing import cast
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import temporary_beside
 from open_diht.common.lease import Lease
-from open_diht.common.stores import said_if_slow
+from open_diht.common.stores import SLOW_S, said_if_slow
 from open_diht.pipelines.driver.annotations import Annotations, annotating_stages
 from open_diht.pipelines.driver.conservation import check_conservation
 from open_diht.pipelines.driver.errors import dead_letters_of, errors_of
@@ -39,7 +39,6 @@ from open_diht.pipelines.store.storage import in_memory, is_gone, is_local, stor
 __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 
 _log = logging.getLogger(__name__)
-_SLOW_S = 8.0
 _REMEDIES = dict.fromkeys(FULL, "Make room") | {
     errno.EROFS: "Make its file system writable again",  # Linux makes one read-only after an error of the disk
     errno.EIO: "Check the disk",
@@ -110,7 +109,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     for check in checks:
         check(settings, None, say)
     cores = settings.workers if settings.unit_rows is None else 1
-    with said_if_slow(_SLOW_S, f"still listing INPUT {settings.input} and OUTPUT {settings.output} ...", say):
+    with said_if_slow(SLOW_S, f"still listing INPUT {settings.input} and OUTPUT {settings.output} ...", say):
         plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
@@ -129,7 +128,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         check(settings, plan, say)
     layout = Layout(settings.output)
     place = settings.publisher.target if settings.publisher else layout.root
-    with said_if_slow(_SLOW_S, f"still waiting for the store of OUTPUT {place}, which does not answer ...", say):
+    with said_if_slow(SLOW_S, f"still waiting for the store of OUTPUT {place}, which does not answer ...", say):
         _check_writable(layout)
         if settings.publisher:
             settings.publisher.check(plan.fingerprint, len(plan.units))
@@ -194,11 +193,12 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: st
     sources, own = annotations.results()
     decided, findings = decide(settings, work, sources, own)
     layout, units = work.layout, work.units()
-    funnel = summarise(layout, units, work.plan, settings, own)
-    funnel["duplicates"] = findings.counts
-    if checked := work.models.get(EVALUATION):
-        funnel["checked"] = cast(Checked, checked)
-    check_conservation(layout, units, funnel)
+    with said_if_slow(SLOW_S, "still checking that the results hold each row once ...", work.say):
+        funnel = summarise(layout, units, work.plan, settings, own)
+        funnel["duplicates"] = findings.counts
+        if checked := work.models.get(EVALUATION):
+            funnel["checked"] = cast(Checked, checked)
+        check_conservation(layout, units, funnel)
     funnel["left"] = Export(settings, work).make(decided, findings.files)
     count_quarantined(funnel, work.quarantined)
     lock.fence.check()  # if the lease is lost, another run may be writing here
@@ -208,8 +208,10 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: st
     else:
         publish_table(layout.part("dead_letter", "unreadable"), dead_letters)
     results = Results(settings, work, own)
-    results.publish(units, funnel, decided, began)
-    work.find_changed()  # results of a changed input are not published to a hub
+    with said_if_slow(SLOW_S, "still writing the examples, the card and the report ...", work.say):
+        results.publish(units, funnel, decided, began)
+    with said_if_slow(SLOW_S, "still checking whether the input has changed ...", work.say):
+        work.find_changed()  # results of a changed input are not published to a hub
     if settings.publisher and (work.quarantined or work.changed):  # a rerun may add rows
         work.say(f"nothing is published to {settings.publisher.target}: the run is not finished, see below")
     elif settings.publisher:
