@@ -1,6 +1,5 @@
 """A filter run from plan to report: annotate the units that are not committed, decide, check, export."""
 
-import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from open_diht.pipelines.stages.dedup.deduplication import Deduplication
 from open_diht.pipelines.stages.evaluation_sets import EVALUATION
 from open_diht.pipelines.stages.export import Export
 from open_diht.pipelines.stages.images import DOWNLOAD
-from open_diht.pipelines.store.commit import FULL, RunFailed, publish_table, remove
+from open_diht.pipelines.store.commit import RunFailed, publish_table, remedy_of, remove
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, NotLocked, output_lock
 from open_diht.pipelines.store.records import fingerprint_of, removed
@@ -39,12 +38,6 @@ from open_diht.pipelines.store.storage import in_memory, is_gone, is_local, stor
 __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 
 _log = logging.getLogger(__name__)
-_REMEDIES = dict.fromkeys(FULL, "Make room") | {
-    errno.EROFS: "Make its file system writable again",  # Linux makes one read-only after an error of the disk
-    errno.EIO: "Check the disk",
-    errno.EACCES: "Allow writing there",
-}
-"""The remedy for each error of a disk in the middle of a run, by its number."""
 
 
 @dataclass(frozen=True)
@@ -159,15 +152,15 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
     except Exception as error:
         if planned and is_gone(layout.plan):
             raise RunFailed(removed(layout)) from error
-        if isinstance(error, OSError) and (remedy := _REMEDIES.get(error.errno or 0)):
+        remedy = remedy_of(error, layout.root)
+        if isinstance(error, OSError) and remedy and error.errno is not None:
             where = error.filename or layout.root
             raise RunFailed(
                 f"{where} cannot be written ({error.strerror}); committed work is kept. {remedy}, and run the same "
                 "command to resume"
             ) from error
-        with store_errors(
-            layout.root, RunFailed, "committed work is kept. Once it answers, run the same command to resume"
-        ):
+        then = f"{remedy}, and" if remedy else "Once it answers,"
+        with store_errors(layout.root, RunFailed, f"committed work is kept. {then} run the same command to resume"):
             raise
 
 

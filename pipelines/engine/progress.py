@@ -12,14 +12,15 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from open_diht.common.progress import EVERY_S, ProgressBar
+from open_diht.pipelines.store.commit import best_effort
 
 
 class Heartbeat:
-    """A file in which a running unit reports its rows done and expected. Unflushed, it may be lost in a crash."""
+    """A file in which a running unit reports its rows done and expected. Unflushed, it may be lost in a crash, and if
+    the disk takes no more, nothing is reported."""
 
     def __init__(self, path: Path):
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._written, self._of = 0.0, 0
 
     def expect(self, rows: int) -> None:
@@ -33,12 +34,15 @@ class Heartbeat:
             self._write(rows)
 
     def _write(self, rows: int) -> None:
-        self._path.write_text(f"{rows} {self._of}", encoding="ascii")
+        with best_effort():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(f"{rows} {self._of}", encoding="ascii")
         self._written = time.monotonic()
 
     def end(self) -> None:
         """Delete the file: the unit is committed, and its commit record counts from now on."""
-        self._path.unlink(missing_ok=True)
+        with best_effort():
+            self._path.unlink(missing_ok=True)
 
 
 def beats(folder: Path, units: Collection[str]) -> list[tuple[int, int]]:
