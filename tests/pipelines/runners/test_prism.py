@@ -147,7 +147,7 @@ def test_a_worker_killed_in_the_middle_costs_nothing_and_the_rows_are_those_of_t
     for worker in workers_of(str(tmp_path)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker, signal.SIGKILL)
-    said, _ = first.communicate(timeout=200)
+    said, _ = first.communicate(timeout=400)
     assert first.returncode == 0 and f"{stage}: the job failed" in said, said
     assert not workers_of(str(tmp_path)), "no worker is left running"
     assert tables_of(output) == local
