@@ -33,7 +33,7 @@ changed, one failed try is enough."""
 PAUSES_S = (1.0, 5.0)
 """Seconds before the second and third try, since errors of a disk or a network may pass."""
 UNRECORDED = "open-diht cannot record that a unit failed: "
-"""What a worker prints before the reason. Where OUTPUT takes no record, the log is the only way to tell the driver."""
+"""Words that a worker prints before the reason. If OUTPUT takes no record, only the log can tell the driver."""
 
 Done = tuple[Mapping[str, object], Sequence[StorePath]]
 """Entries for the commit record of a unit, and the files that the record vouches for."""

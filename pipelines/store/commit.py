@@ -20,19 +20,20 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from open_diht.common import files
-from open_diht.common.files import is_temporary, naming, remove_temporaries, sha256_file, sync, temporary_beside
+from open_diht.common.files import (
+    DISK_REMEDIES,
+    is_temporary,
+    naming,
+    remove_temporaries,
+    sha256_file,
+    sync,
+    temporary_beside,
+)
 from open_diht.common.stores import create, lacks_conditions
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import check_fence
 from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes, sizes
 
-_REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room") | {
-    # Linux makes a file system read-only after an error of the disk.
-    errno.EROFS: "Make its file system writable again",
-    errno.EIO: "Check the disk",
-    errno.EACCES: "Allow writing there",
-}
-"""The remedy for each error of a disk in the middle of a run, by its number."""
 _UPLOADS = 3
 """Tries of an upload, since another process (say, a second one of the same shard) may replace the object meanwhile."""
 _unconditional: set[str] = set()
@@ -229,7 +230,7 @@ def best_effort() -> Iterator[None]:
 def remedy_of(error: Exception, root: StorePath) -> str:
     """Return the remedy for an error when a file of an output folder is written, or "" if none is known."""
     if isinstance(error, OSError) and (is_local(root) or error.filename):  # a file on a disk
-        return _REMEDIES.get(error.errno or 0, "")
+        return DISK_REMEDIES.get(error.errno or 0, "Allow writing there" if error.errno == errno.EACCES else "")
     return "Allow writing there, or renew the credentials" if isinstance(error, PermissionError) else ""
 
 
