@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
 from open_diht.common.fields import BadValue, converted, field_docstrings
+from open_diht.common.files import DISK_REMEDIES
 from open_diht.common.naming import nearest
 from open_diht.common.spelling import spelled_option
 
@@ -110,8 +111,9 @@ def exit_status(
     stopped: str | None = "stopped; run the same command to resume",
 ) -> int:
     """Run `do` and return its exit status. Errors of `wrong_use` (like `WrongUse`, status 2) and `failed` (status 1)
-    become at most one line on stderr; others pass through. Ctrl-C, or another signal in a command of `run_command`,
-    prints `stopped` and returns 128 + its number. If `stopped` is None, KeyboardInterrupt passes through."""
+    become at most one line on stderr, and so does a disk that is full or fails (status 1); others pass through. Ctrl-C,
+    or another signal in a command of `run_command`, prints `stopped` and returns 128 + its number. If `stopped` is
+    None, KeyboardInterrupt passes through."""
     mistakes: tuple[type[Exception], ...] = (WrongUse, *wrong_use)
     try:
         return do()
@@ -119,6 +121,13 @@ def exit_status(
         return complain(error, WRONG_USE) if _unprinted(str(error)) else WRONG_USE
     except failed as error:
         return complain(error, FAILED)
+    except OSError as error:
+        remedy = DISK_REMEDIES.get(error.errno or 0)
+        # Clients of stores raise EIO without a file for any answer that they do not know.
+        if remedy is None or (error.errno == errno.EIO and error.filename is None):
+            raise
+        what = f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
+        return complain(f"{what}. {remedy}, and run the same command again")
     except KeyboardInterrupt as told:
         if stopped is None:
             raise

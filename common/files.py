@@ -1,5 +1,6 @@
 """Publish local files so that a kill at any moment leaves them complete or absent."""
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,13 @@ from open_diht.common.lease import check_fence
 TEMPORARY = ".tmp-diht-"
 """Prefix of files and folders that are being written. It names this program, because leftovers of
 killed runs are deleted by their name, and other programs use `.tmp-` too."""
+
+DISK_REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room") | {
+    # Linux makes a file system read-only after an error of the disk.
+    errno.EROFS: "Make its file system writable again",
+    errno.EIO: "Check the disk",
+}
+"""The remedy for each error of a disk while a command works, by its number."""
 
 # The suffix is made by `temporary_beside`, or by `tempfile` when it is called with this prefix, a name and a hyphen.
 _FRESH = re.compile(rf"{re.escape(TEMPORARY)}.+-[0-9a-z_]{{8}}", re.DOTALL)

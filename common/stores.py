@@ -20,6 +20,8 @@ _OUTAGE_NUMBERS = {
 """Errors into which store clients turn "slow down", "service unavailable", "internal error" and lost networks."""
 _OUTAGE_CODES = {"ExpiredToken", "RequestTimeTooSkewed"}
 """S3 error codes of an outage that its client turns into PermissionError. S3 also denies access to missing files."""
+SLOW_S = 8.0
+"""Seconds after which a silent step of a run says what it is doing."""
 _CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "adlfs", "azure"}
 
 

@@ -131,40 +131,60 @@ def _server() -> str:
     return found
 
 
+class S3Server:
+    """versitygw over a folder, which can be started again at its address with other flags."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.start()
+
+    def start(self, *flags: str) -> None:
+        address = ["--port", f"127.0.0.1:{self.port}", "--region", "us-east-1"]
+        with open(self._folder / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                [_server(), *address, *flags, "posix", str(self._folder)],
+                env={**os.environ, "ROOT_ACCESS_KEY": "testkey", "ROOT_SECRET_KEY": "testsecret"},
+                stdout=log,
+                stderr=log,
+            )
+        _wait(self.port, self._process, self._folder / "log")
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory) -> Iterator[str]:
-    """s3://... of an empty bucket; the environment leads to its server."""
+def s3_server(tmp_path_factory) -> Iterator[S3Server]:
+    """An S3 server with an empty bucket, to which the environment leads."""
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[cloud]'")
-    folder = tmp_path_factory.mktemp("store")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    server = S3Server(tmp_path_factory.mktemp("store"))
     settings = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "testkey",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}", "AWS_ACCESS_KEY_ID": "testkey",
         "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1",
     }  # fmt: skip
-    with open(folder / "log", "wb") as log:
-        server = subprocess.Popen(
-            [_server(), "--port", f"127.0.0.1:{port}", "--region", "us-east-1", "posix", str(folder)],
-            env={**os.environ, "ROOT_ACCESS_KEY": "testkey", "ROOT_SECRET_KEY": "testsecret"},
-            stdout=log,
-            stderr=log,
-        )
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     s3fs.S3FileSystem.clear_instance_cache()  # clients of another module's server
     try:
-        _wait(port, server, folder / "log")
         s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
-        yield "s3://bucket"
+        yield server
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
-        server.kill()
-        server.wait()
+        server.stop()
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_server) -> str:
+    """s3://... of an empty bucket; the environment leads to its server."""
+    return "s3://bucket"
 
 
 @pytest.fixture

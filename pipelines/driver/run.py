@@ -1,6 +1,5 @@
 """A filter run from plan to report: annotate the units that are not committed, decide, check, export."""
 
-import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import cast
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import temporary_beside
 from open_diht.common.lease import Lease, Removed, check_fence
-from open_diht.common.stores import said_if_slow
+from open_diht.common.stores import SLOW_S, said_if_slow
 from open_diht.pipelines.driver.annotations import Annotations, annotating_stages
 from open_diht.pipelines.driver.conservation import check_conservation
 from open_diht.pipelines.driver.errors import dead_letters_of, errors_of
@@ -30,7 +29,7 @@ from open_diht.pipelines.stages.dedup.deduplication import Deduplication
 from open_diht.pipelines.stages.evaluation_sets import EVALUATION
 from open_diht.pipelines.stages.export import Export
 from open_diht.pipelines.stages.images import DOWNLOAD
-from open_diht.pipelines.store.commit import FULL, RunFailed, publish_table, remove
+from open_diht.pipelines.store.commit import RunFailed, publish_table, remedy_of, remove
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, NotLocked, output_lock
 from open_diht.pipelines.store.records import fingerprint_of, removed
@@ -39,13 +38,6 @@ from open_diht.pipelines.store.storage import in_memory, is_gone, is_local, stor
 __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 
 _log = logging.getLogger(__name__)
-_SLOW_S = 8.0
-_REMEDIES = dict.fromkeys(FULL, "Make room") | {
-    errno.EROFS: "Make its file system writable again",  # Linux makes one read-only after an error of the disk
-    errno.EIO: "Check the disk",
-    errno.EACCES: "Allow writing there",
-}
-"""The remedy for each error of a disk in the middle of a run, by its number."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +102,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     for check in checks:
         check(settings, None, say)
     cores = settings.workers if settings.unit_rows is None else 1
-    with said_if_slow(_SLOW_S, f"still listing INPUT {settings.input} and OUTPUT {settings.output} ...", say):
+    with said_if_slow(SLOW_S, f"still listing INPUT {settings.input} and OUTPUT {settings.output} ...", say):
         plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
@@ -129,7 +121,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         check(settings, plan, say)
     layout = Layout(settings.output)
     place = settings.publisher.target if settings.publisher else layout.root
-    with said_if_slow(_SLOW_S, f"still waiting for the store of OUTPUT {place}, which does not answer ...", say):
+    with said_if_slow(SLOW_S, f"still waiting for the store of OUTPUT {place}, which does not answer ...", say):
         _check_writable(layout)
         if settings.publisher:
             settings.publisher.check(plan.fingerprint, len(plan.units))
@@ -159,17 +151,17 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        with store_errors(
-            layout.root, RunFailed, "committed work is kept. Once it answers, run the same command to resume"
-        ):
+        remedy = remedy_of(error, layout.root)
+        then = f"{remedy}, and" if remedy else "Once it answers,"
+        with store_errors(layout.root, RunFailed, f"committed work is kept. {then} run the same command to resume"):
             if planned:
                 with suppress(OSError):  # of a disk or a store that fails, as `error` says
                     _check_kept(layout, error)
-            if isinstance(error, OSError) and (remedy := _REMEDIES.get(error.errno or 0)):
+            if isinstance(error, OSError) and remedy and error.errno is not None:
                 where = error.filename or layout.root
                 raise RunFailed(
-                    f"{where} cannot be written ({error.strerror}); committed work is kept. {remedy}, and run the "
-                    "same command to resume"
+                    f"{where} cannot be written ({error.strerror}); committed work is kept. {remedy}, and run the same "
+                    "command to resume"
                 ) from error
             raise
 
@@ -205,11 +197,12 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: st
     sources, own = annotations.results()
     decided, findings = decide(settings, work, sources, own)
     layout, units = work.layout, work.units()
-    funnel = summarise(layout, units, work.plan, settings, own)
-    funnel["duplicates"] = findings.counts
-    if checked := work.models.get(EVALUATION):
-        funnel["checked"] = cast(Checked, checked)
-    check_conservation(layout, units, funnel)
+    with said_if_slow(SLOW_S, "still checking that the results hold each row once ...", work.say):
+        funnel = summarise(layout, units, work.plan, settings, own)
+        funnel["duplicates"] = findings.counts
+        if checked := work.models.get(EVALUATION):
+            funnel["checked"] = cast(Checked, checked)
+        check_conservation(layout, units, funnel)
     funnel["left"] = Export(settings, work).make(decided, findings.files)
     count_quarantined(funnel, work.quarantined)
     lock.fence.check()  # if the lease is lost, another run may be writing here
@@ -219,8 +212,10 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: st
     else:
         publish_table(layout.part("dead_letter", "unreadable"), dead_letters)
     results = Results(settings, work, own)
-    results.publish(units, funnel, decided, began)
-    work.find_changed()  # results of a changed input are not published to a hub
+    with said_if_slow(SLOW_S, "still writing the examples, the card and the report ...", work.say):
+        results.publish(units, funnel, decided, began)
+    with said_if_slow(SLOW_S, "still checking whether the input has changed ...", work.say):
+        work.find_changed()  # results of a changed input are not published to a hub
     if settings.publisher and (work.quarantined or work.changed):  # a rerun may add rows
         work.say(f"nothing is published to {settings.publisher.target}: the run is not finished, see below")
     elif settings.publisher:

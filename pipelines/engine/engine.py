@@ -5,21 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from open_diht.common.lease import check_fence, token_of
+from open_diht.common.lease import LeaseLost, check_fence, token_of
 from open_diht.common.naming import counted
-from open_diht.pipelines.engine.jobs import run_name, run_units, worker_log
+from open_diht.pipelines.engine.jobs import WorkerLog, run_name, run_units, worker_log
 from open_diht.pipelines.engine.progress import Count, StageProgress, beats
 from open_diht.pipelines.engine.sharing import Sharing
-from open_diht.pipelines.engine.stage import TRIES, DoUnit, FailedUnit, Failure, Stage, failure, quarantine
+from open_diht.pipelines.engine.stage import (
+    TRIES,
+    UNRECORDED,
+    DoUnit,
+    FailedUnit,
+    Failure,
+    Stage,
+    explained,
+    failure,
+    quarantine,
+)
 from open_diht.pipelines.runners import Backend, Direct
-from open_diht.pipelines.runners.job import WorkerDied
-from open_diht.pipelines.store.commit import RunFailed, read_json, remove, remove_leftovers
+from open_diht.pipelines.runners.job import JobAborted, WorkerDied
+from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json, remove, remove_leftovers
 from open_diht.pipelines.store.layout import Layout, unit_of
 from open_diht.pipelines.store.records import CommitRecord, Vouched, removed
 from open_diht.pipelines.store.storage import FileStamp, each, is_local, stamps
@@ -85,51 +94,67 @@ class Engine:
             for unit in self._failed(stage).keys() & set(mine):  # they get new tries
                 remove(self.layout.failed(stage.name, unit))
             count = _Counter(stage, mine, None if others else total)
-            began, left, tries = time.time(), mine, _Tries()
+            began, left, tries = time.time(), mine, _Tries(stage, mine)
             begun = before = stamps(self.layout.commits(stage.name), ".json")
             progress = contextlib.nullcontext() if quiet else StageProgress(stage.name, count.look, stage.noun)
-            with progress, worker_log(self.layout.scratch / "workers.log"):
+            with progress, worker_log(self.layout.scratch / "workers.log") as log:
                 while left:
-                    for unit in left:  # leave the marks of other units, which may belong to other shards
-                        self.layout.progress(stage.name, unit).unlink(missing_ok=True)
+                    now, rest = tries.divided(left)
+                    self._take_marks(stage, now)
                     try:
                         run_units(
                             stage.name,
-                            left,
+                            now,
                             DoUnit(stage),
                             workers or self.workers,
                             backend=self.backend,
                             todo=self.layout.work,
                             hints=stage.hints,
                         )
-                        break
-                    except WorkerDied as death:
-                        left = self._left_by(death, stage, left, before, tries)
+                        left = rest
+                    except (WorkerDied, JobAborted) as death:
+                        left = rest + self._left_by(death, stage, now, before, tries)
                         before = stamps(self.layout.commits(stage.name), ".json")
+                tries.forget()
                 count.forget()
             self.seconds[stage.name] = round(self.seconds.get(stage.name, 0.0) + time.time() - began, 2)
             found = self._failed(stage)
             failed |= {unit: read_json(self.layout.failed(stage.name, unit)) for unit in mine if unit in found}
-            self._check_done(stage, mine, failed, begun)
+            self._check_done(stage, mine, failed, begun, log)
         self.give_up(failed, fatal)
         return failed
 
+    def _take_marks(self, stage: Stage, units: Collection[str]) -> set[str]:
+        """Delete the marks of units that were running when their worker ended, and return these units. Marks of other
+        units are left, because they may belong to other shards."""
+        marks = self.layout.marks(stage.name)
+        found = stamps(marks, "").keys() & set(units)
+        for unit in found:
+            remove(marks / unit)
+            self.layout.progress(stage.name, unit).unlink(missing_ok=True)
+        return found
+
     def _left_by(
-        self, death: WorkerDied, stage: Stage, todo: Sequence[str], before: Mapping[str, FileStamp], tries: _Tries
+        self,
+        death: WorkerDied | JobAborted,
+        stage: Stage,
+        todo: Sequence[str],
+        before: Mapping[str, FileStamp],
+        tries: _Tries,
     ) -> list[str]:
-        """Return the units left to run after a worker died. A unit has failed if it was running at `TRIES` deaths.
-        Raise WorkerDied after `TRIES` deaths in a row in which no unit was running or done."""
-        marks = self.layout.progress(stage.name, "any").parent
-        # The marks that are left are of the units that were running.
-        under_way = {mark.name for mark in marks.glob("*")} & set(todo)
-        for unit in under_way:
-            (marks / unit).unlink(missing_ok=True)
-            why = f"{death}; signal 9 usually means that memory ran out: use fewer WORKERS, or more memory"
-            tries.of[unit].append(failure("WorkerDied", why))
-            if len(tries.of[unit]) >= TRIES:
-                quarantine(stage, unit, tries.of[unit])
+        """Return the units of a job that are left to run after a worker died. A unit has failed if it was running at
+        `TRIES` deaths. Raise WorkerDied after `TRIES` deaths in a row in which no unit was running or done, and the
+        error of an aborted job at once, which then has another cause."""
         failed = self._failed(stage)
         left = self._uncommitted(stage, [unit for unit in todo if unit not in failed], before)
+        under_way = self._take_marks(stage, left)
+        if not under_way and isinstance(death, JobAborted):
+            raise death
+        said = str(death).removeprefix(f"{stage.name}: ")
+        for unit in under_way:
+            why = f"{said}; signal 9 usually means that memory ran out: use fewer WORKERS, or more memory"
+            if tries.add(unit, failure("WorkerDied", why)):
+                left.remove(unit)
         tries.fruitless = 0 if under_way or len(left) < len(todo) else tries.fruitless + 1
         if tries.fruitless == TRIES:
             raise WorkerDied(
@@ -137,7 +162,7 @@ class Engine:
                 f"{self.layout.scratch / 'workers.log'}); free memory or use fewer WORKERS, then run the same "
                 "command to resume"
             ) from death
-        self.say(f"{stage.name}: {death}; continuing with {counted(len(left), 'unit')}")
+        self.say(f"{stage.name}: {said}; continuing with {counted(len(left), 'unit')}")
         return left
 
     def _failed(self, stage: Stage) -> dict[str, FileStamp]:
@@ -154,7 +179,9 @@ class Engine:
             ours = {unit for unit, record in records if record and record.get("token") == token}
         return [unit for unit in units if unit not in ours]
 
-    def _check_done(self, stage: Stage, units: Sequence[str], failed: Failed, begun: Mapping[str, FileStamp]) -> None:
+    def _check_done(
+        self, stage: Stage, units: Sequence[str], failed: Failed, begun: Mapping[str, FileStamp], log: WorkerLog
+    ) -> None:
         """Raise RunFailed if a unit is neither committed nor failed. `begun` has the stamps of earlier records."""
         check_fence(self.layout.work)
         same = self._uncommitted(stage, [unit for unit in units if unit not in failed], begun)
@@ -165,12 +192,25 @@ class Engine:
         root = self.layout.root
         if not self.layout.plan.exists() and stage.planned:
             raise RunFailed(removed(self.layout))
+        _, found, said = log.last.decode("utf-8", "replace").rpartition(UNRECORDED)
+        why = said.partition("\n")[0] if found else self._cannot_record(stage, left[0])
         room = f", whose disk has {_room(root)}" if is_local(root) else ""
         raise RunFailed(
             f"{counted(len(left), 'unit')} of stage {stage.name} could be neither completed nor recorded as failed in "
-            f"OUTPUT {root}{room}; the first is {left[0]}. Committed work is kept: make room if there is none, and run "
-            "the same command to resume"
+            f"OUTPUT {root}{room}; the first is {left[0]} ({why}). Committed work is kept; run the same command to "
+            "resume"
         )
+
+    def _cannot_record(self, stage: Stage, unit: str) -> str:
+        """Return why no record of a failed unit can be written, as far as this process can tell. Workers on other
+        machines have logs of their own."""
+        try:
+            quarantine(stage, unit, [failure("RunFailed", "its worker could neither complete it nor record why")])
+        except LeaseLost:
+            raise
+        except Exception as error:  # errors of a store's clients have no common base class
+            return explained(error, self.layout.root)
+        return "the log of its worker says why"
 
     def give_up(self, failed: Failed, fatal: bool = False) -> None:
         """Leave failed units (and caption units of failed image units) out of later stages, or raise RunFailed if
@@ -226,14 +266,42 @@ class Engine:
         return self.run(stage, list(self.missing(stage, names)), of=len(names), **how)
 
 
-@dataclass
 class _Tries:
-    """The deaths of workers during one stage."""
+    """The deaths of workers during one stage, with those of earlier runs that ended before the unit did. Deaths are
+    recorded, because on a cluster a run may end with the worker."""
 
-    of: dict[str, list[Failure]] = field(default_factory=lambda: defaultdict(list))
-    """Failed tries of each unit."""
-    fruitless: int = 0
-    """Consecutive deaths without a unit running or done."""
+    def __init__(self, stage: Stage, units: Sequence[str]):
+        self._stage, self._layout = stage, stage.layout
+        folder = self._layout.work / stage.name / "deaths"
+        known = stamps(folder, ".json").keys() & set(units)
+        self._of: dict[str, list[Failure]] = {
+            unit: read_json(self._layout.deaths(stage.name, unit)) or [] for unit in known
+        }
+        self.fruitless = 0
+        """Consecutive deaths without a unit running or done."""
+
+    def divided(self, left: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return the units for the next job, and the others. A last try is made alone, so that no unit fails for the
+        deaths that another one causes in the same process or job."""
+        last = [unit for unit in left if len(self._of.get(unit, ())) >= TRIES - 1]
+        known = set(last)
+        others = [unit for unit in left if unit not in known]
+        return (others, last) if others else (last[:1], last[1:])
+
+    def add(self, unit: str, death: Failure) -> bool:
+        """Record a death at which a unit was running. If that was its last try, quarantine it and return True."""
+        tries = self._of.setdefault(unit, [])
+        tries.append(death)
+        if len(tries) < TRIES:
+            publish_json(self._layout.deaths(self._stage.name, unit), tries)
+            return False
+        quarantine(self._stage, unit, tries)
+        return True
+
+    def forget(self) -> None:
+        """Delete the records: the units are done, or have failed."""
+        for unit in self._of:
+            remove(self._layout.deaths(self._stage.name, unit))
 
 
 def _room(folder: Path) -> str:

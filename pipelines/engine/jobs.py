@@ -6,7 +6,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import selectors
 import sys
+import tempfile
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -20,8 +23,11 @@ from open_diht.common.lease import LeaseLost
 from open_diht.pipelines.runners import Backend, Job, Staged
 from open_diht.pipelines.runners.job import WorkerDied
 from open_diht.pipelines.runners.once import OncePerProcess
-from open_diht.pipelines.store.commit import if_room, publish_json, read_json, remove
+from open_diht.pipelines.store.commit import best_effort, publish_json, read_json, remove
 from open_diht.pipelines.store.storage import StorePath, is_local
+
+_LAST_BYTES = 65_536
+_PRINTED_BYTES = 4_000
 
 
 def run_units(
@@ -87,9 +93,9 @@ def assemble_partitions(
 
 
 def _read_names(names: StorePath) -> list[str]:
-    """Return the unit names, after marking that a worker has begun, unless the disk is full. Raises FileNotFoundError
-    if the file or its folder is missing."""
-    with if_room():
+    """Return the unit names, after marking that a worker has begun. Raises FileNotFoundError if the file or its folder
+    is missing."""
+    with best_effort():
         _begun(names).write_text("", encoding="ascii")
     found: list[str] | None = read_json(names)
     if found is None:
@@ -108,31 +114,83 @@ def _is_there(path: StorePath) -> bool:
     return path.exists()
 
 
-@contextlib.contextmanager
-def worker_log(path: Path) -> Iterator[None]:
-    """Redirect the standard error of this process and of its workers into a file, so that Beam's messages do not
-    disturb the progress line. On an error other than `Staged`, `WorkerDied` and `LeaseLost`, print the last 4,000 bytes
-    written, which usually hold the worker's traceback. Do nothing if standard error has no file descriptor."""
-    try:
-        terminal = os.dup(sys.stderr.fileno())
-    except io.UnsupportedOperation:  # standard error has no file descriptor, as under some test runners
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab", buffering=0) as log:
-        begin = log.tell()
-        sys.stderr.flush()
-        os.dup2(log.fileno(), 2)  # the descriptor itself, which child processes inherit
+class WorkerLog(threading.Thread):
+    """A pipe for the standard error of workers, and the thread that copies it into a file, or into a temporary one if
+    the disk of the file takes no more. A worker that wrote to the file itself would get the error of its disk, and
+    Beam's worker never answers if it cannot print a traceback."""
+
+    def __init__(self, path: Path):
+        super().__init__(daemon=True, name="worker-log")
+        self.path = path
+        self.last = b""
+        """The last bytes written, at most `_LAST_BYTES`."""
+        self._reader, self.pipe = os.pipe()
+        self._ended, self._end = os.pipe()
+        self.start()
+
+    def run(self) -> None:
+        """Copy until `stop` is called and nothing is left."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._reader, selectors.EVENT_READ)
+            selector.register(self._ended, selectors.EVENT_READ)
+            while self._reader in {key.fd for key, _ in selector.select()}:
+                if not (written := os.read(self._reader, 65_536)):
+                    break
+                self._copy(written)
+        for descriptor in (self._reader, self._ended):
+            os.close(descriptor)
+
+    def _copy(self, written: bytes) -> None:
+        self.last = (self.last + written)[-_LAST_BYTES:]
         try:
-            yield
-        except (Staged, WorkerDied, LeaseLost):  # the message suffices; the log may be gone, or be another run's
-            raise
-        except Exception:
-            sys.stderr.flush()
-            if last := path.read_bytes()[begin:][-4_000:]:
-                os.write(terminal, last + f"\n(full log: {path})\n".encode())
-            raise
-        finally:
+            self._append(written)
+        except OSError:
+            with contextlib.suppress(OSError):  # no disk takes it: `last` is all there is
+                handle, name = tempfile.mkstemp(prefix="diht-workers-", suffix=".log")
+                os.close(handle)
+                self.path = Path(name)
+                self._append(written)
+
+    def _append(self, written: bytes) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(written)
+
+    def stop(self) -> None:
+        """Copy what was written so far, and end. Processes that still hold the pipe, such as one that starts workers,
+        cannot keep the thread."""
+        os.close(self.pipe)
+        os.close(self._end)
+        self.join()
+
+
+@contextlib.contextmanager
+def worker_log(path: Path) -> Iterator[WorkerLog]:
+    """Redirect the standard error of this process and of its workers into a file, so that Beam's messages do not
+    disturb the progress line. On an error other than `Staged`, `WorkerDied`, `LeaseLost` and those of a disk, print the
+    last 4,000 bytes written, which usually hold the worker's traceback. Redirect nothing if standard error has no file
+    descriptor."""
+    log = WorkerLog(path)
+    terminal = -1
+    failed = False
+    with contextlib.suppress(io.UnsupportedOperation):  # no file descriptor, as under some test runners
+        terminal = os.dup(sys.stderr.fileno())
+        sys.stderr.flush()
+        os.dup2(log.pipe, 2)  # the descriptor itself, which child processes inherit
+    try:
+        yield log
+    # The message suffices. After a death the log holds only broken connections, after a lost lease nothing of this run.
+    except (Staged, WorkerDied, LeaseLost, OSError):
+        raise
+    except Exception:
+        failed = True
+        raise
+    finally:
+        if terminal >= 0:
             sys.stderr.flush()
             os.dup2(terminal, 2)
+        log.stop()
+        if terminal >= 0:
+            if failed and log.last:
+                os.write(terminal, log.last[-_PRINTED_BYTES:] + f"\n(full log: {log.path})\n".encode())
             os.close(terminal)

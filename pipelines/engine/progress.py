@@ -13,15 +13,16 @@ from typing import Self, TextIO
 
 from open_diht.common.lease import check_fence
 from open_diht.common.progress import EVERY_S, ProgressBar
+from open_diht.pipelines.store.commit import best_effort
 
 
 class Heartbeat:
-    """A file in which a running unit reports its rows done and expected. Unflushed, it may be lost in a crash. Methods
-    that write raise LeaseLost if the file is in an output folder that another run has taken."""
+    """A file in which a running unit reports its rows done and expected. Unflushed, it may be lost in a crash, and if
+    the disk takes no more, nothing is reported. Methods that write raise LeaseLost if the file is in an output folder
+    that another run has taken."""
 
     def __init__(self, path: Path):
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._written, self._of = 0.0, 0
 
     def expect(self, rows: int) -> None:
@@ -36,12 +37,15 @@ class Heartbeat:
 
     def _write(self, rows: int) -> None:
         check_fence(self._path)  # if another run has made the folder again, the file would look like a mark of that run
-        self._path.write_text(f"{rows} {self._of}", encoding="ascii")
+        with best_effort():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(f"{rows} {self._of}", encoding="ascii")
         self._written = time.monotonic()
 
     def end(self) -> None:
         """Delete the file: the unit is committed, and its commit record counts from now on."""
-        self._path.unlink(missing_ok=True)
+        with best_effort():
+            self._path.unlink(missing_ok=True)
 
 
 def beats(folder: Path, units: Collection[str]) -> list[tuple[int, int]]:

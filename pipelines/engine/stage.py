@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -19,10 +19,11 @@ from apache_beam.metrics import Metrics
 from open_diht.common.cpu_time import cpu_seconds
 from open_diht.common.lease import LeaseLost, check_fence, fence_of, set_fence, token_of
 from open_diht.common.plugins import load_plugin, loaded_plugins
+from open_diht.common.stores import in_words
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.manifests import FileChanged
 from open_diht.pipelines.manifests.plan import Plan, load_plan
-from open_diht.pipelines.store.commit import if_room, publish_json, read_json, retract
+from open_diht.pipelines.store.commit import best_effort, publish_json, read_json, remedy_of, retract
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, publish_record
 from open_diht.pipelines.store.storage import StorePath, is_gone, is_local
@@ -32,6 +33,8 @@ TRIES = 3
 changed, one failed try is enough."""
 PAUSES_S = (1.0, 5.0)
 """Seconds before the second and third try, since errors of a disk or a network may pass."""
+UNRECORDED = "open-diht cannot record that a unit failed: "
+"""Words that a worker prints before the reason. If OUTPUT takes no record, only the log can tell the driver."""
 
 METRICS = "diht"
 """Namespace of the metrics that a runner's page shows."""
@@ -202,25 +205,27 @@ class DoUnit(beam.DoFn):
             set_fence(root, self._fence)
         pa.set_cpu_count(1)  # parallelism comes from worker processes
         self._had_plan = not is_gone(self._stage.layout.plan)
+        self._is_stuck = False
         self._stage.setup()
 
     def process(self, unit: str) -> None:
-        if self._is_lost():
+        if self._is_stuck or self._is_lost():
             return  # the driver finds the unit undone and reports why
-        mark = self._stage.layout.progress(self._stage.name, unit)
-        with if_room():
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.touch()  # if the worker dies, the mark that is left tells which unit it was running
+        mark = self._stage.layout.marks(self._stage.name) / unit
         tries: list[Failure] = []
         while True:
             try:
                 check_fence(self._stage.layout.work)
+                with best_effort():
+                    if is_local(mark):
+                        mark.parent.mkdir(parents=True, exist_ok=True)
+                    mark.write_bytes(b"")  # if the worker dies, the mark that is left tells which unit it was running
                 counts = self._stage.do(unit)
                 Metrics.counter(METRICS, "units").inc()
                 for name, count in counts.items():
                     Metrics.counter(METRICS, name).inc(count)
                 break
-            except LeaseLost:  # the driver notices as well; a mark that is left may be the other run's
+            except LeaseLost:  # the driver notices as well, and a mark may be of the run that has the lease
                 return
             except Exception as error:  # recorded and reported; it must not end the other units
                 if self._is_lost():
@@ -228,11 +233,16 @@ class DoUnit(beam.DoFn):
                 tries.append(failure(type(error).__name__, str(error), traceback.format_exc()))
                 if len(tries) == TRIES or isinstance(error, FileChanged):  # a changed file stays changed
                     Metrics.counter(METRICS, "failed_units").inc()
-                    with contextlib.suppress(Exception):  # the driver reports a full disk or a store that is down
+                    try:
                         quarantine(self._stage, unit, tries)
+                    except Exception as why:  # a full disk or a store that is down, which the driver reports
+                        self._is_stuck = True  # the next units would only take time
+                        print(f"{UNRECORDED}{explained(why, self._stage.layout.root)}", file=sys.stderr, flush=True)
                     break
                 time.sleep(PAUSES_S[len(tries) - 1])
-        mark.unlink(missing_ok=True)
+        with best_effort():
+            self._stage.layout.progress(self._stage.name, unit).unlink(missing_ok=True)
+            mark.unlink(missing_ok=True)
 
     def _is_lost(self) -> bool:
         """Return whether the output folder was removed, or taken by another run, while the worker ran."""
@@ -243,13 +253,18 @@ class DoUnit(beam.DoFn):
             check_fence(layout.work)
         except LeaseLost:
             return True
-        except Exception:  # every store has errors of its own; the unit meets them as well, and has several tries
-            if is_local(layout.work):
-                raise
+        except Exception:  # of a disk, or of a store with errors of its own; the unit meets it too, and has several tries
+            return False
         return False
 
     def teardown(self) -> None:
         self._stage.teardown()
+
+
+def explained(error: Exception, root: StorePath) -> str:
+    """Return an error in an output folder as one line, with its remedy if one is known."""
+    remedy = remedy_of(error, root)
+    return f"{in_words(error)}{'. ' if remedy else ''}{remedy}"
 
 
 def failure(error: str, message: str, trace: str = "") -> Failure:

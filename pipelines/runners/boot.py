@@ -13,6 +13,7 @@ file imports Beam and grpc but nothing of this project, which it may have to ins
 """
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -45,7 +46,8 @@ def given_folder() -> str | None:
 def report(worker: str, message: str, kind: str = "failed") -> None:
     """Print an error, and write its message to a file `<kind>-*.txt` in the driver's folder if that is on this machine.
     A worker `failed` to start or `died` with an error."""
-    print(f"boot: worker {worker}: {message}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the disk of a log may be full, and the driver waits for the file
+        print(f"boot: worker {worker}: {message}", file=sys.stderr, flush=True)
     if folder := given_folder():
         handle, name = tempfile.mkstemp(prefix=f".{kind}-", dir=folder)
         with open(handle, "w", encoding="utf-8") as file:

@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from open_diht.common.installation import remedy
 from open_diht.pipelines.runners.beam_options import given, option_values
-from open_diht.pipelines.runners.job import QUIET, Backend, Job, JobFailed, RunnerError, Staged, cancel
+from open_diht.pipelines.runners.job import QUIET, Backend, Job, JobFailed, RunnerError, Staged, cancel, job_error
 from open_diht.pipelines.store.storage import on_this_machine
 
 WORKERS = 32
@@ -109,7 +109,7 @@ class Dataflow(Backend):
             result.wait_until_finish()
         except Exception as error:  # Beam's error of a failed or cancelled job is no RuntimeError
             cancel(result)
-            raise JobFailed(f"{job.label}: the Dataflow job failed: {str(error).strip()[-2_000:]}") from error
+            raise job_error(f"{job.label}: the Dataflow job failed", error) from error
         except BaseException:
             cancel(result)
             raise

@@ -189,7 +189,8 @@ def _work(connection: socket.socket, errors: int) -> NoReturn:
     except Exception:
         traceback.print_exc()
     finally:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
         os._exit(status)  # a regular exit would spend seconds on tearing down modules
 
 

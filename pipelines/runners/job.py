@@ -1,6 +1,7 @@
 """The interface of backends, their jobs and their errors."""
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Protocol
 import apache_beam as beam
 from apache_beam.runners.runner import PipelineResult
 
+_FAILED = re.compile(r"\bstate:? FAILED\b", re.IGNORECASE)
+"""The state of a job in Beam's errors: "failed in state FAILED" of portable runners, "State: FAILED" of Dataflow."""
 QUIET = ("--default_sdk_harness_log_level=ERROR",)
 """Flags of every job, which the user's flags can override. They hide all messages of Beam's workers but errors."""
 
@@ -19,6 +22,10 @@ class RunnerError(ValueError):
 
 class JobFailed(RuntimeError):
     """A job failed. Units done so far are committed; the same command resumes."""
+
+
+class JobAborted(JobFailed):
+    """A runner gave up a job that it had begun, as it does when a worker dies. Units without an end have marks."""
 
 
 class WorkerDied(RuntimeError):
@@ -83,8 +90,16 @@ class Backend(Protocol):
         return None
 
     def run(self, job: Job) -> None:
-        """Run a job to its end. Raise JobFailed, WorkerDied, RunnerError or, on this machine, Beam's RuntimeError.
-        Raise Staged if the job was only staged."""
+        """Run a job to its end. Raise JobFailed (JobAborted if a worker may have died), WorkerDied, RunnerError or, on
+        this machine, Beam's RuntimeError. Raise Staged if the job was only staged."""
+
+
+def job_error(said: str, error: Exception) -> JobFailed:
+    """Return the error of a submitted job: `JobAborted` if it failed, else `JobFailed`, as for a job that the user has
+    cancelled or whose cluster is gone. `said` is the beginning of the message, `error` is Beam's."""
+    text = str(error).strip()
+    kind = JobAborted if _FAILED.search(text) else JobFailed
+    return kind(f"{said}: {text[-2_000:]}")
 
 
 def cancel(result: PipelineResult) -> None:

@@ -36,7 +36,7 @@ from open_diht.common.run_command import ONE_THREAD
 from open_diht.pipelines.options import START_SECONDS
 from open_diht.pipelines.runners import boot
 from open_diht.pipelines.runners.beam_options import given, option_values
-from open_diht.pipelines.runners.job import QUIET, Backend, Job, JobFailed, RunnerError, cancel
+from open_diht.pipelines.runners.job import QUIET, Backend, Job, JobAborted, JobFailed, RunnerError, cancel, job_error
 
 POLL_SECONDS = 0.2
 _PASSED_ON = ("DIHT_OCR_MODELS",)
@@ -163,7 +163,7 @@ def _launcher(folder: Path, python: str) -> Path:
 
 def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float, end_seconds: float) -> None:
     """Wait for the end of a job. Raises JobFailed if it fails, if boot.py reports that a worker did not start, or if
-    the job does not start or end in time."""
+    the job does not start or end in time. It is JobAborted if a worker may have died at a unit."""
     ended, failure = threading.Event(), list[Exception]()
 
     def wait() -> None:
@@ -186,7 +186,7 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float,
             raise JobFailed(f"{job.label}: a worker could not be started: {reports[0].read_text(encoding='utf-8')}")
         if dead and time.time() - dead[0].stat().st_mtime > end_seconds:
             message = dead[0].read_text(encoding="utf-8")
-            raise JobFailed(f"{job.label}: the job failed: {message} (the runner did not end it by itself)")
+            raise JobAborted(f"{job.label}: the job failed: {message} (the runner did not end it by itself)")
         if not started and time.monotonic() - began > start_seconds:
             raise JobFailed(
                 f"{job.label}: no worker started within {start_seconds:.0f} seconds; look at the runner's and the "
@@ -194,7 +194,7 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float,
                 "with --start-timeout"
             )
     if failure:
-        raise JobFailed(f"{job.label}: the job failed: {str(failure[0]).strip()[-2_000:]}") from failure[0]
+        raise job_error(f"{job.label}: the job failed", failure[0]) from failure[0]
 
 
 _RUN_BY_WORKERS = ("common", "filters", "pipelines")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import FOLDER, IndexCounts, Shard
 from open_diht.common.spelling import spelled_option
+from open_diht.common.stores import SLOW_S, said_if_slow
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import INDEX, RunSettings
@@ -85,16 +86,17 @@ class Export:
         if is_same and not work.seconds:
             work.models["subset"] = {"uids": record["uids"]}
             return record.get("left", {})
-        retract(layout.exported)
-        uids = write_subset(layout, work.units(), duplicate_files)
         left: IndexCounts = {}
         listed: list[StorePath] = []
-        if self._images:
-            listed = self._of_indexes if self._leaves else self._of_shards
-            left = self._list(work.alive(decided))
-        work.models["subset"] = {"uids": uids}
-        done = {"fingerprint": fingerprint, "leaves": self._leaves, "uids": uids, "left": left}
-        publish_record(layout, layout.exported, done, [self._subset, *listed])
+        with said_if_slow(SLOW_S, f"still writing {self._subset.name} and the lists of exports ...", work.say):
+            retract(layout.exported)
+            uids = write_subset(layout, work.units(), duplicate_files)
+            if self._images:
+                listed = self._of_indexes if self._leaves else self._of_shards
+                left = self._list(work.alive(decided))
+            work.models["subset"] = {"uids": uids}
+            done = {"fingerprint": fingerprint, "leaves": self._leaves, "uids": uids, "left": left}
+            publish_record(layout, layout.exported, done, [self._subset, *listed])
         work.seconds.setdefault("export", round(time.time() - began, 2))
         return left
 

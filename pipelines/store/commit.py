@@ -20,14 +20,20 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from open_diht.common import files
-from open_diht.common.files import is_temporary, naming, remove_temporaries, sha256_file, sync, temporary_beside
+from open_diht.common.files import (
+    DISK_REMEDIES,
+    is_temporary,
+    naming,
+    remove_temporaries,
+    sha256_file,
+    sync,
+    temporary_beside,
+)
 from open_diht.common.lease import check_fence
 from open_diht.common.stores import create, lacks_conditions
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes, sizes
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a disk that takes no more files or bytes."""
 _TRIES = 3
 """Tries of a request with a condition, since another process (say, a second one of the same shard) may replace the
 object meanwhile."""
@@ -231,14 +237,18 @@ def remove_empty(*folders: StorePath) -> None:
 
 
 @contextmanager
-def if_room() -> Iterator[None]:
-    """Ignore errors of a full disk in the `with` block. Use it when a worker marks what it is running: Beam would wrap
-    such an error, and the unit's own files fail with a better message."""
-    try:
+def best_effort() -> Iterator[None]:
+    """Ignore errors of a disk or a store in the `with` block. Use it for marks and progress, which no result depends
+    on: the unit's own files fail with a better message, and an error in Beam's hands may end all units."""
+    with suppress(Exception):  # errors of a store's clients have no common base class
         yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
+
+
+def remedy_of(error: Exception, root: StorePath) -> str:
+    """Return the remedy for an error when a file of an output folder is written, or "" if none is known."""
+    if isinstance(error, OSError) and (is_local(root) or error.filename):  # a file on a disk
+        return DISK_REMEDIES.get(error.errno or 0, "Allow writing there" if error.errno == errno.EACCES else "")
+    return "Allow writing there, or renew the credentials" if isinstance(error, PermissionError) else ""
 
 
 def retract(record: StorePath) -> None:

@@ -14,7 +14,7 @@ KINDS = ("kept", "rejected", "dead_letter")
 CARD = "README.md"
 """Name of the data set card."""
 CARD_MARK = "<!-- A card of open-diht; without this line it is yours, and the next publication leaves it alone. -->"
-_OF_STAGES = ("commits", "data", "dead", "failed", "progress", "begun")
+_OF_STAGES = ("commits", "data", "dead", "failed", "progress", "begun", "deaths")
 """Subfolders that a stage may have in its folder of `work/`."""
 
 
@@ -75,9 +75,19 @@ class Layout:
         """Return the path of the table of those manifest rows of a unit that could not be read."""
         return self.work / "captions" / "dead" / f"{unit}.parquet"
 
+    def marks(self, stage: str) -> StorePath:
+        """Return the folder with a file for each unit that a worker is running. The driver sees it wherever the worker
+        is."""
+        return self.work / stage / "progress"
+
     def progress(self, stage: str, unit: str) -> Path:
-        """Return the path of the file that marks a unit as running and holds its progress, see `Heartbeat`."""
+        """Return the path of the file with the progress of a running unit, see `Heartbeat`. If the output is on a disk,
+        this is the file in `marks`."""
         return self.scratch / stage / "progress" / unit
+
+    def deaths(self, stage: str, unit: str) -> StorePath:
+        """Return the path of the record of deaths of workers that were running a unit."""
+        return self.work / stage / "deaths" / f"{unit}.json"
 
     def part(self, kind: str, unit: str) -> StorePath:
         """Return the path of a unit's file of results of a kind, one of `KINDS`."""

@@ -63,12 +63,10 @@ def is_local(path: StorePath) -> TypeIs[Path]:
 
 
 def is_gone(path: StorePath) -> bool:
-    """Return whether a file certainly does not exist. It is False if a store does not answer."""
+    """Return whether a file certainly does not exist. It is False if a disk or a store does not answer."""
     try:
         return not path.exists()
     except Exception:  # every store has errors of its own
-        if is_local(path):
-            raise
         return False
 
 

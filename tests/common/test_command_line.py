@@ -1,6 +1,7 @@
 """Words become values, errors one line and a status."""
 
 import argparse
+import errno
 import os
 import sys
 from dataclasses import dataclass
@@ -148,3 +149,24 @@ def test_ranks_and_attempts_of_a_torchrun_print_a_wrong_use_once(tmp_path, monke
     assert capsys.readouterr().err == "error: a\nerror: b\n"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/error.json")  # a user's own
     assert exit_status(Mock(side_effect=WrongUse("a"))) == 2 and capsys.readouterr().err == "error: a\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "Make room"), (errno.EROFS, "Make its file system writable"), (errno.EIO, "Check the disk")],
+)
+def test_a_disk_that_fails_is_one_line_in_every_command(number, remedy, capsys):
+    """Also where nothing but the exit of the command looks: the log of a training, the tables of a selection."""
+
+    def fail() -> int:
+        raise OSError(number, os.strerror(number), "/data/log.jsonl")
+
+    assert exit_status(fail) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: /data/log.jsonl cannot") and remedy in line
+
+    def miss() -> int:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/data/none")
+
+    with pytest.raises(FileNotFoundError):
+        exit_status(miss)

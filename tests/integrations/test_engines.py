@@ -8,16 +8,20 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from open_diht import Cat
 from open_diht.cat import CatBatch
+from open_diht.filters.captions.numpy_spacy.tokenizer import _Generation
 from open_diht.filters.spotting.decode import UnreadableImage, UnreadableImageReason
 from open_diht.filters.spotting.spotter import Spotted, Spotting, TextSpotter
 from tests.tars import tar_of
@@ -422,3 +426,61 @@ def test_webdataset_takes_the_image_members_that_a_run_takes(image, monkeypatch)
     found = names if image is None else ("jpg", "png")
     assert read == [name.encode() for name in found] * 5
     assert stage.reasons == Counter(truncated=len(read), image_not_available=20 - len(read)) - Counter()
+
+
+# ---- exceptions, interrupts and a killed OCR process inside of workers
+class Troubled(CatBatch):
+    """Decides a batch, has two calls fail in the middle and kills the OCR process, then decides the batch again."""
+
+    def __call__(self, batch: Any) -> Any:
+        before = super().__call__(batch)
+        for trouble in (MemoryError, KeyboardInterrupt):
+            words = [f"a zebra chases {os.urandom(4).hex()} ostriches"] * 8
+            with patch.object(_Generation, "add_tokens", side_effect=trouble), suppress(trouble):
+                super().__call__({"text": words, "jpg": [None] * 8})
+                raise AssertionError("the call did not fail")
+        killed = [
+            child for child in psutil.Process().children() if "open_diht.filters.spotting.worker" in child.cmdline()
+        ]
+        assert killed, "no OCR process of this worker"
+        for child in killed:
+            child.kill()
+        after = super().__call__(batch)
+        assert [*after["cat_reason"]] == [*before["cat_reason"]]
+        return after
+
+
+def by_datasets(rows: dict[str, Any], troubled: Troubled) -> Rows:
+    datasets = pytest.importorskip("datasets")
+    return datasets.Dataset.from_dict(rows).map(troubled, batched=True, batch_size=4, num_proc=2)["cat_reason"][:]
+
+
+def by_data_loader(rows: dict[str, Any], troubled: Troubled) -> Rows:
+    data = pytest.importorskip("torch.utils.data")
+    loader = data.DataLoader(range(len(rows["text"])), 4, num_workers=2, collate_fn=partial(decided, rows, troubled))
+    return [reason for batch in loader for reason in batch]
+
+
+def decided(rows: dict[str, Any], troubled: Troubled, indices: list[int]) -> Rows:
+    found: Rows = troubled({name: [values[n] for n in indices] for name, values in rows.items()})["cat_reason"]
+    return found
+
+
+def by_ray(rows: dict[str, Any], troubled: Troubled) -> Rows:
+    with ray_of_two_cores() as ray:
+        numbered = [{"id": n, **{name: rows[name][n] for name in rows}} for n in range(len(rows["text"]))]
+        made = {"fn_constructor_kwargs": {"cat": troubled.cat, "caption": "text", "image": "jpg"}}
+        options = {"batch_format": "pyarrow", "batch_size": 4, "concurrency": 1, **made}
+        found = ray.data.from_items(numbered).map_batches(Troubled, **options).take_all()
+        return [row["cat_reason"] for row in sorted(found, key=lambda row: int(row["id"]))]
+
+
+@pytest.mark.slow
+@pytest.mark.kill
+@pytest.mark.parametrize("engine", [by_datasets, by_data_loader, by_ray])
+def test_after_troubles_inside_of_workers_the_answers_are_those_of_an_undisturbed_process(engine, ocr_models):
+    images = [path.read_bytes() for path in sorted((SAMPLE / "images").glob("overlay_*.jpg"))[:4]]
+    rows = {"text": [*WORDS[:4], *reversed(WORDS[:4])], "jpg": images * 2}
+    expected = Cat()(rows["text"], rows["jpg"]).reason
+    assert None in expected and len(set(expected)) > 2, expected
+    assert engine(rows, Troubled(Cat(), "text", "jpg")) == expected

@@ -256,6 +256,33 @@ def wait_until_stopped(process: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_store_that_denies_writing_in_the_middle_is_named(s3_server, bucket, tsv, captions, forks, command, tmp_path):
+    """The error is the workers' own, and its remedy works."""
+    manifest = tsv(tmp_path / "rows.tsv", [{"caption": f"{text} {n}"} for n in range(40) for text in captions[:50]])
+    arguments = ["--dataset", "custom", "--input", str(manifest), "--output", f"{bucket}/denied"]
+    arguments += ["--stages", "captions,export", "--unit-rows", "200", "--workers", "1"]
+    process = Forked(forks, arguments, REPOSITORY, tmp_path / "said", tmp_path / "errors")
+    while process.poll() is None and not stamps(store_path(f"{bucket}/denied/work/captions/commits"), ".json"):
+        time.sleep(0.05)
+    s3_server.stop()
+    s3_server.start("--readonly")
+    try:
+        assert process.wait() == 1
+        said = (tmp_path / "errors").read_text()
+        (refusal,) = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert "PermissionError: Access" in refusal and "Allow writing there" in refusal, said
+        assert "make room" not in refusal and f"{bucket}/denied" in refusal and "Traceback" not in said, said
+    finally:
+        s3_server.stop()
+        s3_server.start()
+    for left in store_path(f"{bucket}/denied/work/leases").glob("*.json"):
+        left.unlink()  # the run could not remove its own
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
 def test_a_run_in_the_store_equals_one_on_disk(bucket, pairs, paper, tables_of, command, forks, tmp_path):
     manifest = store_path(f"{bucket}/in/pairs.tsv")
     for path in (pairs, *(pairs.parent / "images").iterdir()):

@@ -462,6 +462,18 @@ def test_a_disk_that_fails_in_the_middle_is_one_line(number, remedy, tmp_path, t
     assert filtering(rows, tmp_path / "out", stages=("captions", "export")).funnel["kept"] == 1
 
 
+def test_slow_steps_after_the_last_stage_say_what_they_do(tmp_path, tsv, filtering, monkeypatch):
+    class AtOnce:
+        def __init__(self, seconds: float, say: Any, line: list[str]):
+            self.start, self.cancel = lambda: say(*line), lambda: None
+
+    rows = tsv(tmp_path / "rows.tsv", [{"url": "http://127.0.0.1/1.jpg", "caption": SENTENCE}])
+    monkeypatch.setattr("open_diht.common.stores.threading.Timer", AtOnce)
+    said = filtering(rows, tmp_path / "out", stages=("captions", "export")).said
+    slow = [line.split()[1] for line in said if line.startswith("still ")]
+    assert slow == ["listing", "waiting", "checking", "writing", "writing", "checking"]
+
+
 def test_a_run_needs_weights_before_its_first_stage_and_only_where_images_are_read(
     tmp_path, pairs, tsv, filtering, monkeypatch
 ):

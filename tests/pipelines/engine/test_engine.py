@@ -18,15 +18,15 @@ import pytest
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.engine.engine import Engine, _Counter
 from open_diht.pipelines.engine.progress import Count, Heartbeat
-from open_diht.pipelines.engine.stage import TRIES, Done, DoUnit, Stage
+from open_diht.pipelines.engine.stage import TRIES, UNRECORDED, Done, DoUnit, Stage
 from open_diht.pipelines.manifests.plan import keep_plan, make_plan
-from open_diht.pipelines.runners import Backend, Direct
+from open_diht.pipelines.runners import Backend, Direct, Job, JobFailed
 from open_diht.pipelines.runners.fork_server import ForkServer
-from open_diht.pipelines.runners.job import WorkerDied
+from open_diht.pipelines.runners.job import JobAborted, WorkerDied, job_error
 from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord
-from open_diht.pipelines.store.storage import store_path
+from open_diht.pipelines.store.storage import is_local, stamps, store_path
 from tests.pipelines.conftest import Here
 
 
@@ -154,8 +154,9 @@ def test_the_old_record_of_a_unit_that_could_not_be_extended_is_not_taken_for_do
     assert engine.run(stage, ["a"], of=1) == {} and engine.total("fussy", ["a"]) == 2
 
 
-def test_a_store_that_is_down_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its unit is neither done nor set aside, for no record of that can be written either; the driver says so."""
+def test_a_store_that_is_down_ends_no_worker(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    """Its unit is neither done nor set aside, for no record of that can be written either; the driver says so. The next
+    units are not tried, which would take hours."""
 
     def down(*arguments: Any, **options: Any) -> None:
         raise Exception("no credentials")  # clients' errors are none of Python's
@@ -168,6 +169,9 @@ def test_a_store_that_is_down_ends_no_worker(monkeypatch: pytest.MonkeyPatch) ->
     work.setup()
     work.process(UNITS[0])
     assert not layout.progress("fussy", UNITS[0]).exists()
+    assert capfd.readouterr().err == f"{UNRECORDED}Exception: no credentials\n"
+    monkeypatch.setattr(Fussy, "do", lambda stage, unit: pytest.fail("another unit is tried"))
+    work.process(UNITS[1])
 
 
 @pytest.mark.slow
@@ -194,6 +198,85 @@ def test_a_unit_that_kills_its_workers_is_set_aside_and_the_rest_goes_on(tmp_pat
     engine = Engine(Layout(tmp_path), workers, said.append, backend=Direct())
     again = engine.run(Fussy(Layout(tmp_path), fingerprint="y"), ["killer", *UNITS], of=7, total=7)
     assert set(again) == {"killer"} and _committed(tmp_path) == set(UNITS)
+
+
+@dataclass(frozen=True)
+class Cluster(Here):
+    """A cluster that the unit `killer` takes down, so that the run ends, too."""
+
+    down: Path = field(kw_only=True)
+
+    def run(self, job: Job) -> None:
+        do, names = job.build.keywords["do"], job.build.keywords["names"]  # type: ignore[attr-defined]
+        if self.down.exists():
+            raise JobFailed("fussy: no cluster answers")
+        if "killer" not in read_json(names):
+            super().run(job)
+            return
+        mark = do._stage.layout.marks(do._stage.name) / "killer"
+        if is_local(mark):
+            mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_bytes(b"")
+        self.down.touch()
+        raise job_error("fussy: the job failed", RuntimeError("Pipeline x failed in state FAILED: exit code 137"))
+
+
+@pytest.mark.parametrize("root", ["", "memory://deaths"])
+def test_deaths_are_counted_over_runs_that_end_with_their_cluster(root: str, tmp_path: Path) -> None:
+    """The marks are seen wherever the worker was. The last try of a unit is alone, after the others are done."""
+    layout, down = Layout(store_path(root or str(tmp_path / "out"))), tmp_path / "down"
+    stage, backend = Counting(layout), Cluster(down=down)
+    for _ in range(TRIES - 1):
+        down.unlink(missing_ok=True)
+        with pytest.raises(JobFailed, match="no cluster answers"):
+            Engine(layout, 1, print, backend=backend).run(stage, ["killer", *UNITS], of=7)
+    assert not stamps(layout.commits("fussy"), ".json")
+    down.unlink()
+    failed = Engine(layout, 1, print, backend=backend).run(stage, ["killer", *UNITS], of=7)
+    assert set(failed) == {"killer"} and stamps(layout.commits("fussy"), ".json").keys() == set(UNITS)
+    assert [entry["error"] for entry in failed["killer"]["tries"]] == ["WorkerDied"] * TRIES
+    assert "exit code 137" in failed["killer"]["tries"][0]["message"]
+    assert not stamps(layout.marks("fussy"), "") and not stamps(layout.work / "fussy" / "deaths", ".json")
+
+    down.unlink()
+    with pytest.raises(JobFailed, match="no cluster answers"):  # the next run gives it new tries
+        Engine(layout, 1, print, backend=backend).run(stage, ["killer"], of=7)
+    assert len(read_json(layout.deaths("fussy", "killer"))) == 1
+
+
+@dataclass
+class Counting(Fussy):
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
+        return {"rows": 1}, ()
+
+
+@dataclass(frozen=True)
+class Refusing(Direct):
+    """A cluster on which each job ends before a unit begins."""
+
+    state: str = "FAILED"
+
+    def run(self, job: Job) -> None:
+        raise job_error("fussy: the job failed", RuntimeError(f"Pipeline x failed in state {self.state}: no model"))
+
+
+def test_a_job_that_fails_at_no_unit_is_not_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(JobAborted, match="no model"):
+        _run(tmp_path, UNITS, workers=1, backend=Refusing())
+
+
+def test_a_job_that_the_user_has_cancelled_is_not_tried_again(tmp_path: Path) -> None:
+    mark = Layout(tmp_path).marks("fussy") / UNITS[0]
+
+    class Cancelled(Refusing):
+        def run(self, job: Job) -> None:
+            mark.touch()
+            super().run(job)
+
+    mark.parent.mkdir(parents=True)
+    with pytest.raises(JobFailed, match="CANCELLED"):
+        _run(tmp_path, UNITS, workers=1, backend=Cancelled(state="CANCELLED"))
+    assert read_json(Layout(tmp_path).deaths("fussy", UNITS[0])) is None
 
 
 class KilledServer(ForkServer):

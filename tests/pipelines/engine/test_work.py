@@ -1,9 +1,11 @@
 """A run that somebody disturbs: input that changes, an output folder that goes, a disk that is full."""
 
 import ctypes
+import fcntl
 import os
 import resource
 import shutil
+import struct
 import subprocess
 import threading
 import time
@@ -251,3 +253,81 @@ def test_a_full_disk(run, tmp_path, forks):
     (refusal,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert "make room" in refusal.lower() and str(output) in refusal and "Traceback" not in said, said
     assert not [*output.iterdir()], "it was no file system of its own"
+
+
+# ---- a disk that fails
+_SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN: from then on, all calls give EIO
+_WITHOUT_A_FLUSH = 2
+
+
+def turn_read_only(folder: Path, device: str) -> None:
+    """Report an error of the disk to the kernel, which then makes the file system read-only."""
+    Path("/sys/fs/ext4", device, "trigger_fs_error").write_text("1")
+
+
+def lose(folder: Path, device: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.ioctl(handle, _SHUTDOWN, struct.pack("I", _WITHOUT_A_FLUSH))
+    os.close(handle)
+
+
+FAULTS = {"turn_read_only": "Make its file system writable again", "lose": "Check the disk"}
+
+
+def mount_ext4(image: str, folder: str) -> str:
+    """Mount an image of a file system, and return the name of the device."""
+    subprocess.run(["mount", "-o", "loop,errors=remount-ro", image, folder], check=True)
+    found = subprocess.run(["findmnt", "-n", "-o", "SOURCE", folder], check=True, capture_output=True, text=True)
+    return Path(found.stdout.strip()).name
+
+
+def on_a_disk_that_fails(image: str, output: str, source: str, fault: str) -> None:
+    """A run whose disk fails after the first unit, with workers of Beam; then the same on the disk as it came back."""
+    assert ctypes.CDLL(None).unshare(_NEW_MOUNTS) == 0
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    device = mount_ext4(image, output)
+
+    def fail_after_a_unit() -> None:
+        while not list(Path(output).glob("work/captions/commits/0*.json")):
+            time.sleep(0.005)
+        globals()[fault](Path(output), device)
+
+    thread = threading.Thread(target=fail_after_a_unit)
+    thread.start()
+    words = ["--dataset", "custom", "--input", source, "--output", output, "--stages", "export", "--workers", "2"]
+    assert main([*words, "--unit-rows", "100"]) == 1
+    thread.join()
+    subprocess.run(["umount", output], check=True)
+    mount_ext4(image, output)
+    assert main([*words, "--unit-rows", "100"]) == 0
+    assert read_json(Path(output) / "funnel.json")["kept"] == ROWS
+
+
+@pytest.fixture
+def ext4(tmp_path: Path) -> Path:
+    """An image of a file system of its own; skips where none can be mounted."""
+    image, folder = tmp_path / "disk.img", tmp_path / "probe"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    mount = ["unshare", "--mount", "mount", "-o", "loop", str(image), str(folder)]
+    try:
+        for words in (["mkfs.ext4", "-q", str(image)], mount):
+            subprocess.run(words, check=True, capture_output=True)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no ext4 can be mounted here, which takes root and loop devices: {error}")
+    return image
+
+
+@pytest.mark.slow
+@pytest.mark.kill
+@pytest.mark.timeout(600)  # against the hang that it is about
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_disk_that_fails_ends_the_run_with_its_remedy(fault, ext4, tmp_path, forks):
+    path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
+    output.mkdir()
+    forks.call(__file__, "on_a_disk_that_fails", str(ext4), str(output), str(path), fault, said=tmp_path / "said")
+    said = (tmp_path / "said").read_text()
+    (refusal,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert FAULTS[fault] in refusal and str(output) in refusal, said
+    assert "run the same command to resume" in refusal and "Traceback" not in said, said

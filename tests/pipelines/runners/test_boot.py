@@ -238,3 +238,13 @@ def test_a_worker_does_not_outlive_a_boot_program_that_is_killed(tmp_path: Path)
             return
         time.sleep(0.05)
     pytest.fail("the worker is still there")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_report_reaches_the_driver_where_the_log_is_full(tmp_path: Path) -> None:
+    code = "from open_diht.pipelines.runners import boot; boot.report('1', 'signal 9', 'died')"
+    environment = {**os.environ, boot.FOLDER_VARIABLE: str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    with open("/dev/full", "w", encoding="ascii") as full:
+        subprocess.run([sys.executable, "-c", code], env=environment, stderr=full, check=False)
+    (report,) = tmp_path.glob("died-*.txt")
+    assert report.read_text() == "signal 9"
