@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from open_diht.common.command_line import WrongUse
 from open_diht.common.naming import listing
 from open_diht.common.spelling import spelled_option
 from open_diht.filters import copies
@@ -56,9 +55,8 @@ from open_diht.pipelines.stages.evaluation_sets import (
     normalized,
     table_of_sets,
 )
-from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, stored_rows
-from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
+from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, check_images
 from open_diht.pipelines.store.commit import TableFile, publish_table
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
@@ -125,9 +123,9 @@ class FingerprintStage(SegmentAnnotator):
             return
         if plan is None:
             find_sets(settings.decontaminate)
-        elif not images_at_hand(Layout(settings.output), plan.images or DOWNLOAD in settings.stages):
+        else:
             option = spelled_option("decontaminate", settings.decontaminate)
-            raise WrongUse(f"{option} compares images, and INPUT has none; add download to {spelled_option('stages')}")
+            check_images(settings, plan, option, "leave it out")
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
