@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from open_diht.common.command_line import WrongUse
 from open_diht.common.naming import listing
 from open_diht.common.spelling import spelled_option
 from open_diht.filters import copies
@@ -57,7 +58,7 @@ from open_diht.pipelines.stages.evaluation_sets import (
 )
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, stored_rows
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, check_images
-from open_diht.pipelines.store.commit import TableFile, publish_table
+from open_diht.pipelines.store.commit import RunFailed, TableFile, publish_table
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_table
@@ -142,7 +143,10 @@ class FingerprintStage(SegmentAnnotator):
         """Compare all units with the sets, and return the filter."""
         assert settings.decontaminate is not None
         semantic, rule = encoder_of(settings), settings.preset.evaluation
-        path, sets = table_of_sets(settings.decontaminate, work.layout, semantic, work.say)
+        try:
+            path, sets, unread_of = table_of_sets(settings.decontaminate, work.layout, semantic, work.say)
+        except WrongUse as error:  # the sets were intact when the run began
+            raise RunFailed(f"{error}; committed work is kept. Then run the same command to resume") from error
         own = work.models[FINGERPRINTS]["encoder"]
         embedded = None if semantic is None else (FINGERPRINTS, EMBEDDINGS) if own else (SCORE, IMAGES)
         asked = fingerprint_of(VERSION, path.name, embedded)
@@ -151,7 +155,7 @@ class FingerprintStage(SegmentAnnotator):
         work.complete(stage, work.alive(known), quiet=True)
         compared, unread = (work.total(EVALUATION, work.alive(known), of) for of in ("rows", "unread"))
         work.models[EVALUATION] = {
-            "sets": [asdict(one) for one in sets],
+            "sets": [{**asdict(one), "unread": unread_of[one.name]} for one in sets],
             "rule": {**asdict(rule), "eps": rule.eps if embedded else None},
             "compared": compared - unread,
             "unread": unread,
