@@ -171,7 +171,7 @@ def check_images(settings: RunSettings, plan: Plan, reader: str, otherwise: str)
     Args:
         settings: the run's settings.
         plan: the manifest files.
-        reader: who reads images, for the message.
+        reader: the stage or option that reads images, for the message.
         otherwise: how to run without images, for the message.
 
     Raises:
