@@ -59,11 +59,12 @@ def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) ->
     return tuple(found)
 
 
+_OTHER_OUTPUT = "and choose another OUTPUT or remove this one, which was made from other columns"
 _ADDRESS = "if you trust the server, allow it with --download-allow ADDRESS:PORT"
 _NETWORK = "check that this machine reaches the servers; downloads use no proxy"
 _REMEDIES: dict[str, str] = {
     "image_outside_root": "if you trust the manifest, allow the folder of the images with --images-root FOLDER",
-    Reason.BAD_URL: "name the column of the addresses with --url-column NAME",
+    Reason.BAD_URL: f"name the column of the addresses with --url-column NAME, {_OTHER_OUTPUT}",
     Reason.BLOCKED_PORT: _ADDRESS,
     Reason.BLOCKED_ADDRESS: _ADDRESS,
     Reason.DNS_FAILED: _NETWORK,
@@ -85,7 +86,10 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | 
     rejected, dead = funnel["rejected"], funnel["dead_letter"]["by_error"]
     without = rejected.get(NoCaption.reason, 0)
     if without and without == funnel["rows_in"]:
-        return f"no row of {without:,} has a caption; name the column of the captions with --caption-column NAME"
+        return (
+            f"no row of {without:,} has a caption; name the column of the captions with "
+            f"--caption-column NAME, {_OTHER_OUTPUT}"
+        )
     lost = Counter({reason: rows for reason, rows in rejected.items() if reason in _NO_IMAGE})
     lost.update({error: rows for error, rows in dead.items() if error in _BAD_IMAGE})
     judged = any(
@@ -97,7 +101,7 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | 
         return None
     reason, rows = lost.most_common(1)[0]
     if reason == NOT_AT_HAND:
-        remedy = "name the column of the image files with --image-path-column NAME"
+        remedy = f"name the column of the image files with --image-path-column NAME, {_OTHER_OUTPUT}"
         if work.plan.downloadable():
             remedy = (
                 f"add download to {spelled_option('stages')}, or filter without images with "

@@ -253,7 +253,8 @@ class DoUnit(beam.DoFn):
             check_fence(layout.work)
         except LeaseLost:
             return True
-        except Exception:  # of a disk, or of a store with errors of its own; the unit meets it too, and has several tries
+        # Stores have errors of their own. The unit meets the same error, and has several tries.
+        except Exception:
             return False
         return False
 

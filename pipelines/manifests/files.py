@@ -3,6 +3,7 @@
 A file that changes while it is read would silently mix rows of two versions.
 """
 
+import gzip
 import hashlib
 import io
 import os
@@ -151,14 +152,20 @@ def open_stream(path: str, compression: Compression) -> IO[bytes]:
 
 
 class _Unpacked:
-    """A decompressed stream read in small pieces, because a piece with corrupt data is lost as a whole."""
+    """A decompressed stream read in small pieces, because a piece with corrupt data is lost as a whole. All bytes of a
+    truncated gzip stream, or of one with a wrong checksum, are read before the error is raised."""
 
     def __init__(self, handle: IO[bytes], compression: Compression) -> None:
         self._handle = handle
-        self._stream = pa.input_stream(pa.PythonFile(handle, mode="r"), compression=compression)
+        self._stream: Any
+        if compression == "gzip":
+            self._stream = gzip.GzipFile(fileobj=handle)
+        else:
+            source = pa.PythonFile(handle, mode="r")
+            self._stream = pa.input_stream(source, compression=compression)
 
     def read(self, size: int) -> bytes:
-        return self._stream.read(min(size, _UNPACKED_BYTES))
+        return cast(bytes, self._stream.read1(min(size, _UNPACKED_BYTES)))
 
     def __enter__(self) -> Self:
         return self

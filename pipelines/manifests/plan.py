@@ -14,7 +14,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from open_diht.common.hub import MAIN, SCHEME, HubAddress, client, explained, is_pinned, parse_address
-from open_diht.common.naming import counted
+from open_diht.common.naming import counted, listing
+from open_diht.common.spelling import spelled_option
 from open_diht.common.stores import is_remote, many_at_once
 from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.manifests import (
@@ -140,6 +141,7 @@ def make_plan(
             f"none of {counted(len(unreadable), 'input file')} can be read as {dataset.format}, the format given; the "
             f"first: {in_words(unreadable[0])}. Check the files, and the format of --format or of the data set's file"
         )
+    _check_root_applies(dataset, infos)
     # Roles are resolved file by file, so only different types of a column with a role are an error.
     disagreeing = [difference for difference in check_consistent(infos) if difference.role]
     if disagreeing:
@@ -180,6 +182,21 @@ def make_plan(
         files=tuple(files),
         infos=tuple(infos),
         pins=pins,
+    )
+
+
+def _check_root_applies(dataset: Dataset, infos: Sequence[FileInfo]) -> None:
+    """Raise NoInput if `dataset.images_root` is given, and no manifest has a column of image paths."""
+    if dataset.images_root is None or not infos:
+        return
+    for info in infos:
+        image = info.roles.image
+        if info.roles.image_path is not None or (image and info.column(image).kind == "image"):
+            return
+    raise NoInput(
+        f"--images-root '{dataset.images_root}' has no effect: no column of {infos[0].path} is known to hold image "
+        f"paths; its columns are {listing([column.name for column in infos[0].columns])}. Name the one with the paths: "
+        f"{spelled_option('image-path-column', 'NAME')}, or leave --images-root out"
     )
 
 

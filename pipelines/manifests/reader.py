@@ -30,7 +30,7 @@ from open_diht.pipelines.manifests.types import Batch, Chunk, FileInfo, NoInput,
 from open_diht.pipelines.store.records import fingerprint_of
 
 _CHECKED_ROWS = 1000  # one batch: whether paths lie outside of the folders shows in the first rows or not at all
-VERSION = 1
+VERSION = 2
 """Increase the version when inspecting a file of any format gives another result; see `Format.version`."""
 
 
@@ -147,8 +147,9 @@ def read_images(
 
 
 def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
-    """Raise NoInput if the first rows of a manifest have image paths, and none lies in a folder that may be read. Only
-    the first manifest that has a column of paths and no column of image bytes is checked."""
+    """Raise NoInput if the first rows of a manifest have web addresses instead of image paths, or if they have image
+    paths, and none lies in a folder that may be read. Only the first manifest that has a column of paths and no column
+    of image bytes is checked."""
     info = next((info for info in infos if info.roles.image_path is not None and info.roles.image is None), None)
     if info is None:
         return
@@ -157,8 +158,14 @@ def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
             batch = next(found, None)
         except UnreadableFile:  # the run reports it
             return
-    rows = [] if batch is None else batch.table.column(info.roles.image_path).to_pylist()
+    column = info.roles.image_path
+    rows = [] if batch is None else batch.table.column(column).to_pylist()
     paths = [path for path in rows if is_file_path(path)]
+    if not paths and (urls := [url for url in rows if url and url.strip()]):
+        raise NoInput(
+            f"column '{column}' of {info.path} holds URLs, such as {urls[0]!r}, instead of paths of image files; name "
+            f"it as such: {spelled_option('url-column', column)}"
+        )
     folders = image_folders(info.path, dataset)
     if not paths or any(inside(path, folders) is not None for path in paths):
         return

@@ -49,8 +49,9 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
     A column named by the data set or the user comes first. Otherwise the aliases are tried in order. An alias matches
     in any case, preferring its listed spelling; two equally good matches are refused, except for `captions`. A column
     with an alias of an id or a hash but another type is ignored. Width and height come from the first pair of
-    `SIZE_FAMILIES` of which the file has each name once, and the first text column named image holds paths if no other
-    column does. `images` is true for a file with images outside its columns (members of a tar).
+    `SIZE_FAMILIES` of which the file has each name once. The first text column named image holds paths if no other
+    column does, and if it is not named as the column of the URLs. `images` is true for a file with images outside its
+    columns (members of a tar).
 
     Raise BadSchema, with all problems, for repeated names, too many columns, a needed or named role without a column,
     and a role with two columns or one of the wrong type.
@@ -95,6 +96,8 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
         del found["image"]  # a column of bytes that is named for another role
     elif image in others and image:
         problems.append(BadSchema(f"{path}: column '{image}' cannot be both image and {others[image]}; name another"))
+    if found.get("url") and found["url"] == found.get("image_path") and dataset.roles.image_path is None:
+        del found["image_path"]  # the user says that a column named like paths holds addresses
     for family in SIZE_FAMILIES if "width" not in found else ():
         pair = [[name for name in names if name.casefold() == wanted] for wanted in family]
         if all(len(same) == 1 for same in pair):

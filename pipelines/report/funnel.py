@@ -72,6 +72,7 @@ class CheckedSet(TypedDict):
     images: int
     sha256: str  # changes with the images
     tasks: list[str]  # names of the evaluation's tasks on these images
+    unread: NotRequired[int]  # images that cannot be decoded; outputs of earlier versions have no count
 
 
 class Checked(TypedDict):
@@ -85,7 +86,11 @@ class Checked(TypedDict):
 
 def checked_in_words(checked: Checked) -> str:
     """Return what rows were checked against, in one line."""
-    sets = ", ".join(f"{one['name']} ({counted(one['images'], 'image')})" for one in checked["sets"])
+    sets = ", ".join(
+        f"{one['name']} ({counted(one['images'], 'image')}"
+        + (f", {one['unread']:,} unreadable)" if one.get("unread") else ")")
+        for one in checked["sets"]
+    )
     rule = checked["rule"]
     near = f"near copies up to {rule['distance']} of 128 bits"
     near += "" if rule["eps"] is None else f" or 1 - cosine {rule['eps']:g}"

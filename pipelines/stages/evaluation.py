@@ -56,10 +56,9 @@ from open_diht.pipelines.stages.evaluation_sets import (
     normalized,
     table_of_sets,
 )
-from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, stored_rows
-from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
-from open_diht.pipelines.store.commit import TableFile, publish_table
+from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, check_images
+from open_diht.pipelines.store.commit import RunFailed, TableFile, publish_table
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_table
@@ -125,9 +124,9 @@ class FingerprintStage(SegmentAnnotator):
             return
         if plan is None:
             find_sets(settings.decontaminate)
-        elif not images_at_hand(Layout(settings.output), plan.images or DOWNLOAD in settings.stages):
+        else:
             option = spelled_option("decontaminate", settings.decontaminate)
-            raise WrongUse(f"{option} compares images, and INPUT has none; add download to {spelled_option('stages')}")
+            check_images(settings, plan, option, "leave it out")
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
@@ -144,7 +143,10 @@ class FingerprintStage(SegmentAnnotator):
         """Compare all units with the sets, and return the filter."""
         assert settings.decontaminate is not None
         semantic, rule = encoder_of(settings), settings.preset.evaluation
-        path, sets = table_of_sets(settings.decontaminate, work.layout, semantic, work.say)
+        try:
+            path, sets, unread_of = table_of_sets(settings.decontaminate, work.layout, semantic, work.say)
+        except WrongUse as error:  # the sets were intact when the run began
+            raise RunFailed(f"{error}; committed work is kept. Then run the same command to resume") from error
         own = work.models[FINGERPRINTS]["encoder"]
         embedded = None if semantic is None else (FINGERPRINTS, EMBEDDINGS) if own else (SCORE, IMAGES)
         asked = fingerprint_of(VERSION, path.name, embedded)
@@ -153,7 +155,7 @@ class FingerprintStage(SegmentAnnotator):
         work.complete(stage, work.alive(known), quiet=True)
         compared, unread = (work.total(EVALUATION, work.alive(known), of) for of in ("rows", "unread"))
         work.models[EVALUATION] = {
-            "sets": [asdict(one) for one in sets],
+            "sets": [{**asdict(one), "unread": unread_of[one.name]} for one in sets],
             "rule": {**asdict(rule), "eps": rule.eps if embedded else None},
             "compared": compared - unread,
             "unread": unread,

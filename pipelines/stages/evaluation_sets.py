@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -40,7 +41,7 @@ from open_diht.pipelines.stages.encoding import OK
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import fingerprint_of
-from open_diht.pipelines.store.storage import StorePath
+from open_diht.pipelines.store.storage import StorePath, read_table
 
 EVALUATION = "evaluation"
 """Name of the stage that compares rows with the sets, whose folder has the table."""
@@ -121,13 +122,24 @@ def _reading(word: str) -> AbstractContextManager[None]:
 
 def _of_path(path: Path, word: str) -> EvaluationSet:
     if path.is_dir():
+        _check_readable((file.read_bytes() for file in _files(path)), word)
         state = [(_item(file, path), _sha256(file, stamp_of(file)), _captions_beside(file)) for file in _files(path)]
         return EvaluationSet(path.resolve().name, len(state), fingerprint_of(state))
     if not path.is_file():
         raise WrongUse(f"{spelled_option('decontaminate', word)}: no such folder or file; check the path")
     with pq.ParquetFile(path) as file:
         _columns(file.schema_arrow, word)
+        _check_readable((image for _, _, image, _ in _of_file(path, word)), word)
         return EvaluationSet(path.stem, file.metadata.num_rows, _sha256(path, stamp_of(path)))
+
+
+def _check_readable(images: Iterable[bytes], word: str) -> None:
+    """Raise WrongUse if no image of a set can be decoded, because nothing would be compared with it."""
+    if not any(fingerprints_of(image, copies.variants)["status"] == OK for image in images):
+        raise WrongUse(
+            f"{spelled_option('decontaminate', word)}: there is no image in it that can be read; name a folder or file "
+            "of images, or leave it out"
+        )
 
 
 @cache
@@ -231,9 +243,9 @@ def _of_file(path: Path, word: str) -> Iterator[Row]:
 
 def table_of_sets(
     text: str, layout: Layout, encoder: str | None, say: Callable[[str], None]
-) -> tuple[StorePath, list[EvaluationSet]]:
-    """Return the path of the table of fingerprints, which is made if it is not there, and the sets in it. With
-    `encoder`, a name, images are embedded too."""
+) -> tuple[StorePath, list[EvaluationSet], Counter[str]]:
+    """Return the path of the table of fingerprints, which is made if it is not there, the sets in it, and by the name
+    of a set the number of its images that cannot be decoded. With `encoder`, a name, images are embedded too."""
     sets = find_sets(text)
     identity = find_encoder(encoder).identity() if encoder else None
     name = fingerprint_of(copies.VERSION, [asdict(one) for one in sets], identity)
@@ -249,7 +261,8 @@ def table_of_sets(
                 out.write(table)
         if unread:
             say(f"{counted(unread, 'evaluation image')} cannot be decoded, and are compared by their bytes alone")
-    return path, sets
+    table = read_table(path, ["set", "hashes"])
+    return path, sets, Counter(table.filter(table["hashes"].is_null())["set"].to_pylist())
 
 
 def _table(some: Sequence[Row], model: Encoder | None) -> pa.Table:

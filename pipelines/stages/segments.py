@@ -6,7 +6,7 @@ segment. If it lets fewer rows pass, all results that it needs are there.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count, takewhile
@@ -17,6 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from open_diht.common.command_line import WrongUse
+from open_diht.common.naming import counted, listing
+from open_diht.common.spelling import spelled_option
 from open_diht.filters.base import CaptionFilter
 from open_diht.filters.cascade import KEPT, NotLookedAt, apply_caption_filters
 from open_diht.filters.presets import Preset, load_preset
@@ -27,9 +30,10 @@ from open_diht.pipelines.engine.stage import Done, Records, Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import MissingImage, UnreadableFile
 from open_diht.pipelines.manifests.plan import Plan
+from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.images import DOWNLOAD, images_of, last_of_each, state_of
+from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand, images_of, last_of_each, state_of
 from open_diht.pipelines.store.commit import CorruptRecord, read_json, remove
 from open_diht.pipelines.store.layout import Layout, image_unit_name, place_of, segment_name, unit_of
 from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
@@ -161,6 +165,42 @@ def images_or_reasons(
         yield from ((ordinal, missing) for ordinal in ordinals[done:].tolist())
 
 
+def check_images(settings: RunSettings, plan: Plan, reader: str, otherwise: str) -> None:
+    """Refuse a run that reads images if a manifest has none, since it would reject all rows of that file.
+
+    Args:
+        settings: the run's settings.
+        plan: the manifest files.
+        reader: the stage or option that reads images, for the message.
+        otherwise: how to run without images, for the message.
+
+    Raises:
+        WrongUse: a file has no images, or only URLs that are not downloaded.
+    """
+    layout = Layout(settings.output)
+    downloads = images_at_hand(layout, DOWNLOAD in settings.stages)
+    files = [info for info in plan.infos if info.rows != 0 and not info.images]
+    lacking = [info for info in files if not (downloads and info.roles.url)]
+    if not lacking:
+        return
+    first = lacking[0]
+    more = f" (and {counted(len(lacking) - 1, 'more file')})" if len(lacking) > 1 else ""
+    if first.roles.url is not None:
+        raise WrongUse(
+            f"{reader} reads images, and {first.path}{more} has only their URLs; add download to "
+            f"{spelled_option('stages')}, or {otherwise}"
+        )
+    # The columns are part of what an output was made from.
+    again = f", and another OUTPUT than {layout.root}, or remove that folder" if layout.plan.exists() else ""
+    options = ("image-path-column", "image-column", "url-column")
+    paths, data, urls = (spelled_option(option, "NAME") for option in options)
+    raise WrongUse(
+        f"{reader} reads images, and no column of {first.path}{more} is known to hold any; its columns are "
+        f"{listing([column.name for column in first.columns])}. Name the one with paths of image files ({paths}), "
+        f"their bytes ({data}) or their URLs ({urls}){again}; or {otherwise}"
+    )
+
+
 class SegmentStage(Stage):
     """A stage that keeps results. If other thresholds let more rows pass, the stage processes only the new rows."""
 
@@ -279,6 +319,13 @@ class SegmentAnnotator(SegmentStage, Annotator):
 
     survivors: Survivors
     """The rows that are processed, see `survivors_of`."""
+
+    @classmethod
+    def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+        """Check that every manifest has images. See `Annotator.check`."""
+        if plan is not None and cls.runs(settings):
+            otherwise = f"filter without images: {spelled_option('stages', 'captions,export')}"
+            check_images(settings, plan, f"stage {cls.name}", otherwise)
 
     def candidates(self, unit: str) -> NDArray[np.int64]:
         return self.survivors.ordinals(self.layout, unit, self._plan.image_rows)

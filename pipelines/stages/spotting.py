@@ -81,6 +81,7 @@ class SpottingStage(SegmentAnnotator):
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
         """If the run will read images, check that OCR works, and download missing weights unless a setting names their
         folder. Only the driver does this; workers have weights of their own or report which ones are missing."""
+        super().check(settings, plan, say)
         if plan is None or "spotting" not in settings.stages:
             return
         if not images_at_hand(Layout(settings.output), plan.images or DOWNLOAD in settings.stages):

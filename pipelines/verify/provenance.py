@@ -100,7 +100,8 @@ def evaluation_filter(structure: Structure, run: RunRecord, preset: Preset) -> E
         found.differ("provenance", path, "names another rule of evaluation sets than its preset has")
     encoders = [models.get(name, {}).get("encoder") for name in (FINGERPRINTS, SCORE)] if embedded else []
     identity = next((one for one in encoders if one), None)
-    table = layout.data(EVALUATION, f"sets-{fingerprint_of(copies.VERSION, checked['sets'], identity)}")
+    sets = [{name: value for name, value in one.items() if name != "unread"} for one in checked["sets"]]
+    table = layout.data(EVALUATION, f"sets-{fingerprint_of(copies.VERSION, sets, identity)}")
     if size_of(table) is None:
         what = f"{table.name}, the table of the evaluation sets that it names, is not there"
         found.differ("provenance", path, f"{what}; the sets were altered, or another version has made it")

@@ -33,6 +33,8 @@ def ordinal_of(output: Output, place: Place) -> int | None:
 
 def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
     """Return the place of a row. Return None if the row or its files are missing, or it is being decided again."""
+    if unit not in output.plan:
+        return None
     decided = unit in output.listing().decided
     for end in KINDS if decided else (UNDECIDED,):
         try:

@@ -30,6 +30,7 @@ from open_diht.pipelines.view.query import (
     Query,
     added_columns,
     address_of,
+    check_parameters,
     end_of,
     numeric_columns,
     query_of,
@@ -215,8 +216,10 @@ def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
         raise BadAddress(f"seed {text[:40]!r} is not a whole number of at most nine digits")
     seed = int(text)
     sample, before = bench.sample(seed)
+    controls = controls_of(output.preset, sample)
+    check_parameters(given, ["seed", *(one.key for one in controls)])
     try:
-        preset, wrong = moved(output.preset, given, controls_of(output.preset, sample)), ""
+        preset, wrong = moved(output.preset, given, controls), ""
     except BadValue as error:
         preset, wrong = output.preset, str(error)
     now = before if preset == output.preset else decide(output, sample, preset)

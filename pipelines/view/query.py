@@ -8,7 +8,7 @@ examined.
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from open_diht.common.naming import nearest
 from open_diht.filters.base import Bools
 from open_diht.filters.dedup import COPIES
 from open_diht.filters.output import OURS, SEVERAL
@@ -39,6 +40,14 @@ _NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 
 
 BOUNDS = ("complexity", "overlap", "values")
+_PARAMETERS = (
+    "end",
+    "caption",
+    "read",
+    "column",
+    "from",
+    *(f"{name}_{end}" for name in BOUNDS for end in ("low", "high")),
+)
 _LONGEST = 1_000
 """Maximum number of characters of a text to search for."""
 
@@ -102,13 +111,29 @@ class Place:
     def parse(cls, text: str) -> Self:
         """Parse the text of a place, as `str` writes it. Raise BadAddress for other texts."""
         parts = text.split(".")
-        if len(parts) != 3 or parts[1] not in ENDS or not parts[2].isdecimal() or len(parts[2]) > 12:
+        if (
+            len(parts) != 3
+            or parts[1] not in ENDS
+            or not parts[2].isdecimal()
+            or len(parts[2]) > 12
+            or not parts[0].isprintable()
+        ):
             raise BadAddress(f"{text[:80]!r} is not the place of a row")
         return cls(parts[0], parts[1], int(parts[2]))
 
 
+def check_parameters(given: Mapping[str, str], known: Collection[str]) -> None:
+    """Raise BadAddress for a parameter that a page does not have, because its rows would look like the answer."""
+    for name in given:
+        if name not in known:
+            names = ", ".join(sorted(known))
+            raise BadAddress(f"no parameter {name[:40]!r}{nearest(name, known)}; choose from {names}")
+
+
 def query_of(given: Mapping[str, str], columns: Sequence[str]) -> Query:
-    """Parse the query in an address. Raise BadAddress if a number is invalid, or if there is no such end or column."""
+    """Parse the query in an address. Raise BadAddress if a number is invalid, or if there is no such parameter, end or
+    column."""
+    check_parameters(given, _PARAMETERS)
     end, _, reason = given.get("end", "").partition(":")
     if end and end not in ENDS:
         raise BadAddress(f"rows end as one of {', '.join(ENDS)}, not as {end[:40]!r}")

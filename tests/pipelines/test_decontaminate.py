@@ -19,6 +19,7 @@ from open_diht.filters.evaluation import PIXELS
 from open_diht.pipelines.stages import evaluation_sets
 from open_diht.pipelines.stages.evaluation import FingerprintStage
 from open_diht.pipelines.stages.evaluation_sets import find_sets
+from open_diht.pipelines.store.commit import RunFailed
 from tests.pipelines.conftest import pairs_of
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "images"
@@ -189,11 +190,14 @@ def test_images_of_tasks_that_cannot_be_read_are_one_line(monkeypatch, count, wo
         ("https://example.org/images/", {}, "https://example.org/images/: .*download it first"),
         ("hf://datasets/a/b.yaml", {}, "hf://datasets/a/b.yaml: .*download it first"),
         ("absent.yaml", {}, "absent"),
+        ("set.parquet", {"image": [b"x", None, b""]}, "--decontaminate set.parquet: there is no image in it that can"),
+        ("./none/", {}, "--decontaminate ./none/: there is no image in it that can be read"),
+        ("set.parquet,./empty/", {"image": [IMAGES[0]]}, "--decontaminate ./empty/: there is no image"),
         ("./absent/", {}, "--decontaminate ./absent/: no such folder or file"),
         ("./broken/", {}, "--decontaminate ./broken/: cannot be read .*gone.jpg"),
         (
             "set.parquet,./broken/gone.parquet",
-            {"image": [b"x"]},
+            {"image": [IMAGES[0]]},
             "--decontaminate ./broken/gone.parquet: .*magic bytes",
         ),
     ],
@@ -204,6 +208,10 @@ def test_sets_that_cannot_be_read_are_one_line_before_any_work(tmp_path, monkeyp
     Path("broken").mkdir()
     Path("broken", "gone.jpg").symlink_to("/nowhere.jpg")
     Path("broken", "gone.parquet").write_bytes(b"a file without its end")
+    for folder in ("none", "empty"):
+        Path(folder).mkdir()
+    for name in ("none/1.jpg", "none/2.png"):
+        Path(name).write_bytes(b"no image")
     with pytest.raises(WrongUse, match=named) as caught:
         find_sets(sets)
     assert "\n" not in str(caught.value)
@@ -213,10 +221,27 @@ def test_rows_of_a_set_that_are_damaged_are_one_line(tmp_path):
     path = tmp_path / "set.parquet"
     pq.write_table(pa.table({"image": IMAGES[:2]}), path, compression="none", use_dictionary=False)
     path.write_bytes(b"PAR1" + b"\xff" * 100 + path.read_bytes()[104:])
-    assert find_sets(str(path))[0].images == 2
-    with pytest.raises(WrongUse, match=f"--decontaminate {path}: cannot be read") as caught:
-        list(evaluation_sets._rows(str(path)))
-    assert "\n" not in str(caught.value)
+    for find in (lambda: find_sets(str(path)), lambda: list(evaluation_sets._rows(str(path)))):
+        with pytest.raises(WrongUse, match=f"--decontaminate {path}: cannot be read") as caught:
+            find()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_set_that_is_damaged_during_the_run_ends_it_and_a_repaired_one_resumes(tmp_path, filtering, mine, rows):
+    """The run has begun, so it fails with status 1 instead of claiming that nothing was written."""
+    output, asked = tmp_path / "out", {"decontaminate": f"{mine}/", "stages": STAGES, "unit_rows": 3}
+    content = (mine / "0.png").read_bytes()
+
+    def damage(line: str) -> None:
+        (mine / "0.png").unlink(missing_ok=True)
+        (mine / "0.png").symlink_to("/nowhere.png")
+
+    with pytest.raises(RunFailed, match=r"0\.png.* run the same command to resume"):
+        filtering(rows, output, on_line=damage, **asked)
+    assert (output / "work").exists()
+    (mine / "0.png").unlink()
+    (mine / "0.png").write_bytes(content)
+    assert _evidence(filtering(rows, output, **asked)) == {n: (how, f"{n}.png") for n, how in EXPECTED.items()}
 
 
 @pytest.mark.parametrize(
@@ -255,6 +280,13 @@ def test_a_blank_image_is_a_copy_of_the_same_file_alone(tmp_path, filtering):
     done = filtering(rows, tmp_path / "out", stages=STAGES, decontaminate=f"{tmp_path}/set/")
     assert _evidence(done) == {0: ("same bytes", "blank.png")}
     assert "1 evaluation image cannot be decoded" in " ".join(done.said)
+    for known in (done, filtering(rows, tmp_path / "out", stages=STAGES, decontaminate=f"{tmp_path}/set/")):
+        (about,) = known.funnel["checked"]["sets"]
+        assert (about["images"], about["unread"]) == (2, 1)
+    for page in ("README.md", "report.html"):
+        assert "set (2 images, 1 unreadable)" in (tmp_path / "out" / page).read_text()
+    (of_run,) = json.loads((tmp_path / "out" / "run.json").read_text())["models"]["evaluation"]["sets"]
+    assert of_run == {**about, "tasks": []}
 
 
 def test_rows_without_images_are_refused(tmp_path, filtering, mine):

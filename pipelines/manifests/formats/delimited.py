@@ -113,7 +113,7 @@ class Tsv(_Delimited):
 
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:
         for line in lines:
-            if line.raw not in (b"", b"\r"):
+            if not line.empty:
                 fault = _oversized(line) or _checked(line.raw)
                 yield line.raw, line.end, fault or line.raw.removesuffix(b"\r").decode("utf-8").split("\t")
 
@@ -169,7 +169,9 @@ class _Source:
         return self
 
     def __next__(self) -> str:
-        line = self._waiting.popleft() if self._waiting else next(self._lines)
+        line = self._next()
+        while line.empty and not self.taken:
+            line = self._next()
         self._size = line.size + (self._size if self.taken else 0)
         self.taken.append(line)
         if self._size > MAX_ROW_BYTES:
@@ -177,6 +179,9 @@ class _Source:
         # surrogateescape passes invalid UTF-8 through; the check of the whole record, which has the
         # raw bytes, finds it.
         return line.raw.decode("utf-8", "surrogateescape") + "\n"
+
+    def _next(self) -> Line:
+        return self._waiting.popleft() if self._waiting else next(self._lines)
 
     def back_to_first(self) -> Line:
         """Return the record's first line, and put back its other lines to be read again."""
@@ -270,7 +275,7 @@ def _problems(path: str, compression: Compression, dataset: Dataset, format: _De
     if mark in first and (dataset.delimiter if format.quotes else "\t") not in first:
         found.append(f"{mark!r} separates the columns; pass {_with_mark(mark, format.name)}")
         format, dataset = (Tsv(), dataset) if mark == "\t" else (Csv(), dataset.with_roles(delimiter=mark))
-    lines = [Line(0, row.encode(), len(row)) for row in rows]
+    lines = [Line(0, row.encode(), len(row), empty=not row) for row in rows]
     try:
         if first:
             format.roles(format.head(lines, path, dataset).columns, dataset, path)

@@ -1,5 +1,6 @@
 """Formats that consist of lines, and a reader of lines of any length in bounded memory."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,12 +26,14 @@ from open_diht.pipelines.manifests.types import (
 _HEAD_ROWS = 1000
 _HEAD_BYTES = 4 * 2**20
 _CHUNK_BYTES = 2**20
+# Hundreds of millions of empty lines compress to a megabyte. An object for each would take minutes.
+_EMPTY_LINES = re.compile(rb"(?:\r?\n)+")
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a file. Not keyword-only, since millions are created."""
+    """A line of a file, or consecutive empty lines. Not keyword-only, since millions are created."""
 
     offset: int
     """Offset of its first byte in the uncompressed stream."""
@@ -38,6 +41,8 @@ class Line:
     """The line without line feed and without the file's byte order mark; cut to MAX_RAW_BYTES if oversized."""
     size: int
     """Length in bytes, including the byte order mark but not the line feed."""
+    empty: bool = False
+    """Whether it stands for one or more empty lines. Then `raw` has their ends, except for the last line feed."""
 
     @property
     def end(self) -> int:
@@ -51,16 +56,19 @@ class Line:
 
 
 def lines(stream: IO[bytes], *, start: int = 0, stop: int | None = None) -> Iterator[Line]:
-    """Yield the lines that begin in [start, stop). Lines end with a line feed, which the last may lack. The stream is
-    positioned at `start`. If that is inside a line, the rest of this line is yielded first."""
+    """Yield the lines that begin in [start, stop). Lines end with a line feed, which the last may lack. Consecutive
+    empty lines are mostly yielded as one, which may end after `stop`. The stream is positioned at `start`. If that is
+    inside a line, the rest of this line is yielded first."""
     offset, kept, size = start, b"", 0
     if stop is not None and offset >= stop:
         return
     while chunk := stream.read(_CHUNK_BYTES):
         begin = 0
         while (end := chunk.find(b"\n", begin)) >= 0:
+            empty = None if size else _EMPTY_LINES.match(chunk, begin)
+            end = end if empty is None else empty.end() - 1
             size += end - begin
-            yield _line(offset, _keep(kept, chunk[begin:end], size), size)
+            yield _line(offset, _keep(kept, chunk[begin:end], size), size, empty=empty is not None)
             offset, kept, size, begin = offset + size + 1, b"", 0, end + 1
             if stop is not None and offset >= stop:
                 return
@@ -77,8 +85,9 @@ def _keep(kept: bytes, more: bytes, size: int) -> bytes:
     return kept + more if kept else more
 
 
-def _line(offset: int, raw: bytes, size: int) -> Line:
-    return Line(offset, raw.removeprefix(_BOM) if offset == 0 else raw, size)
+def _line(offset: int, raw: bytes, size: int, empty: bool = False) -> Line:
+    raw = raw.removeprefix(_BOM) if offset == 0 else raw
+    return Line(offset, raw, size, empty or raw in (b"", b"\r"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +208,7 @@ def head_lines(path: str, compression: Compression) -> list[Line]:
     head: list[Line] = []
     with stream:
         for line in until_broken(guarded(path, lines(stream))):
-            if head or line.raw not in (b"", b"\r"):
+            if head or not line.empty:
                 head.append(line)
             if len(head) >= _HEAD_ROWS or line.offset > _HEAD_BYTES:
                 break

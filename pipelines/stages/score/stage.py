@@ -137,6 +137,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
 
     @classmethod
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+        super().check(settings, plan, say)
         if plan is not None or SCORE not in settings.stages:
             return
         if settings.score is None:

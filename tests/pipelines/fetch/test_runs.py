@@ -98,6 +98,13 @@ def test_urls_give_what_images_at_hand_give(web, polite, captions, draw, tsv, tm
 
     at_hand = filtering(with_paths, tmp_path / "at_hand", **more)
     assert not web.asked and "download" not in at_hand.funnel["stages"]
+    with pytest.raises(WrongUse, match="add download to --stages"):
+        filtering(urls, tmp_path / "out", stages=("captions", "spotting", "export"), **more)
+    assert not web.asked and not (tmp_path / "out").exists()
+
+    # The images of rows that an earlier preset rejected were not downloaded.
+    none = {**more, "preset": "captions: {min_complexity: 99}"}
+    filtering(urls, tmp_path / "out", stages=("captions", "download"), **none)
     before = filtering(urls, tmp_path / "out", stages=("captions", "spotting", "export"), **more)
     assert not web.asked and set(before.verdicts().values()) == {"image_not_available", "action", "complexity"}
     assert any("add download to --stages" in line for line in before.said)

@@ -139,12 +139,12 @@ def test_absolute_and_climbing_paths_with_a_root(write: Write, tmp_path: Path) -
         (["file://{tmp}/far/1.jpg"], "--images-root {tmp}/far,"),
         (["s3://bucket/folder/1.jpg"], "--images-root s3://bucket/folder,"),
         (["{tmp}/far/1.jpg", "{tmp}/set/2.jpg"], None),
-        (["", "http://example.org/1.jpg"], None),
+        (["", None], None),
     ],
 )
-def test_paths_that_all_lie_outside_stop_a_run(tmp_path: Path, rows: list[str], remedy: str | None) -> None:
+def test_paths_that_all_lie_outside_stop_a_run(tmp_path: Path, rows: list[str | None], remedy: str | None) -> None:
     (tmp_path / "set").mkdir()
-    rows = [row.format(tmp=tmp_path) for row in rows]
+    rows = [row and row.format(tmp=tmp_path) for row in rows]
     path = parquet_of(tmp_path / "set" / "a.parquet", image_path=rows, caption=["x"] * len(rows))
     infos = [inspect(path, CUSTOM)]
     if remedy is None:
@@ -204,3 +204,11 @@ def test_ordinals_are_checked(write: Write, ordinals: list[int], message: str) -
     path = write("a.tsv", b"image_path\tcaption\n1.jpg\tx\n1.jpg\ty\n")
     with pytest.raises(ValueError, match=message):
         list(read_images(inspect(path, CUSTOM), CUSTOM, ordinals))
+
+
+def test_addresses_in_the_column_of_paths_stop_a_run(write: Write) -> None:
+    path = write("a.jsonl", b'{"caption": "x", "image": ""}\n{"caption": "x", "image": "https://example.org/1.jpg"}\n')
+    with pytest.raises(NoInput, match=r"--url-column image$"):
+        check_image_paths([inspect(path, CUSTOM)], CUSTOM)
+    named = inspect(path, CUSTOM.with_roles(url="image"))
+    assert (named.roles.url, named.roles.image_path, named.images) == ("image", None, False)

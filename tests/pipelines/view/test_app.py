@@ -85,7 +85,12 @@ def test_hostile_captions_are_text(site: str, output: Output) -> None:
         ("/rows?overlap_low=wide", 400, "overlap low is 'wide', which is not a number"),
         ("/rows?column=secret", 400, "no numeric column 'secret'; choose one of n, similarity"),
         ("/rows?from=x.kept.0", 400, "there is no unit 'x'"),
+        ("/rows?captoin=dog", 400, "no parameter 'captoin' (did you mean 'caption'?)"),
         ("/thresholds?seed=-1", 400, "not a whole number"),
+        ("/thresholds?text_spotting.min_scor=1", 400, "did you mean 'text_spotting.min_score'?"),
+        ("/at/%00/0", 404, "There is no such row"),
+        ("/row/%00.kept.0", 400, "is not the place of a row"),
+        ("/image/%00.kept.0", 400, "is not the place of a row"),
     ],
 )
 def test_what_cannot_be_shown_says_why(address: str, status: int, said: str, site: str) -> None:
