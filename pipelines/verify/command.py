@@ -28,6 +28,7 @@ from open_diht.pipelines.datasets import Dataset, DatasetError
 from open_diht.pipelines.manifests import ManifestError, expand_inputs, stamps_of
 from open_diht.pipelines.manifests.files import difference, fingerprint
 from open_diht.pipelines.manifests.plan import Plan
+from open_diht.pipelines.output import Output, plan_of, root_of
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.layout import Layout
@@ -38,7 +39,6 @@ from open_diht.pipelines.verify.options import parse
 from open_diht.pipelines.verify.provenance import RunRecord, check_provenance, evaluation_filter
 from open_diht.pipelines.verify.rows import Rows
 from open_diht.pipelines.verify.structure import Structure, files_of, is_plain
-from open_diht.pipelines.view.output import Output, plan_of, root_of
 
 _MOST = 2**31
 """More rows than a unit has, whatever its record says."""

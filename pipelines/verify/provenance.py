@@ -9,6 +9,7 @@ from typing import Any, TypedDict, cast
 from open_diht.common.naming import counted, listing
 from open_diht.filters import copies
 from open_diht.filters.presets import Preset
+from open_diht.pipelines import output
 from open_diht.pipelines.driver.conservation import Damaged, readable
 from open_diht.pipelines.report.funnel import Checked, checked_in_words
 from open_diht.pipelines.stages.encoding import embedding_of
@@ -21,7 +22,6 @@ from open_diht.pipelines.store.records import fingerprint_of
 from open_diht.pipelines.store.shapes import conforms
 from open_diht.pipelines.store.storage import each, read_table, size_of
 from open_diht.pipelines.verify.structure import Structure
-from open_diht.pipelines.view import output
 
 
 class RunRecord(output.RunRecord):

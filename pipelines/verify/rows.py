@@ -60,9 +60,8 @@ from open_diht.pipelines.stages.spotting import load_records, readings_fingerpri
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import image_unit_name
 from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
-from open_diht.pipelines.store.storage import Row, open_parts
+from open_diht.pipelines.store.storage import Row, open_parts, rows_of
 from open_diht.pipelines.verify.structure import DEAD, KEPT, REJECTED, UNWRITTEN, Structure
-from open_diht.pipelines.view.query import rows_of
 
 # Equal code gives equal words, spans and decisions on every processor; the last bits of scores and boxes may differ.
 ABSOLUTE, RELATIVE = 0.01, 0.001
