@@ -51,6 +51,7 @@ class _Source(TypedDict):
     name: NotRequired[str]
     roles: NotRequired[dict[str, str | list[str] | None]]
     read_as: NotRequired[dict[str, object]]
+    commits: NotRequired[dict[str, str]]
 
 
 class RunRecord(TypedDict):
