@@ -527,7 +527,7 @@ class Structure:
                 again = [{**was, **one} for was, one in zip_longest(record["shards"], now, fillvalue={})]
                 if again != record["shards"] or record["rows"] != sum(one["samples"] for one in again):
                     self.found.differ("structure", path, "lists other shards or samples than its files and kept/ have")
-                shards += again
+                shards += again if leaves else record["shards"]
             except _DAMAGE as error:
                 self.found.differ("structure", path, f"cannot be compared with kept/: {_words(error)}")
         if self._converted:
