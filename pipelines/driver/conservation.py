@@ -127,10 +127,10 @@ def _counted(layout: Layout, unit: str) -> tuple[int, Counter[str]] | Damaged:
 
 
 def columns_of(path: StorePath, *names: str) -> pa.Table:
-    """Return columns of a result file, or empty ones without a file. Raise Damaged."""
+    """Return columns of a result file, by default all, or empty ones without a file. Raise Damaged."""
 
     def read(path: StorePath) -> pa.Table:
-        table = read_table(path, columns=[*names])
+        table = read_table(path, columns=[*names] or None)
         table.validate(full=True)  # text that is not UTF-8 could not be counted
         return table
 

@@ -150,13 +150,7 @@ def make_plan(
             f"the manifests disagree: {disagreeing[0]}{more}; filter them in separate runs, or name the column"
         )
     files = [InputFile(path=i.path, rows=i.rows, bytes=i.bytes, fingerprint=i.fingerprint) for i in infos]
-    roles = dataclasses.asdict(dataset.roles)
-    del roles["captions"]  # outputs of earlier versions keep their fingerprints
-    several = [info.roles.captions for info in infos] if dataset.several_captions else []
-    usual = {("delimiter", ","), ("caption_list", "first")}  # left out for the same reason
-    unusual = sorted({("delimiter", dataset.delimiter), ("caption_list", dataset.caption_list)} - usual)
-    identity = [files, unreadable, roles, dataset.columns, dataset.header, dataset.format, *several, *unusual]
-    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    fingerprint = input_fingerprint(dataset, files, unreadable, infos)
     # An unchanged input keeps its units, whatever `cores` and `unit_rows` are now.
     if kept is not None and kept.fingerprint == fingerprint:
         return dataclasses.replace(kept, infos=tuple(infos))
@@ -198,6 +192,19 @@ def _check_root_applies(dataset: Dataset, infos: Sequence[FileInfo]) -> None:
         f"paths; its columns are {listing([column.name for column in infos[0].columns])}. Name the one with the paths: "
         f"{spelled_option('image-path-column', 'NAME')}, or leave --images-root out"
     )
+
+
+def input_fingerprint(
+    dataset: Dataset, files: Sequence[InputFile], unreadable: Sequence[Broken], infos: Sequence[FileInfo]
+) -> str:
+    """Return `Plan.fingerprint`. Entries of `files` must not have `urls_only` yet."""
+    roles = dataclasses.asdict(dataset.roles)
+    del roles["captions"]  # outputs of earlier versions keep their fingerprints
+    several = [info.roles.captions for info in infos] if dataset.several_captions else []
+    usual = {("delimiter", ","), ("caption_list", "first")}  # left out for the same reason
+    unusual = sorted({("delimiter", dataset.delimiter), ("caption_list", dataset.caption_list)} - usual)
+    identity = [files, unreadable, roles, dataset.columns, dataset.header, dataset.format, *several, *unusual]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _kept(output: StorePath) -> Plan | None:

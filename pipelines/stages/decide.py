@@ -147,14 +147,14 @@ class DecideStage(Stage):
                     if len(gone) and records is not None and found is not None:
                         theirs = records.take(pa.array(found[gone]))
                         why = zip(theirs["status"].to_pylist(), theirs["message"].to_pylist(), strict=True)
-                        lose("spotting", _dead_letters(rows.take(pa.array(gone)), span.path, unit, "spotting", why))
+                        lose("spotting", dead_letters(rows.take(pa.array(gone)), span.path, unit, "spotting", why))
                     self._count(tally, rows, decisions)
                     heartbeat.beat(done)
             except UnreadableFile as error:
                 # Images are in separate pages, which may be damaged while those of the captions are intact.
                 for rest in (*lost, *annotations.rest()):
                     same = repeat((error.error, error.message), rest.num_rows)
-                    lose("manifest", _dead_letters(rest, error.path, unit, "manifest", same))
+                    lose("manifest", dead_letters(rest, error.path, unit, "manifest", same))
                     if several:
                         tally.captions[DEAD] += captions_in(rest)
             else:
@@ -206,7 +206,7 @@ class DecideStage(Stage):
             tally.example(reason, uid, ordinal, self.examples)
 
 
-def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterable[tuple[str, str]]) -> pa.Table:
+def dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterable[tuple[str, str]]) -> pa.Table:
     """Return dead letters for rows that cannot be decided or written. `why` has the error and message of each row."""
     known = rows.select(["ordinal", "uid", "caption"]).to_pylist()
     where = {"file": path, "unit": unit, "stage": stage}

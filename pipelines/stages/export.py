@@ -3,7 +3,7 @@
 import posixpath
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import FOLDER, IndexCounts, Shard
@@ -122,17 +122,11 @@ class Export:
         records = self.work.records("export", units)
         shards: list[Shard] = [shard for _, record in records for shard in record["shards"]]
         self._remove_indexes(but=[shard["shard"] for shard in shards] if self._leaves else ())
-        samples = sum(shard["samples"] for shard in shards)
         manifest, *sizes = self._of_indexes if self._leaves else self._of_shards
-        publish_json(manifest, {"samples": samples, "shards": shards})
-        for path in sizes:  # open_clip looks for this file
-            publish_json(path, {shard["shard"]: shard["samples"] for shard in shards})
-        if not self._leaves:
-            return {}
-        left_out: Counter[str] = Counter()
-        for shard in shards:
-            left_out.update(shard["left_out"])
-        return {"shards": len(shards), "samples": samples, "left_out": dict(sorted(left_out.items()))}
+        listed = [manifest_of(shards), sizes_of(shards)]
+        for path, content in zip((manifest, *sizes), listed, strict=False):  # indexes have no sizes
+            publish_json(path, content)
+        return counts_of(shards) if self._leaves else {}
 
     def _remove_shards(self, but: Collection[str] = ()) -> None:
         """Remove the shards of the plan's units, and the stage's records except those of units in `but`."""
@@ -155,3 +149,22 @@ class Export:
 
 def _unit_of(shard: StorePath) -> str:
     return shard.name.rpartition("-")[0]
+
+
+def manifest_of(shards: Sequence[Shard]) -> dict[str, object]:
+    """Return the content of `manifest.json` for shards or indexes."""
+    return {"samples": sum(shard["samples"] for shard in shards), "shards": [*shards]}
+
+
+def sizes_of(shards: Sequence[Shard]) -> dict[str, int]:
+    """Return the content of `sizes.json`, which open_clip looks for."""
+    return {shard["shard"]: shard["samples"] for shard in shards}
+
+
+def counts_of(indexes: Sequence[Shard]) -> IndexCounts:
+    """Return the counts of an export that indexes the input's tars."""
+    left_out: Counter[str] = Counter()
+    for index in indexes:
+        left_out.update(index["left_out"])
+    samples = sum(index["samples"] for index in indexes)
+    return {"shards": len(indexes), "samples": samples, "left_out": dict(sorted(left_out.items()))}

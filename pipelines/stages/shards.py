@@ -78,7 +78,7 @@ class ExportStage(Stage):
     noun = "images"
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
-        kept, ordinals = _members(self.layout, unit)
+        kept, ordinals = exported_rows(self.layout, unit)
         heartbeat.expect(len(ordinals))
         shards: list[Shard] = []
         for number, first in enumerate(range(0, len(ordinals), PER_SHARD)):
@@ -107,16 +107,31 @@ class ExportStage(Stage):
                 if isinstance(image, MissingImage):
                     continue
                 try:
-                    ending, content = _member(image)
+                    members = members_of(row, ordinal, image)
                 except BadImage:
                     continue
-                key = f"{row['uid']}-{ordinal:06d}"  # rows may share a uid, but keys in a shard must differ
-                _add(tar, f"{key}.{ending}", content)
-                _add(tar, f"{key}.txt", row["caption"].encode("utf-8", "replace"))
-                meta = {**_finite(row), "ordinal": ordinal, "key": key}
-                _add(tar, f"{key}.json", json.dumps(meta, ensure_ascii=False).encode("utf-8", "replace"))
+                for name, content in members:
+                    _add(tar, name, content)
                 samples += 1
         return samples
+
+
+def key_of(row: Row, ordinal: int) -> str:
+    """Return the key of a sample. Rows may share a uid, but keys in a shard must differ."""
+    return f"{row['uid']}-{ordinal:06d}"
+
+
+def members_of(row: Row, ordinal: int, image: bytes) -> list[tuple[str, bytes]]:
+    """Return the name and content of each member of a sample. `row` is a row of `exported_rows`. Raise BadImage if the
+    image cannot be opened safely."""
+    ending, content = image_member(image)
+    key = key_of(row, ordinal)
+    meta = {**_finite(row), "ordinal": ordinal, "key": key}
+    return [
+        (f"{key}.{ending}", content),
+        (f"{key}.txt", row["caption"].encode("utf-8", "replace")),
+        (f"{key}.json", json.dumps(meta, ensure_ascii=False).encode("utf-8", "replace")),
+    ]
 
 
 def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
@@ -129,7 +144,7 @@ def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
     return [{**row, "ordinal": ordinal} for row, ordinal in zip(kept, ordinals, strict=True)]
 
 
-def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
+def exported_rows(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
     """Return the content of each survivor's .json without `key` and `ordinal`, and the ordinals of the survivors. The
     content has the columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. Manifest
     columns named `key`, `ordinal` or `_extra` are renamed, because samples and readers add columns with these names."""
@@ -176,7 +191,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-def _member(image: bytes) -> tuple[str, bytes]:
+def image_member(image: bytes) -> tuple[str, bytes]:
     """Return the extension and content of an image's member. The image is stored unchanged, or as a PNG of its first
     frame if loaders would not know the format. Raises BadImage if it cannot be opened safely."""
     ending = _AS_IT_IS.get(open_image(image, _LIMITS).image.format or "")

@@ -6,7 +6,7 @@ tars, named after the first of their caption units that has not failed.
 """
 
 import posixpath
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -120,33 +120,41 @@ class KeptIndexStage(Stage):
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         index = read_index(self.layout.index(unit))
-        chosen: dict[int, str] = {}
-        rows, left_out = 0, {UNUSABLE: 0, OTHER_CAPTION: 0}
-        for other in self._units_of[span.path]:
-            places = index.rows_between(other.span.start, other.span.stop)
-            for row in kept_rows(self.layout, other.name, ("uid", "caption")):
-                rows, place = rows + 1, int(places[row["ordinal"]])
-                if place < 0:
-                    left_out[UNUSABLE] += 1
-                elif index.rows[place]["caption_hash"] != caption_hash(row["caption"].encode("utf-8", "replace")):
-                    left_out[OTHER_CAPTION] += 1
-                else:
-                    chosen[place] = row["uid"]
-            heartbeat.beat(rows)
-        kept = part_of(index, np.array([*chosen], np.int64), [*chosen.values()])
+        kept, shard = kept_samples(self.layout, index, self._units_of[span.path], heartbeat.beat)
         path = kept_index(self.layout, index.name)
         with published(path) as temporary:
             write(kept, temporary)
-        shard: Shard = {
-            "shard": index.name,
-            "path": span.path,
-            "rows": rows,
-            "samples": len(chosen),
-            "sha256": index.sha256,
-            "left_out": {why: count for why, count in left_out.items() if count},
-        }
-        record: ExportRecord = {"rows": len(chosen), "shards": [shard]}
+        record: ExportRecord = {"rows": shard["samples"], "shards": [shard]}
         return record, [path]
+
+
+def kept_samples(
+    layout: Layout, index: ShardIndex, units: Sequence[Unit], beat: Callable[[int], None] = lambda rows: None
+) -> tuple[ShardIndex, Shard]:
+    """Return the index of the survivors of a tar, and its entry in the record. `index` is that of all its samples, and
+    `units` are its units. `beat` receives the number of survivors looked up so far."""
+    chosen: dict[int, str] = {}
+    rows, left_out = 0, {UNUSABLE: 0, OTHER_CAPTION: 0}
+    for unit in units:
+        places = index.rows_between(unit.span.start, unit.span.stop)
+        for row in kept_rows(layout, unit.name, ("uid", "caption")):
+            rows, place = rows + 1, int(places[row["ordinal"]])
+            if place < 0:
+                left_out[UNUSABLE] += 1
+            elif index.rows[place]["caption_hash"] != caption_hash(row["caption"].encode("utf-8", "replace")):
+                left_out[OTHER_CAPTION] += 1
+            else:
+                chosen[place] = row["uid"]
+        beat(rows)
+    shard: Shard = {
+        "shard": index.name,
+        "path": units[0].span.path,
+        "rows": rows,
+        "samples": len(chosen),
+        "sha256": index.sha256,
+        "left_out": {why: count for why, count in left_out.items() if count},
+    }
+    return part_of(index, np.array([*chosen], np.int64), [*chosen.values()]), shard
 
 
 def kept_index(layout: Layout, tar: str) -> StorePath:

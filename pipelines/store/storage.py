@@ -16,8 +16,10 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from upath import UPath
 
 from open_diht.common.stores import in_words, is_of_store, many_at_once, stamp_of, translated
@@ -130,6 +132,19 @@ def row_groups(
                 if known is not None and known.has_min_max and not (known.min < stop and known.max >= first):
                     continue
             yield file.read_row_group(group, columns=columns)
+
+
+def rows_of(file: pq.ParquetFile, places: NDArray[np.int64], columns: list[str] | None) -> Iterator[tuple[int, Row]]:
+    """Yield (place, row) for rows of a file. Only row groups that contain such a row are read."""
+    first = 0
+    for group in range(file.num_row_groups):
+        stop = first + file.metadata.row_group(group).num_rows
+        mine = places[(places >= first) & (places < stop)].tolist()
+        table = file.read_row_group(group, columns=columns) if mine else pa.table({})
+        for index in mine:
+            (row,) = table.slice(index - first, 1).to_pylist()
+            yield index, row
+        first = stop
 
 
 def read_bytes(path: StorePath) -> bytes:

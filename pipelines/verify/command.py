@@ -13,8 +13,10 @@ import json
 import posixpath
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,17 +30,17 @@ from open_diht.pipelines.datasets import Dataset, DatasetError
 from open_diht.pipelines.manifests import ManifestError, expand_inputs, stamps_of
 from open_diht.pipelines.manifests.files import difference, fingerprint
 from open_diht.pipelines.manifests.plan import Plan
+from open_diht.pipelines.output import Output, plan_of, root_of
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import is_locked
-from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, is_local, store_errors
+from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, is_local, size_of, store_errors
 from open_diht.pipelines.verify.findings import Findings
 from open_diht.pipelines.verify.options import parse
 from open_diht.pipelines.verify.provenance import RunRecord, check_provenance, evaluation_filter
 from open_diht.pipelines.verify.rows import Rows
 from open_diht.pipelines.verify.structure import Structure, files_of, is_plain
-from open_diht.pipelines.view.output import Output, plan_of, root_of
 
 _MOST = 2**31
 """More rows than a unit has, whatever its record says."""
@@ -78,12 +80,11 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
     with store_errors(root, WrongUse, SEE_TO_OUTPUT):
         if is_local(root):
             files_of(root, found)
-        if not found.differences:  # else the plan may be a pipe
-            plan = plan_of(layout)
-            for name in (unit.name for unit in plan.units if not is_plain(unit.name)):
-                found.differ("structure", layout.plan, f"names unit {name!r}, whose files would not be in the output")
         if found.differences:
             found.skip("everything else: no file is opened where one may be none, or lead out of the output")
+            return found
+        if (plan := _plan(layout, found)) is None:
+            found.skip("everything else: without its plan, nothing says which rows and files an output has")
             return found
         if is_locked(layout):
             raise WrongUse(f"a run is working in {root}, and changes its files; verify it once the run has ended")
@@ -91,15 +92,17 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
     with store_errors(root, RunFailed, "run the same command again once it answers"):
         structure = Structure(layout, plan, files, found)
         run, settings, rows = structure.record(root / "run.json", RunRecord), None, None
-        if run is not None:
-            output = Output(root, remedy="restore run.json, or verify with the version that has written it")
-            check_provenance(structure, run)
+        output = _output(root, run, options.plugin, found)
+        if output is None:
+            found.skip("decisions, columns and the input: run.json does not say how they were made")
+        else:
+            check_provenance(structure, run, output.dataset, output.preset)
             dataset = output.dataset.with_roles(images_root=options.images_root)
             settings = RunSettings(
                 dataset=dataset, input="", output=root, preset=output.preset, stages=tuple(run["stages"])
             )
             evaluation = evaluation_filter(structure, run, output.preset)
-            rows = Rows(structure, settings, run["models"], evaluation, _where(plan, dataset, options.input, found))
+            rows = Rows(structure, settings, run, evaluation, _where(plan, dataset, options.input, found))
         good = {unit: min(max(record["good"], 0), _MOST) for unit, record in structure.annotated.items()}
         first, found.rows = 0, sum(good.values())
         size = min(options.sample, found.rows)
@@ -111,8 +114,39 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
                 rows.check(unit, table, np.asarray(table["ordinal"])[places[places < table.num_rows]])
         if rows is not None:
             rows.close(sum(count for unit, count in good.items() if unit in rows.readable))
-        structure.check(settings)
+        structure.check(settings, run["models"] if run else {}, rows.images if rows else {})
     return found
+
+
+def _plan(layout: Layout, found: Findings) -> Plan | None:
+    """Return the plan of an output, or report what is wrong with it. Raise WrongUse if there is none."""
+    try:
+        plan, ends, wrong = plan_of(layout), defaultdict[str, int](int), ""
+        for unit in plan.units:
+            if not is_plain(unit.name):
+                wrong = f"names unit {unit.name!r}, whose files would not be in the output"
+            elif unit.span.start != ends[unit.span.path] or unit.span.stop < unit.span.start:
+                wrong = f"cuts {unit.span.path} at {unit.span.start}, where no unit ends"
+            ends[unit.span.path] = unit.span.stop
+    except (WrongUse, TypeError) as error:
+        if size_of(layout.plan) is None:
+            raise
+        plan, wrong = None, f"cannot be read: {error}"
+    if wrong:
+        found.differ("structure", layout.plan, wrong)
+    return None if wrong else plan
+
+
+def _output(root: StorePath, run: Any, plugins: Sequence[str], found: Findings) -> Output | None:
+    """Return the reader of an output. Report settings in run.json that cannot be read, and return None."""
+    try:
+        if run is not None:
+            return Output(root, remedy="restore run.json, or verify with the version that has written it")
+    except (WrongUse, BadPreset, DatasetError) as error:
+        if {*run.get("plugins", ())} - {*plugins}:
+            raise
+        found.differ("provenance", root / "run.json", str(error).removeprefix(f"{root / 'run.json'}: "))
+    return None
 
 
 def _common_end(one: str, other: str) -> int:

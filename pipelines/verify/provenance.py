@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast, get_args
 
+from open_diht.common.fields import BadValue
 from open_diht.common.naming import counted, listing
 from open_diht.filters import copies
 from open_diht.filters.presets import Preset
+from open_diht.filters.spotting.settings import Alphabet, SpotterSettings
+from open_diht.pipelines import output
+from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.driver.conservation import Damaged, readable
+from open_diht.pipelines.manifests.plan import input_fingerprint
+from open_diht.pipelines.manifests.types import InputFile
 from open_diht.pipelines.report.funnel import Checked, checked_in_words
 from open_diht.pipelines.stages.encoding import embedding_of
 from open_diht.pipelines.stages.evaluation import FINGERPRINTS, EvaluationFilter
 from open_diht.pipelines.stages.evaluation_sets import EVALUATION
 from open_diht.pipelines.stages.images import DOWNLOAD, state_of
 from open_diht.pipelines.stages.score.stored import SCORE
+from open_diht.pipelines.stages.spotting import readings_fingerprint
 from open_diht.pipelines.store.layout import unit_of
 from open_diht.pipelines.store.records import fingerprint_of
 from open_diht.pipelines.store.shapes import conforms
 from open_diht.pipelines.store.storage import each, read_table, size_of
 from open_diht.pipelines.verify.structure import Structure
-from open_diht.pipelines.view import output
+
+UNRECORDED = (
+    "command, times, versions, runner and plugins in run.json, and seconds, examples, labels and explanations in "
+    "funnel.json: nothing else records them"
+)
+"""Line of the text about facts that are never checked."""
 
 
 class RunRecord(output.RunRecord):
     """The fields of `run.json` that are compared."""
 
     models: dict[str, dict[str, Any]]
-    versions: dict[str, str]
     files: list[dict[str, object]]
     plan: dict[str, object]
+    export: NotRequired[str]
 
 
 class _Downloaded(TypedDict):
@@ -48,16 +62,31 @@ class _Compared(TypedDict):
     unread: int
 
 
-def check_provenance(structure: Structure, run: RunRecord) -> None:
-    """Compare run.json with the plan, the results, and the fingerprints of all annotations."""
+def check_provenance(structure: Structure, run: RunRecord, dataset: Dataset, preset: Preset) -> None:
+    """Compare run.json with the plan, the results, and the fingerprints of all annotations. `dataset` and
+    `preset` are those of run.json."""
     layout, plan, funnel, found = structure.layout, structure.plan, structure.funnel, structure.found
     path, models = layout.root / "run.json", run["models"]
     if run["files"] != list(plan.files) or run["plan"] != {"fingerprint": plan.fingerprint, "units": len(plan.units)}:
         found.differ("provenance", path, "names another plan or other input files than work/plan.json")
-    if funnel and (funnel["preset"], funnel["stages"]) != (run["preset"].get("name"), run["stages"]):
-        found.differ("provenance", path, "names another preset or other stages than funnel.json")
-    facts = ", ".join(f"{name} {one}" for name, one in run["versions"].items())
-    found.checked.append(("provenance", f"preset {run['preset'].get('name')}, plan and input of run.json; {facts}"))
+    bare = [cast(InputFile, {**one, "urls_only": None}) for one in plan.files]
+    for one in bare:
+        del one["urls_only"]
+    if plan.infos and input_fingerprint(dataset, bare, plan.unreadable, plan.infos) != plan.fingerprint:
+        what = "has another fingerprint than its files have, read as run.json says; one of the two was altered"
+        found.differ("provenance", layout.plan, what)
+    source = run["dataset"]
+    if source.get("commits", {}) != dict(plan.pins):
+        found.differ("provenance", path, "names other commits of the input than work/plan.json")
+    for name, stated, now in (
+        ("dataset", funnel and funnel["dataset"], source.get("name")),
+        ("preset", funnel and funnel["preset"], run["preset"].get("name")),
+        ("stages", funnel and funnel["stages"], run["stages"]),
+    ):
+        if funnel and stated != now:
+            found.differ("provenance", path, f"names another {name} than funnel.json: {now}, and {stated}")
+    found.checked.append(("provenance", f"preset {run['preset'].get('name')}, plan and input of run.json"))
+    found.skip(UNRECORDED)
     captions = models.get("captions", {})
     full = {name: value for name, value in captions.items() if name != "lean"}  # which a lean run takes as well
     expected = {"captions": {fingerprint_of(captions), fingerprint_of(full)}}
@@ -72,14 +101,32 @@ def check_provenance(structure: Structure, run: RunRecord) -> None:
                 path = layout.commit(DOWNLOAD, name)
                 downloads = state_of(structure.record(path, _Downloaded) if name in downloaded else None)
                 expected[stage] = {embedding_of(models.get(SCORE, {}).get("fingerprint", ""), downloads)}
-            # run.json does not have all settings of the OCR, but all units must share them.
             made = str(record.get("fingerprint"))
             if made not in expected.setdefault(stage, {made}):
                 what = "was annotated by another model, version or setting than run.json or the other units have"
                 found.differ("provenance", layout.commit(stage, name), what)
-        if stage in models:
+        if stage == "spotting" and not expected.get(stage, set()) <= _readings(preset, models.get(stage, {})):
+            found.skip(
+                f"{stage} in run.json: with these facts and the settings of this version, the stored readings have "
+                "another fingerprint; the run had settings of its own or another version, or run.json was altered"
+            )
+        elif stage in models:
             facts = ", ".join(f"{fact} {one}" for fact, one in models[stage].items())
             found.checked.append(("provenance", f"{stage} of all units by {facts}"))
+
+
+def reader_settings(preset: Preset, reader: Mapping[str, Any]) -> list[SpotterSettings]:
+    """Return the settings that a run may have had for OCR. run.json does not have the alphabet. Raise BadValue."""
+    given = {name: reader[name] for name in ("engine", "precision") if name in reader}
+    return [preset.ocr.settings(reader.get("effort"), one, **given).resolved() for one in get_args(Alphabet)]
+
+
+def _readings(preset: Preset, reader: Mapping[str, Any]) -> set[str]:
+    """Return the fingerprints that readings by the OCR of run.json may have."""
+    known = {name: value for name, value in reader.items() if name != "effort"}
+    with suppress(BadValue, TypeError):
+        return {readings_fingerprint(one, known) for one in reader_settings(preset, reader)}
+    return set()
 
 
 def evaluation_filter(structure: Structure, run: RunRecord, preset: Preset) -> EvaluationFilter | None:

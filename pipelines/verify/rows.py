@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue
+from open_diht.common.images import BadImage
 from open_diht.common.naming import counted
 from open_diht.filters.captions.annotate import SCHEMA, provenance
 from open_diht.filters.captions.opinion import OpinionMissing
@@ -28,11 +31,12 @@ from open_diht.filters.dedup import COPIES
 from open_diht.filters.evaluation import EVALUATION_CAPTION, EVALUATION_IMAGE
 from open_diht.filters.output import OURS, SEVERAL
 from open_diht.filters.several_captions import OTHERS, captions_of
-from open_diht.filters.spotting.settings import Alphabet, SpotterSettings
 from open_diht.filters.spotting.spotter import SpotterError, TextSpotter
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing
+from open_diht.pipelines.driver.conservation import columns_of as columns_in
 from open_diht.pipelines.driver.conservation import readable
 from open_diht.pipelines.manifests import (
+    BadRow,
     Batch,
     FileChanged,
     ManifestError,
@@ -44,25 +48,26 @@ from open_diht.pipelines.manifests import (
     read,
 )
 from open_diht.pipelines.manifests.plan import Unit
-from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.settings import INDEX, RunSettings
 from open_diht.pipelines.stages.captions import BATCH_ROWS, CaptionStage
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.decide import DecideStage
 from open_diht.pipelines.stages.evaluation import EvaluationFilter
 from open_diht.pipelines.stages.evaluation_sets import EVALUATION
 from open_diht.pipelines.stages.image_records import image_records
-from open_diht.pipelines.stages.images import original_sizes
+from open_diht.pipelines.stages.images import images_at_hand, original_sizes
 from open_diht.pipelines.stages.rows import ROW, Reading, columns_of, read_texts, values_of
 from open_diht.pipelines.stages.score.passes import THRESHOLDS
 from open_diht.pipelines.stages.score.stored import SCORE, ScoreFilter, among
 from open_diht.pipelines.stages.segments import images_or_reasons
+from open_diht.pipelines.stages.shards import image_member
 from open_diht.pipelines.stages.spotting import load_records, readings_fingerprint
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import image_unit_name
 from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
-from open_diht.pipelines.store.storage import Row, open_parts
-from open_diht.pipelines.verify.structure import DEAD, KEPT, REJECTED, UNWRITTEN, Structure
-from open_diht.pipelines.view.query import rows_of
+from open_diht.pipelines.store.storage import Row, StorePath, open_parts, rows_of, size_of
+from open_diht.pipelines.verify.provenance import reader_settings
+from open_diht.pipelines.verify.structure import DEAD, KEPT, REJECTED, UNWRITTEN, SampledImages, Structure
 
 # Equal code gives equal words, spans and decisions on every processor; the last bits of scores and boxes may differ.
 ABSOLUTE, RELATIVE = 0.01, 0.001
@@ -79,14 +84,15 @@ class Rows:
         self,
         structure: Structure,
         settings: RunSettings,
-        models: Mapping[str, Any],
+        run: Mapping[str, Any],
         evaluation: EvaluationFilter | None,
         where: Mapping[str, str],
     ):
-        """Store what the checks need. `models` is that of run.json, `evaluation` the result of `evaluation_filter`, and
+        """Store what the checks need. `run` is run.json, `evaluation` the result of `evaluation_filter`, and
         `where` maps the recorded path of each unchanged input file to its path now."""
         self.layout, self.preset, self.stages = structure.layout, settings.preset, settings.stages
-        self.dataset, self.models, self.structure, self.found = settings.dataset, models, structure, structure.found
+        self.dataset, self.structure, self.found = settings.dataset, structure, structure.found
+        self.models: Mapping[str, Any] = run["models"]
         self.readable = {unit.name for unit in structure.plan.units if unit.span.path in where}
         """The units whose input can be read."""
         self.plan = replace(structure.plan, units=tuple(_moved(unit, where) for unit in structure.plan.units))
@@ -112,15 +118,17 @@ class Rows:
             duplicate_files=structure.duplicate_files(),
             own=own,
         )
-        lost = evaluation is None and EVALUATION in models  # because of a difference, which is reported
+        lost = evaluation is None and EVALUATION in self.models  # because of a difference, which is reported
+        self.plugins, self._leaves = bool(run.get("plugins")), run.get("export") == INDEX
+        self.images: dict[str, SampledImages] = {}
+        """Images that were read again, by unit."""
         self._known = {*stage_of(self.preset, own), *(() if lost else (EVALUATION_IMAGE, EVALUATION_CAPTION))}
         """The reasons that can be decided again."""
         self._annotators: dict[tuple[str, bool, bool], CaptionStage] = {}
 
     def check(self, unit: str, rows: pa.Table, ordinals: NDArray[np.int64]) -> None:
-        """Check rows of a unit; `rows` is the result of `Structure.unit`, and `ordinals` ascend."""
-        if not len(ordinals):
-            return
+        """Check the columns of a unit's results, and some of its rows; `rows` is the result of `Structure.unit`, and
+        `ordinals` ascend."""
         path, self.found.sampled = self.layout.commit("decide", unit), self.found.sampled + len(ordinals)
         try:
             readable(lambda _: self._check(unit, rows, ordinals), path)
@@ -128,21 +136,21 @@ class Rows:
             raise
         except (RuntimeError, FileNotFoundError) as error:  # such as NotLookedAt
             self.found.differ("decisions", path, f"cannot be repeated: {error.__cause__ or error}")
-        # Annotations or records that were altered raise these.
+        # Annotations or records that were altered raise these, and so would a fault of our own.
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            self.found.differ("decisions", path, f"cannot be repeated, its annotations are damaged ({what})")
+            why = "files in work/ have another form than this version writes, or verify has a fault"
+            self.found.differ("decisions", path, f"cannot be repeated ({what}): {why}")
 
     def _check(self, unit: str, rows: pa.Table, ordinals: NDArray[np.int64]) -> None:
-        between = ("ordinal", int(ordinals[0]), int(ordinals[-1]) + 1)
+        between = ("ordinal", int(ordinals[0]), int(ordinals[-1]) + 1) if len(ordinals) else ("ordinal", 0, 0)
         groups = annotated_rows(self.layout, unit, self.preset, between=between)
         stored = pa.concat_tables([group.filter(among(group, ordinals)) for group in groups])
-        batch = self._read_again(unit, rows, ordinals) if unit in self.readable else None
+        batch = self._read_again(unit, rows, ordinals) if unit in self.readable and len(ordinals) else None
         if batch is not None:
             self._again += len(ordinals)
             self._compare_annotations(unit, stored, batch)
-            if "spotting" in self.stages:
-                self._compare_images(unit, stored)
+            self._compare_images(unit, stored, rows)
         self._compare_decisions(unit, rows, stored, batch)
 
     def close(self, readable_rows: int) -> None:
@@ -165,11 +173,15 @@ class Rows:
         """Decide rows as stage `decide` does, and compare their columns in kept/ and rejected/."""
         ordinals, uids = np.asarray(stored["ordinal"]), stored["uid"].to_pylist()
         records = image_records(self.layout, unit, np.unique(ordinals // self.plan.image_rows).tolist(), self.stages)
-        caption_column, original = None, pa.table({"ordinal": ordinals}).select([])
+        info = self.plan.span(unit).info  # None in plans of early versions
+        original = pa.table({"ordinal": ordinals}).select([])
         if batch is not None:
             original = batch.table
-            if not self.dataset.several_captions:
-                caption_column = info_of(self.plan.span(unit), self.dataset).roles.caption
+        elif info is not None:  # the types of other columns are not stored
+            types = dict.fromkeys(("string", "string_view"), pa.string())
+            columns = {one.name: pa.nulls(len(ordinals), types.get(one.type, pa.null())) for one in info.columns}
+            original = pa.table(columns) if columns else original
+        caption_column = None if info is None or self.dataset.several_captions else info.roles.caption
         duplicates = self._stage.duplicates(self.plan.number(unit))
         decisions, _, kept, rejected = self._stage.decide(unit, original, stored, records, duplicates, caption_column)
         reasons = decisions.reasons
@@ -180,6 +192,8 @@ class Rows:
             (REJECTED, rejected, (reasons != ALIVE) & (reasons != GONE)),
         ):
             path, mine = self.layout.part(kind, unit), all_ordinals[ends == kind]
+            if info is not None and size_of(path) is not None:
+                self._compare_schema(path, now.schema)
             again = dict(zip(np.flatnonzero(is_now).tolist(), now.to_pylist(), strict=True))
             there = np.flatnonzero(np.isin(ordinals, mine)).tolist()
             if not there:
@@ -193,7 +207,7 @@ class Rows:
                 if row["uid"] != uids[place]:
                     continue  # the file does not hold the rows that it should, which is reported
                 if place in again:
-                    if self._compare("decisions", path, row, again[place], own, "decided"):
+                    if self._compare("decisions", path, row, again[place], own, "decided") and batch is not None:
                         self._compare("input", path, row, again[place], again[place].keys(), "read")
                 elif reasons[place] == ALIVE and reason not in self._known:
                     why = "by a stage that is not of this program, or by evaluation sets whose table is missing"
@@ -204,6 +218,22 @@ class Rows:
         for place in np.flatnonzero(np.isin(ordinals, all_ordinals[ends == DEAD]) & (reasons != GONE)).tolist():
             what = f"is a dead letter, and {reasons[place] or KEPT} when decided again"
             self.found.differ("decisions", self.layout.part(DEAD, unit), what, uids[place])
+
+    def _compare_schema(self, path: StorePath, now: pa.Schema) -> None:
+        """Compare the columns of a file of results with those of rows that are decided again."""
+        with open_parts(path) as source:
+            there = pq.read_schema(source)
+        added = sorted({*there.names} - {*now.names})
+        if self.plugins and there.names != now.names:
+            self.found.skip(f"columns of {path}, such as {', '.join(added)}: stages of plugins may have added them")
+        elif there.names != now.names:
+            what = f"has columns {', '.join(there.names)}, and {', '.join(now.names)} when decided again"
+            self.found.differ("structure", path, what)
+        else:
+            for name in now.names:
+                was, is_now = there.field(name).type, now.field(name).type
+                if not pa.types.is_null(is_now) and was != is_now:
+                    self.found.differ("structure", path, f"has {name} as {was}, and {is_now} when decided again")
 
     def _compare(
         self, part: Any, file: object, was: Row, now: Row, names: Iterable[str], again: str, near: bool = False
@@ -227,9 +257,17 @@ class Rows:
             if known is not None and known.roles != info_of(span, self.dataset).roles:
                 found.skip(f"rows of {span.path}: the run has found its columns by another data set")
                 return None
-            batch = chosen_rows(read(span, self.dataset, batch_rows=BATCH_ROWS, images=True), ordinals)
+            bad = list[BadRow]()
+
+            def batches() -> Iterator[Batch]:
+                for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, images=True):
+                    bad.extend(batch.bad)
+                    yield batch
+
+            batch = chosen_rows(batches(), ordinals)
             there = len(batch.ordinals) if batch else 0
             if batch and np.array_equal(batch.ordinals, ordinals):
+                self._compare_unread(unit, bad)
                 return batch
             what = f"has {there} of {counted(len(ordinals), 'sampled row')} of unit {unit}"
         except FileChanged as error:
@@ -245,6 +283,15 @@ class Rows:
         else:
             found.skip(f"rows of {span.path}, which was damaged when it was filtered: {what}")
         return None
+
+    def _compare_unread(self, unit: str, bad: list[BadRow]) -> None:
+        """Compare rows that cannot be read with those that the run could not read."""
+        path = self.layout.dead(unit)
+        stored = {row["ordinal"]: row for row in columns_in(path, "ordinal", "error", "message", "raw").to_pylist()}
+        for row in bad:
+            if stored.get(row.ordinal) != asdict(row):
+                what = f"has another row {row.ordinal} that cannot be read than the input ({row.error})"
+                self.found.differ("input", path, what)
 
     def _compare_annotations(self, unit: str, stored: pa.Table, batch: Batch) -> None:
         path, annotator, conditions = self.plan.span(unit).path, self._annotator(unit), self.preset.columns
@@ -284,45 +331,65 @@ class Rows:
 
     # ---- images
 
-    def _compare_images(self, unit: str, stored: pa.Table) -> None:
-        """Read the images of rows again, and compare them and the text in them with the stored records."""
-        ordinals, path = np.asarray(stored["ordinal"]), self.plan.span(unit).path
-        numbers = np.unique(ordinals // self.plan.image_rows).tolist()
-        records = load_records(self.layout, unit, numbers)
-        known = {row["ordinal"]: row for row in records.filter(among(records, ordinals)).to_pylist()}
+    def _compare_images(self, unit: str, stored: pa.Table, rows: pa.Table) -> None:
+        """Read the images of rows again, compare them and the text in them with the stored records, and remember the
+        digests of those that an export may have."""
+        ordinals, span = np.asarray(stored["ordinal"]), self.plan.span(unit)
+        numbers, known = np.unique(ordinals // self.plan.image_rows).tolist(), dict[int, Row]()
+        if "spotting" in self.stages:
+            records = load_records(self.layout, unit, numbers)
+            known = {row["ordinal"]: row for row in records.filter(among(records, ordinals)).to_pylist()}
+        kept = rows["ordinal"].filter(pc.equal(rows["end"], KEPT)).to_pylist()
+        exported = {*ordinals.tolist()} & {*kept} if "export" in self.stages else set[int]()
+        if not images_at_hand(self.layout, self.plan.images) or not (exported or known):
+            return
         units = [image_unit_name(unit, number) for number in numbers]
         sizes = {ordinal: size for one in units for ordinal, size in original_sizes(self.layout, one).items()}
         made = {(read_json(self.layout.commit("spotting", one)) or {}).get("fingerprint") for one in units}
         uids = dict(zip(ordinals.tolist(), stored["uid"].to_pylist(), strict=True))
+        self.images[unit] = SampledImages(span.path, {})
+
+        def read_images() -> Iterator[tuple[int, bytes | MissingImage]]:
+            wanted = np.array(sorted({*known, *exported}), np.int64)
+            for ordinal, image in images_or_reasons(self.layout, unit, self.plan, self.dataset, wanted):
+                if ordinal in exported and not isinstance(image, MissingImage):
+                    self.images[unit].digests[ordinal] = self._exported(image)
+                if ordinal in known:
+                    yield ordinal, image
+
         try:
             check_images_root(self.dataset)
-            images = images_or_reasons(self.layout, unit, self.plan, self.dataset, np.array([*known], np.int64))
-            readings: Iterator[Reading] = (_digest_of(*image) for image in images)
+            readings: Iterator[Reading] = (_digest_of(*image) for image in read_images())
             compared = _OF_BYTES
             if any(row["sha256"] for row in known.values()) and self._spotters:
                 if len(made) == 1 and (spotter := self._spotters.get(str(*made))) is not None:
-                    asked = ((ordinal, image, sizes.get(ordinal)) for ordinal, image in images)
+                    asked = ((ordinal, image, sizes.get(ordinal)) for ordinal, image in read_images())
                     readings, compared = read_texts(spotter, asked), _READ
                 else:
                     self.found.skip("text in images: another OCR engine, version or setting is installed here")
             for reading in readings:
                 was = {**known[reading["ordinal"]], "uid": uids[reading["ordinal"]]}
                 now = {name: reading.get(name) for name in compared}
-                self._compare("input", path, was, now, compared, "its image is read", near=True)
+                self._compare("input", span.path, was, now, compared, "its image is read", near=True)
                 self._shown += compared == _READ
         except FileChanged as error:
             self.found.differ("input", error.path, error.what)
         except (ManifestError, SpotterError) as error:
             self.found.skip(f"images: {error}")
 
+    def _exported(self, image: bytes) -> bytes | None:
+        """Return the SHA-256 of an image as an export has it, or None if an export leaves it out."""
+        with suppress(BadImage):
+            return hashlib.sha256(image if self._leaves else image_member(image)[1]).digest()
+        return None
+
     @cached_property
     def _spotters(self) -> dict[str, TextSpotter]:
-        """The readers of text by the run's engine and effort, by fingerprint. run.json does not have the alphabet."""
+        """The readers of text by the run's engine and effort, by fingerprint."""
         models, found = self.models.get("spotting", {}), dict[str, TextSpotter]()
         try:
-            for alphabet in get_args(Alphabet):
-                engine = models.get("engine", SpotterSettings.engine)
-                spotter = TextSpotter(self.preset.ocr.settings(models.get("effort"), alphabet, engine=engine))
+            for settings in reader_settings(self.preset, models):
+                spotter = TextSpotter(settings)
                 spotter.check_installed()
                 found[readings_fingerprint(spotter.settings, spotter.provenance())] = spotter
         except (SpotterError, WeightsMissing, WeightsDamaged, PackageNotFoundError, BadValue) as error:

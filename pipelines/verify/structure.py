@@ -2,48 +2,72 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from hashlib import file_digest, sha256
+from itertools import zip_longest
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
 from open_diht.common.files import sha256_file
+from open_diht.common.images import BadImage
 from open_diht.common.naming import counted
-from open_diht.common.shard_index import BadIndex, Shard, caption_hash, scan
+from open_diht.common.shard_index import BadIndex, Shard, hash64
 from open_diht.common.stores import many_at_once
-from open_diht.pipelines.driver.conservation import Damaged, NotConserved, check_captions, columns_of, readable
+from open_diht.common.tar_stream import TarStream
+from open_diht.filters.cascade import RECORD
+from open_diht.pipelines.driver.conservation import Damaged, NotConserved, check_captions, columns_of
 from open_diht.pipelines.driver.funnel import summarise
 from open_diht.pipelines.driver.publish import is_of_the_user
+from open_diht.pipelines.manifests.files import read_part
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import CaptionRecord
-from open_diht.pipelines.stages.dedup.findings import PAIR, UID, DuplicateFiles, duplicates_stage
+from open_diht.pipelines.stages.captions import DEAD_LETTERS, CaptionRecord
+from open_diht.pipelines.stages.decide import broken_unit
+from open_diht.pipelines.stages.dedup.exact_stages import keys_stage
+from open_diht.pipelines.stages.dedup.findings import IMAGE, PAIR, SEMANTIC, DuplicateFiles, duplicates_stage
 from open_diht.pipelines.stages.dedup.keys import uid_of
-from open_diht.pipelines.stages.shards import ExportRecord, kept_rows
+from open_diht.pipelines.stages.dedup.semantic_stages import MemberStage
+from open_diht.pipelines.stages.export import counts_of, manifest_of, sizes_of
+from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.images import DOWNLOAD
+from open_diht.pipelines.stages.shards import PER_SHARD, ExportRecord, exported_rows, key_of, members_of, shard_path
+from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.stages.subset import subset_of
 from open_diht.pipelines.stages.tally import DecideRecord
-from open_diht.pipelines.stages.tar_indexes import kept_index, read_index, tars_of
+from open_diht.pipelines.stages.tar_indexes import kept_index, kept_samples, read_index, tars_of
 from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.layout import CARD, KINDS, Layout
 from open_diht.pipelines.store.records import fingerprint_of
 from open_diht.pipelines.store.shapes import conforms
-from open_diht.pipelines.store.storage import StorePath, each, is_local, row_count
-from open_diht.pipelines.verify.findings import Findings
+from open_diht.pipelines.store.storage import Row, StorePath, each, is_local
+from open_diht.pipelines.verify.findings import Findings, Part
 
 KEPT, REJECTED, DEAD = KINDS
 UNWRITTEN = "unwritten"
 """The end of rows that could not be read when they were to be written, whatever was decided about them."""
 _READ = (*KINDS, "work", "shards", "index", "funnel.json", "run.json", "subset.npy", CARD)
 """Files and folders of an output that are opened without a record that names them."""
+_OF_CAPTIONS = ("good", "dead", "rows", "broken", "captions")
+_DAMAGE = (
+    *(Damaged, CorruptRecord, BadIndex, BadImage, OSError, pa.ArrowException),
+    *(LookupError, ValueError, TypeError, AttributeError),
+)
+"""Errors that altered files raise where they are read."""
+_OF_RUN = ("run.json", "funnel.json", "subset.npy", "report.html", CARD)
+"""Files that a run writes into OUTPUT itself."""
+_READ_WHOLE = (*KINDS, "shards", "index")
+"""Folders of which readers of the results take all files."""
 _RECORDS = ("funnel.json", "work/exported.json")
 """Records that are of no unit."""
 _SUMMED = (
@@ -58,9 +82,33 @@ def is_plain(name: object) -> bool:
     return isinstance(name, str) and name[:1] not in ("", ".") and not {"/", "\0"} & {*name}
 
 
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+class SampledImages(NamedTuple):
+    """Images of a unit that were read again from the input."""
+
+    path: str
+    """The unit's file, where it is now."""
+    digests: dict[int, bytes | None]
+    """SHA-256 of each image as an export has it, by ordinal. None: an export leaves it out."""
+
+
+Images = Mapping[str, SampledImages]
+"""Images that were read again, by unit."""
+
+
+class Counted(TypedDict):
+    """The count of rows in a commit record."""
+
+    rows: int
+
+
 class Vouching(TypedDict):
     """The fields of all records that name files."""
 
+    unit: NotRequired[str]
     files: NotRequired[dict[str, int]]
     hashes: NotRequired[dict[str, str]]
     shards: NotRequired[list[Shard]]
@@ -77,9 +125,8 @@ def files_of(root: StorePath, found: Findings) -> dict[str, int | None]:
                 listed |= root.fs.find(about["name"], detail=True)
             elif about["type"] != "directory":
                 listed[about["name"]] = about
-        return {
-            posixpath.relpath("/" + name.strip("/"), inside): int(about["size"] or 0) for name, about in listed.items()
-        }
+        named = {posixpath.relpath("/" + name.strip("/"), inside): about for name, about in listed.items()}
+        return {name: int(about["size"] or 0) for name, about in named.items() if "/." not in f"/{name}"}
 
     def fail(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):  # no output, which the caller reports
@@ -114,6 +161,8 @@ class Structure:
     def __init__(self, layout: Layout, plan: Plan, files: dict[str, int | None], found: Findings):
         """Read the records of all units. `files` is the result of `files_of`."""
         self.layout, self.plan, self.files, self.found = layout, plan, files, found
+        self._converted = 0
+        """Images in shards that may have been converted, so that their bytes are not those that were read."""
         self.funnel: Any = self.record(layout.root / "funnel.json", FunnelRecord)
         """The results, or None if they are missing or damaged."""
         there = {*self.commits("decide")}
@@ -121,7 +170,7 @@ class Structure:
         names = [unit.name for unit in plan.units if unit.name in there or unit.name not in failed]
         self.decided = self._records("decide", names, DecideRecord, "fingerprint", "kept", "rejected", "dead")
         """Parts of the `decide` record of each decided unit, in the order of the plan; there may be many units."""
-        self.annotated = self._records("captions", [*self.decided], CaptionRecord, "good", "dead", "rows", "broken")
+        self.annotated = self._records("captions", [*self.decided], CaptionRecord, *_OF_CAPTIONS)
         """Parts of the `captions` record of each decided unit whose record is not damaged."""
         if not self.funnel:
             what = f"no run has finished: {len(self.decided):,} of {counted(len(plan.units), 'unit')} are decided"
@@ -150,13 +199,13 @@ class Structure:
         found = zip(units, records, strict=True)
         return {unit: {key: record.get(key) for key in keys} for unit, record in found if record}
 
-    def check(self, settings: RunSettings | None) -> None:
-        """Make all checks but those of `unit`. `settings` are the run's, None if its record is damaged."""
+    def check(self, settings: RunSettings | None, models: Any, images: Images) -> None:
+        """Make all checks but those of `unit`. `settings` and `models` are those of run.json; without settings, its
+        record is damaged. `images` are those that were read again."""
         self._check_records()
         if self.funnel:
-            self._check_units(self.funnel)
+            self._check_units(self.funnel, self._check_exports(self.funnel, models, images))
             self._check_sums(self.funnel, settings)
-            self._check_exports(self.funnel)
 
     # ---- files against records
 
@@ -167,6 +216,8 @@ class Structure:
         for name, record in zip(names, vouching, strict=True):
             if record is None:
                 continue
+            if (unit := record.get("unit")) not in (None, posixpath.basename(name).removesuffix(".json")):
+                found.differ("structure", root / name, f"is the record of unit {unit}")
             if "files" not in record:
                 found.skip(f"the files of {root / name}, which lists none")
                 continue
@@ -175,6 +226,7 @@ class Structure:
             records += 1
             for file, size in record["files"].items():
                 if file == CARD and is_of_the_user(root / CARD):
+                    found.skip(f"{root / CARD}: it does not have the mark of a card that a run has written")
                     continue
                 files, unknown = files + 1, unknown + (file not in known)
                 if (there := self._size(root / name, file)) is None:
@@ -202,7 +254,7 @@ class Structure:
 
     def _sha256(self, name: str) -> str:
         with (self.layout.root / name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            return file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
     # ---- rows
 
@@ -215,20 +267,23 @@ class Structure:
             chosen = columns_of(layout.data("decide", unit), "ordinal")["ordinal"]
             kept = columns_of(layout.part(KEPT, unit), "uid")["uid"].to_pylist()
             rejected = columns_of(layout.part(REJECTED, unit), "uid", "reason")
-            dead = columns_of(layout.part(DEAD, unit), "ordinal", "stage")
-            unread = columns_of(layout.dead(unit), "ordinal")
+            dead, unread = self._dead_letters(layout.part(DEAD, unit)), self._dead_letters(layout.dead(unit))
         except Damaged as damaged:
             self.found.differ("structure", damaged.path, "cannot be read")
             return None
         if captions is None:
             return None
+        try:
+            self._check_dead_letters(unit, dead, unread)
+        except _DAMAGE as error:
+            self.found.differ("structure", layout.part(DEAD, unit), f"cannot be compared with work/: {_words(error)}")
         dead = dead.filter(dead["ordinal"].is_valid())  # others are about the unit
         for path, there, known in (
             (layout.data("captions", unit), read.num_rows, captions["good"]),
             (layout.dead(unit), unread.num_rows, captions["dead"]),
             (layout.part(KEPT, unit), len(kept), record["kept"]),
             (layout.part(REJECTED, unit), dict(Counter(rejected["reason"].to_pylist())), record["rejected"]),
-            (layout.part(DEAD, unit), dead.num_rows, sum(record["dead"].values())),
+            (layout.part(DEAD, unit), dict(Counter(dead["error"].to_pylist())), record["dead"]),
             (f"unit {unit}", len(kept) + rejected.num_rows + dead.num_rows, captions["rows"]),
         ):
             if there != known:
@@ -242,6 +297,43 @@ class Structure:
             self._compare_uids(layout.part(kind, unit), uids, read["uid"].filter(pa.array(ends == kind)).to_pylist())
         return read.append_column("end", pa.array(ends, pa.string()))
 
+    def _dead_letters(self, path: StorePath) -> pa.Table:
+        """Return a table of dead letters. Raise Damaged if it cannot be read or has other columns."""
+        table = columns_of(path)
+        if table.column_names and table.schema != DEAD_LETTERS:
+            raise Damaged(path, "other columns or types than dead letters have")
+        return table if table.column_names else DEAD_LETTERS.empty_table()
+
+    def _check_dead_letters(self, unit: str, dead: pa.Table, unread: pa.Table) -> None:
+        """Compare the dead letters of a unit with its rows that could not be read, and with its annotations."""
+        layout, path, broken = self.layout, self.layout.part(DEAD, unit), self.annotated[unit]["broken"]
+        expected = unread.to_pylist() + (broken_unit(broken, unit).to_pylist() if broken else [])
+        there = dead.to_pylist()
+        lost = [row["ordinal"] for row in there[len(expected) :]]
+        if lost:
+            rows = columns_of(layout.data("captions", unit), "ordinal", "uid", "caption")
+            rows = rows.filter(np.isin(np.asarray(rows["ordinal"]), lost))
+            known = {row["ordinal"]: row for row in rows.to_pylist()}
+            numbers = {ordinal // self.plan.image_rows for ordinal in lost if ordinal is not None}
+            stages = self.funnel["stages"] if self.funnel else ("spotting", DOWNLOAD)
+            records = image_records(layout, unit, sorted(numbers), stages) if numbers else None
+            why = {row["ordinal"]: (row["status"], row["message"]) for row in records.to_pylist()} if records else {}
+            for row in there[len(expected) :]:
+                # Only the run has seen why a row could not be written.
+                error = row["error"], row["message"]
+                error = why.get(row["ordinal"], ("", "")) if row["stage"] == "spotting" else error
+                stage = "spotting" if row["stage"] == "spotting" else "manifest"
+                about = {"file": self.plan.span(unit).path, "unit": unit, "stage": stage, "raw": None}
+                found = known.get(row["ordinal"], {"uid": None, "caption": None})
+                if self.annotated[unit]["captions"] is not None:  # the row may be there for another of its captions
+                    found = {**found, "caption": row["caption"]}
+                expected.append({**row, **found, **about, "error": error[0], "message": error[1]})
+        for was, now in zip_longest(there, expected):
+            if was != now:
+                named = [name for name in DEAD_LETTERS.names if was is None or now is None or was[name] != now[name]]
+                what = f"has another {', '.join(named)} than work/ has"
+                self.found.differ("structure", path, what, (now or was)["uid"])
+
     def _compare_uids(self, path: StorePath, there: list[str], expected: list[str]) -> None:
         many, few = Counter(there) - Counter(expected), Counter(expected) - Counter(there)
         for uid in many:
@@ -252,24 +344,43 @@ class Structure:
             uid = next(one for one, other in zip(there, expected, strict=True) if one != other)
             self.found.differ("structure", path, "is out of order", uid)
 
-    def _check_units(self, funnel: Any) -> None:
-        """Check that all result files are of units that the last run has decided, or not processed."""
-        layout, found = self.layout, self.found
-        ours = {f"{kind}/part-{unit}.parquet" for kind in KINDS for unit in (*self.decided, "unreadable")}
+    def _check_units(self, funnel: Any, exported: set[str]) -> None:
+        """Check that all result files are of units that the last run has decided, or not processed. `exported` are the
+        names of the files of exports."""
+        layout, plan, found = self.layout, self.plan, self.found
+        path = layout.part(DEAD, "unreadable")
+        ours = {f"{kind}/part-{unit}.parquet" for kind in KINDS for unit in self.decided}
+        ours |= {f"{DEAD}/{path.name}", *exported}
         for name in sorted(self.files.keys() - ours):
-            if posixpath.dirname(name) in KINDS and name.endswith(".parquet"):
-                found.differ("structure", layout.root / name, "belongs to no decided unit")
+            if "/" in name and name.partition("/")[0] in _READ_WHOLE:  # a reader of the results takes all files there
+                found.differ(
+                    "structure", layout.root / name, "is not of this run: no unit that it has decided wrote it"
+                )
+        others = [name for name, size in self.files.items() if "/" not in name and size is not None]
+        if others := sorted({*others} - {*_OF_RUN}):
+            found.skip(f"{counted(len(others), 'file')} in {layout.root} that no run writes, such as {others[0]}")
         current = self.record(layout.fingerprints("decide")) or {}
         for unit, record in self.decided.items():
             if record["fingerprint"] != current.get(unit):
                 what = "was decided by another preset or other annotations than the last run has"
                 found.differ("structure", layout.commit("decide", unit), what)
-        broken, path = len(self.plan.unreadable) + len(funnel["set_aside"]), layout.part(DEAD, "unreadable")
+        failed = [(unit, stage) for unit, stage in sorted(funnel["set_aside"].items()) if unit in plan]
+        blank = {"error": None, "message": None}
+        expected = [row for one in plan.unreadable for row in broken_unit(one, None).to_pylist()]
+        for unit, stage in failed:
+            expected += broken_unit({"path": plan.span(unit).path, **blank}, unit, stage).to_pylist()
         try:
-            if (there := readable(row_count, path)) != broken:
-                found.differ("structure", path, f"rows: {there}, and {broken} files or units were not processed")
+            there = self._dead_letters(path).to_pylist()
         except Damaged:
             found.differ("structure", path, "cannot be read")
+            return
+        # Only the run has seen why a unit failed.
+        there = [*there[: len(plan.unreadable)], *({**row, **blank} for row in there[len(plan.unreadable) :])]
+        if there != expected:
+            what = f"does not list the {counted(len(expected), 'file')} and units that were not processed"
+            found.differ("structure", path, what)
+        if failed:
+            found.skip(f"why {counted(len(failed), 'unit')} failed: only the run has seen it")
 
     def _check_sums(self, funnel: Any, settings: RunSettings | None) -> None:
         """Compare the numbers of the results with the records of all units."""
@@ -277,12 +388,13 @@ class Structure:
         if settings is None or len(self.annotated) < len(self.decided):
             found.skip("the sums in funnel.json: records of the run are damaged")
             return
+        self._check_duplicates(funnel, settings)
         units = [unit for unit in self.plan.units if unit.name in self.decided]
         path, summed = layout.root / "funnel.json", [*_SUMMED]
         try:
             sums: Any = summarise(layout, units, self.plan, settings)
-        except (CorruptRecord, LookupError, TypeError, ValueError, AttributeError) as error:
-            found.differ("structure", path, f"cannot be compared with the records of all units ({error})")
+        except _DAMAGE as error:
+            found.differ("structure", path, f"cannot be compared with the records of all units ({_words(error)})")
             return
         sums["dead_letter"]["units"] += len(funnel["set_aside"])
         if len(units) < len(self.plan.units):
@@ -335,82 +447,171 @@ class Structure:
             found.append(DuplicateFiles(kind, count, about["rejected"]))
         return tuple(found)
 
-    def _check_exports(self, funnel: Any) -> None:
-        layout, subset, exports = self.layout, self.layout.root / "subset.npy", "export" in funnel["stages"]
+    def _check_duplicates(self, funnel: Any, settings: RunSettings) -> None:
+        """Compare the numbers of duplicates with the records of the passes that have searched for them."""
+        rule, asked = settings.preset.dedup, "dedup" in settings.stages
+        rejects = {PAIR: rule.pairs, IMAGE: rule.images, SEMANTIC: True}
+        for files in self.duplicate_files():
+            stage, stated = duplicates_stage(files.kind), funnel["duplicates"][files.kind]
+            of_units = MemberStage.name if files.kind == SEMANTIC else keys_stage(files.kind)
+            sums: dict[str, object] = {"rejected": asked and rejects.get(files.kind, False)}
+            sums["found"] = self._total(stage, self.commits(stage)[: files.count])
+            if not funnel["set_aside"]:  # a unit may have failed after it was compared
+                sums["compared"] = self._total(of_units, self.decided)
+            for name, value in sums.items():
+                if stated[name] != value:
+                    what = f"duplicates.{files.kind}.{name}: {stated[name]}, and {value} by the preset and the records"
+                    self.found.differ("structure", self.layout.root / "funnel.json", what)
+
+    def _total(self, stage: str, names: Iterable[str]) -> int:
+        records = each(lambda name: self.record(self.layout.commit(stage, name), Counted), names, self.layout.root)
+        return sum(record["rows"] for record in records if record)
+
+    def _check_exports(self, funnel: Any, models: Any, images: Images) -> set[str]:
+        """Check the subset, and the shards or indexes. Return the names of the files in their folders."""
+        layout, subset, found = self.layout, self.layout.root / "subset.npy", self.found
+        if "export" not in funnel["stages"]:
+            found.skip("exports: the run made none")
+            return set()
         # A unit that failed in the export was decided before, and is in no export.
         units = [unit for unit in self.plan.units if unit.name in self.decided and unit.name not in funnel["set_aside"]]
         with tempfile.TemporaryDirectory(prefix="diht-verify-") as folder:
-            target = Path(folder) / "subset.npy"
+            target, listed = Path(folder) / subset.name, None
             try:
                 listed = subset_of(layout, units, self.duplicate_files(), target)
-            except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-                self.found.skip(f"{subset}, and whether uids are unique: {' '.join(str(error).split())}")
-                return
-            if exports and (self.files.get(subset.name) is None or self._sha256(subset.name) != sha256_file(target)):
-                self.found.differ("structure", subset, f"does not hold the {counted(listed, 'uid')} of kept/")
-        pairs, uids = (funnel["duplicates"].get(kind, {"found": 0, "rejected": False}) for kind in (PAIR, UID))
-        repeated = sum(self.decided[unit.name]["kept"] for unit in units) - listed
-        # A uid of several pairs is in no subset, so its first row is missing there as well.
-        if repeated > 2 * uids["found"] + (0 if pairs["rejected"] else pairs["found"]):
-            what = f"has {counted(repeated, 'row')} with the uid of another one, more than the run has found duplicates"
-            self.found.differ("structure", layout.root / KEPT, what)
-        what = "uids are unique" + (f", but for those of {counted(repeated, 'known duplicate')}" if repeated else "")
-        self.found.checked.append(("structure", what))
-        if not exports:
-            self.found.skip("exports: the run made none")
-            return
-        if (exported := self.record(layout.exported)) is None:
-            return
-        decided = {unit: record["fingerprint"] for unit, record in self.decided.items()}
-        if exported.get("fingerprint") != fingerprint_of(decided):
-            self.found.differ("structure", layout.exported, "the exports were made from other decisions")
-        tars = counted(self._check_tars(bool(exported.get("leaves"))), "tar")
-        self.found.checked.append(("structure", f"subset.npy and the samples of {tars} against kept/"))
-
-    def _check_tars(self, leaves: bool) -> int:
-        """Compare the samples of shards, or of the indexes of the input's tars, with kept/. Return their number."""
-        layout, found, shards, there = self.layout, self.found, list[Any](), {*self.commits("export")}
+            except _DAMAGE as error:
+                found.skip(f"{subset}: {_words(error)}")
+            if listed is not None and (
+                self.files.get(subset.name) is None or self._sha256(subset.name) != sha256_file(target)
+            ):
+                found.differ("structure", subset, f"does not hold the {counted(listed, 'uid')} of kept/")
+        exported = self.record(layout.exported) or {}
+        decided = {unit.name: self.decided[unit.name]["fingerprint"] for unit in units}
+        if exported and exported.get("fingerprint") != fingerprint_of(decided):
+            found.differ("structure", layout.exported, "the exports were made from other decisions")
+        leaves = bool(exported.get("leaves"))
+        shards = self._check_shards([unit.name for unit in units], leaves, images)
+        left = counts_of(shards) if leaves and shards else {}
+        for path, name, stated, now in (
+            (layout.exported, "uids", exported.get("uids", listed), listed),
+            (layout.root / "run.json", "models.subset.uids", models.get("subset", {}).get("uids", listed), listed),
+            (layout.exported, "left", exported.get("left", left), left),
+            (layout.root / "funnel.json", "left", funnel["left"], left),
+        ):
+            if now is not None and stated != now:
+                found.differ("structure", path, f"{name}: {stated}, and {now} by kept/ and the records of the exports")
         folder = layout.indexes if leaves else layout.root / "shards"
-        parts = tars_of(self.plan, self.decided) if leaves else {unit: [unit] for unit in self.decided}
-        for first, units in parts.items():
-            path = layout.commit("export", first)
-            if first not in there or (record := self.record(path, ExportRecord)) is None:
-                continue
-            if sum(one["rows"] for one in record["shards"]) != sum(self.decided[unit]["kept"] for unit in units):
-                found.differ("structure", path, "was exported from other decisions")
-            shards += record["shards"]
-            try:
-                rows = [row for unit in units for row in kept_rows(layout, unit, ("uid", "caption"))]
-                known = {(row["uid"], caption_hash(row["caption"].encode("utf-8", "replace"))) for row in rows}
-            except (OSError, pa.ArrowException, ValueError, TypeError, LookupError, AttributeError):
-                continue  # reported with kept/
-            for shard in record["shards"]:
-                name = kept_index(layout, shard["shard"]).name if leaves else shard["shard"]
-                if self._size(path, f"{folder.name}/{name}") is not None:
-                    self._check_tar(folder / name, shard["samples"], known, leaves)
-        ours = {f"shards/{shard['shard']}" for shard in shards}
-        for name in () if leaves else sorted(self.files.keys() - ours):
-            if posixpath.dirname(name) == "shards" and name.endswith(".tar"):  # a training reads all tars there
-                found.differ("structure", layout.root / name, "is in no record")
-        if shards and (self.record(folder / "manifest.json") or {}).get("shards") != shards:
-            found.differ("structure", folder / "manifest.json", "does not list what the records list")
-        return len(shards)
+        lists = {"manifest.json": manifest_of(shards), "sizes.json": sizes_of(shards)} if shards else {}
+        if leaves:
+            lists.pop("sizes.json", None)
+        for name, content in lists.items():
+            if self.record(folder / name) != content:
+                found.differ("structure", folder / name, "does not list what the records list")
+        names = [kept_index(layout, shard["shard"]).name if leaves else shard["shard"] for shard in shards]
+        found.checked.append(
+            ("structure", f"subset.npy and the samples of {counted(len(shards), 'tar')} against kept/")
+        )
+        return {f"{folder.name}/{name}" for name in (*names, *lists)}
 
-    def _check_tar(self, path: StorePath, samples: int, known: set[tuple[str, int]], is_index: bool) -> None:
-        """Compare the samples of a tar or its index with the uids and captions in kept/."""
-        try:
-            if is_index:
-                index = read_index(path)
-            else:
-                with path.open("rb") as file:
-                    index = scan(path.name, file)
-        except (OSError, BadIndex) as error:
-            self.found.differ("structure", path, f"cannot be compared: {' '.join(str(error).split())}")
-            return
-        for high, low, text in index.rows[["uid_high", "uid_low", "caption_hash"]].tolist():
-            if (uid_of(high, low), text) not in known:
-                self.found.differ("structure", path, "is not in kept/ with this caption", uid_of(high, low))
-        for problem in index.problems:
-            self.found.differ("structure", path, problem)
-        if len(index.keys) != samples:
-            self.found.differ("structure", path, f"samples: {len(index.keys)}, and {samples} by its record")
+    def _check_shards(self, units: list[str], leaves: bool, images: Images) -> list[Any]:
+        """Compare shards, or the indexes of the input's tars, with kept/. Return what their records list."""
+        layout, shards = self.layout, list[Any]()
+        if not self.commits("export"):  # a run without images
+            return shards
+        for first, names in (tars_of(self.plan, units) if leaves else {unit: [unit] for unit in units}).items():
+            path = layout.commit("export", first)
+            if (record := self.record(path, ExportRecord)) is None:
+                continue
+            try:
+                now = self._index(first, names, images) if leaves else self._tars(first, images.get(first))
+                again = [{**was, **one} for was, one in zip_longest(record["shards"], now, fillvalue={})]
+                if again != record["shards"] or record["rows"] != sum(one["samples"] for one in again):
+                    self.found.differ("structure", path, "lists other shards or samples than its files and kept/ have")
+                shards += again if leaves else record["shards"]
+            except _DAMAGE as error:
+                self.found.differ("structure", path, f"cannot be compared with kept/: {_words(error)}")
+        if self._converted:
+            what = "images in shards/ that are PNG and not the bytes that were read, as those that the export converts"
+            self.found.skip(f"{self._converted:,} {what}: with the input, sampled ones are compared")
+        return shards
+
+    def _index(self, first: str, names: list[str], images: Images) -> list[Mapping[str, object]]:
+        """Check the index of the survivors of a tar. Return what its record should list."""
+        layout, index = self.layout, read_index(self.layout.index(first))
+        path = self.plan.span(first).path
+        kept, shard = kept_samples(layout, index, [unit for unit in self.plan.units if unit.span.path == path])
+        there = read_index(kept_index(layout, index.name))
+        plain = {"rows": None, "starts": None}
+        if not np.array_equal(there.rows, kept.rows) or replace(there, **plain) != replace(kept, **plain):
+            self.found.differ("structure", kept_index(layout, index.name), "does not list the samples of kept/")
+        for unit in names:
+            span, now = self.plan.span(unit), images.get(unit)
+            places = index.rows_between(span.start, span.stop)
+            for ordinal, digest in now.digests.items() if now else ():
+                row = index.rows[places[ordinal]]
+                start, stop = int(row["image_at"]), int(row["image_at"] + row["image_size"])
+                content = read_part(now.path, start, stop)
+                if places[ordinal] >= 0 and (
+                    sha256(content).digest() != digest or hash64(content) != row["image_hash"]
+                ):
+                    what = f"has another image in bytes {start} to {stop} of {now.path}"
+                    self.found.differ("input", layout.index(first), what, uid_of(row["uid_high"], row["uid_low"]))
+        return [{**shard}]
+
+    def _tars(self, unit: str, images: SampledImages | None) -> list[Mapping[str, object]]:
+        """Check the shards of a unit. Return what its record should list, without their SHA-256."""
+        kept, ordinals = exported_rows(self.layout, unit)
+        numbers = np.unique(ordinals // self.plan.image_rows).tolist()
+        records = (
+            load_records(self.layout, unit, numbers) if "spotting" in self.funnel["stages"] else RECORD.empty_table()
+        )
+        read = zip(records["ordinal"].to_pylist(), records["sha256"].to_pylist(), strict=True)
+        digests, sampled = {ordinal: digest for ordinal, digest in read if digest}, images.digests if images else {}
+        shards: list[Mapping[str, object]] = []
+        for number, start in enumerate(range(0, len(ordinals), PER_SHARD)):
+            path = shard_path(self.layout, unit, number)
+            if self._size(self.layout.commit("export", unit), f"shards/{path.name}") is None:
+                continue
+            part = kept.slice(start, PER_SHARD).to_pylist()
+            rows = zip(part, ordinals[start : start + PER_SHARD].tolist(), strict=True)
+            samples = self._check_tar(path, rows, digests, sampled)
+            shards.append({"shard": path.name, "rows": len(part), "samples": samples})
+        return shards
+
+    def _check_tar(
+        self,
+        path: StorePath,
+        rows: Iterable[tuple[Row, int]],
+        digests: Mapping[int, bytes],
+        sampled: Mapping[int, bytes | None],
+    ) -> int:
+        """Compare each member of a shard with kept/, and each image with the digest of what was read. `sampled` has the
+        digests of members that were made again from the input. Return the number of samples."""
+        with path.open("rb") as file:
+            tar, samples = TarStream(file), 0
+            members = ((member.name, tar.content(member)) for member in tar)
+            ahead = next(members, None)
+            for row, ordinal in rows:
+                expected = sampled.get(ordinal, digests.get(ordinal))
+                if ahead is None or ahead[0].rpartition(".")[0] != key_of(row, ordinal):
+                    if expected is not None:
+                        self.found.differ("structure", path, "has no sample, although its image was read", row["uid"])
+                    continue
+                digest = sha256(ahead[1]).digest()
+                unknown = expected is None and ordinal not in sampled  # else None: it cannot be exported
+                if not unknown and expected != digest:
+                    if ordinal not in sampled and ahead[0].endswith(".png"):
+                        self._converted += 1
+                    else:
+                        part: Part = "input" if ordinal in sampled else "structure"
+                        self.found.differ(part, path, "has another image than was read", row["uid"])
+                for member in members_of(row, ordinal, ahead[1]):
+                    if ahead != member:
+                        what = f"has {ahead[0] if ahead else 'its end'} in place of {member[0]} by kept/"
+                        self.found.differ("structure", path, what, row["uid"])
+                        return samples
+                    ahead = next(members, None)
+                samples += 1
+            if ahead is not None:
+                self.found.differ("structure", path, f"has {ahead[0]}, which is of no row in kept/")
+        return samples

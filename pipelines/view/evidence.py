@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from open_diht.filters.cascade import apply_caption_filters, with_one_caption
 from open_diht.pipelines.driver.examples import example_of
 from open_diht.pipelines.manifests import FileChanged, ManifestError, MissingImage, UnreadableFile
+from open_diht.pipelines.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.report.thumbnail import ImageNotShown, Thumbnail, shrink
 from open_diht.pipelines.stages.columns import annotated_rows
@@ -15,7 +16,6 @@ from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.rows import Reading
 from open_diht.pipelines.store.layout import KINDS
-from open_diht.pipelines.view.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.view.query import Place
 
 

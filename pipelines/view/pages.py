@@ -14,6 +14,7 @@ from open_diht.filters.cascade import NOT_DECIDED, cascade
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
 from open_diht.pipelines.driver.funnel import count
+from open_diht.pipelines.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.report.card import draw_card
 from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.report.funnel import reasons_of
@@ -22,7 +23,6 @@ from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
 from open_diht.pipelines.view.evidence import evidence_of
-from open_diht.pipelines.view.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.view.query import (
     BadAddress,
     Hit,

@@ -23,9 +23,9 @@ from open_diht.common.naming import nearest
 from open_diht.filters.base import Bools
 from open_diht.filters.dedup import COPIES
 from open_diht.filters.output import OURS, SEVERAL
+from open_diht.pipelines.output import ENDS, UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.store.layout import KINDS
-from open_diht.pipelines.store.storage import Row, open_parts
-from open_diht.pipelines.view.output import ENDS, UNDECIDED, UNREADABLE, Output
+from open_diht.pipelines.store.storage import Row, open_parts, rows_of
 
 PAGE_ROWS = 24
 SECONDS = 3.0
@@ -271,19 +271,6 @@ def row_at(output: Output, place: Place) -> Row | None:
             return next((row for _, row in rows), None)
     except FileNotFoundError:
         return None
-
-
-def rows_of(file: pq.ParquetFile, places: NDArray[np.int64], columns: list[str] | None) -> Iterator[tuple[int, Row]]:
-    """Yield (place, row) for rows of a file. Only row groups that contain such a row are read."""
-    first = 0
-    for group in range(file.num_row_groups):
-        stop = first + file.metadata.row_group(group).num_rows
-        mine = places[(places >= first) & (places < stop)].tolist()
-        table = file.read_row_group(group, columns=columns) if mine else pa.table({})
-        for index in mine:
-            (row,) = table.slice(index - first, 1).to_pylist()
-            yield index, row
-        first = stop
 
 
 def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[tuple[str, str, int, int, Iterator[Hit]]]:

@@ -35,13 +35,13 @@ from open_diht.filters.cascade import (
     cascade,
 )
 from open_diht.filters.presets import Preset
+from open_diht.pipelines.output import Output
 from open_diht.pipelines.pilot.estimate import Estimate, share
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.dedup.exact_stages import Pairs
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.options import ROWS
-from open_diht.pipelines.view.output import Output
 
 PIECES = 40
 """Maximum number of pieces of a sample: each costs the read of a row group, and fewer would widen the interval, since

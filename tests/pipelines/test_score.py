@@ -21,13 +21,13 @@ from open_diht.filters.spotting.masking import mask_text, text_area  # noqa: E40
 from open_diht.filters.spotting.settings import SpotterSettings  # noqa: E402
 from open_diht.pipelines.driver import cli  # noqa: E402
 from open_diht.pipelines.manifests.plan import load_plan  # noqa: E402
+from open_diht.pipelines.output import Output  # noqa: E402
 from open_diht.pipelines.pilot.measure import measure  # noqa: E402
 from open_diht.pipelines.settings import ScoreSettings  # noqa: E402
 from open_diht.pipelines.stages.encoders import Encoder, find_pair_encoder  # noqa: E402
 from open_diht.pipelines.store.commit import read_json  # noqa: E402
 from open_diht.pipelines.store.layout import Layout  # noqa: E402
 from open_diht.pipelines.view import pages  # noqa: E402
-from open_diht.pipelines.view.output import Output  # noqa: E402
 from open_diht.pipelines.view.pages import Workbench  # noqa: E402
 from open_diht.pipelines.view.query import Query, row_at, search  # noqa: E402
 from tests.common.hostile_images import encode  # noqa: E402

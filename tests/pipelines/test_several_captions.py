@@ -26,11 +26,11 @@ from open_diht.pipelines.driver.cli import main
 from open_diht.pipelines.driver.conservation import NotConserved, check_conservation
 from open_diht.pipelines.manifests import BadSchema, inspect, read, read_rows
 from open_diht.pipelines.manifests.plan import load_plan
+from open_diht.pipelines.output import Output
 from open_diht.pipelines.settings import ScoreSettings
 from open_diht.pipelines.stages.rows import identities
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.view.evidence import evidence_of, place_at
-from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.pages import Workbench
 from open_diht.pipelines.view.pages import row as view_row
 from tests.pipelines.conftest import Filtered, filter_manifest, image_rows, members_of, sample_captions

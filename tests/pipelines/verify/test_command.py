@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ import pytest
 for module in ("torch", "open_clip"):
     pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
 
+from open_diht.common.command_line import WrongUse  # noqa: E402
 from open_diht.common.files import sha256_file  # noqa: E402
+from open_diht.common.shard_index import load, save  # noqa: E402
 from open_diht.pipelines.datasets import load_dataset  # noqa: E402
-from open_diht.pipelines.settings import ScoreSettings  # noqa: E402
+from open_diht.pipelines.manifests.plan import load_plan  # noqa: E402
+from open_diht.pipelines.settings import INDEX, ScoreSettings  # noqa: E402
 from open_diht.pipelines.stages import captions  # noqa: E402
+from open_diht.pipelines.stages.tar_indexes import kept_samples  # noqa: E402
 from open_diht.pipelines.store.layout import Layout  # noqa: E402
 from open_diht.pipelines.store.locking import is_locked, output_lock  # noqa: E402
 from open_diht.pipelines.store.storage import store_path  # noqa: E402
@@ -28,7 +33,8 @@ from open_diht.pipelines.verify import command, findings, rows  # noqa: E402
 from open_diht.pipelines.verify.command import main, verify  # noqa: E402
 from open_diht.pipelines.verify.findings import Difference, Findings, escape  # noqa: E402
 from open_diht.pipelines.verify.options import parse  # noqa: E402
-from tests.pipelines.conftest import _UNCOLLECTED, _lasting_annotator, _LastingSpotter, pairs_of  # noqa: E402
+from open_diht.pipelines.verify.provenance import UNRECORDED  # noqa: E402
+from tests.pipelines.conftest import _UNCOLLECTED, _lasting_annotator, _LastingSpotter, pairs_of, tar_of  # noqa: E402
 from tests.tiny_clip import write_tiny  # noqa: E402
 
 SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "images"
@@ -80,7 +86,7 @@ def test_a_good_output_has_no_difference_and_nothing_is_written_into_it(scored: 
     output, manifest = scored
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     found = checked(output, "--input", manifest)
-    assert not found.differences and not found.skipped, [*found.lines()]
+    assert not found.differences and [*found.skipped] == [UNRECORDED], [*found.lines()]
     assert found.rows == found.sampled == ROWS + 1 and found.read_again == (ROWS + 1, ROWS + 1)
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
     lost = checked(output)
@@ -275,6 +281,176 @@ def test_damage_is_found_by_its_record_and_without_it(damage: Callable[[Path], s
         assert any(map(names, found.differences)), [*found.lines()]
 
 
+# ---- exports
+
+Members = list[tuple[str, bytes]]
+
+
+def members_of(path: Path) -> Members:
+    with tarfile.open(path) as tar:
+        return [(one.name, tar.extractfile(one).read()) for one in tar]  # type: ignore[union-attr]
+
+
+def another_image(members: Members, images: list[int]) -> None:
+    """An image of the same size."""
+    name, content = members[images[0]]
+    members[images[0]] = (name, content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def swapped_images(members: Members, images: list[int]) -> None:
+    first, second = images[0], next(n for n in images if members[n][1] != members[images[0]][1])
+    (one, mine), (other, theirs) = members[first], members[second]
+    members[first], members[second] = (one, theirs), (other, mine)
+
+
+def doubled_sample(members: Members, images: list[int]) -> None:
+    """In place of another."""
+    members[images[1] : images[1] + 3] = members[images[0] : images[0] + 3]
+
+
+def another_json(members: Members, images: list[int]) -> None:
+    name, content = members[images[0] + 2]
+    members[images[0] + 2] = (name, content.replace(b'"complexity": ', b'"complexity": 1'))
+
+
+def another_text(members: Members, images: list[int]) -> None:
+    members[images[0] + 1] = (members[images[0] + 1][0], b"another caption")
+
+
+def foreign_member(members: Members, images: list[int]) -> None:
+    members.append(("mine.txt", b"a foreign member"))
+
+
+def without_a_sample(members: Members, images: list[int]) -> None:
+    del members[images[0] : images[0] + 3]
+
+
+EXPORTS = (another_image, swapped_images, doubled_sample, another_json, another_text, foreign_member, without_a_sample)
+
+
+@pytest.mark.parametrize("change", EXPORTS)
+def test_an_altered_shard_is_found_although_all_records_were_altered_to_match(
+    change: Callable[[Members, list[int]], None], scored: Any, copied: Path
+) -> None:
+    members = members_of(copied / SHARD)
+    change(members, [*range(0, len(members), 3)])
+    tar_of(copied / SHARD, members)
+    samples = sum(name.endswith(".png") for name, _ in members)
+    altered(
+        copied / f"work/export/commits/{UNIT}.json",
+        lambda record: record.update(rows=samples, shards=[{**record["shards"][0], "samples": samples}]),
+    )
+    sizes = copied / "shards" / "sizes.json"
+    altered(sizes, lambda content: content.update({Path(SHARD).name: samples}))
+    altered(
+        copied / "shards/manifest.json",
+        lambda content: content.update(samples=sum(json.loads(sizes.read_text()).values())),
+    )
+    forge(copied)
+    found = checked(copied, "--input", scored[1])
+    assert {Path(one.file).name for one in found.differences} <= {Path(SHARD).name, f"{UNIT}.json"}, [*found.lines()]
+    assert any(one.file.endswith(SHARD) for one in found.differences), [*found.lines()]
+
+
+@pytest.mark.parametrize("altered_part", ["uid", "place"])
+def test_an_altered_index_of_the_tars_of_the_input_is_found(
+    altered_part: str, filtering: Any, draw: Any, tmp_path: Path
+) -> None:
+    members: Members = []
+    texts = "A brown dog runs on the sand", "A man throws a red ball", "A girl rides a small pony"
+    for number, caption in enumerate(texts):
+        image = draw(tmp_path / "image.png", size=(32 + number, 32)).read_bytes()
+        members += [(f"{number}.png", image), (f"{number}.txt", caption.encode())]
+    tar_of(tmp_path / "in.tar", members)
+    done = filtering(tmp_path / "in.tar", tmp_path / "out", stages=("captions", "export"), export=INDEX)
+    assert done.funnel["left"]["samples"] == 3 and not checked(tmp_path / "out").differences
+    layout = Layout(tmp_path / "out")
+    whole, listed = layout.index("00000-00000"), layout.indexes / "in.tar.npz"
+    index = load(whole)
+    if altered_part == "place":  # in both indexes, so that only the tar shows it
+        index.rows["image_at"][0] += 1
+        save(index, whole)
+        save(kept_samples(layout, index, load_plan(layout.plan).units)[0], listed)
+    else:
+        index = load(listed)
+        index.rows["uid_low"][0] ^= 1
+        save(index, listed)
+    forge(tmp_path / "out")
+    (one, *_) = checked(tmp_path / "out").differences
+    assert (one.part, one.file) == (("input", str(whole)) if altered_part == "place" else ("structure", str(listed)))
+
+
+# ---- columns, files and dead letters
+
+
+@pytest.mark.parametrize("kind", ["added", "retyped"])
+def test_other_columns_are_found_although_all_records_were_altered_to_match(kind: str, copied: Path) -> None:
+    """Without the input, too, and in units of which no row was sampled."""
+    table = pq.read_table(copied / KEPT)
+    place = table.column_names.index("complexity")
+    column = table["complexity"].cast(pa.int64())
+    table = table.append_column("mine", column) if kind == "added" else table.set_column(place, "complexity", column)
+    pq.write_table(table, copied / KEPT)
+    forge(copied)
+    told = {one.file: one.what for one in checked(copied, "--sample", 0).differences}
+    assert ("mine" if kind == "added" else "int64") in told[str(copied / KEPT)]
+
+
+@pytest.mark.parametrize("name", ["kept/mine.csv", "rejected/part-9.parquet", "shards/mine.txt", "index/mine.npz"])
+def test_a_file_that_is_not_of_the_run_is_found(name: str, copied: Path) -> None:
+    (copied / name).parent.mkdir(exist_ok=True)
+    (copied / name).write_bytes(b"mine")
+    (copied / "mine.txt").write_bytes(b"")
+    found = checked(copied, "--sample", 0)
+    assert [one.file for one in found.differences] == [str(copied / name)]
+    assert any("mine.txt" in line for line in found.skipped)
+
+
+@pytest.mark.parametrize("column", ["file", "unit", "uid", "caption", "stage", "message", "raw"])
+@pytest.mark.parametrize("row", ["manifest", "spotting"])
+def test_an_altered_dead_letter_is_found(row: str, column: str, lossy: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(lossy, tmp_path / "copy"))
+    (path,) = (path for path in copy.glob("dead_letter/*.parquet") if row in pq.read_table(path)["stage"].to_pylist())
+    place = pq.read_table(path)["stage"].to_pylist().index(row)
+    with_value(path, column, place, b"mine" if column == "raw" else "mine")
+    forge(copy)
+    found = checked(copy)
+    assert any(one.file == str(path) and column in one.what for one in found.differences), [*found.lines()]
+
+
+@pytest.fixture(scope="module")
+def lossy(
+    with_images: Any, tsv: Any, filtering: Any, ocr_models: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An output with dead letters of the manifest and of images."""
+    folder = tmp_path_factory.mktemp("lossy")
+    rows = with_images(folder / "images", 4)
+    (folder / "images" / "broken.png").write_bytes(b"no image")
+    rows += [{"n": 4, "caption": "A brown dog runs on the sand", "image_path": "images/broken.png"}]
+    manifest = tsv(folder / "pairs.tsv", rows)
+    with manifest.open("a", encoding="utf-8") as file:
+        file.write("only one field\n")
+    done = filtering(manifest, folder / "out", max_dead_share=1)
+    assert done.funnel["dead_letter"]["rows"] == 2
+    return folder / "out"
+
+
+def test_dead_letters_of_the_manifest_and_of_images_are_no_differences(lossy: Path) -> None:
+    found = checked(lossy)
+    assert not found.differences and found.read_again == (5, 5), [*found.lines()]
+
+
+def test_a_row_that_the_input_does_not_have_among_those_that_cannot_be_read_is_found(lossy: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(lossy, tmp_path / "copy"))
+    for path in (*copy.glob("work/captions/dead/*.parquet"), *copy.glob("dead_letter/*.parquet")):
+        with_value(path, "message", pq.read_table(path)["stage"].to_pylist().index("manifest"), "mine")
+    forge(copy)
+    assert {one.part for one in checked(copy).differences} == {"input"}
+
+
+# ---- records
+
+
 def records_of(output: Path) -> list[Path]:
     exported = output / "work" / "exported.json"  # not of a run without exports
     return [output / "funnel.json", *([exported] if exported.exists() else []), *output.glob("work/*/commits/*.json")]
@@ -291,8 +467,15 @@ def forge(output: Path) -> None:
             if (output / "shards" / shard["shard"]).exists():
                 shard["sha256"] = sha256_file(output / "shards" / shard["shard"])
 
+    manifest, exported = output / "shards" / "manifest.json", output / "work" / "exported.json"
     for path in records_of(output):
-        altered(path, agree)
+        if path != exported:
+            altered(path, agree)
+    if manifest.exists():
+        shards = [json.loads(path.read_text())["shards"] for path in sorted(output.glob("work/export/commits/*.json"))]
+        altered(manifest, lambda content: content.update(shards=[*itertools.chain(*shards)]))
+    if exported.exists():
+        altered(exported, agree)
 
 
 @pytest.mark.parametrize(
@@ -359,6 +542,53 @@ def test_the_sums_of_the_results_are_compared(copied: Path) -> None:
     assert {one.what.partition(":")[0] for one in found} == {
         *("kept", "keep_rate", "steps", "rejected.action", "histograms.complexity.2"),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("duplicates.pair.found", lambda record: record["duplicates"]["pair"].update(found=7)),
+        ("duplicates.pair.compared", lambda record: record["duplicates"]["pair"].update(compared=7)),
+        ("duplicates.pair.rejected", lambda record: record["duplicates"]["pair"].update(rejected=False)),
+        ("left", lambda record: record.update(left={"shards": 1})),
+        ("another dataset", lambda record: record.update(dataset="laion2b")),
+    ],
+)
+def test_other_facts_of_the_results_are_compared(name: str, change: Callable[[Any], object], copied: Path) -> None:
+    altered(copied / "funnel.json", change)
+    assert any(name in one.what for one in checked(copied, "--sample", 0).differences)
+
+
+def test_records_of_two_units_that_were_swapped_are_found(copied: Path) -> None:
+    one, other = sorted(copied.glob("work/uid_keys/commits/*.json"))[:2]
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    assert {str(one), str(other)} <= {found.file for found in checked(copied, "--sample", 0).differences}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("plan.json", lambda plan: plan["files"][0].update(bytes=7)),
+        ("plan.json", lambda plan: plan["units"][1]["span"].update(start=7)),
+        ("plan.json", lambda plan: plan["units"][1]["span"].update(start="7")),
+        ("plan.json", lambda plan: plan["inspected"]["files"][0].update(stamp=[0])),
+        ("run.json", lambda run: run["dataset"]["roles"].update(url="mine")),
+        ("run.json", lambda run: run["dataset"].update(commits={"hf://datasets/a/b": "0"})),
+        ("run.json", lambda run: run["models"]["subset"].update(uids=7)),
+    ],
+)
+def test_an_altered_plan_or_settings_are_differences(name: str, change: Callable[[Any], object], copied: Path) -> None:
+    path = next(copied.rglob(name))
+    altered(path, change)
+    assert any("plan.json" in one.file or "run.json" in one.file for one in checked(copied).differences)
+
+
+def test_of_an_altered_hash_of_the_ocr_model_the_text_says_that_it_was_not_checked(copied: Path) -> None:
+    assert not any("spotting in run.json" in line for line in checked(copied, "--sample", 0).skipped)
+    altered(copied / "run.json", lambda run: run["models"]["spotting"].update(model_sha256="0" * 16))
+    assert any("spotting in run.json" in line for line in checked(copied, "--sample", 0).skipped)
 
 
 @pytest.mark.parametrize(("stage", "content"), [("download", '{"files": {}}'), ("spotting", "[1]")])
@@ -547,25 +777,30 @@ def test_wrong_use(words: list[str], scored: Any, capsys: Any) -> None:
     assert capsys.readouterr().err.startswith("error: ") and not (scored[0] / "found.json").exists()
 
 
-def test_settings_that_cannot_be_read_and_a_file_without_its_folder_are_one_line(copied: Path, capsys: Any) -> None:
+def test_settings_that_cannot_be_read_are_differences(copied: Path) -> None:
+    run = (copied / "run.json").read_text()
+
+    def told(change: Callable[[Any], object]) -> str:
+        (copied / "run.json").write_text(run)
+        altered(copied / "run.json", change)
+        assert main([str(copied)]) == 1
+        return " ".join(one.what for one in checked(copied).differences if one.file == str(copied / "run.json"))
+
+    assert "preset" in told(lambda record: record["preset"].update(captions=5))
+    assert "preset" in told(lambda record: record["preset"].update(captions={}, filters=5))
+    assert told(lambda record: record["dataset"]["roles"].update(caption="caption", captions=["caption"]))
+    assert told(lambda record: record.update(preset={}))
+    altered(copied / "run.json", lambda record: record.update(preset={"captions": 5}, plugins=["mine"]))
+    with pytest.raises(WrongUse, match="--plugin mine"):  # such settings need the user's plugin, and may be sound
+        checked(copied)
+
+
+def test_a_file_without_its_folder_is_one_line(copied: Path, capsys: Any) -> None:
     shutil.rmtree(copied / "kept")
     (copied / "kept").touch()
     assert main([str(copied)]) == 1
-    run = json.loads((copied / "run.json").read_text())
-    altered(copied / "run.json", lambda record: record["preset"].update(captions=5))
-    assert main([str(copied)]) == 2
-    altered(copied / "run.json", lambda record: record["preset"].update(captions={}, filters=5))
-    assert main([str(copied)]) == 2
-    altered(copied / "run.json", lambda record: record.update(preset={}))
-    assert main([str(copied)]) == 1  # and then kept/ is read
-    run["dataset"]["roles"].update(caption="caption", captions=["caption"])
-    (copied / "run.json").write_text(json.dumps(run))
-    assert main([str(copied)]) == 2
-    altered(copied / "work" / "plan.json", lambda plan: plan["inspected"]["files"][0].update(stamp=[0]))
-    assert main([str(copied)]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert [line[:7] for line in lines] == ["error: "] * 6 and str(copied / "kept") in lines[0]
-    assert "run.json" in lines[1] and "--preset" not in lines[1]  # which verify has not
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and str(copied / "kept") in line
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import uvicorn
 
+from open_diht.pipelines.output import Output
 from open_diht.pipelines.view.app import make_app
-from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.pages import Workbench
 
 HOSTILE = (

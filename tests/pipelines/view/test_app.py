@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.output import Output
 from open_diht.pipelines.view.query import Bounds, Place, Query, address_of, query_of, search
 from tests.common.html_tags import Tags
 from tests.pipelines.view.conftest import HOSTILE

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.output import Output
 from tests.pipelines.view.conftest import HOSTILE
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import fsspec
 import pytest
 
+from open_diht.pipelines.output import Output
 from open_diht.pipelines.store.storage import store_path
 from open_diht.pipelines.view.evidence import evidence_of
-from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.query import Query, search
 from open_diht.pipelines.view.thresholds import decide, draw
 

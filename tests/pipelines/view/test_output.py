@@ -6,8 +6,8 @@ import pytest
 
 from open_diht.common.command_line import WrongUse
 from open_diht.filters.presets import BadPreset, load_preset
+from open_diht.pipelines.output import Output
 from open_diht.pipelines.store.commit import publish_json
-from open_diht.pipelines.view.output import Output
 
 OTHER_SHAPE = '{"annotated": 1, "rows": [], "kept": 1, "rejected": {"action": "x"}, "dead": []}'
 
@@ -36,7 +36,7 @@ def test_of_a_running_one_what_is_committed_is_there(copied):
 
 
 def test_a_run_that_comes_to_its_end_is_noticed(copied, monkeypatch):
-    monkeypatch.setattr("open_diht.pipelines.view.output._FRESH_S", 0.0)
+    monkeypatch.setattr("open_diht.pipelines.output._FRESH_S", 0.0)
     record = json.loads((copied / "run.json").read_text())
     (copied / "run.json").unlink()
     output = Output(copied)
@@ -62,7 +62,7 @@ def test_a_run_whose_preset_cannot_be_read_is_refused_each_time(copied):
 
 
 def test_units_that_are_decided_again_are_another_listing(copied, monkeypatch):
-    monkeypatch.setattr("open_diht.pipelines.view.output._FRESH_S", 0.0)
+    monkeypatch.setattr("open_diht.pipelines.output._FRESH_S", 0.0)
     output = Output(copied)
     before = output.listing()
     assert output.listing() == before

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from open_diht.pipelines.output import Output
 from open_diht.pipelines.stages.decide import broken_unit
 from open_diht.pipelines.store.commit import publish_table
-from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.query import Bounds, Place, Query, QueryResult, numeric_columns, row_at, search
 
 

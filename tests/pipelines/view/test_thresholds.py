@@ -9,8 +9,8 @@ import pytest
 from open_diht.common.fields import BadValue
 from open_diht.filters.presets import Preset, load_preset, preset_names, recorded_preset
 from open_diht.filters.score import ScoreRule
+from open_diht.pipelines.output import Output
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
-from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.thresholds import decide, draw
 
 MOVES = {

@@ -1,4 +1,4 @@
-"""The output folder that is shown: its committed units, and the settings of its run."""
+"""Reader of an output folder: its committed units, and the settings of its run."""
 
 import time
 from dataclasses import dataclass
@@ -51,10 +51,11 @@ class _Source(TypedDict):
     name: NotRequired[str]
     roles: NotRequired[dict[str, str | list[str] | None]]
     read_as: NotRequired[dict[str, object]]
+    commits: NotRequired[dict[str, str]]
 
 
 class RunRecord(TypedDict):
-    """The fields of `run.json` that the viewer reads."""
+    """The fields of `run.json` that `Output` reads."""
 
     preset: dict[str, object]
     stages: list[str]
@@ -64,7 +65,7 @@ class RunRecord(TypedDict):
 
 
 class _ColumnRecord(TypedDict):
-    """The fields of a commit record of stage `columns` that the viewer reads."""
+    """The fields of a commit record of stage `columns` that `Output` reads."""
 
     kinds: dict[str, str]
 
@@ -116,7 +117,7 @@ class Output:
         preset: str | None = None,
         remedy: str = "give --preset with a preset of this version",
     ):
-        """Open an output, to be shown with `preset`. The default is the run's preset, or `paper` until the run has
+        """Open an output, to be read with `preset`. The default is the run's preset, or `paper` until the run has
         recorded one. Raise BadPreset if there is no such preset. Raise WrongUse if there is no output, a record of its
         run is corrupt, or the preset cannot be read or needs columns that are not stored. `remedy` says what to do
         about a recorded preset that cannot be read."""
@@ -133,7 +134,7 @@ class Output:
         # Nothing is taken over of a record that is refused, so that each page says so.
         self._record = record
         self.preset, self.preset_from = preset, preset_from
-        """The preset that rows are shown with, and its source, for messages."""
+        """The preset that rows are decided with, and its source, for messages."""
         self.dataset = _dataset(record["dataset"] if record else {})
         """How to read the manifests."""
         self.command = tuple(record.get("command", ())) if record else ()
