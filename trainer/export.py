@@ -125,7 +125,7 @@ def read_weights(folder: Path | str) -> dict[str, Tensor]:
 
 
 def _damaged(folder: Path | str, name: str, why: str) -> BadExport:
-    return BadExport(f"{folder}/{name} cannot be used ({why}); name WORKDIR/export, or export the model again")
+    return BadExport(f"{folder} is not an exported model, or is damaged ({name}: {why}); name WORKDIR/export")
 
 
 def _imported(architecture: Mapping[str, Any]) -> set[str]:
