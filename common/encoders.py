@@ -103,6 +103,8 @@ def loading(refused: Callable[[str], Exception]) -> Iterator[None]:
         AssertionError,
         StopIteration,
         EOFError,
+        ImportError,  # of a tokenizer whose package is not installed, for example
+        RecursionError,
         UnpicklingError,
         SafetensorError,
     ) as error:
@@ -132,14 +134,22 @@ def no_code() -> Iterator[None]:
     """Refuse, in the `with` block, text models and tokenizers that need Python code of their own, with ValueError. A
     folder of weights is data, but its `open_clip_config.json` may name such code in files next to it, and transformers
     would then ask on the terminal whether to run it. Tokenizers also need `trust_remote_code=False`, since a
-    configuration may hold arguments for them."""
+    configuration may hold arguments for them. A text model computes attention in torch, whatever kernel of a hub its
+    configuration names, because a kernel is code, which would be imported from the cache."""
     try:
+        from transformers import PreTrainedModel
         from transformers import dynamic_module_utils as dynamic
     except ImportError:  # without transformers nothing loads such code
         yield
         return
-    before = dynamic.TIME_OUT_REMOTE_CODE
+    before, chosen = dynamic.TIME_OUT_REMOTE_CODE, PreTrainedModel._check_and_adjust_attn_implementation
+
+    def in_torch(model: Any, named: str | None, *given: Any, **options: Any) -> Any:
+        # Of None, transformers chooses sdpa, or eager for models without it.
+        return chosen(model, named if named in ("eager", "sdpa") else None, *given, **options)
+
     dynamic.TIME_OUT_REMOTE_CODE = 0  # then it refuses without a question
+    PreTrainedModel._check_and_adjust_attn_implementation = in_torch
     try:
         yield
     except ValueError as error:
@@ -151,6 +161,7 @@ def no_code() -> Iterator[None]:
         ) from error
     finally:
         dynamic.TIME_OUT_REMOTE_CODE = before
+        PreTrainedModel._check_and_adjust_attn_implementation = chosen
 
 
 def create_open_clip(name: str, pretrained: str | None = None, **settings: Any) -> tuple[Any, Any, Any]:

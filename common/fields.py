@@ -81,9 +81,10 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: An
 
 
 def check_fields(instance: Any) -> None:
-    """Raise `BadValue` if `converted` refuses the value of a field of a dataclass instance."""
+    """Convert the fields of a dataclass instance as `build` does, so that 0 for a float has the
+    fingerprint of 0.0. Raise `BadValue` if `converted` refuses a value."""
     for name, hint in _hints(type(instance)).items():
-        converted(hint, getattr(instance, name), name)
+        object.__setattr__(instance, name, converted(hint, getattr(instance, name), name))
 
 
 def converted(hint: Any, value: Any, where: str) -> Any:

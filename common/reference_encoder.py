@@ -113,7 +113,8 @@ def _load_text(folder: Path) -> tuple[Any, torch.nn.Module]:
         logging.disable_progress_bar()
         only_data = {"local_files_only": True, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **only_data)
-        model = AutoModel.from_pretrained(str(folder), **only_data)
+        # The attention is named here, as the folder's configuration could name a kernel, which is code.
+        model = AutoModel.from_pretrained(str(folder), attn_implementation="sdpa", **only_data)
     except (OSError, ValueError, ImportError) as error:
         raise ReferenceMissing(
             f"the reference encoder's text model does not load from {folder} ({' '.join(str(error).split())[:200]}); "

@@ -294,7 +294,7 @@ def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[
                 if content.strip():  # a blank caption counts as missing
                     group.caption = (member.content, member.size, caption_hash(content))
             elif extension == JSON and not group.json[0]:
-                group.json, group.uid = (member.content, member.size), _uid_of_json(tar.content(member))
+                group.json, group.uid = (member.content, member.size), uid_of_json(tar.content(member))
     except BrokenTar as error:
         if not stream.bytes:
             report(Defect.EMPTY_TAR, "0 bytes")
@@ -308,7 +308,8 @@ def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[
         yield group
 
 
-def _uid_of_json(content: bytes) -> str:
+def uid_of_json(content: bytes) -> str:
+    """Return the uid of 32 hex digits in the JSON of a sample, or "" without one."""
     try:
         uid = json.loads(content)["uid"]
     except (ValueError, KeyError, TypeError, RecursionError):

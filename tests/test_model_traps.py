@@ -20,12 +20,14 @@ import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from open_diht.common import reference_encoder  # noqa: E402
+from open_diht.common.command_line import WrongUse  # noqa: E402
 from open_diht.common.encoders import EncoderError  # noqa: E402
 from open_diht.eval import cli, compare  # noqa: E402
 from open_diht.pipelines.concepts.teacher import find_teacher  # noqa: E402
 from open_diht.pipelines.stages.encoders import Encoder, find_encoder, find_pair_encoder  # noqa: E402
 from open_diht.trainer import hub as trainer_hub  # noqa: E402
 from open_diht.trainer.architecture import BadArchitecture, architecture, build, tokenizer  # noqa: E402
+from open_diht.trainer.average import main as average  # noqa: E402
 from open_diht.trainer.checkpoint import Checkpoint, Checkpoints, Damaged  # noqa: E402
 from open_diht.trainer.config import ModelSettings  # noqa: E402
 from open_diht.trainer.export import export, load, loaded_by  # noqa: E402
@@ -221,6 +223,79 @@ def test_no_file_of_weights_runs_code(use, kind, ending, tmp_path, mark, capsys)
     assert str(path) in refused and not mark.exists()
 
 
+WITH_TEXTS: dict[str, Callable[[Path], Any]] = {**OF_FOLDERS, "export.load": load}
+
+
+@pytest.mark.parametrize("use", ["bench", "filter --score-model", "export.load"])
+def test_attention_is_computed_in_torch_whatever_kernel_is_named(use, folder, mark, monkeypatch):
+    """A kernel is code in the cache of a hub. A folder that names one is used without."""
+    rewritten(folder, text_cfg={"hf_model_name": str(folder), "hf_proj_type": "mlp"})
+    text = {"model_type": "bert", **BERT}
+    (folder / "config.json").write_text(json.dumps(text))
+    for old in folder.glob("open_clip_*model.*"):
+        old.unlink()
+    model = json.loads((folder / CONFIG).read_text())["model_cfg"]
+    save_file(build(model, 0.07).state_dict(), folder / "open_clip_model.safetensors")
+    kernel = "kernels-community/flash-attn"
+    (folder / "config.json").write_text(json.dumps({**text, "attn_implementation": kernel}))
+    monkeypatch.setattr("transformers.modeling_utils.is_kernel", lambda name: name == kernel and not mark.touch())
+    with suppress(*ENDS):
+        transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(folder))
+    assert mark.exists(), "otherwise this trap is none"
+    mark.unlink()
+    assert WITH_TEXTS[use](folder) not in (1, 2) and not mark.exists()
+
+
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "header alone": lambda path: path.write_bytes(path.read_bytes()[:20]),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": Path.unlink,
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "link to nothing": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+    "other bytes": lambda path: path.write_bytes(b"\xff\xfe\x00" * 99),
+    "list": lambda path: path.write_text("[1]"),
+    "null": lambda path: path.write_text('{"model_cfg": null, "preprocess_cfg": {}}'),
+    "text": lambda path: path.write_text('{"model_cfg": "ViT-B-32", "preprocess_cfg": {}}'),
+    "no towers": lambda path: path.write_text('{"model_cfg": {"embed_dim": 4}, "preprocess_cfg": {}}'),
+    "tower of text": lambda path: path.write_text(
+        '{"model_cfg": {"embed_dim": 4, "vision_cfg": "a", "text_cfg": {}}, "preprocess_cfg": {}}'
+    ),
+    "unknown keys": lambda path: rewritten(path.parent, vision_cfg={"widthh": 3}),
+    "wrong types": lambda path: rewritten(path.parent, vision_cfg={"width": "a", "layers": None}),
+    "no width": lambda path: rewritten(path.parent, text_cfg={"width": 0, "heads": 0}),
+    "other shapes": lambda path: rewritten(path.parent, text_cfg={"vocab_size": 100}),
+    "deep": lambda path: path.write_text("[" * 100_000),
+}
+OF_DESCRIPTIONS = ("list", "null", "text", "no towers", "tower of text", "unknown keys", "wrong types", "no width",
+                   "other shapes", "deep")  # fmt: skip
+DAMAGED = [
+    (kind, name)
+    for kind in DAMAGE
+    for name in (CONFIG, "open_clip_model.safetensors")
+    if name == CONFIG or kind not in OF_DESCRIPTIONS
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), DAMAGED)
+def test_a_damaged_export_is_one_line(kind, name, folder, mark, tmp_path, capsys):
+    for old in folder.glob("open_clip_pytorch_model.*"):
+        old.unlink()
+    (with_safetensors(folder) / "README.md").write_text("# Card\n")
+    shutil.copytree(folder, tmp_path / "good")
+    DAMAGE[kind](folder / name)
+    with pytest.raises(WrongUse) as refused:
+        load(folder)
+    assert "\n" not in str(refused.value).strip()
+    assert cli.main(["--model", str(folder), "--tasks", "sample_t2i", "--output", str(tmp_path / "out")]) == 2
+    with pytest.raises(EncoderError):
+        Encoder(find_pair_encoder(f"local-dir:{folder}"))
+    for pair in ((folder, tmp_path / "good"), (tmp_path / "good", folder)):
+        status = average([*map(str, pair), "--output", str(tmp_path / "average")])
+        error = capsys.readouterr().err
+        assert status == 2 and "Traceback" not in error and not (tmp_path / "average").exists(), error
+
+
 def test_no_checkpoint_runs_code(tmp_path, mark):
     checkpoints = Checkpoints(store_at(str(tmp_path)))
     checkpoints.save(Checkpoint(step=1, samples=4, model={"a": torch.zeros(1)}, training={"a": Runs(mark)}))
@@ -239,12 +314,12 @@ def test_no_result_runs_code(tmp_path, mark, capsys):
     assert "does not hold arrays" in capsys.readouterr().err and not mark.exists()
 
 
-def test_no_model_that_is_published_runs_code(folder, mark, hub):
+def test_no_model_that_runs_code_is_published(folder, mark, hub):
     TRAPS["tokenizer with permission"](folder, mark)
     PICKLES["archive"](folder / "open_clip_model.safetensors", mark)
     (folder / "README.md").write_text("# Card\n")
-    assert trainer_hub.main([str(folder), "hf://me/small"]) == 0
-    assert "me/small" in hub.repositories and not mark.exists()
+    assert trainer_hub.main([str(folder), "hf://me/small"]) == 2
+    assert not hub.repositories and not mark.exists()
 
 
 def test_towers_of_a_folder_are_imported_only_by_name_of_the_user(folder, mark):

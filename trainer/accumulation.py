@@ -31,13 +31,14 @@ class Losses:
     concepts: Mapping[str, float] = field(default_factory=dict)
     """Maps the name of a head to the factor of its loss."""
     distillation: Distillation | None = None
-    """The loss on stored embeddings, if they are learned. Its statistics are `distillation`, the loss without its
-    factor, and `without_targets`, the number of this rank's pairs that it leaves out."""
+    """The loss on stored embeddings, if they are learned. Its statistic is `distillation`, the loss without its
+    factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLoss:
-    """Detached losses of this rank. Their means over ranks are the losses of the global batch."""
+    """Detached losses of this rank. Their means over ranks are the losses of the global batch. If targets are learned,
+    the statistic `without_targets` is the number of this rank's pairs that lack embeddings or those of a head."""
 
     total: Tensor
     contrastive: Tensor
@@ -66,6 +67,8 @@ def backward(
     slices = [slice(*ends) for ends in pairwise(len(batch) * part // parts for part in range(parts + 1))]
     scale = scaler.scale if scaler is not None else lambda tensor: tensor
     counts = _counts(batch, losses, ranks)
+    taught = [has_concepts(batch.concepts[head][1]) for head in losses.concepts]
+    """Masks of this rank's pairs with targets of each kind."""
 
     def encode(encoder: nn.Module, part: int) -> Encoded:
         if seeds is not None:
@@ -83,9 +86,10 @@ def backward(
         )
         if losses.distillation is None:
             return value, value, statistics
-        distilled, left = losses.distillation(image, text, factor, batch.teacher, ranks)
-        more = {"distillation": distilled.detach(), "without_targets": left}
-        return value + losses.distillation.weight * distilled, value, {**statistics, **more}
+        distilled, known = losses.distillation(image, text, factor, batch.teacher, ranks)
+        taught.append(known)
+        total = value + losses.distillation.weight * distilled
+        return total, value, {**statistics, "distillation": distilled.detach()}
 
     def concept_losses(encoded: Encoded, part: int) -> dict[str, Tensor]:
         found = {}
@@ -100,8 +104,12 @@ def backward(
         of_concepts = concept_losses(encoded, 0)
         total = of_pairs + sum(losses.concepts[head] * loss for head, loss in of_concepts.items())
         scale(total).backward()
-        concepts = {head: loss.detach() for head, loss in of_concepts.items()}
-        return BatchLoss(total=total.detach(), contrastive=value.detach(), concepts=concepts, statistics=statistics)
+        return BatchLoss(
+            total=total.detach(),
+            contrastive=value.detach(),
+            concepts={head: loss.detach() for head, loss in of_concepts.items()},
+            statistics={**statistics, **_without(taught)},
+        )
 
     with torch.no_grad():  # step (1)
         kept = [[each.float() for each in encode(student, part).features] for part in range(parts)]
@@ -132,7 +140,13 @@ def backward(
         for head, loss in of_concepts.items():
             sums[head] = sums.get(head, 0) + loss.detach()
     total = of_pairs.detach() + sum(losses.concepts[head] * loss for head, loss in sums.items())
+    statistics = {**statistics, **_without(taught)}
     return BatchLoss(total=total, contrastive=value.detach(), concepts=sums, statistics=statistics)
+
+
+def _without(taught: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the statistic `without_targets` for the masks of the pairs with targets of each kind."""
+    return {"without_targets": (~reduce(torch.logical_and, taught)).sum()} if taught else {}
 
 
 def _counts(batch: Batch, losses: Losses, ranks: Ranks) -> dict[str, Tensor]:

@@ -19,8 +19,9 @@ from open_diht.trainer.config import ModelSettings
 from open_diht.trainer.towers import BadTower, TowerPair, is_own, own_tokenizer
 
 DualEncoder: TypeAlias = "CLIP | CustomTextCLIP | TowerPair"
-_REFUSALS = (TypeError, AssertionError, RuntimeError, ValueError)
-"""Errors of open_clip, of `no_code` and of towers. RuntimeError is timm's for an unknown model."""
+_REFUSALS = (TypeError, AssertionError, RuntimeError, ValueError, LookupError, AttributeError, ImportError)
+"""Errors of open_clip, of `no_code`, of towers and of packages that are not installed. RuntimeError is
+timm's for an unknown model."""
 
 
 class BadArchitecture(WrongUse):
@@ -135,7 +136,7 @@ def tokenizer(model: dict[str, Any]) -> Any:
         try:
             with no_code():
                 return open_clip.tokenizer.HFTokenizer(name, context_length=context, trust_remote_code=False)
-        except (OSError, ValueError) as error:
+        except (OSError, *_REFUSALS) as error:
             raise BadArchitecture(f"text_cfg.hf_tokenizer_name {name} cannot be loaded: {error}") from error
     return open_clip.tokenizer.SimpleTokenizer(context_length=context, **text.get("tokenizer_kwargs", {}))
 

@@ -14,7 +14,7 @@ from open_diht.trainer.architecture import input_shape, tokenizer
 from open_diht.trainer.config import Config
 from open_diht.trainer.data import Loader, ShardFacts
 from open_diht.trainer.data.files import read_zero_shot
-from open_diht.trainer.inputs import about_embeddings, concept_targets, distillation_of, embedding_targets, open_pairs
+from open_diht.trainer.inputs import about_targets, concept_targets, distillation_of, embedding_targets, open_pairs
 from open_diht.trainer.losses.hn_nce import HnNce, fitting_scale
 from open_diht.trainer.memory import free_bytes, need
 from open_diht.trainer.model import Student, build_student
@@ -71,8 +71,8 @@ class Parts:
         config = replace(config, data=replace(config.data, streams=self.loader.streams or config.data.streams))
         self.stepper = Stepper(self.student, config, ranks, device, distillation_of(config, self.embeddings))
         tokens, remarks = self.tokenize(["a caption"] * (2 if config.data.negatives else 1)), []
-        if self.embeddings and begun is None:  # a resumed run has the same ones
-            remarks.append(about_embeddings(self.loader, ranks))
+        if begun is None:  # a resumed run has the same ones
+            remarks += about_targets(self.loader, ranks, config.distillation.max_missing_share)
         if config.schedule.micro_batches == "auto":
             wide = self.embeddings[0].dimension if self.embeddings else 0
             needed = need(self.student.train(), self.shape, tokens, pairs, ranks.world, wide)

@@ -7,7 +7,6 @@ it. Their average is often better than B on data unlike those of the fine-tuning
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,19 +63,15 @@ class Export(NamedTuple):
 
 
 def read(folder: Path) -> Export:
-    """Read an exported model. Raises `WrongUse` if the folder is none."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    """Read an exported model. Raises `BadExport` if the folder is none, or is damaged."""
+    from open_diht.trainer.export import CARD, WEIGHTS, BadExport, described, read_weights
 
-    from open_diht.trainer.export import CARD, DESCRIPTION, WEIGHTS
-
+    description, weights = described(folder), read_weights(folder)
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        weights, card = load_file(folder / WEIGHTS), (folder / CARD).read_text(encoding="utf-8")
-        described = {name: description[name] for name in ("model_cfg", "preprocess_cfg")}
-        return Export(folder, described, weights, card, sha256_file(folder / WEIGHTS))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise WrongUse(f"{folder} is not an exported model ({error}); name WORKDIR/export") from error
+        card = (folder / CARD).read_text(encoding="utf-8")
+        return Export(folder, description, weights, card, sha256_file(folder / WEIGHTS))
+    except (OSError, ValueError) as error:
+        raise BadExport(f"{folder} is not an exported model ({error}); name WORKDIR/export") from error
 
 
 def averaged(a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
@@ -97,7 +92,8 @@ def average(a: Path, b: Path, output: Path, alpha: float = 0.5) -> str:
     """Write the average of two exported models to a new folder, and return the call that loads it.
 
     Raises:
-        WrongUse: a folder is not an exported model, the models differ in more than their weights, or `output` exists.
+        BadExport: a folder is not an exported model, or is damaged.
+        WrongUse: the models differ in more than their weights, or `output` exists.
         CannotExport: `output` cannot be written.
     """
     from open_diht.trainer.config_files import differences

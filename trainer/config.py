@@ -144,6 +144,14 @@ class DistillationSettings:
     temperature: Above0 | None = None
     """Temperature of the teacher's softmax. The student's is the learned one. None: the teacher's own, which is stored
     with the embeddings. (MobileCLIP's paper)"""
+    teachers: Positive | None = None
+    """Number of teachers whose embeddings, of equal length, are concatenated. The student learns the mean of their
+    distributions. None: 1; with tars of DataCompDR, which do not say it, name it: 2 for those that Apple published.
+    (MobileCLIP's code)"""
+    max_missing_share: Share = 0.05
+    """Largest tolerated fraction of samples without the targets that are learned, embeddings or concepts: of a source
+    before the first step, as far as a sample of its shards shows, and of an epoch while it is read. More end the run.
+    (ours)"""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -12,7 +12,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from open_diht.common.encoders import no_hub
+from open_diht.common.command_line import WrongUse
+from open_diht.common.encoders import loading, no_hub
 from open_diht.common.files import published_folder
 from open_diht.common.training_data import TRAINING_DATA
 from open_diht.trainer.architecture import BadArchitecture, DualEncoder, build, has_own_tower, tokenizer
@@ -28,6 +29,10 @@ model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH_OF_
 tokenizer = open_clip.get_tokenizer("local-dir:PATH_OF_THIS_FOLDER")"""
 _OWN = """from open_diht.trainer.export import load
 model, tokenizer = {}"""
+
+
+class BadExport(WrongUse):
+    """A folder is not an exported model, or a file of it is damaged."""
 
 
 class CannotExport(TrainingError):
@@ -88,18 +93,39 @@ def load(folder: Path | str, towers: Sequence[str] = ()) -> tuple[DualEncoder, A
         The dual encoder, in evaluation mode, and a function from a list of captions to (b, context) int64 ids.
 
     Raises:
-        OSError: a file is missing.
+        BadExport: a file is missing, damaged or cannot be read, or the weights do not fit the model.
         BadArchitecture: the folder names a tower that is not in `towers`, or the model cannot be built.
     """
-    model = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))["model_cfg"]
+    model = described(folder)["model_cfg"]
     if others := sorted(_imported(model) - set(towers)):
         raise BadArchitecture(
             f"{folder} would import the tower {others[0]}; if the module is yours, load the folder with towers={others}"
         )
     with no_hub():
         clip, tokens = build(model, temperature=1.0), tokenizer(model)
-    clip.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    weights = read_weights(folder)
+    with loading(lambda why: _damaged(folder, WEIGHTS, why)):
+        clip.load_state_dict(weights)
     return clip.eval(), tokens
+
+
+def described(folder: Path | str) -> dict[str, Any]:
+    """Return `model_cfg` and `preprocess_cfg` of an exported model. Raises `BadExport` if they cannot be read."""
+    with loading(lambda why: _damaged(folder, DESCRIPTION, why)):
+        found = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
+        sections = {name: dict(found[name]) for name in ("model_cfg", "preprocess_cfg")}
+        model = sections["model_cfg"]
+        return {**sections, "model_cfg": {**model, **{part: dict(model[part]) for part in ("vision_cfg", "text_cfg")}}}
+
+
+def read_weights(folder: Path | str) -> dict[str, Tensor]:
+    """Return the weights of an exported model. Raises `BadExport` if they cannot be read."""
+    with loading(lambda why: _damaged(folder, WEIGHTS, why)):
+        return load_file(Path(folder) / WEIGHTS)
+
+
+def _damaged(folder: Path | str, name: str, why: str) -> BadExport:
+    return BadExport(f"{folder} is not an exported model, or is damaged ({name}: {why}); name WORKDIR/export")
 
 
 def _imported(architecture: Mapping[str, Any]) -> set[str]:

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
+from open_diht.common.encoders import loading
 from open_diht.common.hub import client, explained, parse_address
 from open_diht.trainer.errors import TrainingError
 from open_diht.trainer.export import CARD, DESCRIPTION, WEIGHTS
 from open_diht.trainer.stores import on_disk
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz")
+"""Endings of files that torch or NumPy read by pickle."""
 
 
 class CannotPush(TrainingError):
@@ -22,7 +26,8 @@ class CannotPush(TrainingError):
 
 def push(folder: Path | str, target: str, *, private: bool = False) -> str:
     """Publish the exported model in `folder`, a path or URL, as `target`, `hf://owner/name`, which is created if
-    needed. Raises `WrongUse` if the folder is not an exported model, the target is not a repository, or there is no
+    needed. Raises `WrongUse` if the folder is not an exported model, with weights in
+    safetensors alone, the target is not a repository, or there is no
     token; `CannotPush` if the hub was not reached or did not accept it; `StoreError` if the URL cannot be read."""
     address = parse_address(target)
     if address is None or address.kind != "model" or address.revision or address.path:
@@ -31,6 +36,17 @@ def push(folder: Path | str, target: str, *, private: bool = False) -> str:
         missing = [name for name in (WEIGHTS, DESCRIPTION, CARD) if not (here / name).is_file()]
         if missing:
             raise WrongUse(f"{folder} is not an exported model ({missing[0]} is missing); name WORKDIR/export")
+        # A hub must not get files that run code where they are read.
+        if others := [path.name for path in sorted(here.iterdir()) if path.suffix in _PICKLED]:
+            raise WrongUse(
+                f"{folder} holds {others[0]}, and files of this kind can run code; convert it to "
+                "safetensors, or move it out of the folder"
+            )
+        with loading(lambda why: WrongUse(f"{folder}/{WEIGHTS} is damaged ({why}); export the model again")):
+            from safetensors import safe_open
+
+            with safe_open(here / WEIGHTS, framework="pt"):  # reads the header, and checks the size
+                pass
         if not os.environ.get("HF_TOKEN"):
             raise WrongUse("HF_TOKEN is not set; set it to a token with write access to the repository")
         from huggingface_hub import CommitOperationAdd

@@ -5,11 +5,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from open_diht.common.ranks import Ranks
+from open_diht.common.spelling import spelled
 from open_diht.common.stores import translated
 from open_diht.trainer.concepts import ConceptTargets, open_targets
 from open_diht.trainer.concepts.targets import StoredTargets
 from open_diht.trainer.config import Config, TransformSettings
 from open_diht.trainer.data import BadSource, ConceptMismatch, DataSettings, Loader, ShardFacts, ShardLoader
+from open_diht.trainer.data.loader import Untaught
 from open_diht.trainer.data.shards import OpenSource
 from open_diht.trainer.embeddings import EmbeddingTargets, open_embeddings
 from open_diht.trainer.embeddings.datacompdr import ReinforcedTargets
@@ -129,26 +131,59 @@ def _opened(config: Config, path: str, section: str, opened: Callable[[str], _Ta
 
 
 def distillation_of(config: Config, embeddings: Sequence[EmbeddingTargets]) -> Distillation | None:
-    """Return the loss on embeddings. Return None if there are none to learn."""
+    """Return the loss on embeddings. Return None if there are none to learn. Raises `ConceptMismatch` if the number of
+    teachers is not known or does not divide the embeddings."""
     if not embeddings:
         return None
-    temperature = config.distillation.temperature or embeddings[0].temperature
-    return Distillation(weight=config.distillation.weight, temperature=temperature)
+    settings, dimension = config.distillation, embeddings[0].dimension
+    teachers = settings.teachers or 1
+    if settings.teachers is None and any(isinstance(each, ReinforcedTargets) for each in embeddings):
+        raise ConceptMismatch(
+            f"{settings.path}: tars of DataCompDR do not say how many teachers' embeddings they hold; set "
+            "distillation.teachers=2 for those that Apple published, 1 for those of "
+            f"`{spelled('concepts', '--datacompdr', store='embeddings')}`"
+        )
+    if dimension % teachers:
+        raise ConceptMismatch(
+            f"distillation.teachers is {teachers}, but embeddings of {dimension} numbers are not those of as many "
+            "teachers, of equal length; set the number of teachers that were concatenated"
+        )
+    temperature = settings.temperature or embeddings[0].temperature
+    return Distillation(weight=settings.weight, temperature=temperature, teachers=teachers)
 
 
-def about_embeddings(loader: Loader, ranks: Ranks) -> str:
-    """Read all embeddings before the first step, each rank its part, and return a line about samples without, or "" if
-    the loader does not count them. Raises on all ranks the error of the first rank that cannot use its part:
-    `ConceptMismatch` or `StoreError`."""
+def about_targets(loader: Loader, ranks: Ranks, max_missing_share: float) -> list[str]:
+    """Look for samples without targets before the first step, each rank in its part, and return a line about each
+    source and kind of targets. Raises `ConceptMismatch` if more than `max_missing_share` of a source have none, as far
+    as the loader knows; and on all ranks the error of the first rank that cannot use its part, `ConceptMismatch` or
+    `StoreError`."""
     error: Exception | None = None
-    found = None
+    found: list[Untaught] = []
     try:
-        found = loader.without_embeddings(ranks.rank, ranks.world)
+        found = loader.without_targets(ranks.rank, ranks.world)
     except (ConceptMismatch, StoreError) as raised:
         error = raised
     ranks.all_or_error(error)
-    counted = [each for each in ranks.collect(found) if each is not None]
-    first = next((text for _, text in counted if text), "")
-    if first:
-        return f"{sum(count for count, _ in counted):,} samples have no embeddings, first: {first}"
-    return "all samples have embeddings" if counted else ""
+    return [_about(parts, max_missing_share) for parts in zip(*ranks.collect(found), strict=True)]
+
+
+def _about(parts: Sequence[Untaught], max_missing_share: float) -> str:
+    """Return a line about what each rank found in its part of a source. Raises `ConceptMismatch`."""
+    known = parts[0]
+    looked_at, without = (sum(counts) for counts in zip(*((p.looked_at, p.without) for p in parts), strict=True))
+    first = next((f", first: {part.first}" for part in parts if part.first), "")
+    if known.absent + looked_at == known.samples:
+        line = f"{known.absent + without:,} samples have no {known.what}{first}"
+    else:
+        line = (
+            f"{without:,} of {looked_at:,} samples looked at have no {known.what}, and {known.absent:,} of "
+            f"{known.samples:,} are in shards without{first}"
+        )
+    share = known.absent / known.samples
+    share += (1 - share) * without / max(1, looked_at)
+    if share > max_missing_share:
+        raise ConceptMismatch(
+            f"{known.source}: {line}, which is {share:.2%}, more than distillation.max_missing_share "
+            f"{max_missing_share:.2%}; {known.remedy}, or raise the setting"
+        )
+    return line

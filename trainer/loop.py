@@ -39,7 +39,7 @@ from open_diht.trainer.checkpoint import Checkpoint, name_of
 from open_diht.trainer.checks import Share
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import plain
-from open_diht.trainer.data import Batch, ShardFacts
+from open_diht.trainer.data import Batch, ShardFacts, TooManyBad
 from open_diht.trainer.export import DESCRIPTION, export, loaded_by, model_card
 from open_diht.trainer.inputs import resolved
 from open_diht.trainer.logs import Pulse, RunLog, TrainingProgress, line
@@ -275,6 +275,7 @@ class _Run:
         factor = rate_factor(self.config.schedule, self._samples(), self.parts.total_samples)
         result = self.parts.stepper.step(batch, epoch, number, factor)
         self.step += 1
+        self._check_targets()
         last = self.step == self.parts.total_steps
         if not result.finite and self.log is not None:
             skipped = {"event": "skipped", "gradient_norm": str(result.gradient_norm)}
@@ -287,6 +288,18 @@ class _Run:
                 self._save(checked=not check)  # before the check, so that one that fails loses no steps
             if check:
                 self._check_and_record()
+
+    def _check_targets(self) -> None:
+        """Raise `TooManyBad` if more samples had no targets than `distillation.max_missing_share` allows: of an epoch,
+        or of all that were read, if these are more. It is the same on all ranks."""
+        without, limit = self.parts.stepper.skipped.pairs, self.config.distillation.max_missing_share
+        if without > limit * max(self._samples(), self.parts.loader.samples_per_epoch):
+            raise TooManyBad(
+                f"{without:,} of {self._samples():,} samples had no targets of the teacher, and an epoch has "
+                f"{self.parts.loader.samples_per_epoch:,}: this is more than distillation.max_missing_share "
+                f"{limit:.2%}; make the missing targets in a new WORKDIR, or raise the setting, with which the same "
+                "command resumes"
+            )
 
     def _samples(self) -> int:
         return self.step * self.config.schedule.batch_size
@@ -306,7 +319,7 @@ class _Run:
         values = {**result.values, "scale": result.scale, "gradient_norm": result.gradient_norm, "learning_rate": rate}
         plain_values = {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
         counts = {"skipped": skipped.total, "bad_samples": loader.indexed.total() + self.bad}
-        if self.parts.embeddings:
+        if self.parts.embeddings or self.parts.targets:
             counts["without_targets"] = skipped.pairs
         self.log.write("step", self.step, self._samples(), {**plain_values, **speed, **counts})
 
@@ -375,9 +388,9 @@ class _Run:
     def _finish(self) -> TrainingOutcome:
         if not self.measured:  # the run had ended before, or nothing is measured
             self.measured = self._check()
-        if self.parts.embeddings:
+        if self.parts.embeddings or self.parts.targets:
             left = self.parts.stepper.skipped.pairs
-            self.say(f"{left:,} of {self._samples():,} samples had no embeddings, and so no distillation loss")
+            self.say(f"{left:,} of {self._samples():,} samples had no targets of the teacher, and so no loss on them")
         if self.ranks.first:
             self._export(self.workdir.folder / EXPORT)
             self.workdir.publish(EXPORT, last=DESCRIPTION)

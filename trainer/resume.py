@@ -31,7 +31,8 @@ from open_diht.trainer.workdir import CHECKPOINTS, checkpoints_at, spool
 MAY_CHANGE = (
     "data.sources", "data.path", "data.subset", "data.selection", "data.skip", "data.workers",
     "data.prefetch", "data.stall_s", "data.index_folder",
-    "data.cache_folder", "data.cache_gib", "data.max_bad_share", "concepts.path", "distillation.path", "model.compile",
+    "data.cache_folder", "data.cache_gib", "data.max_bad_share", "concepts.path", "distillation.path",
+    "distillation.max_missing_share", "model.compile",
     "model.gradient_checkpointing", "loss.implementation", "loss.chunk", "schedule.micro_batches", "run.device",
     "run.threads", "run.timeout_s", "run.max_nonfinite", "run.tf32", "run.deterministic", "log.", "check.",
     "checkpoint.",

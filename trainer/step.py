@@ -117,7 +117,7 @@ class StepResult:
 
 @dataclass
 class Skipped:
-    """Counts of the steps that were not finite, and of the pairs that the distillation loss left out."""
+    """Counts of the steps that were not finite, and of the pairs that lacked targets that are learned."""
 
     total: int = 0
     in_a_row: int = 0

@@ -102,3 +102,9 @@ def test_a_value_is_shown_in_bounded_length() -> None:
         bomb = [bomb, bomb]
     assert len(shown(bomb)) < 2_000 and len(shown("x" * 10**6)) < 200
     assert shown([[6, 1], [8, 2]]) == "[[6, 1], [8, 2]]"
+
+
+def test_a_whole_number_for_a_float_is_the_float_also_from_a_program() -> None:
+    """Fingerprints are hashes of JSON, in which 0 is not 0.0."""
+    outer = Outer(name="mine", speed=0, pairs=((1, 1),))
+    assert repr((outer.speed, outer.pairs)) == "(0.0, ((1, 1.0),))"

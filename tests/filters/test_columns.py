@@ -1,5 +1,6 @@
 """Conditions on the manifest's own columns: what they keep, what they refuse to mean, how they are drawn."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -214,3 +215,11 @@ def test_a_column_may_not_take_the_name_of_a_filter(tmp_path, name):
     (tmp_path / "mine.yaml").write_text(f"columns: {{{name}: {{max: 1}}}}")
     with pytest.raises(BadPreset, match=f"columns.{name}: .* is a built-in reason; rename the column"):
         load_preset(str(tmp_path / "mine.yaml"))
+
+
+def test_a_bound_of_a_program_has_the_fingerprint_of_a_file() -> None:
+    presets = [
+        dataclasses.replace(load_preset("paper"), columns=(ColumnCondition(reason="similarity", min=low),))
+        for low in (0, 0.0)
+    ]
+    assert presets[0].fingerprint == presets[1].fingerprint

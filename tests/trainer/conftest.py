@@ -108,7 +108,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def targets(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Concept targets of `shards`, as `make concepts` stores them: shapes and colours; every tenth pair has none."""
+    """Concept targets of `shards`, as `make concepts` stores them: shapes and colours; every fortieth pair has none."""
     from open_diht.trainer.concepts.targets import ShardTargets, packed
 
     folder, entries = tmp_path_factory.mktemp("targets"), []
@@ -118,7 +118,7 @@ def targets(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "objects": np.array([[n % 4, (n + 1) % 4] for n in numbers], np.uint32),
             "attributes": np.array([[n // 4 % 8, (n // 4 + 1) % 8] for n in numbers], np.uint32),
         }
-        p = np.array([[0.75, 0.25] if n % 10 else [0, 0] for n in numbers], np.float16)
+        p = np.array([[0.75, 0.25] if n % 40 else [0, 0] for n in numbers], np.float16)
         keys = tuple(f"{n:032x}-{n:06d}" for n in numbers)
         content = packed(ShardTargets(tar.name, keys, ids, dict.fromkeys(ids, p)), {})
         (folder / f"{tar.stem}.npz").write_bytes(content)

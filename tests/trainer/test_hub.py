@@ -1,15 +1,22 @@
 """A model on a hub: one commit of all files, against a server on this machine that speaks the calls that it takes."""
 
+import pickle
 import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from open_diht.trainer.hub import main
 from open_diht.trainer.stores import FsspecStore
 from tests.hub_server import Hub
 
-FILES = {"open_clip_model.safetensors": b"\x01\x00\xff" * 50, "open_clip_config.json": b"{}", "README.md": b"# Card\n"}
+FILES = {
+    "open_clip_model.safetensors": save({"a": torch.ones(50)}),
+    "open_clip_config.json": b"{}",
+    "README.md": b"# Card\n",
+}
 
 
 @pytest.fixture
@@ -100,3 +107,18 @@ def test_what_the_hub_answers_is_in_the_message(hub, folder, monkeypatch, capsys
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", failed)
     assert main([str(folder), "hf://me/small"]) == 1
     assert "(TimeoutError: no message); check the network, or HF_ENDPOINT; the model is kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", FILES["open_clip_model.safetensors"][:-1], pickle.dumps({"a": 1}), b"PK\3\4"])
+def test_only_whole_safetensors_are_published(content, hub, folder, capsys):
+    (folder / "open_clip_model.safetensors").write_bytes(content)
+    assert main([str(folder), "hf://me/small"]) == 2
+    error = capsys.readouterr().err
+    assert f"{folder}/open_clip_model.safetensors" in error and error.count("\n") == 1 and not hub.repositories
+
+
+@pytest.mark.parametrize("name", ["open_clip_pytorch_model.bin", "a.pt", "b.ckpt", "items.npz"])
+def test_no_pickled_file_is_published(name, hub, folder, capsys):
+    (folder / name).write_bytes(pickle.dumps({}))
+    assert main([str(folder), "hf://me/small"]) == 2
+    assert f"{folder} holds {name}" in capsys.readouterr().err and not hub.repositories

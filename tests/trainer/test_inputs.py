@@ -17,11 +17,11 @@ from open_diht.common.fields import build
 from open_diht.eval.fetch.archives import write_tar
 from open_diht.trainer.config import Config, DistillationSettings
 from open_diht.trainer.config_files import load_config
-from open_diht.trainer.data import BadSource, ConceptMismatch
+from open_diht.trainer.data import BadSource, ConceptMismatch, TooManyBad
 from open_diht.trainer.inputs import concept_targets, distillation_of, embedding_targets, resolved
 from open_diht.trainer.loop import train
 from open_diht.trainer.losses import Distillation
-from tests.trainer.conftest import entries, interrupted, write_embeddings
+from tests.trainer.conftest import drawn, entries, interrupted, write_embeddings
 
 
 def config_of(*paths: str, **concepts: Any) -> Config:
@@ -122,8 +122,8 @@ def test_a_run_learns_embeddings_and_counts_the_pairs_without(tiny_values, taugh
     first = one[0]
     parts = first["contrastive"] + 2 * first["distillation"] + first["objects"] + first["attributes"]
     assert first["loss"] == pytest.approx(parts, rel=1e-5)
-    assert one[-1]["without_targets"] == 3, "one in each epoch of 96"
-    assert "3 of 288 samples had no embeddings, and so no distillation loss" in said
+    assert one[-1]["without_targets"] == 12, "one of embeddings and three of concepts in each epoch of 96"
+    assert "12 of 288 samples had no targets of the teacher, and so no loss on them" in said
     assert "distillation of embeddings (x2)" in (tmp_path / "w" / "export" / "README.md").read_text()
 
 
@@ -144,7 +144,8 @@ def test_a_resumed_run_notices_other_embeddings_of_datacompdr(tiny_config, shard
 
     (tmp_path / "dr").mkdir()
     sizes = write(0)
-    config = tiny_config(distillation={"path": str(tmp_path / "dr")}, schedule={"samples": 48})
+    settings = {"path": str(tmp_path / "dr"), "teachers": 1}
+    config = tiny_config(distillation=settings, schedule={"samples": 48})
     with pytest.raises(ConceptMismatch, match=r"of DataCompDR only .* set data\.captions=first"):
         embedding_targets(replace(config, data=replace(config.data, captions={"caption": 0.5, "synthetic": 0.5})))
     assert interrupted(config, tmp_path / "w", 1)[0].step == 1
@@ -191,3 +192,65 @@ def test_a_run_learns_them_and_exports_no_head(tiny_values, targets, tmp_path):
     assert not [name for name in model.state_dict() if "head" in name]
     card = (tmp_path / "w" / "export" / "README.md").read_text()
     assert "concept distillation (objects x1, attributes x1)" in card
+
+
+def numbered(folder: Path, uids: bool) -> Path:
+    """Data as img2dataset writes it, with numbers for keys and uids in the JSON, or without them."""
+    folder.mkdir()
+    samples = []
+    for number in range(32):
+        image, text = drawn(number)
+        about = {"uid": f"{number + 1:032x}"} if uids else {}
+        samples.append((f"{number:09d}", {"png": image, "txt": text, "json": json.dumps(about).encode()}))
+    write_tar(folder / "00000.tar", samples)
+    return folder
+
+
+def test_datacompdr_is_learned_by_uid_and_a_training_without_it_is_refused(tiny_config, tmp_path):
+    samples = []
+    for number in range(32):
+        content = io.BytesIO()
+        vectors = np.random.default_rng(number).normal(size=(2, 1, 8))
+        np.savez(content, image_emb=vectors[0], text_emb=vectors[1])
+        paug = json.dumps({"param_aug": [[[0, 0, 40, 40]]]}).encode()
+        samples.append((f"{number + 1:032x}", {"npz": content.getvalue(), "paug.json": paug}))
+    (tmp_path / "dr").mkdir()
+    write_tar(tmp_path / "dr" / "00000.tar", samples)
+
+    def config(data: Path, **distillation: Any) -> Config:
+        known = {"path": str(tmp_path / "dr"), "teachers": 2, **distillation}
+        return tiny_config(data={"sources": [{"path": str(data)}]}, distillation=known, schedule={"samples": 32})
+
+    said: list[str] = []
+    assert train(config(numbered(tmp_path / "uids", True)), tmp_path / "w", said.append).finished
+    assert any(line.startswith("0 samples have no embedding targets") for line in said)
+    assert not any(step["without_targets"] for step in entries(tmp_path / "w", "step"))
+    other = numbered(tmp_path / "numbers", False)
+    with pytest.raises(
+        ConceptMismatch, match=r"32 samples .* 100\.00%, more than distillation\.max_missing_share 5\.00%"
+    ):
+        train(config(other), tmp_path / "x")
+    assert train(config(other, max_missing_share=1.0), tmp_path / "y").finished
+    with pytest.raises(ConceptMismatch, match=r"distillation\.teachers=2 for those that Apple published"):
+        train(config(tmp_path / "uids", teachers=None), tmp_path / "z")
+    with pytest.raises(ConceptMismatch, match=r"distillation\.teachers is 3, but embeddings of 8 numbers"):
+        train(config(tmp_path / "uids", teachers=3), tmp_path / "z")
+
+
+def test_concepts_count_too_and_what_no_sample_shows_ends_the_run_later(tiny_config, targets, tmp_path, monkeypatch):
+    """3 of 96 samples have no concepts, keys 0, 40 and 80; a look at one sample of each shard finds one of three."""
+    settings = {"concepts": {"path": str(targets)}, "distillation": {"max_missing_share": 0.03}}
+    with pytest.raises(
+        ConceptMismatch, match=r"3 samples have no concept targets, .*3\.12%, .*max_missing_share 3\.00%"
+    ):
+        train(tiny_config(**settings), tmp_path / "w")
+    monkeypatch.setattr("open_diht.trainer.data.loader._LOOKED_AT", 1)
+    monkeypatch.setattr("open_diht.trainer.data.reader._LOOKED_AT", 32)
+    allowed = tiny_config(**{**settings, "distillation": {"max_missing_share": 0.02}}, schedule={"samples": 96})
+    with pytest.raises(ConceptMismatch, match=r"1 of 32 samples looked at have no concept targets, and 0 of 96"):
+        train(allowed, tmp_path / "w")
+    monkeypatch.setattr("open_diht.trainer.data.reader._LOOKED_AT", 0)  # nothing is seen before the first step
+    with pytest.raises(
+        TooManyBad, match=r"[23] of \d+ samples had no targets of the teacher, .*max_missing_share 2\.00%"
+    ):
+        train(allowed, tmp_path / "w")

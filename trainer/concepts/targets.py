@@ -10,6 +10,7 @@ head at k = 10, plus keys and headers, and training does not need the teacher it
 import hashlib
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from open_diht.common.shard_index import packed_keys, unpacked_keys
+from open_diht.common.shard_index import ShardIndex, packed_keys, unpacked_keys
 from open_diht.common.spelling import spelled
 from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
 from open_diht.trainer.stores import Store, store_at
@@ -58,7 +59,7 @@ class ShardTargets:
         return self.ids[name][rows].astype(np.int64), probabilities / np.where(total > 0, total, 1)
 
 
-class StoredTargets:
+class StoredTargets(ABC):
     """The targets of a data set, in one file per shard that a manifest lists."""
 
     what: ClassVar[str]
@@ -77,6 +78,11 @@ class StoredTargets:
     def remedy(cls) -> str:
         """Return the command that makes such targets."""
         return f"`{spelled('concepts', **cls.options)}`"
+
+    @property
+    def advice(self) -> str:
+        """What to do if many samples have no targets, for messages."""
+        return f"run {self.remedy()} on this data, or name the targets that were made from it"
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -109,6 +115,11 @@ class StoredTargets:
                     f"{self.remedy()} again"
                 )
         return [name for name in shards if name not in self._shards or self._shards[name]["file"] not in files]
+
+    @abstractmethod
+    def taught(self, index: ShardIndex, rows: Ids, captions: Collection[int]) -> npt.NDArray[np.bool_]:
+        """Return the mask of rows of a shard's index that have targets, also of these captions if targets are of
+        captions. Raises `ConceptMismatch` if the shard's targets cannot be used, `StoreError` if their store failed."""
 
     def _check_tar(self, name: str, sha256: str) -> None:
         made_from = self._shards[name]["tar_sha256"] if name in self._shards else ""
@@ -162,6 +173,14 @@ class ConceptTargets(StoredTargets):
             return None
         with file:
             return unpacked(file.read())
+
+    def taught(self, index: ShardIndex, rows: Ids, captions: Collection[int]) -> npt.NDArray[np.bool_]:
+        """See `StoredTargets.taught`. A row has targets if all heads have."""
+        found = self.shard(index.name, index.identity)
+        if found is None:
+            return np.zeros(len(rows), np.bool_)
+        places = found.rows([index.keys[row] for row in rows])
+        return np.all([values[places].any(axis=1) for values in found.probabilities.values()], axis=0)
 
 
 def open_targets(folder: str | Path) -> ConceptTargets:

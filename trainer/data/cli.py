@@ -17,7 +17,7 @@ from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_s
 from open_diht.common.fields import Count, Positive, Share
 from open_diht.common.spelling import spelled
 from open_diht.trainer.data.errors import DataError, Kind
-from open_diht.trainer.data.reader import UndecodableImage, columns_of, decode, without_embeddings
+from open_diht.trainer.data.reader import UndecodableImage, columns_of, decode, without_targets
 from open_diht.trainer.data.settings import DataSettings, Source
 from open_diht.trainer.data.shards import OpenSource, Shard, load, open_source, store_of
 from open_diht.trainer.stores import store_at
@@ -48,7 +48,7 @@ def about_embeddings(path: str, source: OpenSource, settings: DataSettings) -> l
     embeddings = open_embeddings(place)
     _, columns = columns_of([embeddings], settings)
     indexes = (load(shard.index) for shard in source.shards)
-    found = [without_embeddings(index, np.arange(len(index.keys)), embeddings, columns) for index in indexes]
+    found = [without_targets(index, np.arange(len(index.keys)), embeddings, columns) for index in indexes]
     first = next((f", first: {what}" for _, what in found if what), "")
     return [f"embeddings: {sum(count for count, _ in found):,} samples have none{first}"]
 

@@ -14,10 +14,12 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from open_diht.common.stores import many_at_once
@@ -25,7 +27,7 @@ from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.data.errors import BadSource, ConceptMismatch, DataError, Kind, TooManyBad
 from open_diht.trainer.data.feed import CPU, Feed, Makes
 from open_diht.trainer.data.order import EpochOrder, RankBatches
-from open_diht.trainer.data.reader import Reader, Tokenizer, Transform, heads_of
+from open_diht.trainer.data.reader import Reader, Tokenizer, Transform, evenly, heads_of
 from open_diht.trainer.data.settings import DataSettings
 from open_diht.trainer.data.shards import OpenSource, ShardFacts, bytes_in_use, default_streams, open_source
 from open_diht.trainer.data.subset import Found, Subset, open_subset
@@ -33,6 +35,33 @@ from open_diht.trainer.data.subset import Found, Subset, open_subset
 if TYPE_CHECKING:
     from open_diht.trainer.concepts.targets import ConceptTargets, StoredTargets
     from open_diht.trainer.embeddings.targets import EmbeddingTargets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untaught:
+    """The samples of a source without targets of a kind, as far as they are known before the first step."""
+
+    source: str
+    """Path of the source."""
+    what: str
+    """Kind of the targets."""
+    remedy: str
+    """What to do if many are missing."""
+    samples: int
+    """Number of all samples."""
+    absent: int
+    """Number of the samples of shards without a file of targets."""
+    looked_at: int
+    """Number of the samples of other shards whose targets were read."""
+    without: int
+    """Number of the samples looked at without targets."""
+    first: str
+    """The first of these, or a shard without a file. It is empty if all have targets."""
+
+
+_LOOKED_AT = 32
+"""Shards of a source whose targets are read before the first step. To read all would take hours for a terabyte of
+embeddings. One shard of these, if it alone has none, is 3 %, less than the default of `max_missing_share`."""
 
 
 class Loader(ABC):
@@ -92,11 +121,11 @@ class Loader(ABC):
         """Lines to report before the run begins."""
         return []
 
-    def without_embeddings(self, rank: int, world: int) -> tuple[int, str] | None:
-        """Read all embeddings of every `world`-th shard, from number `rank` on. Return the number of samples to read
-        that have none, and the first one. Return None if they are not counted. Raises `ConceptMismatch` if embeddings
-        cannot be used, or `StoreError`."""
-        return None
+    def without_targets(self, rank: int, world: int) -> list[Untaught]:
+        """Look for samples without targets, in a sample of the shards of each source, of which this rank reads every
+        `world`-th. Return the counts for each source and kind of targets, or an empty list if they are not counted.
+        Raises `ConceptMismatch` if targets cannot be used, or `StoreError`."""
+        return []
 
     @property
     def counts(self) -> dict[str, int]:
@@ -255,8 +284,15 @@ class ShardLoader(Loader):
         self.heads = heads_of(joined)
         """Head of the concept targets to the number of its concepts."""
         self.problems += [problem for source in self.sources for problem in source.problems]
-        self.problems += _missing_targets(self.sources, joined, settings.max_bad_share)
-        _missing_targets(self.sources, taught, 1.0)
+        missing = _missing_targets(self.sources, joined, settings.max_bad_share)
+        self.problems += [
+            f"{name}: {Kind.MISSING_CONCEPTS}: it has no concept targets" for names in missing for name in sorted(names)
+        ]
+        # With the file names of the shards without.
+        self._targets: list[list[tuple[StoredTargets | None, set[str]]]] = [
+            [*zip(joined, missing, strict=True)],
+            [*zip(taught, _missing_targets(self.sources, taught, 1.0), strict=True)],
+        ]
         self.indexed = sum((Counter(source.bad) for source in self.sources), Counter[str]())
         self._prefetch = Prefetch(self._reader, self.batches_per_epoch)
 
@@ -274,16 +310,32 @@ class ShardLoader(Loader):
         """A line that counts the uids of the subset in the shards. It is missing without a subset or with `opened`."""
         return [] if self.found is None else [f"{self._settings.chosen_by}: {self.found}"]
 
-    def without_embeddings(self, rank: int, world: int) -> tuple[int, str]:
-        """See `Loader.without_embeddings`."""
-        shards = [
-            (number, place)
-            for number, source in enumerate(self.sources)
-            for place, shard in enumerate(source.shards)
-            if shard.samples and not shard.left_out
+    def without_targets(self, rank: int, world: int) -> list[Untaught]:
+        """See `Loader.without_targets`."""
+        return [
+            self._untaught(number, targets, absent, rank, world)
+            for kind in self._targets
+            for number, (targets, absent) in enumerate(kind)
+            if targets is not None
         ]
-        found = list(many_at_once(lambda place: self._reader.without_embeddings(*place), shards[rank::world]))
-        return sum(count for count, _ in found), next((text for _, text in found if text), "")
+
+    def _untaught(self, source: int, targets: StoredTargets, absent: set[str], rank: int, world: int) -> Untaught:
+        shards = {n: shard for n, shard in enumerate(self.sources[source].shards) if shard.samples}
+        there = np.array([n for n, shard in shards.items() if not shard.left_out and shard.file.name not in absent])
+        chosen = evenly(there, _LOOKED_AT)
+        look = partial(self._reader.without_targets, targets, source)
+        found = list(many_at_once(look, chosen.tolist()[rank::world]))
+        lost = [shard for shard in shards.values() if shard.file.name in absent]
+        return Untaught(
+            source=self.sources[source].path,
+            what=targets.what,
+            remedy=targets.advice,
+            samples=sum(shard.samples for shard in shards.values() if not shard.left_out),
+            absent=sum(shard.samples for shard in lost),
+            looked_at=sum(looked_at for looked_at, _, _ in found),
+            without=sum(without for _, without, _ in found),
+            first=next((text for *_, text in found if text), f"shard {lost[0].file.name}" if lost else ""),
+        )
 
     def close(self) -> None:
         """End the workers and close the shards."""
@@ -369,13 +421,14 @@ def _require_cache(settings: DataSettings, sources: Sequence[OpenSource], stream
 
 def _missing_targets(
     sources: Sequence[OpenSource], targets: Sequence[StoredTargets | None], max_bad_share: float
-) -> list[str]:
-    """Return a line about each shard without targets in a source that has targets. Raises `TooManyBad` if such shards
-    hold more of a source than allowed, `ConceptMismatch` if all do or targets are of other shards, `StoreError` if
-    targets at a URL cannot be listed."""
+) -> list[set[str]]:
+    """Return the names of each source's shards without targets, if the source has targets. Raises `TooManyBad` if such
+    shards hold more of a source than allowed, `ConceptMismatch` if all do or targets are of other shards, `StoreError`
+    if targets at a URL cannot be listed."""
     found = []
     for source, known in zip(sources, targets, strict=True):
         if known is None:
+            found.append(set[str]())
             continue
         present = {shard.file.name: shard for shard in source.shards if shard.samples and not shard.left_out}
         missing = known.missing({name: shard.sha256 for name, shard in present.items()})
@@ -388,7 +441,7 @@ def _missing_targets(
             )
         if missing and len(missing) == len(present):
             raise ConceptMismatch(f"{source.path}: no shard has {known.what}; make them with {known.remedy()}")
-        found += [f"{name}: {Kind.MISSING_CONCEPTS}: it has no {known.what}" for name in missing]
+        found.append({*missing})
     return found
 
 

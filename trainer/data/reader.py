@@ -35,13 +35,15 @@ from open_diht.trainer.data.shards import OpenSource, Shard, load, rows_to_read,
 from open_diht.trainer.data.subset import Subset
 
 if TYPE_CHECKING:
-    from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets
+    from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets, StoredTargets
     from open_diht.trainer.embeddings.targets import EmbeddingTargets, ShardEmbeddings
 
 _OPEN_SHARDS = 256  # that a worker keeps open if it may, with indexes in memory (1.7 MB for 10,000 samples)
 # Shards that are tried for a sample, its own first, and samples of each. If one in a hundred is bad, as
 # `data.max_bad_share` allows by default, all 32 fail only where something else is wrong.
 _NEIGHBORS, _TRIES = 4, 8
+_LOOKED_AT = 1000
+"""Samples of a shard whose targets are read before the first step. A sample of DataCompDR takes 0.1 MB."""
 # They separate the random numbers of captions, of fields and of stored crops from others with the same seed.
 _CAPTIONS, _FIELDS, _CROPS = 0x6361_7074_696F_6E73, 0x6669_656C_6473, 0x6372_6F70
 
@@ -404,7 +406,7 @@ class Reader:
         targets = concepts.shard(index.name, index.identity) if concepts else None
         places = targets.rows(index.keys) if targets else None
         taught = stored.shard(index.name, index.identity) if stored else None
-        taught_rows = taught.rows(index.keys) if taught else None
+        taught_rows = taught.rows(index) if taught else None
         opened = _Opened((source, number), shard, descriptor, index, rows, targets, places, taught, taught_rows)
         self._require_fields(opened)
         self._opened[source, number] = opened
@@ -502,12 +504,13 @@ class Reader:
                 image[index], text[index] = stored.pair(row, sample.crop, self._columns[sample.name])
         return torch.from_numpy(image), torch.from_numpy(text)
 
-    def without_embeddings(self, source: int, number: int) -> tuple[int, str]:
-        """Count the samples of a shard without embeddings, and name the first one. Raises `ConceptMismatch` if the
-        embeddings cannot be used, `StoreError` if their store failed."""
+    def without_targets(self, targets: StoredTargets, source: int, number: int) -> tuple[int, int, str]:
+        """Return how many samples of a shard were looked at, at most `_LOOKED_AT`, how many of
+        them have no targets, and the first one. Raises `ConceptMismatch` if the targets cannot be
+        used, `StoreError` if their store failed."""
         index = load(self._sources[source].shards[number].index)
-        rows = np.unique(rows_to_read(index, self._settings.split, self._subset)[0])
-        return without_embeddings(index, rows, self._embeddings[source], self._columns)
+        rows = evenly(np.unique(rows_to_read(index, self._settings.split, self._subset)[0]), _LOOKED_AT)
+        return len(rows), *without_targets(index, rows, targets, self._columns)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": OrderedDict(), "_owner": None, "state": None}
@@ -563,16 +566,18 @@ def heads_of(concepts: Sequence[ConceptTargets | None]) -> dict[str, int]:
     return known[0].heads if known else {}
 
 
-def without_embeddings(
-    index: ShardIndex, rows: npt.NDArray[np.int64], embeddings: EmbeddingTargets | None, columns: Mapping[str, int]
+def evenly(values: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """Return at most so many of the values, evenly spaced."""
+    return values[np.linspace(0, len(values) - 1, most).astype(np.int64)] if len(values) > most else values
+
+
+def without_targets(
+    index: ShardIndex, rows: npt.NDArray[np.int64], targets: StoredTargets, columns: Mapping[str, int]
 ) -> tuple[int, str]:
-    """Count the rows of a shard's index without embeddings of the image and the captions `columns`, and name the first
-    one. Raises `ConceptMismatch` if the embeddings cannot be used, `StoreError` if their store failed."""
-    found = embeddings.shard(index.name, index.identity) if embeddings else None
-    if found is not None:
-        known = found.present([*columns.values()])
-        places = found.rows([index.keys[row] for row in rows])
-        rows = rows[~np.append(known, False)[places]]  # -1 takes the last one
+    """Count the rows of a shard's index without targets, of embeddings those of the image and the captions `columns`,
+    and name the first one. Raises `ConceptMismatch` if the targets cannot be used, `StoreError` if their store
+    failed."""
+    rows = rows[~targets.taught(index, rows, columns.values())]
     return len(rows), f"shard {index.name}, key {index.keys[rows[0]]}" if len(rows) else ""
 
 

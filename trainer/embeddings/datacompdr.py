@@ -1,8 +1,8 @@
 """Read embeddings in the format of DataCompDR as they are: one tar for each shard of the data set, of the same name.
 
 Samples are joined by uid, and each is read when it is needed: all of a tar of DataCompDR would take a gigabyte. They
-get length 1. DataCompDR concatenates the embeddings of two teachers, so that the cosine is the mean of both. Crops and
-RandAugment are repeated from `paug.json`, which is in pixels of the whole image.
+get length 1. DataCompDR concatenates the embeddings of two teachers, which `distillation.teachers` splits again. Crops
+and RandAugment are repeated from `paug.json`, which is in pixels of the whole image.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import math
 import pickle
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from open_diht.common.crops import cropped
-from open_diht.common.shard_index import uid_of_key
+from open_diht.common.shard_index import ShardIndex, halves, uid_of_json, uid_of_key
 from open_diht.common.stores import many_at_once
 from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
 from open_diht.trainer.embeddings.targets import EmbeddingTargets, Half, ShardEmbeddings, mapped
@@ -67,8 +67,14 @@ class Reinforced(ShardEmbeddings):
         except (*UNREADABLE, tarfile.TarError) as error:
             raise ConceptMismatch(f"{self._path} cannot be read ({error}); {remedy}") from error
         self.keys = tuple(taught)
+        self._identities = [self._identity(key, parts.get("json")) for key, parts in taught.items()]
         self._places = np.array([(*array, *crops) for array, crops in spans], np.int64)
         """(n, 4) first and last offset of the embeddings, and of the crops."""
+
+    def _identity(self, key: str, about: tuple[int, int] | None) -> tuple[int, int] | str:
+        """Return the uid of a sample, in two halves, as the index of a shard finds it. Without a uid return its key."""
+        uid = uid_of_json(self._content[slice(*about)].tobytes()) if about is not None else ""
+        return halves(uid) if (uid := uid or uid_of_key(key)) else key
 
     @property
     def crops(self) -> int:
@@ -77,23 +83,30 @@ class Reinforced(ShardEmbeddings):
     @property
     def image(self) -> Half:  # type: ignore[override]  # a field of those that are held
         """See `ShardEmbeddings`. Reads all samples."""
-        return np.array([image for image, _ in self._samples()], np.float16).reshape(-1, self.crops, self._shape[2])
+        images = [image for image, _ in self._samples(range(len(self.keys)))]
+        return np.array(images, np.float16).reshape(-1, self.crops, self._shape[2])
 
     @property
     def text(self) -> Half:  # type: ignore[override]
         """See `ShardEmbeddings`. Reads all samples."""
-        return np.array([text for _, text in self._samples()], np.float16).reshape(-1, *self._shape[1:])
+        texts = [text for _, text in self._samples(range(len(self.keys)))]
+        return np.array(texts, np.float16).reshape(-1, *self._shape[1:])
 
-    def rows(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
-        return super().rows([uid_of_key(key) or key for key in keys])
+    def rows(self, index: ShardIndex) -> npt.NDArray[np.int64]:
+        """See `ShardEmbeddings`. The key of a sample may be any, such as a number of img2dataset, if its JSON has the
+        uid."""
+        places = {identity: row for row, identity in enumerate(self._identities)}
+        uids = zip(index.rows["uid_high"].tolist(), index.rows["uid_low"].tolist(), strict=True)
+        samples = (uid if any(uid) or uid_of_key(key) else key for uid, key in zip(uids, index.keys, strict=True))
+        return np.array([places.get(sample, -1) for sample in samples], np.int64)
 
-    def present(self, captions: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """See `ShardEmbeddings`. Reads and checks all samples."""
-        found = (image.any() and text[captions].any(axis=1).all() for image, text in self._samples())
-        return np.array([*found], np.bool_)
+    def present(self, rows: npt.NDArray[np.int64], captions: Collection[int]) -> npt.NDArray[np.bool_]:
+        """See `ShardEmbeddings`. Reads and checks all of these samples."""
+        found = (image.any() and text[[*captions]].any(axis=1).all() for image, text in self._samples(rows.tolist()))
+        return np.fromiter(found, np.bool_, len(rows))
 
-    def _samples(self) -> Iterator[tuple[Half, Half]]:
-        for row in range(len(self.keys)):
+    def _samples(self, rows: Iterable[int]) -> Iterator[tuple[Half, Half]]:
+        for row in rows:
             self._boxes(row)
             yield self.sample(row)
 
@@ -158,7 +171,7 @@ class Reinforced(ShardEmbeddings):
             for (top, left, *size), *steps in crops:
                 usable &= min(top, left) >= 0 and min(size) > 0
                 for number, magnitude in (steps and steps[0]) or ():
-                    usable &= math.isfinite(magnitude) and number < len(_operations())
+                    usable &= math.isfinite(magnitude) and 0 <= number < len(_operations())
         except _ERRORS as error:
             raise self._unusable(row, f"has a paug.json that cannot be read ({error})") from error
         if not usable:
@@ -205,6 +218,11 @@ class ReinforcedTargets(EmbeddingTargets):
             ],
         }
         super().__init__(folder, about)
+
+    @property
+    def advice(self) -> str:
+        """See `StoredTargets`."""
+        return "samples are joined by the uid of their JSON or key, so name tars with the data's uids"
 
     def missing(self, shards: Mapping[str, str]) -> list[str]:
         absent = super().missing(shards)

@@ -13,7 +13,7 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from open_diht.common.crops import crop_box, crop_of, cropped, middle
-from open_diht.common.shard_index import unpacked_keys
+from open_diht.common.shard_index import ShardIndex, unpacked_keys
 from open_diht.trainer.concepts.targets import StoredTargets
 from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
 from open_diht.trainer.stores import Store
@@ -53,14 +53,15 @@ class ShardEmbeddings:
         """Number of crops of an image."""
         return self.image.shape[1]
 
-    def rows(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return the row of each key, -1 for a key without a target."""
+    def rows(self, index: ShardIndex) -> npt.NDArray[np.int64]:
+        """Return the row of each sample of the shard, -1 for a sample without a target."""
         places = {key: row for row, key in enumerate(self.keys)}
-        return np.array([places.get(key, -1) for key in keys], np.int64)
+        return np.array([places.get(key, -1) for key in index.keys], np.int64)
 
-    def present(self, captions: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """Return the mask (n,) of rows with embeddings of the image and of all of these captions."""
-        return np.all([self.image.any(axis=(1, 2)), *(self.text[:, each].any(axis=1) for each in captions)], axis=0)
+    def present(self, rows: npt.NDArray[np.int64], captions: Collection[int]) -> npt.NDArray[np.bool_]:
+        """Return the mask of rows with embeddings of the image and of all of these captions."""
+        found = (self.image[row].any() and self.text[row][[*captions]].any(axis=1).all() for row in rows.tolist())
+        return np.fromiter(found, np.bool_, len(rows))
 
     def pair(self, row: int, crop: int, caption: int) -> tuple[Half, Half]:
         """Return the embeddings (d,) of a crop and of a caption of a row."""
@@ -127,6 +128,16 @@ class EmbeddingTargets(StoredTargets):
                         f"run {self.remedy()} again"
                     )
         return ShardEmbeddings(name, tuple(keys), image, text, self.seed, self.crop_scale)
+
+    def taught(
+        self, index: ShardIndex, rows: npt.NDArray[np.int64], captions: Collection[int]
+    ) -> npt.NDArray[np.bool_]:
+        """See `StoredTargets.taught`."""
+        found, mask = self.shard(index.name, index.identity), np.zeros(len(rows), np.bool_)
+        if found is not None:
+            places = found.rows(index)[rows]
+            mask[places >= 0] = found.present(places[places >= 0], captions)
+        return mask
 
 
 def mapped(file: BinaryIO) -> npt.NDArray[np.uint8]:

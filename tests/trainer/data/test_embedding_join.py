@@ -15,7 +15,7 @@ from open_diht.common.ranks import Ranks
 from open_diht.trainer.data import ConceptMismatch
 from open_diht.trainer.data.cli import main as check
 from open_diht.trainer.embeddings import open_embeddings
-from open_diht.trainer.inputs import about_embeddings
+from open_diht.trainer.inputs import about_targets
 from tests.trainer.conftest import write_embeddings
 
 SIZES, CROPS = (10, 15), 3
@@ -100,8 +100,8 @@ def test_a_drawn_caption_learns_its_own_embedding(tars: Any, load: Any, tmp_path
         said = [bytes(row).rstrip(b"\0") for row in batch.texts.tolist()]
         learned |= {*zip(said, batch.teacher[1][:, 0].tolist(), strict=True)}
     assert learned == {(b"found", 1.0), (b"made", 2.0)}
-    about = about_embeddings(loader, Ranks())
-    assert about.startswith("1 samples have no embeddings, first: ") and about.endswith(keys[3])
+    (about,) = about_targets(loader, Ranks(), 0.1)
+    assert about.startswith("1 samples have no embedding targets, first: ") and about.endswith(keys[3])
     with pytest.raises(ConceptMismatch, match=r"of caption, synthetic, but not of other; .*captions=?.caption,other"):
         load(tmp_path / "w", captions={"caption": 0.5, "other": 0.5}, **options)
 
@@ -118,14 +118,18 @@ def test_workers_ranks_and_resumes_draw_the_same_crops(taught: Taught) -> None:
 
 def test_samples_without_are_counted_before_the_first_step(taught: Taught, capsys: Any) -> None:
     first = "first: shard 00000.tar, key 00000000000000000000000000000003-000003"
-    assert about_embeddings(taught.loader(), Ranks()) == f"2 samples have no embeddings, {first}"
+    assert about_targets(taught.loader(), Ranks(), 0.08) == [f"2 samples have no embedding targets, {first}"]
+    with pytest.raises(ConceptMismatch, match=r"2 samples .* 8\.00%, more than distillation\.max_missing_share 7\.00%"):
+        about_targets(taught.loader(), Ranks(), 0.07)
     (taught.folder / "e").rename(taught.folder / "embeddings")
     assert check([str(taught.folder), "--index-only"]) == 0
     assert f"embeddings: 2 samples have none, {first}" in capsys.readouterr().out
     (taught.folder / "embeddings").rename(taught.folder / "e")
     (taught.folder / "e/targets/00001.npz").unlink()
     loader = taught.loader()
-    assert about_embeddings(loader, Ranks()) == f"16 samples have no embeddings, {first}"
+    assert about_targets(loader, Ranks(), 0.64) == [f"16 samples have no embedding targets, {first}"]
+    with pytest.raises(ConceptMismatch, match=r"64\.00%, .*`open-diht concepts --store embeddings` on this data"):
+        about_targets(loader, Ranks(), 0.63)
     assert sum(int((batch.teacher[1] == 0).all(1).sum()) for batch in loader.epoch(0)) == 15
     (taught.folder / "e/targets/00000.npz").unlink()
     with pytest.raises(ConceptMismatch, match="no shard has embedding targets; make them with"):
@@ -145,7 +149,7 @@ def test_bad_embeddings_are_refused_before_the_first_step(taught: Taught, arrays
     place = taught.folder / "e/targets/00000.npz"
     taught.change(**arrays) if arrays else place.write_bytes(place.read_bytes()[:-40])
     with pytest.raises(ConceptMismatch, match=says):
-        about_embeddings(taught.loader(), Ranks())
+        about_targets(taught.loader(), Ranks(), 1.0)
 
 
 def test_embeddings_of_other_data_or_settings_are_refused(taught: Taught, tars: Any, load: Any, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from PIL import Image
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
 
 from open_diht.common.crops import crop_box, crop_of, cropped  # noqa: E402
-from open_diht.common.shard_index import packed_keys  # noqa: E402
+from open_diht.common.shard_index import ShardIndex, packed_keys, scan  # noqa: E402
+from open_diht.eval.fetch.archives import write_tar  # noqa: E402
 from open_diht.trainer.data import ConceptMismatch  # noqa: E402
 from open_diht.trainer.embeddings import open_embeddings  # noqa: E402
 
@@ -56,11 +57,21 @@ def test_targets_are_read_by_key_and_show_the_crop_that_the_teacher_saw(tmp_path
     assert targets.missing({"s.tar": "t", "other.tar": "t"}) == ["other.tar"] and targets.shard("other.tar", "") is None
     shard = targets.shard("s.tar", "t")
     assert shard is not None and np.array_equal(shard.image, unit(3, 2, 4)) and shard.text.dtype == np.float16
-    assert shard.rows(["c", "nobody", "a"]).tolist() == [2, -1, 0]
+    assert shard.rows(indexed(tmp_path, ["c", "nobody", "a"])).tolist() == [2, -1, 0]
     assert isinstance(shard.image, np.memmap) and np.array_equal(shard.text, unit(3, 1, 4))
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     box = crop_box(crop_of(7, "b", 1), 60, 40, (0.5, 1.0))
     assert np.array_equal(np.asarray(shard.view(image, 1, 1, 16)), np.asarray(cropped(image, box, 16)))
+
+
+def indexed(folder: Path, keys: list[str], uids: list[str] | None = None) -> ShardIndex:
+    """The index of a tar with these keys, and with uids in the JSON."""
+    about = [{"uid": uid} for uid in uids or []] or [{}] * len(keys)
+    parts = ({"png": b"image", "txt": b"text", "json": json.dumps(each).encode()} for each in about)
+    folder.mkdir(exist_ok=True)
+    write_tar(folder / "data.tar", zip(keys, parts, strict=True))
+    with open(folder / "data.tar", "rb") as tar:
+        return scan("s.tar", tar)
 
 
 def _spoil(name: str, value: Any) -> Change:
@@ -137,11 +148,40 @@ def test_tars_of_datacompdr_are_read_as_they_are(tmp_path: Path, ending: str) ->
     assert shard is not None
     expected = image / np.linalg.norm(image, axis=-1, keepdims=True)
     assert np.abs(shard.image - expected).max() < (1e-3 if ending == "npz" else 4e-3)
-    assert shard.rows([f"{2:032x}-000005", f"{0:032x}", "f" * 32]).tolist() == [2, 0, -1]
+    keys = [f"{2:032x}-000005", f"{0:032x}", "f" * 32]
+    assert shard.rows(indexed(tmp_path / "data", keys)).tolist() == [2, 0, -1]
     whole = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     assert np.array_equal(np.asarray(shard.view(whole, 0, 1, 8)), np.asarray(cropped(whole, (0, 0, 10, 10), 8)))
     augmented = np.asarray(shard.view(whole, 0, 0, 32))
     assert not np.array_equal(augmented, np.asarray(cropped(whole, (2, 1, 32, 21), 32)))
+
+
+def test_samples_of_datacompdr_are_joined_by_uid_whatever_their_keys(tmp_path: Path) -> None:
+    """img2dataset numbers its samples, and the uid is in the JSON; a key that only looks like a uid counts for less."""
+    image = np.eye(3, dtype=np.float32)[:, None]
+    uids = [f"{number + 7:032x}" for number in range(3)]
+    tars = [(uid, {"npz": arrays(image_emb=of, text_emb=of)}) for uid, of in zip(uids, image, strict=True)]
+    (tmp_path / "keys").mkdir(), (tmp_path / "numbers").mkdir()
+    write_tar(tmp_path / "keys" / "s.tar", tars)
+    numbered = [
+        (f"{number:09d}", {**parts, "json": json.dumps({"uid": uid}).encode()})
+        for number, (uid, parts) in enumerate(tars)
+    ]
+    write_tar(tmp_path / "numbers" / "s.tar", numbered)
+    swapped = [uids[2], uids[0].upper(), "f" * 32]
+    for folder in ("keys", "numbers"):
+        shard = open_embeddings(tmp_path / folder).shard("s.tar")
+        assert shard is not None
+        of_numbers = indexed(tmp_path, ["000000000", "000000001", "000000002"], swapped)
+        assert shard.rows(of_numbers).tolist() == [2, 0, -1]
+        assert shard.rows(indexed(tmp_path, [uids[1], uids[0], "a"], swapped)).tolist() == [2, 0, -1]
+        assert shard.rows(indexed(tmp_path, ["000000001", f"{uids[1]}-000003"])).tolist() == [-1, 1]
+
+
+def arrays(**named: Any) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, **named)
+    return content.getvalue()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -150,7 +190,7 @@ def test_a_number_of_datacompdr_that_is_not_finite_is_refused_with_its_uid(tmp_p
     samples[2]["text_emb"][1, 3] = value
     shard = open_embeddings(reinforced(tmp_path, samples)).shard("s.tar")
     assert shard is not None
-    for refused in (lambda: shard.present([0]), lambda: shard.pair(2, 0, 1)):
+    for refused in (lambda: shard.present(np.arange(len(shard.keys)), [0]), lambda: shard.pair(2, 0, 1)):
         with pytest.raises(
             ConceptMismatch, match=rf"row 2 \(key {2:032x}\) has an embedding of captions that is not finite"
         ):
@@ -172,7 +212,7 @@ def test_embeddings_of_datacompdr_that_are_no_numbers_are_refused(tmp_path: Path
     shard = open_embeddings(reinforced(tmp_path, samples)).shard("s.tar")
     assert shard is not None
     with pytest.raises(ConceptMismatch, match=rf"row 1 \(key {1:032x}\) has embeddings that cannot be read"):
-        shard.present([0])
+        shard.present(np.arange(len(shard.keys)), [0])
 
 
 def test_a_tar_of_datacompdr_that_is_cut_or_whose_shapes_differ_is_refused(tmp_path: Path) -> None:
@@ -181,7 +221,7 @@ def test_a_tar_of_datacompdr_that_is_cut_or_whose_shapes_differ_is_refused(tmp_p
     shard = open_embeddings(reinforced(tmp_path, samples)).shard("s.tar")
     assert shard is not None
     with pytest.raises(ConceptMismatch, match=rf"s\.tar: .*{1:032x}\) has embeddings of shapes \(1, 4\) and \(2, 4\)"):
-        shard.present([0])
+        shard.present(np.arange(len(shard.keys)), [0])
     path = tmp_path / "s.tar"
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(ConceptMismatch, match=r"s\.tar cannot be read .*; get it again"):
@@ -198,6 +238,7 @@ def test_a_tar_of_datacompdr_that_is_cut_or_whose_shapes_differ_is_refused(tmp_p
         [[0, 0, 9, 9], 7],
         [[0, 0, 9, 9], [[99, 1.0]]],
         [[0, 0, 9, 9], [["x", 1.0]]],
+        [[0, 0, 9, 9], [[-1, 1.0]]],
         [[0, 0, 9, 9], [[3, None]]],
     ],
 )
@@ -206,7 +247,7 @@ def test_a_crop_of_datacompdr_that_cannot_be_repeated_is_refused_with_its_uid(tm
     shard = open_embeddings(reinforced(tmp_path, samples, crop=crop)).shard("s.tar")
     assert shard is not None
     with pytest.raises(ConceptMismatch, match=rf"s\.tar: row 0 \(key {0:032x}\) has a paug\.json"):
-        shard.present([0])
+        shard.present(np.arange(len(shard.keys)), [0])
 
 
 def test_a_compressed_tar_of_datacompdr_must_be_uncompressed(tmp_path: Path) -> None:
@@ -242,7 +283,7 @@ def test_a_sample_of_datacompdr_without_crops_is_refused_with_its_uid(tmp_path: 
     shard = open_embeddings(tmp_path).shard("s.tar")
     assert shard is not None
     with pytest.raises(ConceptMismatch, match=r"row 0 \(key u\) has a paug\.json that cannot be read"):
-        shard.present([0])
+        shard.present(np.arange(len(shard.keys)), [0])
 
 
 def of_many_rows(manifest: dict[str, Any], arrays: dict[str, Any]) -> None:
@@ -259,7 +300,7 @@ def test_an_open_shard_on_a_disk_takes_little_memory(tmp_path: Path, reinforcing
         targets = open_embeddings(written(tmp_path, of_many_rows))
     tracemalloc.start()
     shard = targets.shard("s.tar")
-    assert shard is not None and shard.present([0]).all()
+    assert shard is not None and shard.present(np.arange(len(shard.keys)), [0]).all()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2 * 2**20 < 6_000_000 < sum(path.stat().st_size for path in tmp_path.rglob("s.*"))
@@ -282,4 +323,4 @@ def test_tars_of_datacompdr_without_samples_or_boxes_and_other_sizes_of_images(t
     shard = open_embeddings(reinforced(tmp_path / "boxes", more)).shard("s.tar")
     assert shard is not None
     with pytest.raises(ConceptMismatch, match=rf"{0:032x}\) has a paug\.json without a usable crop for each of 3"):
-        shard.present([0])
+        shard.present(np.arange(len(shard.keys)), [0])

@@ -20,13 +20,17 @@ def unit(x: Any) -> Any:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-def textbook(x: Any, y: Any, scale: float, u: Any, v: Any, temperature: float) -> list[Any]:
-    """Value, and gradients of images, texts and scale, among the pairs that have both targets."""
-    known = u.any(axis=1) & v.any(axis=1)
-    a, b, t = unit(x)[known], unit(y)[known], unit(u)[known] @ unit(v)[known].T / temperature
+def textbook(x: Any, y: Any, scale: float, u: Any, v: Any, temperature: float, teachers: int = 1) -> list[Any]:
+    """Value, and gradients of images, texts and scale, among the pairs that have targets of all teachers."""
+    of_each = [*zip(np.split(u, teachers, axis=1), np.split(v, teachers, axis=1), strict=True)]
+    known = np.all([part.any(axis=1) for pair in of_each for part in pair], axis=0)
+    a, b = unit(x)[known], unit(y)[known]
+    cosines = [unit(one)[known] @ unit(other)[known].T for one, other in of_each]
+    t = cosines[0]
     value, slope = 0.0, np.zeros_like(t)
-    for s, wanted, turn in ((scale * a @ b.T, t, False), (scale * b @ a.T, t.T, True)):
-        p, q = softmax(wanted), softmax(s)
+    for s, turn in ((scale * a @ b.T, False), (scale * b @ a.T, True)):
+        p = np.mean([softmax((c.T if turn else c) / temperature) for c in cosines], axis=0)
+        q = softmax(s)
         value += (p * np.log(p / q)).sum() / (2 * len(t))
         slope += ((q - p).T if turn else q - p) / (2 * len(t))
     gradients = [np.zeros_like(x), np.zeros_like(y)]
@@ -64,7 +68,36 @@ def test_equals_the_formula(rows: Any, scale: float, temperature: float, relativ
         found = evaluated(loss, x, y, scale, u, v, dtype)
         assert all(relative_error(a, b) < tolerance for a, b in zip(found, expected, strict=True)), dtype
     given = [torch.tensor(each) for each in (x, y, u, v)]
-    assert loss(given[0], given[1], torch.tensor(scale), given[2:])[1] == 3
+    taught = loss(given[0], given[1], torch.tensor(scale), given[2:])[1]
+    assert np.flatnonzero(~taught.numpy()).tolist() == [2, 3, 11]
+
+
+@pytest.mark.parametrize("rows", [None, 5])
+@pytest.mark.parametrize(("teachers", "temperature"), [(2, 0.01), (2, 0.07), (3, 0.05)])
+def test_of_several_teachers_the_mean_of_their_distributions_is_learned(
+    rows: Any, teachers: int, temperature: float, relative_error: Any, monkeypatch: Any
+) -> None:
+    if rows:
+        monkeypatch.setattr(chunked, "TILE_ELEMENTS", N * rows)
+    parts = [drawn(seed) for seed in range(teachers)]
+    x, y = parts[0][:2]
+    # A teacher whose embeddings were stored longer than the others' says no more.
+    u, v = (np.concatenate([(n + 1) * part[place] for n, part in enumerate(parts)], axis=1) for place in (2, 3))
+    u[4, :E], v[9, E:] = 0, 0  # one teacher without a target is enough
+    loss = Distillation(weight=1.0, temperature=temperature, teachers=teachers)
+    expected = textbook(x, y, 20.0, u, v, temperature, teachers)
+    assert abs(expected[0] - textbook(x, y, 20.0, u, v, temperature)[0]) > 0.01, "their mean cosine is another target"
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
+        found = evaluated(loss, x, y, 20.0, u, v, dtype)
+        assert all(relative_error(a, b) < tolerance for a, b in zip(found, expected, strict=True)), dtype
+
+
+def test_two_equal_teachers_are_one() -> None:
+    x, y, u, v = drawn()
+    one = evaluated(Distillation(weight=1.0, temperature=0.05), x, y, 20.0, u, v, torch.float64)
+    two = Distillation(weight=1.0, temperature=0.05, teachers=2)
+    both = evaluated(two, x, y, 20.0, np.hstack([u, u]), np.hstack([v, v]), torch.float64)
+    assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-14) for a, b in zip(one, both, strict=True))
 
 
 def test_a_student_that_agrees_has_nothing_to_learn() -> None:
