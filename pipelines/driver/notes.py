@@ -65,8 +65,9 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
         notes.append(f"duplicates kept: {', '.join(stay)}; {how}")
     if (same := duplicates.get(UID)) and (shared := same["found"]):
         notes.append(
-            f"{counted(shared, 'row')} with the uid of an earlier row but another url, image or caption; subset.npy "
-            "omits these uids because each would select all of its rows"
+            f"{counted(shared, 'row')} with the uid of an earlier row and another url, image or caption, or without a "
+            "url and with an image that this run did not read, so that the pairs cannot be compared; subset.npy omits "
+            "these uids because each would select all of its rows"
         )
     if left := funnel.get("left"):
         lost = [f"{counted(count, 'row')} {_LEFT_OUT[why]}" for why, count in left["left_out"].items()]
