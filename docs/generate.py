@@ -267,7 +267,10 @@ def _captions(task: Task) -> str:
 
 
 def reasons() -> Iterator[str]:
-    """Yield the reasons to reject a row, in the order of the checks, for `paper-dedup` with all scores."""
+    """Yield the reasons to reject a row, in the order of the checks, for `paper-dedup` with all scores.
+
+    The bound of a score is the preset's own, so it is named and not quoted.
+    """
     from open_diht.filters.cascade import cascade
     from open_diht.filters.presets import load_preset
     from open_diht.filters.score import MaskedRule, NegativesRule, ScoreRule
@@ -275,7 +278,9 @@ def reasons() -> Iterator[str]:
     yield from ("", "| stage | reason | meaning |", "|---|---|---|")
     score = ScoreRule(min=0.0, masked=MaskedRule(min=0.0), negatives=NegativesRule(min=0.0))
     steps = cascade(dataclasses.replace(load_preset("paper-dedup"), score=score))
-    yield from (f"| {step.stage} | `{step.reason}` | {_cell(step.explanation)} |" for step in steps)
+    for step in steps:
+        meaning = step.explanation.replace("below 0.", "below `min`, or not in the fraction `keep`, of the preset.")
+        yield f"| {step.stage} | `{step.reason}` | {_cell(meaning)} |"
     yield ""
 
 

@@ -5,6 +5,8 @@ Seeds and test images are both random samples, so both contribute to the error: 
 seeds a bootstrap crossed over seeds and images gives about the same (tests/study/test_comparison.py). With five seeds
 it underestimates their variation, and it counts a dominant interaction of seeds and images three times.
 
+The same comparison with the seed alone as the unit takes the test items as given: a paired t test over the seeds.
+
 The captions of a photograph are not independent, so their mean counts once. Ranks are compared by their geometric mean,
 which is far more sensitive than recall at k: the difference is that of mean logarithms, reported in percent.
 """
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr
 
 from open_diht.eval import estimates
 from open_diht.eval.statistics import FEWEST, Estimate, Paired, crossed_difference, holm
@@ -38,6 +41,9 @@ class Measure:
     """1 if higher is better, -1 if lower is better."""
     logarithmic: bool = False
     """True if the numbers are logarithms, so that a difference is a ratio."""
+    words: tuple[str, str] = ("is better", "is worse")
+    """The words for a better and for a worse number of an arm. Pages take these, so no sentence has a direction of its
+    own."""
 
     def shown(self, value: float) -> float:
         """Return a mean in the unit of the page: a rank, or percent."""
@@ -49,7 +55,7 @@ class Measure:
 
 
 RANK = Measure("rank", lambda ranks: np.log(ranks.astype(np.float64)), better=-1, logarithmic=True)
-READING = Measure("rank", RANK.of, better=1, logarithmic=True)
+READING = Measure("rank", RANK.of, better=1, logarithmic=True, words=("reads less", "reads more"))
 """The rank of a caption's rendering, which is low only for a model that reads instead of seeing."""
 R10 = Measure("R@10", lambda ranks: (ranks <= 10).astype(np.float64), better=1)
 HITS = Measure("top-1", lambda hits: hits.astype(np.float64), better=1)
@@ -70,6 +76,10 @@ class Compared:
     """p value of this comparison alone."""
     corrected: float = math.nan
     """p value corrected for all comparisons of a table. It is NaN before `corrected` has set it."""
+    p_of_seeds: float
+    """p value of this comparison alone with the seed as the unit."""
+    corrected_of_seeds: float = math.nan
+    """The same, corrected for all comparisons of a table. It is NaN before `corrected` has set it."""
     paired: Paired
     """The test, in the unit of `Measure.of`."""
     detectable: float = math.nan
@@ -85,6 +95,11 @@ class Compared:
         if not self.corrected < ALPHA:
             return "open"
         return "better" if self.difference * self.measure.better > 0 else "worse"
+
+    @property
+    def holds_by_seeds(self) -> bool:
+        """Return whether the verdict is the same with the seed alone as the unit: never for `open`."""
+        return self.verdict != "open" and self.corrected_of_seeds < ALPHA
 
 
 def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compared | None:
@@ -107,6 +122,7 @@ def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compa
         low=measure.change(found.low),
         high=measure.change(found.high),
         p=found.p,
+        p_of_seeds=_p_of_seeds([two.value - one.value for one, two in zip(of_a, of_b, strict=True)]),
         paired=found,
         seeds=len(seeds),
         images=len(of_a[0].units),
@@ -120,7 +136,21 @@ def corrected(found: Sequence[Compared]) -> list[Compared]:
         return one.measure.change(one.measure.better * (one.paired.detectable_among(len(found)) or 0.0))
 
     ps = holm([one.p for one in found])
-    return [replace(one, corrected=p, detectable=detectable(one)) for one, p in zip(found, ps, strict=True)]
+    of_seeds = holm([one.p_of_seeds for one in found])
+    return [
+        replace(one, corrected=p, corrected_of_seeds=p_of_seeds, detectable=detectable(one))
+        for one, p, p_of_seeds in zip(found, ps, of_seeds, strict=True)
+    ]
+
+
+def _p_of_seeds(differences: Sequence[float]) -> float:
+    """Return the two-sided p value of a paired t test over the seeds."""
+    spread = float(np.std(differences, ddof=1))
+    mean = float(np.mean(differences))
+    if spread == 0:  # no t value: all seeds differ alike, or not at all
+        return float(mean == 0)
+    seeds = len(differences)
+    return float(2 * stdtr(seeds - 1, -abs(mean) / (spread / math.sqrt(seeds))))
 
 
 def _estimate(rows: Rows, row: Row, items: str, measure: Measure) -> Estimate:

@@ -14,6 +14,7 @@ from open_diht.common.files import publish_bytes
 from open_diht.common.html.charts import svg_file
 from study import figures, words
 from study.claims import rivals
+from study.claims.described import described
 from study.claims.negatives import ranks_by_scale
 from study.rows import CLAIMS, CPU, TRACKS, Row, Rows
 from study.tables import TABLES, Line, lines
@@ -48,6 +49,8 @@ def render(rows: Rows) -> dict[str, str]:
     """Return pages and plots by their names below the documentation's folder."""
     found = {claim: rows.read(claim) for claim in CLAIMS}
     tracks = {track: _of_track(rows, found, track) for track in TRACKS}
+    # The seed of few-shot draws shots; all other seeds are those of trainings.
+    trainings = [made for name, made in tracks[CPU]["lines"].items() if TABLES[name].claim != "fewshot"]
     plots = {name: svg for one in tracks.values() for name, svg in one["figures"].items()}
     environment = Environment(
         loader=PackageLoader("study", ""),
@@ -56,7 +59,12 @@ def render(rows: Rows) -> dict[str, str]:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"change": words.change, "signed": words.signed}
+    environment.filters |= {
+        "change": words.change,
+        "signed": words.signed,
+        "results": words.results,
+        "significant": words.significant,
+    }
     content = {
         **tracks[CPU],
         "tracks": tracks,
@@ -71,6 +79,8 @@ def render(rows: Rows) -> dict[str, str]:
         "means": words.means_in_markdown,
         "arm": words.arm_in_words,
         "separations": words.separations_in_markdown,
+        "held_by_seeds": words.held_by_seeds(trainings),
+        "scorers": described(rivals.ABOUT)["scorer"]["seeds"],
         "guess": GUESS,
         "planned": len(rivals.planned(CPU, "full")),
     }

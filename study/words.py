@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from study.comparison import Compared
 from study.rows import TUNING, Row
@@ -66,8 +66,8 @@ PAIRS = {"injected": "noisy", "natural": "clean"}
 
 
 def table_in_markdown(table: Table, lines: Sequence[Line], measure: int = 0) -> str:
-    """Return the lines as a Markdown table of at most eight columns, with one number in a cell. A change is bold if the
-    corrected p value is below 0.05."""
+    """Return the lines as a Markdown table of at most eight columns, with one number in a cell. A change is bold or
+    italic as `marked` says."""
     shown, seen = table.measures[measure], _seen(lines)
     heads = ["test set", "pool", "k" if table.direction == "correct" else "samples seen"]
     heads += [*["repeats"] * any(len(counts) > 1 for counts in seen), "arm against arm"]
@@ -82,7 +82,7 @@ def table_in_markdown(table: Table, lines: Sequence[Line], measure: int = 0) -> 
 
 def story_in_markdown(lines: Sequence[Line]) -> str:
     """Return lines of rank and R@10 as a Markdown table: the R@10 of both arms, and the change of the rank. A number of
-    the first arm is bold if its difference has a corrected p value below 0.05."""
+    the first arm is bold or italic as `marked` says of its difference."""
     seen = _seen(lines)
     heads = ["pool", "samples seen", *["repeats"] * any(len(counts) > 1 for counts in seen), "first arm", "second arm"]
     heads += ["R@10 of first, %", "R@10 of second, %", "rank, %"]
@@ -90,7 +90,7 @@ def story_in_markdown(lines: Sequence[Line]) -> str:
     for line, counts in zip(lines, seen, strict=True):
         rank, recall = line.found
         cells = [line.pool, *counts, arm_in_words(line.b), arm_in_words(line.a)]
-        rows.append([*cells, _bold(f"{recall.b:.1f}", recall), f"{recall.a:.1f}", difference(rank)])
+        rows.append([*cells, marked(f"{recall.b:.1f}", recall), f"{recall.a:.1f}", difference(rank)])
     return _markdown(heads, rows)
 
 
@@ -103,9 +103,9 @@ def _seen(lines: Sequence[Line]) -> list[list[str]]:
 
 def recall_in_markdown(found: Sequence[Row], lines: Sequence[Line], budget: int) -> str:
     """Return the mean R@10 of the arms of NEEDS at one budget as a Markdown table, a column for each pool and test set.
-    A number is bold if a line of `lines` says that the arm is better than `random`."""
+    A number is `marked` if a line of `lines` says that the arm is better than `random`."""
     better = {
-        (line.b, line.pool, line.items)
+        (line.b, line.pool, line.items): line.found[0]
         for line in lines
         if (line.a, line.budget, line.verdict) == ("random", budget, "better")
     }
@@ -118,8 +118,9 @@ def recall_in_markdown(found: Sequence[Row], lines: Sequence[Line], budget: int)
                 if not group:
                     cells.append("")
                     continue
-                recall = math.fsum(row.metrics[f"{items}/R@10"] for row in group) / len(group)
-                cells.append(f"**{recall:.1f}**" if (arm, pool, items) in better else f"{recall:.1f}")
+                recall = f"{math.fsum(row.metrics[f'{items}/R@10'] for row in group) / len(group):.1f}"
+                one = better.get((arm, pool, items))
+                cells.append(marked(recall, one) if one else recall)
         rows.append(cells)
     sets = [f"{pairs}, {test}" for pairs in PAIRS.values() for test in ("photographs", "web pairs")]
     return _markdown(["trained on", "the choice needs", *sets], rows)
@@ -173,8 +174,7 @@ def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
     """Return sentences on how many lines hold, what is reversed, and what could not be shown, with the difference that
     would have been detected, if known. Lines that do not hold share a sentence if they have the same arms, pool, test
     set and verdict."""
-    held = sum(line.verdict == "better" for line in lines)
-    said = [f"In {held} of {len(lines)} comparisons the first arm is better."]
+    said = [f"The first arm {results(lines)}."]
     for verdict, what in (("worse", "Reversed"), ("open", "Not shown")):
         groups: dict[str, list[Line]] = {}
         for line in lines:
@@ -187,13 +187,42 @@ def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
     return said
 
 
+def results(lines: Sequence[Line], what: str = "comparisons") -> str:
+    """Return in how many lines the first arm is significantly better and in how many worse, in the words of their
+    measure, such as `is better in 3 of 6 comparisons and is worse in 0`, and how many of these hold by seeds."""
+    better, worse = lines[0].found[0].measure.words
+    found = [line.found[0] for line in lines]
+    counts = [sum(one.verdict == verdict for one in found) for verdict in ("better", "worse")]
+    of_seeds = [sum(one.verdict == verdict and one.holds_by_seeds for one in found) for verdict in ("better", "worse")]
+    held = f" ({of_seeds[0]} and {of_seeds[1]} also by seeds alone)" if of_seeds != counts else ""
+    return f"{better} in {counts[0]} of {len(lines)} {what} and {worse} in {counts[1]}{held}"
+
+
+def significant(lines: Sequence[Line]) -> str:
+    """Return how many lines have a significant difference, and how many of these hold by seeds."""
+    counted = [line.found[0] for line in lines if line.verdict != "open"]
+    held = sum(one.holds_by_seeds for one in counted)
+    of_seeds = f", {held} also by seeds alone" if held < len(counted) else ""
+    return f"{len(counted)} of {len(lines)} significant{of_seeds}"
+
+
+def held_by_seeds(tables: Iterable[Sequence[Line]]) -> tuple[int, int, int]:
+    """Return the numbers of comparisons of all measures, of significant ones, and of those that hold by seeds."""
+    cells = [cell for lines in tables for line in lines for cell in line.found]
+    return len(cells), sum(cell.verdict != "open" for cell in cells), sum(cell.holds_by_seeds for cell in cells)
+
+
 def difference(one: Compared) -> str:
-    """Return the difference alone, bold if the corrected p value is below 0.05."""
-    return _bold(signed(one.difference), one)
+    """Return the difference alone, as `marked`."""
+    return marked(signed(one.difference), one)
 
 
-def _bold(number: str, one: Compared) -> str:
-    return number if one.verdict == "open" else f"**{number}**"
+def marked(number: str, one: Compared) -> str:
+    """Return the number in bold if its comparison is significant also by seeds alone, in italics if it is significant
+    by seeds and test items only."""
+    if one.verdict == "open":
+        return number
+    return f"**{number}**" if one.holds_by_seeds else f"*{number}*"
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -34,6 +34,7 @@ from open_diht.eval.tasks import load_suite, suite_names
 from open_diht.filters.presets import load_preset, preset_names
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.runners.beam_options import check_beam_options
+from open_diht.pipelines.verify.rows import ABSOLUTE, RELATIVE, _near
 from open_diht.trainer.config_files import load_config
 from tests.command_lines import of_make, understood
 from tests.pipelines.conftest import filter_manifest
@@ -255,6 +256,42 @@ def test_every_guarantee_names_tests_that_exist():
             assert re.search(rf"^def {test}\(", (REPOSITORY / path).read_text(encoding="utf-8"), re.M), (path, test)
             named += 1
     assert named > 50
+
+
+def test_guarantees_say_which_tests_ci_does_not_run():
+    """The page names each whole test and each case that is marked `soak`, which CI leaves out."""
+    page = (REPOSITORY / "docs/guarantees.md").read_text(encoding="utf-8")
+    left_out = {}
+    for row in page.splitlines():
+        path = ""
+        for file, test in re.findall(r"`([\w/.]*)::(\w+)`", row):
+            path = file or path
+            code = (REPOSITORY / path).read_text(encoding="utf-8")
+            decorators = re.search(rf"((?:^[@ )].*\n)+)def {test}\(", code, re.M)
+            if decorators and re.search(r"mark\.soak|SOAKED", decorators[1]):
+                left_out[test] = path
+    said = " ".join(page.partition("## Filtering")[0].split())
+    named = {
+        "test_killed_in_every_stage_and_started_again_equals_undisturbed": "kills in de-duplication",
+        "test_twenty_kills_at_random_moments_of_the_whole_run": "twenty kills of a run at random moments",
+        "test_killed_at_a_random_step_with_a_torn_checkpoint": "four kills of one training",
+        "test_samples": "every caption of the samples in the parser's test",
+        "test_ten_thousand_images_in_flat_memory": "ten thousand images in flat memory",
+    }
+    assert left_out.keys() == named.keys()
+    assert all(words in said for words in named.values())
+
+
+def test_the_page_on_verification_has_the_tolerance():
+    page = " ".join((REPOSITORY / "docs/howto/verify.md").read_text(encoding="utf-8").split())
+    assert f"may differ by {ABSOLUTE} or {100 * RELATIVE:g} %, whichever is more" in page
+    assert _near(1000.0, 1000.9) and not _near(1000.0, 1001.005)  # more than 0.1 %, less than the sum of both
+
+
+def test_a_bound_of_a_preset_is_not_quoted_as_a_reason():
+    page = (REPOSITORY / "docs/reference/output.md").read_text(encoding="utf-8")
+    scores = re.findall(r"^\| score \| `\w+` \| (.*too low.*) \|$", page, re.M)
+    assert len(scores) == 3 and not any(re.search(r"\d", meaning) for meaning in scores)
 
 
 def test_the_readme_is_short_and_pictures_are_small():

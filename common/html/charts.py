@@ -141,11 +141,11 @@ def line_chart(
     for value in _ticks(low, high):
         y, opacity = down(value), 1 if value == 0 else 0.2
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{right}" stroke="currentColor" stroke-opacity="{opacity}"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
     for value in x_ticks:
-        x, shown = across(value), f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+        x = across(value)
         parts.append(f'<path d="M{x:.1f} {base}v5" stroke="currentColor"/>')
-        parts.append(f'<text x="{x:.1f}" y="{base + 19}" text-anchor="middle">{shown}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{base + 19}" text-anchor="middle">{_short(value)}</text>')
     parts.append(f'<text x="{middle}" y="{HIGH - 10}" text-anchor="middle">{attribute(x_label)}</text>')
     turned = f'x="16" y="{HIGH / 2}" text-anchor="middle" transform="rotate(-90 16 {HIGH / 2})"'
     parts.append(f"<text {turned}>{attribute(y_label)}</text>")
@@ -156,7 +156,7 @@ def line_chart(
         color = _COLORS[number % len(_COLORS)]
         parts.append(f'<g stroke="{color}" fill="{color}"><path d="M{path}" fill="none" stroke-width="2"/>')
         for x, y, point in placed:
-            tip = attribute(f"{one.name}, {point.x:g}: {point.y:.1f} [{point.low:.1f}, {point.high:.1f}]")
+            tip = attribute(f"{one.name}, {_short(point.x)}: {point.y:,.1f} [{point.low:,.1f}, {point.high:,.1f}]")
             interval = f"M{x:.1f} {down(point.high):.1f}V{down(point.low):.1f}"
             parts.append(f'<path d="{interval}" stroke-opacity=".55" stroke-width="1.5"/>')
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{tip}</title></circle>')
@@ -191,6 +191,14 @@ def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
         placed[place] = min(placed[place], limit)
         limit = placed[place] - gap
     return placed
+
+
+def _short(value: float) -> str:
+    """Return a number of an axis with its thousands, millions or billions as a letter, such as `17.408k` or `438M`."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -94,7 +94,7 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
     """Return the text of a card. The first of `configs` is the default configuration."""
     dataset, dead, rows_in, rate = settings.dataset, funnel["dead_letter"], funnel["rows_in"], funnel["keep_rate"]
     source = dataset.title if dataset.homepage else _OWN
-    title = f"{source}, filtered"
+    title = f"{source}, filtered by preset {settings.preset.name}"
     source_license = None if dataset.license in _NOT_STATED else dataset.license
     head = {"pretty_name": title, **_license_head(settings.license, source_license), "tags": ["image-text", "diht"]}
     steps = [("", "rows in", "", f"{rows_in:,}")]

@@ -65,8 +65,8 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
         notes.append(f"duplicates kept: {', '.join(stay)}; {how}")
     if (same := duplicates.get(UID)) and (shared := same["found"]):
         notes.append(
-            f"{counted(shared, 'row')} with the uid of an earlier row, which are not known to be the same pair: "
-            "another url, image or caption, or images without a name that were not compared; subset.npy omits "
+            f"{counted(shared, 'row')} with the uid of an earlier row and another url, image or caption, or without a "
+            "url and with an image that this run did not read, so that the pairs cannot be compared; subset.npy omits "
             "these uids because each would select all of its rows"
         )
     if left := funnel.get("left"):

@@ -381,9 +381,9 @@ def _page(about: Mapping[str, Any], count: NDArray[np.int64], delay: NDArray[np.
             "selected": allotted(count, delay, n, cap),
             **_others(count, n, bool(about["by"])),
         }.items():
-            y = worth(count, delay, readings) / 1e3
-            lines.setdefault(name, []).append(Point(n / 1e3, y, y, y))
+            y = worth(count, delay, readings)
+            lines.setdefault(name, []).append(Point(n, y, y, y))
     series = [Series(name, points) for name, points in lines.items()]
-    ticks = sorted({float(f"{n / 1e3:.1g}") for n in budgets[::6]} | {about["samples"] / 1e3})
-    chart = line_chart("Worth of a training", "samples seen, thousands", "worth, thousands", series, ticks)
+    ticks = sorted({float(f"{n:.1g}") for n in budgets[::6]} | {about["samples"]})
+    chart = line_chart("Worth of a training", "samples seen", "worth", series, ticks)
     return render_page(__package__, "select.html.j2", about=about, chart=chart)

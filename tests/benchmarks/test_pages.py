@@ -32,6 +32,10 @@ def test_the_rates_are_the_committed_figures() -> None:
     assert page["downloads per core-second"][0] == "180" and re.search(r"^\| ours \| 180 \|", text, re.MULTILINE)
     for part in ("captions", "OCR", "decisions and export"):
         assert page[part][2:] == results[part], part
+    kept = 438 / 1_985  # of the paper's pairs
+    assert "438 million of the 1,985 million pairs" in (REPOSITORY / "docs/cost.md").read_text(encoding="utf-8")
+    assert f"rows x {100 * kept:.0f} %" in page["`shards` (TiB)"][2]
+    assert page["`shards` (TiB)"][:2] == [f"{rows * kept * 25e3 / 2**40:.1f}" for rows in ROWS.values()]
     assert page["`shards` (TiB)"][1] == "11.6" and "11.6 TiB, if an image takes 25 kB" in " ".join(text.split())
     stored = sum(number(results[name][2]) for name in ("`work/captions`, annotations", "`work/spotting`"))
     assert number(page["annotations (GiB)"][1]) == stored
@@ -95,11 +99,49 @@ def of_people(name: str, column: str) -> dict[str, str]:
 def test_what_people_say_is_quoted_as_measured() -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     f1 = of_people("FACTUAL, test", "F1")
-    assert f"action F1 of `paper` {f1['`paper`']}, of `precise` {f1['`precise`']} " in readme
+    assert f"its actions have an F1 of {f1['`paper`']}, those of `precise` {f1['`precise`']} " in readme
     page = " ".join((REPOSITORY / "docs/howto/presets.md").read_text(encoding="utf-8").split())
     visible = {rule: f"{100 * float(cell):.1f} %" for rule, cell in of_people("Clue", "visible").items()}
     assert f"{visible['`paper`']} of the captions that `paper` keeps say what is visible" in page
     assert f"{visible['all pairs']} of all captions and {visible['`precise`']} of those that `precise` keeps" in page
+
+
+def test_what_is_said_of_stricter_presets_is_as_measured() -> None:
+    page = " ".join((REPOSITORY / "docs/howto/presets.md").read_text(encoding="utf-8").split())
+    presets = [f"`{name}`" for name in ("paper", "balanced", "strict", "precise")]
+    actions, complexity = (
+        [of_people("FACTUAL, test", name)[each] for each in presets] for name in ("F1", "F1 of complexity")
+    )
+    assert sorted(actions) == actions and sorted(complexity, reverse=True) == complexity
+    for said in (actions, complexity):
+        assert f"{', '.join(said[:3])} and {said[3]}" in page
+    doing = {name: 100 * float(cell) for name, cell in of_people("HL", "doing").items()}
+    assert f"`precise` finds only {doing['`precise`']:.1f} % of people's answers" in page
+    assert f"`paper` {doing['`paper`']:.1f} %" in page
+    rates = tables("benchmarks/RESULTS.md", "\n## Captions\n")
+    of_all, of_precise = (
+        number(rates[f"our caption stage{kind}"][0])
+        for kind in (": normalize, parse, graph, verifier, Arrow", ", preset `precise`")
+    )
+    assert f"`precise` takes {of_all / of_precise:.2f} times as long per caption" in page
+
+
+def test_pages_give_the_costs_of_the_committed_figures() -> None:
+    page, text = tables("docs/cost.md"), (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+    caption = 1e6 / number(page["captions per core-second"][0])
+    ocr = [1e3 * number(page[f"OCR, image {kind} text (ms)"][0]) for kind in ("without", "with")]
+    assert (
+        f"OCR, which costs {ocr[0] / caption:.0f} to {ocr[1] / caption:.0f} times as much as stage `captions`" in text
+    )
+    run = tables("benchmarks/RESULTS.md", "### Ten million pairs")["captions"]
+    assert f"Stage `captions` takes {caption:.0f} \u00b5s, and {number(run[0]) / 10:.0f} \u00b5s in" in text
+
+
+def test_figures_that_are_older_than_their_code_are_counted() -> None:
+    text = (REPOSITORY / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    groups = re.findall(r"^\| .* \| (yes|no) \|$", text.partition("\n## ")[0], re.MULTILINE)
+    said = f"{groups.count('yes')} of {len(groups)} groups are from before their code last changed"
+    assert said in " ".join(text.split())
 
 
 def test_every_section_of_figures_says_how_they_were_made() -> None:

@@ -62,6 +62,14 @@ def test_the_line_at_zero_is_shown_where_it_is_asked_for() -> None:
     assert ">0</text>" not in line_chart("Title", "k", "points", high, (1,), zero=False)
 
 
+def test_large_numbers_have_their_size_as_a_letter() -> None:
+    line = Series("a run", (Point(17_408, 0, 0, 0), Point(1.28e10, 4.38e8, 4.38e8, 4.38e8)))
+    chart = line_chart("Title", "samples seen", "worth", [line], (500, 17_408, 2e6, 1.28e10))
+    texts = re.findall(r">([^<>]+)</text>", chart)
+    assert {"500", "17.408k", "2M", "12.8B", "100M", "400M"} <= {*texts}
+    assert "a run, 12.8B: 438,000,000.0 [" in chart
+
+
 def test_a_chart_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no points"):
         line_chart("Title", "k", "points", [], (1, 2))

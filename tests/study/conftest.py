@@ -1,6 +1,6 @@
 """Rows of studies that never ran: what the truth is, the tests know."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ MakeRows = Callable[..., Rows]
 
 @pytest.fixture
 def make_rows(tmp_path: Path) -> MakeRows:
-    """A folder of rows: `better` is by how much the logarithm of each arm's ranks is lower than that of others."""
+    """A folder of rows: `better` is by how much the logarithm of each arm's ranks is lower than that of others.
+    `sets` are the test sets, each with the factor of `better` there."""
 
     def make(
         better: dict[str, float],
@@ -24,6 +25,7 @@ def make_rows(tmp_path: Path) -> MakeRows:
         budget: int = 1000,
         repeats: float = 2.0,
         track: str = "cpu",
+        sets: Mapping[str, float] = {"flickr8k-test": 1.0},
     ) -> Rows:
         rows = Rows(tmp_path / "results")
         of_image = np.random.default_rng(7).normal(3.0, 0.8, (IMAGES, 1))
@@ -32,11 +34,14 @@ def make_rows(tmp_path: Path) -> MakeRows:
                 luck = np.random.default_rng([seed, number, 1]).normal(0, 0.03)
                 own = np.random.default_rng(number).normal(0, 0.3, (IMAGES, 1))  # what an arm is good at
                 noise = np.random.default_rng([seed, number, 2]).normal(0, 0.2, (IMAGES, CAPTIONS))
-                ranks = np.exp(of_image + own - own.mean() + noise + luck - gain)
-                ranks = np.clip(ranks, 1, IMAGES).round().astype(int)
-                items = {"flickr8k-test/t2i": ranks.reshape(-1), "flickr8k-test/i2t": ranks.min(axis=1)}
+                items = {}
+                for name, factor in sets.items():
+                    ranks = np.exp(of_image + own - own.mean() + noise + luck - factor * gain)
+                    ranks = np.clip(ranks, 1, IMAGES).round().astype(int)
+                    items |= {f"{name}/t2i": ranks.reshape(-1), f"{name}/i2t": ranks.min(axis=1)}
                 one = Arm(claim=claim, pool=pool, arm=arm, budget=budget, seed=seed, track=track)
-                rows.write(one, {"flickr8k-test/t2i/gm_rank": 1.0}, items, 1.0, {"repeats": repeats})
+                metrics = {f"{name}/t2i/{metric}": 1.0 for name in sets for metric in ("gm_rank", "R@10")}
+                rows.write(one, metrics, items, 1.0, {"repeats": repeats})
         return rows
 
     return make

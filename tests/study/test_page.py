@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from study.claims.described import described
+from study.claims.rivals import ABOUT
 from study.cli import main
 from study.figures import PHOTOGRAPHS
 from study.page import PAGES, render
@@ -77,7 +79,7 @@ def test_the_readme_has_the_table_of_the_rows_and_no_other_figures_of_the_study(
         f"After 51,200 samples, models of all clean pairs reach {every[0]} on photographs and {every[1]} on web pairs. "
         f"Models of all that CAT keeps, each pair seen {repeats} times, reach {kept[0]} and {kept[1]}."
     ) in section
-    assert {*re.findall(r"\d+\.\d", section)} == {*re.findall(r"\d+\.\d", table), *every, *kept, repeats}
+    assert {*re.findall(r"\d+\.\d(?!\d)", section)} == {*re.findall(r"\d+\.\d", table), *every, *kept, repeats}
     pools = {row.arm.pool: row.notes for row in found if row.arm.arm == "all"}
     clean, noisy = pools["natural"]["pool"], pools["injected"]
     assert f"The clean pool has {clean:,} web pairs of CC3M" in section and noisy["web"] == clean
@@ -130,8 +132,20 @@ def test_the_sentences_about_filters_are_significant() -> None:
 def test_the_sentences_about_teachers_are_those_of_all_comparisons() -> None:
     taught = committed("teachers")
     assert {line.verdict for line in taught} == {"better"}
-    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
-    assert f"stored embeddings of a teacher, which helped in all of {len(taught)} comparisons" in readme
+    own_pairs = {
+        budget: [line.verdict for line in committed("teachers-more") if line.budget == budget]
+        for budget in (17_408, 51_200)
+    }
+    (few, late), (of_few, of_late) = (
+        [each.count("better") for each in own_pairs.values()],
+        [len(each) for each in own_pairs.values()],
+    )
+    said = (
+        f"helped in {len(taught)} of {len(taught)} comparisons with no teacher, and against training on the "
+        f"teacher's own pairs, too, in {few} of {of_few} after 17,408 samples and {late} of {of_late} after 51,200"
+    )
+    for name in ("README.md", "docs/howto/teachers.md"):
+        assert said in " ".join((REPOSITORY / name).read_text(encoding="utf-8").split())
     by_concepts, on_top = committed("teachers-concepts"), committed("teachers-both")
     assert not [line for line in by_concepts + on_top if line.verdict == "worse"]
     assert max(line.found[0].difference for line in taught) < min(line.found[0].difference for line in by_concepts)
@@ -153,6 +167,141 @@ def test_the_sentences_about_teachers_are_those_of_all_comparisons() -> None:
         assert [repeats >= 9 for _, repeats in sorted(repeated.items())] == [True] * 2 + [False] * 6
 
 
+def test_the_readme_says_how_many_comparisons_and_what_fades_by_seeds() -> None:
+    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    rivals, combined, plain = (committed(name) for name in ("rivals", "combined", "score-against-cat"))
+
+    def both_ways(table: list[Line], b: str, a: str) -> tuple[str, str]:
+        [one] = [
+            line.found[0]
+            for line in table
+            if (line.b, line.a, line.pool, line.items, line.budget) == (b, a, "natural", PHOTOGRAPHS, 17_408)
+        ]
+        return f"p {one.corrected:.3f}", f"{one.corrected_of_seeds:.3f}"
+
+    first, then = both_ways(rivals, "score", "random")
+    assert (
+        f"over {len(rivals)} comparisons. Italic is, too, but not where the seed alone is the unit "
+        f"({first}, then {then})" in readme
+    )
+    first, then = both_ways(combined, "cat-score", "score")
+    assert f"beat the score on photographs from the clean pool ({first}; by seeds alone {then})" in readme
+    at_first = [line for line in plain if line.budget == 17_408]
+    better = [line.verdict for line in at_first].count("better")
+    assert (
+        f"in {better} of {len(at_first)} comparisons by R@10 (with a third pool; corrected over {len(plain)})" in readme
+    )
+    assert {line.found[0].measure.name for line in plain} == {"R@10"} != {line.found[0].measure.name for line in rivals}
+    assert described(ABOUT)["scorer"]["seeds"] == 3 and "five seeds that share three scorers" in readme
+
+
+def test_the_details_count_what_holds_by_seeds() -> None:
+    details = (DOCS / "study-details.md").read_text(encoding="utf-8")
+    cells = [
+        cell
+        for name, table in TABLES.items()
+        if table.claim != "fewshot"
+        for line in committed(name)
+        for cell in line.found
+    ]
+    significant = [cell for cell in cells if cell.verdict != "open"]
+    assert len([cell for cell in significant if cell.corrected_of_seeds < 0.05]) == 367
+    assert (
+        f"Of {len(cells):,} comparisons of trainings, {len(significant)} are significant with seeds and test items, "
+        "and 367 of these also with seeds alone."
+    ) in " ".join(details.split())
+    # A number is bold if it holds both ways, italic if only one way.
+    marks = details.partition("## What was chosen on what")[0]
+    assert (
+        len(re.findall(r"\*[+\u2212]\d[\d.]*\*(?!\*)", re.sub(r"\*\*[^*]+\*\*", "", marks))) == len(significant) - 367
+    )
+
+
+GAIN = 0.3
+WON = r"(\w+ \w+) in (\d+) of (\d+) (?:comparisons|pools) and (\w+ \w+) in (\d+)"
+RESULTS_IN_WORDS = [
+    ("which-filter-when.md", rf"score of image and caption,\*\* compared with C, A and T at one size, {WON}, by R@10"),
+    ("which-filter-when.md", rf"at one size, the masked score\n  {WON} against T\."),
+    ("which-filter-when.md", rf"self-fitted mix against negCLIPLoss: .*\n  and the first {WON}\."),
+    ("which-beta.md", rf"From the usual start, HN-NCE {WON}, most"),
+    ("study.md", rf"HN-NCE against InfoNCE, no teacher: .*; HN-NCE {WON}\.$"),
+    ("study.md", rf"By top-1, the paper's probe {WON}\.$"),
+    ("which-filter-when.md", rf"T, against random of the same size, {WON}; the rank"),
+]
+OTHERS = [
+    ("when-filtering-pays.md", r"Pool `natural`, about photographs: (\w+) at 2.0 repeats\.$", "more", "less"),
+    ("study.md", r"On photographs the rank\n  changes by\n  ([+\u2212])", "\u2212", "+"),
+    ("study.md", r"subset of its size\*\* on photographs: the rank changes by\n  ([+\u2212])", "\u2212", "+"),
+    ("study.md", r"\*\*A score on top of C and A\*\*, .* changes the rank by ([+\u2212])", "\u2212", "+"),
+    ("study.md", r"as targets change the rank by ([+\u2212])", "\u2212", "+"),
+    ("study.md", r"Stored embeddings of a teacher\*\* change the rank by ([+\u2212])", "\u2212", "+"),
+    ("study.md", r"\*\*(\w+)\*\*, in [04] of 4 comparisons", "reached", "missed"),
+    ("study.md", r"nowhere significantly worse than either alone\. It is \*\*(\w+)\*\*", "reached", "missed"),
+]
+
+
+@pytest.fixture(params=[1, -1], ids=["gains", "losses"])
+def mirrored(
+    request: pytest.FixtureRequest, make_rows: MakeRows, make_hits: MakeRows, monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, dict[str, str]]:
+    """1 or -1, and pages of rows in which every first arm is better, or worse, than those that it is compared with. An
+    arm that is better at finding photographs reads less here: the ranks of renderings are the larger."""
+    sign: int = request.param
+    gain = sign * GAIN
+    both_sets = {"flickr8k-test": 1.0, "web-held": 1.0}
+    make_rows({"all": 0.0, "random": 0.0, "kept": gain})
+    teachers = {"none": 0.0, "embeddings": gain, "concepts": gain, "both": 2 * gain}
+    for loss, more in (("infonce", 0.0), ("hn", gain)):
+        arms = {f"{arm}-{loss}": each + more for arm, each in teachers.items()}
+        make_rows(arms, claim="teachers", pool="injected-all", sets=both_sets)
+    make_rows({"beta-0": 0.0, "beta-1": gain}, claim="negatives", pool="usual")
+    make_rows({"none": 0.0, "concepts": gain}, claim="concepts", pool="flickr8k")
+    make_rows({"score-30": 0.0, "negcliploss-30": 0.0, "self-30": gain}, claim="mix")
+    make_hits({"random-init": 0.5, "probe": 0.5 + 0.2 * sign})
+    rivals = {"random": 0.0, "all": 0.0, "ca": 0.0, "cat": 0.0, "score": gain, "ca-score": 2 * gain}
+    make_rows({**rivals, "cat-score": 2 * gain}, claim="rivals", pool="natural", sets=both_sets)
+    text = {**rivals, "t": gain, "masked": 2 * gain, "t-whole": gain, "masked-whole": 2 * gain}
+    rows = make_rows(text, claim="rivals", pool="lettered-40", sets={**both_sets, "rendered": -1.0})
+    monkeypatch.setattr("study.page.rivals.planned", lambda *_: rows.read("rivals"))
+    return sign, render(rows)
+
+
+def test_every_sentence_that_counts_results_has_the_direction_of_its_measure(
+    mirrored: tuple[int, dict[str, str]],
+) -> None:
+    sign, made = mirrored
+    # The lists of the details have a sentence for each table, also of arms that are alike.
+    of_tables = re.findall(rf"^- The first arm {WON}\.$", made["study-details.md"], re.MULTILINE)
+    assert len(of_tables) > 10 and {"reads less", "is better"} == {better for better, *_ in of_tables}
+    for _, gained, _, _, lost in of_tables:
+        assert int(lost if sign > 0 else gained) == 0
+    assert sum(int(gained if sign > 0 else lost) > 0 for _, gained, _, _, lost in of_tables) > 10
+    for page, sentence in RESULTS_IN_WORDS:
+        found = re.findall(sentence, made[page], re.MULTILINE)
+        assert found, (page, sentence)
+        for better, gained, lines_, worse, lost in found:
+            reading = better == "reads less"
+            assert (better, worse) == (("reads less", "reads more") if reading else ("is better", "is worse"))
+            assert (gained, lost) == ((lines_, "0") if sign > 0 else ("0", lines_)), (page, sentence)
+    for page, sentence, gained, lost in OTHERS:
+        assert re.findall(sentence, made[page], re.MULTILINE) == [gained if sign > 0 else lost], (page, sentence)
+
+
+def test_no_template_counts_results_but_in_the_words_of_their_measure() -> None:
+    """A sentence with a direction of its own can contradict the measure. Those that look at a result otherwise are
+    OTHERS, which are rendered from rows of known direction."""
+    looks = {name: re.findall(r".*verdict\b.*", (REPOSITORY / "study" / f"{name}.j2").read_text()) for name in PAGES}
+    assert {name: len(found) for name, found in looks.items()} == {
+        "study.md": 3,  # not significant; both teachers together; the best probes
+        "study-details.md": 0,
+        "when-filtering-pays.md": 4,  # more at, not shown to differ at, less at
+        "which-filter-when.md": 0,
+        "which-beta.md": 0,
+    }
+    used = "".join((REPOSITORY / "study" / f"{name}.j2").read_text() for name in PAGES).count("|results")
+    assert used == len(RESULTS_IN_WORDS)
+
+
 def test_the_committed_rows_have_their_items_and_no_others() -> None:
     rows = Rows(RESULTS)
     for claim in CLAIMS:
@@ -167,7 +316,7 @@ def test_a_claim_with_rows_has_its_table_its_plot_and_what_is_reversed(make_rows
     made = render(rows)
     page, details = made["study.md"], made["study-details.md"]
     assert page.count("| kept by CAT | all |") == 2
-    assert "- In 3 of 4 comparisons the first arm is better." in details
+    assert "- The first arm is better in 3 of 4 comparisons and is worse in 1." in details
     assert re.search(r"^- Reversed: kept by CAT against all, natural, on flickr8k-test: rank \+", details, re.MULTILINE)
     assert "images/study-cat.svg" in page and made["images/study-cat.svg"].count("<circle") == 4
     assert page.count("No rows yet.") == 4 and details.count("No rows yet.") == 7
@@ -226,8 +375,11 @@ def test_a_track_has_its_own_table_and_plot(make_rows: MakeRows) -> None:
     made = render(make_rows({"all": 0.0, "kept": -0.3}, track="gpu"))
     assert made["images/study-cat.svg"] == before["images/study-cat.svg"] != made["images/study-cat-gpu.svg"]
     cpu, _, gpu = made["study-details.md"].partition("ViT-S/16 at 112 pixels, on a GPU")
-    assert "- In 1 of 1 comparisons the first arm is better." in cpu and "images/study-cat-gpu.svg" in gpu
-    assert "- In 0 of 1 comparisons the first arm is better." in gpu
+    assert (
+        "- The first arm is better in 1 of 1 comparisons and is worse in 0." in cpu
+        and "images/study-cat-gpu.svg" in gpu
+    )
+    assert "- The first arm is better in 0 of 1 comparisons and is worse in 1." in gpu
     assert "No GPU has run it yet" in before["study-details.md"] and "No GPU has run it yet" not in cpu
     assert made["when-filtering-pays.md"] == before["when-filtering-pays.md"]
 

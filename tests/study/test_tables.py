@@ -53,7 +53,7 @@ def test_reversals_and_nulls_are_said_in_words_with_the_size_that_would_have_sho
     rows = make_rows({"all": 0.0, "random": 0.3, "kept": 0.0}, pool="two")
     found = lines(rows, TABLES["cat"], "cpu")
     first, reversed_, not_shown = verdicts_in_words(found)
-    assert first == "In 2 of 4 comparisons the first arm is better."
+    assert first == "The first arm is better in 2 of 4 comparisons and is worse in 1."
     assert reversed_.startswith("Reversed: kept by CAT against random of the same size, two, on flickr8k-test: rank +")
     assert not_shown.startswith("Not shown: kept by CAT against all, two, on flickr8k-test: rank ")
     assert "at 1,000 samples (" in not_shown and not_shown.endswith(" would have been seen).")

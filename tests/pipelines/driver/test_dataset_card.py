@@ -101,7 +101,7 @@ def test_the_body_has_funnel_columns_and_provenance() -> None:
 
 def test_foreign_text_stays_text() -> None:
     text = card(KEPT, title="<b>Pairs</b>\n---\n# [x](y)", license="*free*", input="a`b|c")
-    assert head_of(text)["pretty_name"] == "<b>Pairs</b>\n---\n# [x](y), filtered"
+    assert head_of(text)["pretty_name"] == "<b>Pairs</b>\n---\n# [x](y), filtered by preset paper"
     body = text.partition("\n---\n\n")[2]
     assert "# \\<b\\>Pairs\\</b\\> --- # \\[x\\](y)" in body and "\\*free\\*" in body
     assert "| columns | a\\|b \\<script\\> | 5 | 45 |" in body and "| `a\\|b'c` |" in body and "`a'b\\|c`" in body

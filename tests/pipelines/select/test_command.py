@@ -162,7 +162,9 @@ def test_columns_rank_in_place_of_the_decisions(indexed: Any, capsys: Any) -> No
     gain = json.loads((indexed.output / "selection" / "selection.json").read_text())["gain"]
     assert gain.keys() == {"all rows", "the rows first by the columns"}
     assert "the kept rows" not in capsys.readouterr().out
-    assert "the kept rows" not in (indexed.output / "selection" / "selection.html").read_text()
+    page = (indexed.output / "selection" / "selection.html").read_text()
+    assert "the kept rows" not in page
+    assert f">{best}</text>" in page and "thousand" not in page  # a tick at the samples asked for, in samples
 
 
 def test_numbers_that_a_reader_moved_rank_too(tmp_path, filtering, captions, monkeypatch, capsys):
