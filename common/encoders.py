@@ -145,7 +145,7 @@ def no_code() -> Iterator[None]:
     before, chosen = dynamic.TIME_OUT_REMOTE_CODE, PreTrainedModel._check_and_adjust_attn_implementation
 
     def in_torch(model: Any, named: str | None, *given: Any, **options: Any) -> Any:
-        # Of None, transformers chooses sdpa, or eager for models without it.
+        # For None, transformers chooses sdpa, or eager for models without it.
         return chosen(model, named if named in ("eager", "sdpa") else None, *given, **options)
 
     dynamic.TIME_OUT_REMOTE_CODE = 0  # then it refuses without a question

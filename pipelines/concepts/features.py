@@ -14,6 +14,7 @@ import io
 import json
 import time
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -91,10 +92,11 @@ class Extracting(Stage):
         """Yield the key and the content of each sample of a shard."""
         return images_of(path)
 
-    def do(self, unit: str) -> None:
+    def do(self, unit: str) -> Counter[str]:
         """See `Stage`."""
-        super().do(unit)
+        counts = super().do(unit)
         remove(self._begun_path(unit))
+        return counts
 
     def sweep(self) -> None:
         """Remove partial results when all units are committed. Some are left by a worker that was killed just after a

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NotRequired, TypedDict
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.metrics import Metrics
+from apache_beam.metrics.metric import Metrics
 
 from open_diht.common.cpu_time import cpu_seconds
 from open_diht.common.lease import LeaseLost, check_fence, fence_of, set_fence, token_of

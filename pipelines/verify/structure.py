@@ -8,7 +8,6 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from hashlib import file_digest, sha256
 from itertools import zip_longest
 from pathlib import Path
@@ -368,7 +367,8 @@ class Structure:
         blank = {"error": None, "message": None}
         expected = [row for one in plan.unreadable for row in broken_unit(one, None).to_pylist()]
         for unit, stage in failed:
-            expected += broken_unit({"path": plan.span(unit).path, **blank}, unit, stage).to_pylist()
+            lost = broken_unit({"path": plan.span(unit).path, "error": "", "message": ""}, unit, stage)
+            expected += [{**row, **blank} for row in lost.to_pylist()]
         try:
             there = self._dead_letters(path).to_pylist()
         except Damaged:
@@ -492,14 +492,14 @@ class Structure:
         leaves = bool(exported.get("leaves"))
         shards = self._check_shards([unit.name for unit in units], leaves, images)
         left = counts_of(shards) if leaves and shards else {}
-        for path, name, stated, now in (
+        for file, name, stated, now in (
             (layout.exported, "uids", exported.get("uids", listed), listed),
             (layout.root / "run.json", "models.subset.uids", models.get("subset", {}).get("uids", listed), listed),
             (layout.exported, "left", exported.get("left", left), left),
             (layout.root / "funnel.json", "left", funnel["left"], left),
         ):
             if now is not None and stated != now:
-                found.differ("structure", path, f"{name}: {stated}, and {now} by kept/ and the records of the exports")
+                found.differ("structure", file, f"{name}: {stated}, and {now} by kept/ and the records of the exports")
         folder = layout.indexes if leaves else layout.root / "shards"
         lists = {"manifest.json": manifest_of(shards), "sizes.json": sizes_of(shards)} if shards else {}
         if leaves:
@@ -524,7 +524,8 @@ class Structure:
                 continue
             try:
                 now = self._index(first, names, images) if leaves else self._tars(first, images.get(first))
-                again = [{**was, **one} for was, one in zip_longest(record["shards"], now, fillvalue={})]
+                pairs = zip_longest(record["shards"], now, fillvalue=dict[str, Any]())
+                again = [{**was, **one} for was, one in pairs]
                 if again != record["shards"] or record["rows"] != sum(one["samples"] for one in again):
                     self.found.differ("structure", path, "lists other shards or samples than its files and kept/ have")
                 shards += again if leaves else record["shards"]
@@ -541,13 +542,14 @@ class Structure:
         path = self.plan.span(first).path
         kept, shard = kept_samples(layout, index, [unit for unit in self.plan.units if unit.span.path == path])
         there = read_index(kept_index(layout, index.name))
-        plain = {"rows": None, "starts": None}
-        if not np.array_equal(there.rows, kept.rows) or replace(there, **plain) != replace(kept, **plain):
+        plain = {"rows": None, "starts": None}  # arrays, which are compared apart
+        if not np.array_equal(there.rows, kept.rows) or {**vars(there), **plain} != {**vars(kept), **plain}:
             self.found.differ("structure", kept_index(layout, index.name), "does not list the samples of kept/")
         for unit in names:
             span, now = self.plan.span(unit), images.get(unit)
             places = index.rows_between(span.start, span.stop)
             for ordinal, digest in now.digests.items() if now else ():
+                assert now
                 row = index.rows[places[ordinal]]
                 start, stop = int(row["image_at"]), int(row["image_at"] + row["image_size"])
                 content = read_part(now.path, start, stop)

@@ -223,7 +223,8 @@ def test_a_run_that_lost_its_lease_changes_nothing(bucket, forks, tmp_path, mome
 @pytest.mark.parametrize("delete", [remove, retract])
 def test_a_delete_that_was_paused_leaves_the_file_of_another_run(bucket, monkeypatch, delete):
     """The other run writes it after the check and before the request."""
-    path, checks = store_path(f"{bucket}/paused-{delete.__name__}/a.json"), list[str]()
+    path: Any = store_path(f"{bucket}/paused-{delete.__name__}/a.json")
+    checks = list[str]()
     publish_json(path, "ours")
 
     def check(checked: Any) -> None:

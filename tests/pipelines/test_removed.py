@@ -61,7 +61,7 @@ class _Unit(Stage):
     planned = False
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
-        shutil.rmtree(self.layout.root)
+        shutil.rmtree(str(self.layout.root))
         mark = self.layout.progress(self.name, unit)
         mark.parent.mkdir(parents=True)
         mark.write_text("3 4", encoding="ascii")
@@ -82,7 +82,8 @@ def test_a_worker_leaves_the_marks_of_another_run(tmp_path):
         with pytest.raises(LeaseLost, match="has taken"):
             Engine(layout, 1, print).run(_Unit(layout), ["1"], of=1)
         assert layout.progress("unit", "1").exists()
-    files = {str(path.relative_to(layout.work)) for path in layout.root.rglob("*") if path.is_file()}
+    work = tmp_path / "out" / "work"
+    files = {str(path.relative_to(work)) for path in work.parent.rglob("*") if path.is_file()}
     assert files == {"lock", "unit/progress/1"}
 
 

@@ -81,7 +81,7 @@ class StoredTargets(ABC):
 
     @property
     def advice(self) -> str:
-        """What to do if many samples have no targets, for messages."""
+        """Return the remedy if many samples have no targets, for messages."""
         return f"run {self.remedy()} on this data, or name the targets that were made from it"
 
     @classmethod

@@ -46,7 +46,7 @@ class Untaught:
     what: str
     """Kind of the targets."""
     remedy: str
-    """What to do if many are missing."""
+    """The remedy if many are missing."""
     samples: int
     """Number of all samples."""
     absent: int

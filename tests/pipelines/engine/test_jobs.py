@@ -9,7 +9,7 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
-from apache_beam.metrics import MetricsFilter
+from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from open_diht.common.files import is_temporary
@@ -249,7 +249,7 @@ class Fails(Stage):
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         if unit == "a":
-            raise FileChanged("it has changed")  # which is not tried again
+            raise FileChanged("rows.tsv", "has changed")  # which is not tried again
         return {"rows": 3}, ()
 
 

@@ -12,6 +12,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.io.iobase import Read
 
 from open_diht.pipelines.runners.flink import JAR_VARIABLE
 from tests.pipelines.runners.conftest import REPOSITORY
@@ -93,4 +94,4 @@ def test_its_rows_are_those_of_make_filter(runner, pairs, decided, forks, reques
 def test_beams_dask_runner_cannot_run_its_sources():
     """When this fails, Beam has learned it: then the example runs on Dask, and docs/why-beam.md must say so."""
     evaluator = pytest.importorskip("apache_beam.runners.dask.transform_evaluator", reason="Dask is not installed")
-    assert beam.io.Read not in evaluator.TRANSLATIONS and beam.Impulse not in evaluator.TRANSLATIONS
+    assert Read not in evaluator.TRANSLATIONS and beam.Impulse not in evaluator.TRANSLATIONS

@@ -1,6 +1,7 @@
 """Stages over images: they refuse manifests whose images are not known, before a run writes anything."""
 
 import json
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from tests.tiny_clip import write_tiny
 CUSTOM = load_dataset("custom")
 CAPTIONS = ["A brown dog runs after a red ball", "Blue mug"]
 EXPORT = ("captions", "export")
-READERS = {
+READERS: dict[str, dict[str, Any]] = {
     "spotting": {"stages": ("captions", "spotting")},
     "score": {"stages": ("captions", "score"), "score": ScoreSettings(model="local-dir:clip", device="cpu")},
     "decontaminate": {"stages": ("captions",), "decontaminate": "./sets/"},

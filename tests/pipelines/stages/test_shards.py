@@ -10,7 +10,7 @@ from PIL import Image
 
 from open_diht.common.images import BadImage
 from open_diht.pipelines.stages import shards
-from open_diht.pipelines.stages.shards import _member, index_path, remove_shards, shard_path
+from open_diht.pipelines.stages.shards import image_member, index_path, remove_shards, shard_path
 from open_diht.pipelines.store.commit import remove
 from open_diht.pipelines.store.layout import Layout
 from tests.common.hostile_images import BOMBS, KINDS
@@ -20,13 +20,13 @@ from tests.common.hostile_images import BOMBS, KINDS
 def test_what_loaders_read_stays_as_it_is(kind: str) -> None:
     content = KINDS[kind]()
     ending = "jpg" if "JPEG" in kind or kind == "MPO" else kind.split()[-1].lower()
-    assert _member(content) == (ending, content)
+    assert image_member(content) == (ending, content)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "animated GIF", "BMP"])
 def test_others_become_png(kind: str) -> None:
     given = KINDS[kind]()
-    ending, content = _member(given)
+    ending, content = image_member(given)
     assert ending == "png" and content.startswith(b"\x89PNG")
     pixels, expected = (np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in (content, given))
     assert np.array_equal(pixels, expected)
@@ -35,12 +35,12 @@ def test_others_become_png(kind: str) -> None:
 @pytest.mark.parametrize("name", ["a JPEG of 1,000 scans", "a PNG of 13,000 x 13,000", "a WebP of 400,000 chunks"])
 def test_bombs_are_not_handed_on(name: str) -> None:
     with pytest.raises(BadImage, match=BOMBS[name][1]):
-        _member(BOMBS[name][0]())
+        image_member(BOMBS[name][0]())
 
 
 def test_sound_is_no_webp() -> None:
     with pytest.raises(BadImage, match="not_an_image"):
-        _member(b"RIFF" + struct.pack("<I", 40) + b"WAVEfmt " + bytes(36))
+        image_member(b"RIFF" + struct.pack("<I", 40) + b"WAVEfmt " + bytes(36))
 
 
 @pytest.mark.parametrize("removals", range(7))

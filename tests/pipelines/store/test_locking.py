@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from open_diht.common.lease import Fence, LeaseLost, Removed, check_fence, set_fence, token_of
+from open_diht.common.lease import Fence, FileFence, LeaseLost, Removed, check_fence, set_fence, token_of
 from open_diht.pipelines.store.commit import publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import Busy, NoLocks, output_lock, watched
@@ -50,19 +50,25 @@ def test_shards_lock_a_folder_on_nfs(tmp_path, monkeypatch):
         assert alone.at_work() == set()
 
 
+def content_of(lock: Any) -> bytes:
+    """Return what a lock's fence on a disk compares."""
+    assert isinstance(lock.fence, FileFence)
+    return lock.fence.content
+
+
 def test_each_run_has_the_next_token_and_shards_at_work_share_one(tmp_path):
     layout = Layout(tmp_path)
     one, other = (output_lock(layout, True, f"{i}-of-2-f") for i in range(2))
     with one as first, other as second:
         assert first.fence == second.fence
-        tokens = [first.fence.content]
+        tokens = [content_of(first)]
         first.release()
         second.release()
         assert first.take_alone()
-        tokens.append(first.fence.content)
+        tokens.append(content_of(first))
     for shared, shard in ((True, "0-of-2-f"), (False, "")):
         with output_lock(layout, shared, shard) as late:
-            tokens.append(late.fence.content)
+            tokens.append(content_of(late))
     assert [len(token) - len(tokens[0]) for token in tokens] == [0, 1, 2, 3]
     assert len({token.rstrip(b"\0") for token in tokens}) == 1
 
@@ -77,7 +83,7 @@ def test_a_lock_in_a_folder_that_was_removed_is_lost(before, tmp_path):
     with output_lock(layout, shared=False) as lock:
         worker = pickle.loads(pickle.dumps(lock.fence))
         check_fence(layout.plan)
-        shutil.rmtree(layout.root)
+        shutil.rmtree(tmp_path)
         for check in (lock.fence.check, worker.check, lambda: check_fence(layout.plan)):
             with pytest.raises(Removed, match=f"{layout.root} was removed .* run the same command to start over"):
                 check()
@@ -107,7 +113,9 @@ def test_a_program_that_has_no_lock_publishes_until_a_run_takes_the_folder(tmp_p
         pass
     with watched(layout):
         publish_json(path, "ours")
-        os.truncate(layout.work / "lock", (layout.work / "lock").stat().st_size + 1)  # as a run of another process does
+        os.truncate(
+            tmp_path / "work" / "lock", (layout.work / "lock").stat().st_size + 1
+        )  # as a run of another process does
         with pytest.raises(LeaseLost, match=f"another run has taken {tmp_path}"):
             publish_json(path, "late")
     assert read_json(path) == "ours"

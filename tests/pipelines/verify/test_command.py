@@ -365,7 +365,8 @@ def test_an_altered_index_of_the_tars_of_the_input_is_found(
     done = filtering(tmp_path / "in.tar", tmp_path / "out", stages=("captions", "export"), export=INDEX)
     assert done.funnel["left"]["samples"] == 3 and not checked(tmp_path / "out").differences
     layout = Layout(tmp_path / "out")
-    whole, listed = layout.index("00000-00000"), layout.indexes / "in.tar.npz"
+    whole = Path(str(layout.index("00000-00000")))
+    listed = Path(str(layout.indexes / "in.tar.npz"))
     index = load(whole)
     if altered_part == "place":  # in both indexes, so that only the tar shows it
         index.rows["image_at"][0] += 1
