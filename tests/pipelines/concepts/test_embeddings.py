@@ -164,13 +164,14 @@ def test_embeddings_of_stage_score_are_taken_over_where_model_and_crop_agree(tmp
         (["--store", "embeddings", "--captions", "caption,"], "--captions is 'caption,'; give different names"),
         (["--store", "embeddings", "--captions", "caption,caption"], "give different names"),
         (
-            ["--store", "concepts,embeddings", "--captions", "caption, nowhere"],
+            ["--store", "embeddings", "--teacher", "TOWERS", "--captions", "caption, nowhere"],
             "the first 2 samples have no text 'nowhere'",
         ),
     ],
 )
-def test_wrong_use_is_refused_before_anything_is_written(filtered, words, says, capsys):
+def test_wrong_use_is_refused_before_anything_is_written(filtered, towers, words, says, capsys):
     data = filtered.write([2])
+    words = [towers if word == "TOWERS" else word for word in words]
     assert open_diht_main(["concepts", "--data", str(data), *words]) == 2
     assert says in capsys.readouterr().err and not {*data.iterdir()} - {data / "kept", data / "shards"}
 
