@@ -1,8 +1,7 @@
 """Read captions, and the labels that a language model gave them.
 
-Captions that may not be shipped are labeled by row number (labels/GUIDE.md explains how the labels were made). These
-captions are read from a folder with `img2dataset/test_10000.parquet` (10,000 LAION-400M captions, column TEXT) and
-`cc3m_validation/Validation_GCC-1.1.0-Validation.tsv`.
+Captions of others are labeled by row number (labels/GUIDE.md explains how the labels were made). They are read from
+`data/captions`, which has no addresses, or from a folder with the same files as published.
 """
 
 from __future__ import annotations
@@ -91,9 +90,9 @@ def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Tr
 
 
 def samples_folder(argument: str | None = None) -> Path:
-    """Return the folder of the caption samples: the argument, $DIHT_SAMPLES, or `shared/samples` next to the checkout.
+    """Return the folder of the caption samples: the argument, $DIHT_SAMPLES, or `data/captions`.
     If files are missing, exit with a message that names them."""
-    folder = Path(argument or os.environ.get("DIHT_SAMPLES") or HERE.parent.parent / "shared" / "samples")
+    folder = Path(argument or os.environ.get("DIHT_SAMPLES") or HERE.parent / "data" / "captions")
     missing = [str(part) for part in (LAION, CC3M) if not (folder / part).is_file()]
     if missing:
         sys.exit(
@@ -114,7 +113,10 @@ def laion_captions(folder: Path) -> list[str]:
 
 
 def laion_hosts(folder: Path) -> list[str]:
-    """Return the host of each LAION-400M caption's image, with the port if the URL has one."""
+    """Return the host of each LAION-400M caption's image, with the port if the URL has one. If the file has no URLs,
+    exit with a message."""
+    if "URL" not in pq.read_schema(folder / LAION).names:
+        sys.exit(f"{folder / LAION} has no addresses; give the folder of the published file with --captions")
     return [urlsplit(str(url)).netloc for url in pq.read_table(folder / LAION, columns=["URL"])["URL"].to_pylist()]
 
 

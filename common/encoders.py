@@ -142,14 +142,16 @@ def no_code() -> Iterator[None]:
     except ImportError:  # without transformers nothing loads such code
         yield
         return
-    before, chosen = dynamic.TIME_OUT_REMOTE_CODE, PreTrainedModel._check_and_adjust_attn_implementation
+    method = "_check_and_adjust_attn_implementation"
+    before = dynamic.TIME_OUT_REMOTE_CODE
+    chosen = getattr(PreTrainedModel, method)
 
     def in_torch(model: Any, named: str | None, *given: Any, **options: Any) -> Any:
         # For None, transformers chooses sdpa, or eager for models without it.
         return chosen(model, named if named in ("eager", "sdpa") else None, *given, **options)
 
     dynamic.TIME_OUT_REMOTE_CODE = 0  # then it refuses without a question
-    PreTrainedModel._check_and_adjust_attn_implementation = in_torch
+    setattr(PreTrainedModel, method, in_torch)
     try:
         yield
     except ValueError as error:
@@ -161,7 +163,7 @@ def no_code() -> Iterator[None]:
         ) from error
     finally:
         dynamic.TIME_OUT_REMOTE_CODE = before
-        PreTrainedModel._check_and_adjust_attn_implementation = chosen
+        setattr(PreTrainedModel, method, chosen)
 
 
 def create_open_clip(name: str, pretrained: str | None = None, **settings: Any) -> tuple[Any, Any, Any]:

@@ -42,11 +42,15 @@ if ! $python -c 'import sys' 2>/dev/null; then
   "$found" -c 'import ensurepip, venv' 2>/dev/null ||
     fail "$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv"
   rm -rf .venv
-  "$found" -m venv .venv
 fi
 
 case $1 in *train* | *eval* | *score* | *dev*) size="8 GB on disk" ;; *) size="1 GB on disk" ;; esac
 echo "Installing Open DiHT ($1; $size) into .venv ..."
+[ -x $python ] || "$found" -m venv .venv
+# Packages are hard links into uv's cache. On another file system they would be copies, and take twice the space.
+cache=${UV_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/uv}
+mkdir -p "$cache" 2>/dev/null || true
+if [ "$(stat -c %d "$cache" 2>/dev/null)" != "$(stat -c %d .venv)" ]; then export UV_CACHE_DIR="$PWD/.venv/cache"; fi
 log=.venv/install.log
 install() {
   [ -x .venv/bin/uv ] ||

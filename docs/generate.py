@@ -290,11 +290,12 @@ def command_help(command: str) -> Iterator[str]:
 
     known = COMMANDS.get(command)
     module, defaults = (known.module, dict(known.defaults)) if known else ("open_diht.trainer.concepts.cli", {})
-    text = io.StringIO()
-    here = patch.dict(os.environ, COLUMNS="100", XDG_CACHE_HOME="")
+    text, program = io.StringIO(), import_module(module)
+    # Lines are wrapped with the home in them, so it has the same length for everyone.
+    here = patch.dict(os.environ, COLUMNS="100", XDG_CACHE_HOME="", HOME="/~")
     with here, contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        import_module(module).main(["--help"], f"open-diht {command}", **defaults)
-    yield from ("```text", text.getvalue().rstrip().replace(str(Path.home()), "~"), "```")
+        program.main(["--help"], f"open-diht {command}", **defaults)
+    yield from ("```text", text.getvalue().rstrip().replace("/~", "~"), "```")
 
 
 def make_help() -> Iterator[str]:

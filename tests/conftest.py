@@ -1,11 +1,14 @@
 """What all tests share."""
 
+import atexit
+import fcntl
 import importlib
-import importlib.util
 import os
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,9 +24,48 @@ from open_diht.common.command_line import parsed_by
 from open_diht.filters.spotting import weights
 from tests.forks import Forks
 from tests.hub_server import Hub
+from tests.skips import Skips
 
 settings.register_profile("tests", deadline=None)  # an example may take as long as the machine is busy, or traced
 settings.load_profile("tests")
+
+TOOLS = Path(__file__).resolve().parents[1] / ".tools"
+"""What tests need and a checkout fetches or builds once: OCR weights, evaluation data, an S3 server."""
+_OF_THE_HOME = (
+    *("DIHT_BENCH_DATA", "DIHT_OCR_MODELS", "HF_", "HUGGINGFACE_", "MPLCONFIGDIR", "OPEN_DIHT_", "TORCH_HOME"),
+    *("TORCHINDUCTOR_CACHE_DIR", "TRANSFORMERS_", "TRITON_", "XDG_"),
+)
+"""Beginnings of the variables that lead to data and caches of the user."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--skipped", action="store_true", help="run only the tests that the last run skipped")
+
+
+def _end_quietly() -> None:
+    """Triton's bindings report what lives as long as the interpreter as leaked, on forty lines of each process."""
+    if "triton._C.libtriton" in sys.modules:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the session a home of its own, before anything is imported that looks into the home."""
+    atexit.register(_end_quietly)
+    config.pluginmanager.register(Skips(config))
+    if hasattr(config, "workerinput"):
+        return  # a worker of pytest-xdist inherits the environment
+    # Which index packages come from is a matter of the machine, not of the tests.
+    index = Path.home() / ".config" / "pip" / "pip.conf"
+    if index.is_file():
+        os.environ.setdefault("PIP_CONFIG_FILE", str(index))
+    for name in [name for name in os.environ if name.startswith(_OF_THE_HOME)]:
+        del os.environ[name]
+    home = Path(tempfile.mkdtemp(prefix="diht-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    os.environ["HOME"] = str(home)
+    cache = home / ".cache" / "diht"
+    cache.mkdir(parents=True)
+    (cache / "bench").symlink_to(TOOLS / "bench")
 
 
 @pytest.hookimpl(trylast=True)
@@ -69,14 +111,13 @@ def forks() -> Iterator[Forks]:
 
 @pytest.fixture(scope="session")
 def ocr_models() -> None:
-    """Installs the OCR weights where they are missing; skips where neither they nor what runs them can be had."""
-    for package in ("onnxruntime", "cv2"):
-        if importlib.util.find_spec(package) is None:  # to import it takes seconds
-            pytest.skip(f"{package} is not installed: pip install .")
-    try:
-        weights.download_and_install()
-    except weights.WeightsMissing as error:
-        pytest.skip(f"the OCR weights are not installed and cannot be downloaded: {error}")
+    """Installs the OCR weights, which a checkout fetches once, where runs of this session look for them."""
+    place = Path.home() / ".cache" / "diht" / "ocr"
+    with open(place.with_name("ocr.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # workers of pytest-xdist share the home
+        weights.download_and_install(TOOLS / "ocr")
+        if not place.exists():
+            place.symlink_to(TOOLS / "ocr")
 
 
 @pytest.fixture(scope="session")
@@ -121,11 +162,7 @@ def hub(monkeypatch) -> Iterator[Hub]:
 
 def _server() -> str:
     """The path of versitygw, an S3 server over a folder; skips where there is none."""
-    found = (
-        os.environ.get("VERSITYGW")
-        or shutil.which("versitygw")
-        or str(Path(__file__).resolve().parents[1] / ".tools" / "versitygw")
-    )
+    found = os.environ.get("VERSITYGW") or shutil.which("versitygw") or str(TOOLS / "versitygw")
     if not os.path.exists(found):
         pytest.skip("no S3 server: `make s3-server` builds versitygw (needs Go), or VERSITYGW names one")
     return found

@@ -39,7 +39,7 @@ from tests.pipelines.conftest import filter_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE = REPOSITORY / "data/sample"
-CC3M = REPOSITORY.parent / "shared/samples/cc3m_validation/Validation_GCC-1.1.0-Validation.tsv"
+CC3M = REPOSITORY / "data/captions/cc3m_validation/Validation_GCC-1.1.0-Validation.tsv"
 DOG, NAME = "a brown dog catches a red ball", "IMG_2034.jpg"
 
 
@@ -85,8 +85,6 @@ def test_it_decides_as_a_run_of_the_sample_does(preset, sample, ocr_models, tmp_
 
 @pytest.mark.slow
 def test_it_decides_as_a_run_of_two_thousand_captions_does(tmp_path):
-    if not CC3M.is_file():
-        pytest.skip(f"{CC3M} is missing")
     captions = [line.split("\t")[0] for line in CC3M.read_text(encoding="utf-8").splitlines()[:2000]]
     pq.write_table(pa.table({"caption": captions}), tmp_path / "in.parquet")
     rows = run(tmp_path / "in.parquet", output=tmp_path / "out", stages=("captions",), preset="balanced")

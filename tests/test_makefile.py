@@ -11,6 +11,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+CHECK = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
 TARGETS = [name for line in re.findall(r"^([a-z0-9 -]+):.* ## ", MAKEFILE, re.MULTILINE) for name in line.split()]
 QUIET = {"MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": "0"}
 """As if no make ran these tests."""
@@ -54,7 +56,7 @@ def test_the_help_fits_a_screen_and_names_every_target_and_variable():
 def test_the_quick_tests_say_how_long_all_of_them_take() -> None:
     guide = (REPOSITORY / "AGENTS.md").read_text(encoding="utf-8")
     (minutes,) = re.findall(r"make test .*without ARGS all of them, in (about \w+ minutes)", guide)
-    assert minutes in make("test").stdout
+    assert minutes in make("test").stdout and re.search(rf"^make test .*{minutes} on two cores$", README, re.MULTILINE)
     assert not any("minutes" in make(*words).stdout for words in (["test", "ARGS=-k overlap"], ["test-slow"]))
 
 
@@ -158,10 +160,54 @@ def test_arguments_reach_pytest():
     ],
 )
 def test_a_check_that_exceeds_its_time_reports_it(body, status, said, tmp_path):
-    beginning = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8").partition("step() {")[0]
+    beginning = CHECK.partition("step() {")[0]
     (tmp_path / ".ci").mkdir()
     limit = 1 if said else 60  # a busy machine takes more than a second to start bash
     script = beginning.replace("LIMIT_S=3540", f"LIMIT_S={limit}").replace("--kill-after=30", "--kill-after=0.3")
     (tmp_path / ".ci" / "run").write_text(script + body + "\n", encoding="utf-8")
-    done = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    environment = os.environ | {"CI_PARTS": "lint"}
+    done = subprocess.run(
+        ["bash", ".ci/run"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, "".join(re.findall("ci: .*\n", done.stderr))) == (status, said)
+
+
+def test_the_check_begins_with_the_commands_that_the_readme_prints_first(tmp_path):
+    """Make notes what is installed and run; all else that the check calls before its first other target is real."""
+    block = README.partition("## Start")[2].partition("```bash\n")[2].partition("```")[0]
+    printed = [line.partition("#")[0].strip() for line in block.splitlines()]
+    assert printed == ["make filter", "make test"]
+    noted = tmp_path / "noted"
+    for name in ("make", "apt-get"):
+        ended = 'case "$*" in s3-server|*bench-data*) exit 3 ;; esac; echo "1 passed in 0.1s"'
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $* CI=$CI" >> {noted}; {ended}\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "checkout" / ".ci").mkdir(parents=True)
+    (tmp_path / "checkout" / ".ci" / "run").write_text(CHECK, encoding="utf-8")
+    environment = os.environ | {"CI_PARTS": "filter test", "PATH": f"{tmp_path}:{os.environ['PATH']}", "CI": "true"}
+    run = ["bash", str(tmp_path / "checkout" / ".ci" / "run")]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert noted.read_text().splitlines()[:2] == [f"{command} CI=" for command in printed]
+
+
+def test_the_whole_check_runs_in_a_new_clone_with_an_empty_home(tmp_path):
+    checkout = tmp_path / "checkout"
+    (checkout / ".ci").mkdir(parents=True)
+    shown = 'pwd; ls -A . "$HOME"; env | grep -E "^(XDG|DIHT|HF|UV)_" || true'
+    (checkout / ".ci" / "run").write_text(CHECK.partition("step() {")[0] + shown + "\n", encoding="utf-8")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "--quiet"], ["add", ".ci"], ["commit", "--quiet", "-m", "All"]):
+        subprocess.run([*git, *words], cwd=checkout, check=True)
+    (checkout / ".venv").mkdir()
+    of_the_user = {"XDG_CACHE_HOME": "/a", "DIHT_BENCH_DATA": "/a", "HF_HOME": "/a", "UV_CACHE_DIR": "/a"}
+    environment = {name: value for name, value in os.environ.items() if name != "CI_PARTS"} | of_the_user
+    environment |= {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", checkout / ".ci" / "run"], env=environment, capture_output=True, text=True, check=True
+    )
+    clone, *listed = done.stdout.splitlines()
+    assert clone.startswith(str(tmp_path)) and not clone.startswith(str(checkout))
+    home = str(Path(clone).with_name("home"))
+    assert sorted(listed) == sorted([".:", ".ci", ".git", "", f"{home}:"])
+    assert not Path(clone).exists(), "it is removed"

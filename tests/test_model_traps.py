@@ -246,13 +246,23 @@ def test_attention_is_computed_in_torch_whatever_kernel_is_named(use, folder, ma
     assert WITH_TEXTS[use](folder) not in (1, 2) and not mark.exists()
 
 
+def into_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def into_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
 DAMAGE: dict[str, Callable[[Path], Any]] = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-9]),
     "header alone": lambda path: path.write_bytes(path.read_bytes()[:20]),
     "empty": lambda path: path.write_bytes(b""),
     "missing": Path.unlink,
-    "folder": lambda path: (path.unlink(), path.mkdir()),
-    "link to nothing": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+    "folder": into_folder,
+    "link to nothing": into_link,
     "other bytes": lambda path: path.write_bytes(b"\xff\xfe\x00" * 99),
     "list": lambda path: path.write_text("[1]"),
     "null": lambda path: path.write_text('{"model_cfg": null, "preprocess_cfg": {}}'),

@@ -500,18 +500,18 @@ class Structure:
         ):
             if now is not None and stated != now:
                 found.differ("structure", file, f"{name}: {stated}, and {now} by kept/ and the records of the exports")
-        folder = layout.indexes if leaves else layout.root / "shards"
+        exports = layout.indexes if leaves else layout.root / "shards"
         lists = {"manifest.json": manifest_of(shards), "sizes.json": sizes_of(shards)} if shards else {}
         if leaves:
             lists.pop("sizes.json", None)
         for name, content in lists.items():
-            if self.record(folder / name) != content:
-                found.differ("structure", folder / name, "does not list what the records list")
+            if self.record(exports / name) != content:
+                found.differ("structure", exports / name, "does not list what the records list")
         names = [kept_index(layout, shard["shard"]).name if leaves else shard["shard"] for shard in shards]
         found.checked.append(
             ("structure", f"subset.npy and the samples of {counted(len(shards), 'tar')} against kept/")
         )
-        return {f"{folder.name}/{name}" for name in (*names, *lists)}
+        return {f"{exports.name}/{name}" for name in (*names, *lists)}
 
     def _check_shards(self, units: list[str], leaves: bool, images: Images) -> list[Any]:
         """Compare shards, or the indexes of the input's tars, with kept/. Return what their records list."""

@@ -19,7 +19,8 @@ def checkout(tmp_path: Path) -> Path:
         (tmp_path / name).write_text(text)
     program(tmp_path / ".venv" / "bin" / "python", "echo 3.11")
     told = f"cat {tmp_path}/message; exit $(cat {tmp_path}/status)"
-    program(tmp_path / ".venv" / "bin" / "uv", f'echo "$@" >> {tmp_path}/calls; {told}')
+    noted = f'echo "$@" >> {tmp_path}/calls; echo "$UV_CACHE_DIR" > {tmp_path}/cache'
+    program(tmp_path / ".venv" / "bin" / "uv", f"{noted}; {told}")
     return tmp_path
 
 
@@ -73,6 +74,28 @@ def test_a_failure_is_one_line_and_is_tried_again(checkout: Path, message: str, 
     assert says in failed.stderr and ".venv/install.log" in failed.stderr
     (checkout / "status").write_text("0")
     assert install(checkout, "base").returncode == 0 and len(calls(checkout)) == 2
+
+
+def test_the_installation_is_announced_before_an_environment_is_made_and_not_without_venv(checkout: Path) -> None:
+    shutil.rmtree(checkout / ".venv")
+    # `-m venv` fails, as on a full disk.
+    told = f'case "$2" in venv) exit 1 ;; "import ensurepip, venv") exit $(cat {checkout}/status) ;; esac'
+    program(checkout / "python3.12", told)
+    made = install(checkout, "base", PYTHON=f"{checkout}/python3.12")
+    assert made.returncode == 1 and made.stdout.startswith("Installing Open DiHT (base; 1 GB on disk)")
+    (checkout / "status").write_text("1")
+    lacks = install(checkout, "base", PYTHON=f"{checkout}/python3.12")
+    assert lacks.returncode == 1 and lacks.stdout == "" and "apt-get install python3-venv" in lacks.stderr
+
+
+def test_a_cache_on_another_file_system_is_left_for_one_next_to_the_packages(checkout: Path) -> None:
+    (checkout / "home").mkdir()
+    assert install(checkout, "base", HOME=f"{checkout}/home").returncode == 0
+    assert (checkout / "cache").read_text() == "\n", "uv's own"
+    for other in ("/dev/shm/diht-cache", "/proc/none"):  # the second cannot be made
+        assert install(checkout, f"base,{other[1:4]}", UV_CACHE_DIR=other).returncode == 0
+        assert (checkout / "cache").read_text() == f"{checkout}/.venv/cache\n"
+    Path("/dev/shm/diht-cache").rmdir()
 
 
 def test_a_python_that_is_none_is_named(checkout: Path) -> None:

@@ -222,6 +222,14 @@ def test_the_fingerprint_changes_with_each_setting(section, name):
     assert (changed.captions_fingerprint != preset.captions_fingerprint) is (section == "captions")
 
 
+def test_outputs_of_earlier_versions_keep_their_fingerprints():
+    """A new field of a rule at its default would change these, and with them the survivors of every output: leave it
+    out of what `_fingerprint` hashes while it has its default."""
+    paper = load_preset("paper")
+    assert paper.captions_fingerprint == "d0a32dca1003f119"
+    assert (paper.filters_fingerprint, paper.fingerprint) == ("356cec4fb7a9b111", "ba60fec03e9648d5")
+
+
 def test_the_fingerprint_is_of_settings_not_of_names_and_a_preset_is_a_record(write):
     assert dataclasses.replace(load_preset("paper"), name="other").fingerprint == load_preset("paper").fingerprint
     assert load_preset(write("{}")).fingerprint == load_preset(write("captions: {}")).fingerprint

@@ -27,7 +27,7 @@ from open_diht.filters.spotting.spotter import Spotted, Spotting, TextSpotter
 from tests.tars import tar_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CC3M = REPOSITORY.parent / "shared/samples/cc3m_validation/Validation_GCC-1.1.0-Validation.tsv"
+CC3M = REPOSITORY / "data/captions/cc3m_validation/Validation_GCC-1.1.0-Validation.tsv"
 SAMPLE = REPOSITORY / "data/sample"
 WORDS = ("a brown dog catches a red ball", "IMG_2034.jpg", "two women laugh at a table", "Blue Cotton Shirt", "")
 UNREADABLE = UnreadableImage(UnreadableImageReason.TRUNCATED, "")
@@ -179,8 +179,7 @@ ENGINES += [data_juicer, pandas]
 @pytest.fixture(scope="module")
 def captions() -> tuple[Rows, Rows]:
     rows: Rows = list(itertools.islice(itertools.cycle(WORDS), 50))
-    if CC3M.is_file():
-        rows += [line.split("\t")[0] for line in CC3M.read_text(encoding="utf-8").splitlines()[:1500]]
+    rows += [line.split("\t")[0] for line in CC3M.read_text(encoding="utf-8").splitlines()[:1500]]
     return rows, Cat()(rows).reason
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def make_rows(tmp_path: Path) -> MakeRows:
                 luck = np.random.default_rng([seed, number, 1]).normal(0, 0.03)
                 own = np.random.default_rng(number).normal(0, 0.3, (IMAGES, 1))  # what an arm is good at
                 noise = np.random.default_rng([seed, number, 2]).normal(0, 0.2, (IMAGES, CAPTIONS))
-                items = {}
+                items = dict[str, Any]()
                 for name, factor in sets.items():
                     ranks = np.exp(of_image + own - own.mean() + noise + luck - factor * gain)
                     ranks = np.clip(ranks, 1, IMAGES).round().astype(int)

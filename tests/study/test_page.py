@@ -161,8 +161,8 @@ def test_the_sentences_about_teachers_are_those_of_all_comparisons() -> None:
     )
     for items in {line.items for line in taught}:
         here = [line for line in taught if line.items == items and line.b == "embeddings-infonce"]
-        few, many = (line.found[0] for line in here if line.pool == "natural-kept")
-        assert many.a > few.a and many.b < few.b
+        short, long = (line.found[0] for line in here if line.pool == "natural-kept")
+        assert long.a > short.a and long.b < short.b
         repeated = {line.found[0].difference: line.repeats or 0 for line in here}
         assert [repeats >= 9 for _, repeats in sorted(repeated.items())] == [True] * 2 + [False] * 6
 

@@ -93,7 +93,8 @@ def test_each_crop_and_caption_is_what_the_model_says_of_it_and_a_second_run_doe
 
     written = open_embeddings(data / "embeddings" / "datacompdr")
     again = first(written, data)
-    places = again.rows(shard.keys)
+    with open(data / "shards" / shard.shard, "rb") as tar:
+        places = again.rows(scan(shard.shard, tar))
     assert np.flatnonzero(places < 0).tolist() == [2, 5] and written.captions == ("caption", "syn_text[0]")
     assert np.abs(again.image[places[1]] - shard.image[1]).max() < 1e-3
     for row, shown in ((1, image), (4, Image.open(io.BytesIO(LONG)))):
@@ -164,13 +165,14 @@ def test_embeddings_of_stage_score_are_taken_over_where_model_and_crop_agree(tmp
         (["--store", "embeddings", "--captions", "caption,"], "--captions is 'caption,'; give different names"),
         (["--store", "embeddings", "--captions", "caption,caption"], "give different names"),
         (
-            ["--store", "concepts,embeddings", "--captions", "caption, nowhere"],
+            ["--store", "embeddings", "--teacher", "TOWERS", "--captions", "caption, nowhere"],
             "the first 2 samples have no text 'nowhere'",
         ),
     ],
 )
-def test_wrong_use_is_refused_before_anything_is_written(filtered, words, says, capsys):
+def test_wrong_use_is_refused_before_anything_is_written(filtered, towers, words, says, capsys):
     data = filtered.write([2])
+    words = [towers if word == "TOWERS" else word for word in words]
     assert open_diht_main(["concepts", "--data", str(data), *words]) == 2
     assert says in capsys.readouterr().err and not {*data.iterdir()} - {data / "kept", data / "shards"}
 

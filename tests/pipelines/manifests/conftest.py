@@ -1,4 +1,4 @@
-"""What the tests of manifests share: the samples of real manifests, and writing small files."""
+"""What the tests of manifests share: rows of published manifests, and writing small files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,15 +7,7 @@ import pytest
 
 from tests import tars
 
-SAMPLES = Path(__file__).parents[4] / "shared" / "samples"
-
-
-@pytest.fixture
-def real_samples() -> Path:
-    """The folder of real manifests, which lies beside the checkout."""
-    if not SAMPLES.is_dir():
-        pytest.skip(f"no samples of real manifests in {SAMPLES}")
-    return SAMPLES
+PUBLISHED = Path(__file__).parent / "published"
 
 
 @pytest.fixture

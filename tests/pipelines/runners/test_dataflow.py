@@ -18,6 +18,7 @@ from open_diht.pipelines.runners import RunnerError, make_backend
 from open_diht.pipelines.runners.beam_options import option_values
 from open_diht.pipelines.runners.job import Job, JobFailed
 from open_diht.pipelines.stages.spotting import SpottingStage
+from tests.conftest import TOOLS
 from tests.pipelines.processes import captured
 
 from .conftest import clean_environment, python_without_us
@@ -164,13 +165,12 @@ def test_a_process_has_one_thread_and_the_memory_that_ocr_takes(with_gcp: None) 
 # ---- the real runner, and what it staged
 @pytest.fixture(scope="session")
 def gcp_python() -> Path:
-    """A python with Beam's Google Cloud part beside all of this environment's libraries, made once and kept in the
-    cache folder (330 MB, a minute): too big for the development environment. Skips where it cannot be had."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diht"
+    """A python with Beam's Google Cloud part beside all of this environment's libraries, made once for a checkout
+    (330 MB, a minute): too big for the development environment. Skips where it cannot be had."""
     asked = os.environ.get("DIHT_GCP_PYTHON")
     if asked:
         return Path(asked)
-    folder = cache / f"gcp-python{sys.version_info.major}.{sys.version_info.minor}"
+    folder = TOOLS / f"gcp-python{sys.version_info.major}.{sys.version_info.minor}"
     python = python_without_us(folder)
     probe = [str(python), "-c", "from apache_beam.runners.dataflow.internal import apiclient"]
     if captured(probe, env=clean_environment()).returncode:

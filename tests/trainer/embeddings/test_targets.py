@@ -161,7 +161,8 @@ def test_samples_of_datacompdr_are_joined_by_uid_whatever_their_keys(tmp_path: P
     image = np.eye(3, dtype=np.float32)[:, None]
     uids = [f"{number + 7:032x}" for number in range(3)]
     tars = [(uid, {"npz": arrays(image_emb=of, text_emb=of)}) for uid, of in zip(uids, image, strict=True)]
-    (tmp_path / "keys").mkdir(), (tmp_path / "numbers").mkdir()
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "numbers").mkdir()
     write_tar(tmp_path / "keys" / "s.tar", tars)
     numbered = [
         (f"{number:09d}", {**parts, "json": json.dumps({"uid": uid}).encode()})
