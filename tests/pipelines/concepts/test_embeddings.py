@@ -17,7 +17,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from open_diht.cli import main as open_diht_main  # noqa: E402
-from open_diht.common.shard_index import scan
+from open_diht.common.shard_index import scan  # noqa: E402
 from open_diht.pipelines.concepts import cli  # noqa: E402
 from open_diht.pipelines.driver import cli as filter_cli  # noqa: E402
 from open_diht.trainer.embeddings import open_embeddings  # noqa: E402
