@@ -14,10 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-from open_diht.common.command_line import GivenOnce, Parser, WrongUse, add_fields, number
+from open_diht.common.command_line import GivenOnce, Parser, WrongUse, add_fields, number, refuse_empty
 from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Positive, Range, Share
-from open_diht.pipelines.datasets import dataset_names
+from open_diht.common.yaml_files import Shelf, read_yaml
+from open_diht.pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset
 from open_diht.pipelines.datasets.roles import WITH_OPTION
 from open_diht.pipelines.fetch.settings import DownloadSettings
 
@@ -25,6 +26,10 @@ STAGES = ("captions", "download", "spotting", "score", "dedup", "export")
 SHARDS, INDEX = EXPORTS = ("shards", "index")
 """Values of --export: kept rows as new tars, or as an index of the input's tars."""
 RUNNERS = ("direct", "prism", "dask", "flink", "dataflow")
+_BEAM_NAMES = {"PrismRunner": "prism", "DaskRunner": "dask", "FlinkRunner": "flink", "DataflowRunner": "dataflow"}
+"""Maps Beam's names of runners to ours, except for DirectRunner. Launchers of Beam's own pass these names."""
+MOST_SHARDS = 10_000
+"""Upper bound of n in SHARD=i/n: each shard polls for all others, which takes seconds at a million shards."""
 START_SECONDS = 600
 """Seconds that a job may wait for a worker; large clusters take minutes to assign slots."""
 FORMATS = ("parquet", "tsv", "csv", "jsonl", "webdataset")
@@ -32,17 +37,82 @@ WORK = "out/hub"
 """Parent of the default working folders of runs that publish to a hub."""
 Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 """Type of --workers. The upper limit exceeds the cores of a machine and the slots of any cluster known to us."""
+_PRESETS = Shelf(Path(__file__).parents[1] / "filters" / "presets", "preset", WrongUse)
+"""The files of `filters.presets`, which takes seconds to import."""
 
 
 def parse(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> argparse.Namespace:
-    """Parse the command line of `make filter`, see `parsed`."""
-    return parsed(filter_parser(prog), arguments)
+    """Parse the command line of `make filter`, see `parsed_run`."""
+    return parsed_run(filter_parser(prog), arguments)
+
+
+def parsed_run(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line of a parser that `command_parser` made, see `parsed`. Raise WrongUse for a stage, data set
+    or preset that does not exist, unless there are plugins: they are loaded later, and may add stages."""
+    options = parsed(parser, arguments)
+    refuse_empty(options, "input", "output", "work", "decontaminate")
+    if options.plugin:
+        return options
+    try:
+        dataset_of(options)
+    except DatasetError as error:
+        raise WrongUse(str(error)) from error
+    path = _PRESETS.path(options.preset)
+    with _PRESETS.explained(path):
+        read_yaml(path)
+    stages_of(options.stages, STAGES)
+    return options
+
+
+def dataset_of(options: argparse.Namespace) -> Dataset:
+    """Return the data set that a command line asks for, with its options for columns. Raise DatasetError."""
+    dataset = load_dataset(options.dataset or ("custom" if options.input else "sample"))
+    return dataset.with_roles(
+        format=options.format,
+        columns=options.columns.split(",") if options.columns else None,
+        captions=options.caption_columns.split(",") if options.caption_columns else None,
+        delimiter=options.delimiter,
+        images_root=options.images_root,
+        **{role: getattr(options, f"{role}_column") for role in WITH_OPTION},
+    )
+
+
+def stages_of(text: str | None, known: Sequence[str]) -> tuple[str, ...]:
+    """Return the stages that --stages names, in the order of `known`, or all of them if `text` is None. Raise WrongUse
+    for others."""
+    if text is None:
+        return tuple(known)
+    asked = [stage.strip() for stage in text.split(",") if stage.strip()]
+    unknown = [stage for stage in asked if stage not in known]
+    if unknown or not asked:
+        raise WrongUse(f"unknown stage {', '.join(unknown) or repr(text)}; choose from {', '.join(known)}")
+    return tuple(stage for stage in known if stage in asked)
+
+
+def runner_of(name: str) -> str:
+    """Return the name in `RUNNERS` of a runner, which may have Beam's name. Raise WrongUse for others."""
+    name = _BEAM_NAMES.get(name, name)
+    if name not in RUNNERS:
+        raise WrongUse(f"unknown runner {name!r}; choose {', '.join(RUNNERS[:-1])} or {RUNNERS[-1]}")
+    return name
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """Parse SHARD=i/n into (i, n), and leave None unchanged. Raise WrongUse for other text or n above `MOST_SHARDS`."""
+    if text is None:
+        return None
+    first, _, second = text.partition("/")
+    if first.isdecimal() and second.isdecimal() and len(text) < 20 and int(first) < int(second):
+        if int(second) > MOST_SHARDS:
+            raise WrongUse(f"shard {text!r} has too many shards; give at most {MOST_SHARDS:,}")
+        return int(first), int(second)
+    raise WrongUse(f"shard {text!r} is not i/n with 0 <= i < n, for example 0/4")
 
 
 def parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse a command line, by default that of the process. Return the values of our options; `of_beam`, the arguments
-    left for Beam; and `command`, all arguments. Raise WrongUse for a wrong value, and for an unknown option that
-    resembles one of ours or of Beam's. Beam is not imported."""
+    left for Beam; and `command`, all arguments. Raise WrongUse for a wrong value, also of --runner and --shard, and for
+    an unknown option that resembles one of ours or of Beam's. Beam is not imported."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     options, left = parser.parse_known_args(words)
     options.of_beam, options.command = left, tuple(words)
@@ -56,6 +126,8 @@ def parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespac
             continue
         if near := get_close_matches(name, [*ours, *beams], 1):
             raise WrongUse(f"unknown argument {word!r}; did you mean {ours.get(near[0], near[0])}?")
+    runner_of(options.runner)
+    shard_of(options.shard)
     return options
 
 
@@ -75,11 +147,6 @@ def _beam_names() -> frozenset[str]:
     source = Path(folder, "options", "pipeline_options.py")
     text = source.read_text(encoding="utf-8") if source.is_file() else ""
     return frozenset(re.findall(r"""['"](--\w+)['"]""", text))
-
-
-def _preset_names() -> list[str]:
-    """Return the same names as `filters.presets.preset_names`, without importing the filters."""
-    return sorted(path.stem for path in (Path(__file__).parents[1] / "filters" / "presets").glob("*.yaml"))
 
 
 def filter_parser(prog: str) -> Parser:
@@ -111,7 +178,7 @@ def command_parser(prog: str, description: str) -> Parser:
         "--license", metavar="NAME", help="license of the results, as cc-by-4.0 (default: the source's)"
     )
     parser.add_argument(
-        "--preset", action=GivenOnce, default="paper", help=f"thresholds: {', '.join(_preset_names())}, or a YAML file"
+        "--preset", action=GivenOnce, default="paper", help=f"thresholds: {', '.join(_PRESETS.names())}, or a YAML file"
     )
     parser.add_argument(
         "--decontaminate",

@@ -18,7 +18,8 @@ from open_diht.pipelines.concepts.options import CONCEPTS, CROP_SCALE, EMBEDDING
 from open_diht.pipelines.concepts.run import ConceptSettings, run
 from open_diht.pipelines.concepts.shards import CAPTION
 from open_diht.pipelines.concepts.teacher import DEFAULT, find_teacher
-from open_diht.pipelines.driver.cli import backend_of, exit_status, shard_of
+from open_diht.pipelines.driver.cli import backend_of, exit_status
+from open_diht.pipelines.options import shard_of
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.stages.encoders import find_pair_encoder
 from open_diht.pipelines.store.storage import store_path

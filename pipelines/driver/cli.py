@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from open_diht.common import command_line
-from open_diht.common.command_line import OK, WrongUse, complain, given_fields, refuse_empty, say
+from open_diht.common.command_line import OK, WrongUse, complain, given_fields, say
 from open_diht.common.fields import BadValue
 from open_diht.common.hub import SCHEME, parse_address
 from open_diht.common.installation import remedy
@@ -22,8 +22,7 @@ from open_diht.filters.presets import BadPreset, Preset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import SpotterError
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing
-from open_diht.pipelines.datasets import Dataset, DatasetError, load_dataset
-from open_diht.pipelines.datasets.roles import WITH_OPTION
+from open_diht.pipelines.datasets import Dataset, DatasetError
 from open_diht.pipelines.driver.annotations import stage_names
 from open_diht.pipelines.driver.conservation import NotConserved
 from open_diht.pipelines.driver.run import FilterOutcome, run
@@ -32,7 +31,14 @@ from open_diht.pipelines.hub.publisher import Publisher
 from open_diht.pipelines.manifests import ManifestError, NoInput, input_items
 from open_diht.pipelines.manifests.inputs import expand_inputs
 from open_diht.pipelines.manifests.plan import PlanMismatch
-from open_diht.pipelines.options import START_SECONDS, WORK, parse
+from open_diht.pipelines.options import (
+    START_SECONDS,
+    WORK,
+    dataset_of,
+    parse,
+    shard_of,
+    stages_of,
+)
 from open_diht.pipelines.runners import Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
 from open_diht.pipelines.runners.direct import check_workers
 from open_diht.pipelines.runners.fork_server import ForkServer
@@ -44,8 +50,6 @@ from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.locking import NotLocked
 from open_diht.pipelines.store.storage import StorePath, store_path
 
-MOST_SHARDS = 10_000
-"""Upper bound of n in SHARD=i/n: each shard polls for all others, which takes seconds at a million shards."""
 _HERE = ("direct", "prism")
 """Runners whose workers are on this machine."""
 _WRONG_USE = (RunnerError, BadPreset, DatasetError, ManifestError, PlanMismatch, PluginError, FaissMissing)
@@ -121,22 +125,13 @@ def told(outcome: FilterOutcome) -> int:
 
 
 def settings_of(options: argparse.Namespace) -> RunSettings:
-    """Return the settings of a run, given the result of `options.parsed`."""
-    refuse_empty(options, "input", "output", "work", "decontaminate")
+    """Return the settings of a run, given the result of `options.parsed_run`."""
     # Plugins first, since other options may name their stages and formats.
     for name in options.plugin:
         load_plugin(name)
-    dataset = load_dataset(options.dataset or ("custom" if options.input else "sample"))
-    roles = {role: getattr(options, f"{role}_column") for role in WITH_OPTION}
-    names = options.columns.split(",") if options.columns else None
-    dataset = dataset.with_roles(
-        format=options.format,
-        columns=names,
-        captions=options.caption_columns.split(",") if options.caption_columns else None,
-        delimiter=options.delimiter,
-        images_root=options.images_root,
-        **roles,
-    )
+    dataset = dataset_of(options)
+    preset = load_preset(options.preset)
+    stages = stages_of(options.stages, stage_names())
     publisher = _publisher(options)
     place = ("OUTPUT", options.output)
     if publisher:
@@ -148,7 +143,6 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
     images = [("--images-root", dataset.images_root)] if dataset.images_root is not None else []
     places = [(place[0], str(output)), *(("INPUT", item) for item in input_items(source)), *images]
     backend = backend_of(options, places)
-    preset = load_preset(options.preset)
     return RunSettings(
         dataset=dataset,
         input=source,
@@ -156,9 +150,9 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
         publisher=publisher,
         license=options.license,
         preset=preset,
-        stages=_stages(options.stages),
+        stages=stages,
         decontaminate=options.decontaminate,
-        score=_score(options),
+        score=_score(options, stages),
         lean=options.lean,
         export=options.export,
         workers=options.workers or backend.default_workers(),
@@ -181,9 +175,9 @@ def spotter_of(options: argparse.Namespace, preset: Preset, effort: str | None =
         raise WrongUse(f"--ocr-{error}") from error  # its first word is the name of the setting
 
 
-def _score(options: argparse.Namespace) -> ScoreSettings | None:
+def _score(options: argparse.Namespace, stages: Sequence[str]) -> ScoreSettings | None:
     if options.score_model is None:
-        if options.stages and SCORE in _stages(options.stages):
+        if options.stages and SCORE in stages:
             raise WrongUse(f"--stages includes {SCORE}, but no model is given; pass --score-model NAME")
         return None
     return ScoreSettings(
@@ -256,26 +250,3 @@ def _default_input(dataset: Dataset, given: str | None) -> str:
     except NoInput:  # no file has an ending of manifests
         return everything
     return str(folder)
-
-
-def _stages(text: str | None) -> tuple[str, ...]:
-    known = stage_names()
-    if text is None:
-        return known
-    asked = [stage.strip() for stage in text.split(",") if stage.strip()]
-    unknown = [stage for stage in asked if stage not in known]
-    if unknown or not asked:
-        raise WrongUse(f"unknown stage {', '.join(unknown) or repr(text)}; choose from {', '.join(known)}")
-    return tuple(stage for stage in known if stage in asked)  # in the order of the cascade
-
-
-def shard_of(text: str | None) -> tuple[int, int] | None:
-    """Parse SHARD=i/n into (i, n), and leave None unchanged. Raise WrongUse for other text or n above `MOST_SHARDS`."""
-    if text is None:
-        return None
-    first, _, second = text.partition("/")
-    if first.isdecimal() and second.isdecimal() and len(text) < 20 and int(first) < int(second):
-        if int(second) > MOST_SHARDS:
-            raise WrongUse(f"shard {text!r} has too many shards; give at most {MOST_SHARDS:,}")
-        return int(first), int(second)
-    raise WrongUse(f"shard {text!r} is not i/n with 0 <= i < n, for example 0/4")

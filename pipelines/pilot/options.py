@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from open_diht.common.command_line import number
 from open_diht.common.fields import Count, NotNegative
-from open_diht.pipelines.options import command_parser, parsed
+from open_diht.pipelines.options import command_parser, parsed_run
 
 UNITS = 20
 """Default number of units to draw: with fewer, Student's quantile and chance make intervals much wider; with more, the
@@ -15,7 +15,7 @@ pilot takes longer and intervals shrink only with the square root."""
 def parse(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.pilot"
 ) -> argparse.Namespace:
-    """Parse the command line of `make pilot`, see `options.parsed`."""
+    """Parse the command line of `make pilot`, see `options.parsed_run`."""
     parser = command_parser(
         prog, "Filter a random sample of units, and forecast the core-hours and bytes of the whole data set."
     )
@@ -27,4 +27,4 @@ def parse(
         "--share", type=number(NotNegative), help="fraction of the data to draw, instead of a number of units"
     )
     pilot.add_argument("--seed", type=number(Count), default=0, help="seed of the draw (default 0)")
-    return parsed(parser, arguments)
+    return parsed_run(parser, arguments)

@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 
 from open_diht.common.installation import remedy
-from open_diht.pipelines.options import RUNNERS
+from open_diht.pipelines.options import RUNNERS, runner_of
 from open_diht.pipelines.runners.beam_options import check_beam_options
 from open_diht.pipelines.runners.direct import Direct
 from open_diht.pipelines.runners.job import Backend, Job, JobFailed, RunnerError, Staged
 from open_diht.pipelines.runners.portable import Workers
 
 __all__ = ["RUNNERS", "Backend", "Direct", "Job", "JobFailed", "RunnerError", "Staged", "Workers", "make_backend"]
-
-_BEAM_NAMES = {"PrismRunner": "prism", "DaskRunner": "dask", "FlinkRunner": "flink", "DataflowRunner": "dataflow"}
-"""Maps Beam's names of runners to ours, except for DirectRunner. Launchers of Beam's own pass these names."""
 
 
 def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers | None = None) -> Backend:
@@ -24,12 +21,11 @@ def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers
         workers: how to start the worker processes of `prism` and `flink`, or find those of `dask`.
 
     Raises:
-        RunnerError: the name is unknown, an option is refused (see `check_beam_options`) or belongs to another runner,
-            or Dask is not installed.
+        WrongUse: the name is unknown.
+        RunnerError: an option is refused (see `check_beam_options`) or belongs to another runner, or Dask is not
+            installed.
     """
-    name = _BEAM_NAMES.get(name, name)
-    if name not in RUNNERS:
-        raise RunnerError(f"unknown runner {name!r}; choose {', '.join(RUNNERS[:-1])} or {RUNNERS[-1]}")
+    name = runner_of(name)
     workers = workers or Workers()
     if workers.scheduler and name != "dask":
         raise RunnerError(f"--dask-scheduler is an option of --runner dask, not of --runner {name}")

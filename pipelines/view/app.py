@@ -24,7 +24,7 @@ from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.view import pages
 from open_diht.pipelines.view.evidence import place_at, thumbnail_of
 from open_diht.pipelines.view.pages import Workbench
-from open_diht.pipelines.view.query import BadAddress, Place
+from open_diht.pipelines.view.query import BadAddress, Place, check_parameters
 
 _log = logging.getLogger(__name__)
 HOSTS = ("127.0.0.1", "localhost")
@@ -57,6 +57,15 @@ def make_app(bench: Workbench) -> Starlette:
 
         return answer
 
+    def bare(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
+        """Return `answer` for an address that has no parameters."""
+
+        def checked(request: Request) -> Response:
+            check_parameters(request.query_params, ())
+            return answer(request)
+
+        return checked
+
     def image(request: Request) -> Response:
         try:
             found = thumbnail_of(bench.output, Place.parse(request.path_params["place"]))
@@ -77,11 +86,11 @@ def make_app(bench: Workbench) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/", page(pages.overview)),
+            Route("/", bare(page(pages.overview))),
             Route("/rows", page(pages.rows)),
-            Route("/row/{place}", page(pages.row)),
-            Route("/at/{unit}/{ordinal:int}", row_of_unit),
-            Route("/image/{place}", image),
+            Route("/row/{place}", bare(page(pages.row))),
+            Route("/at/{unit}/{ordinal:int}", bare(row_of_unit)),
+            Route("/image/{place}", bare(image)),
             Route("/thresholds", page(pages.thresholds)),
             Route("/thresholds/kept", page(pages.kept)),
             Route("/style.css", _file(style_sheet(*reversed(_PACKAGES)), "text/css")),

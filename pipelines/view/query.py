@@ -126,8 +126,8 @@ def check_parameters(given: Mapping[str, str], known: Collection[str]) -> None:
     """Raise BadAddress for a parameter that a page does not have, because its rows would look like the answer."""
     for name in given:
         if name not in known:
-            names = ", ".join(sorted(known))
-            raise BadAddress(f"no parameter {name[:40]!r}{nearest(name, known)}; choose from {names}")
+            remedy = f"choose from {', '.join(sorted(known))}" if known else "this page has none, so leave it out"
+            raise BadAddress(f"no parameter {name[:40]!r}{nearest(name, known)}; {remedy}")
 
 
 def query_of(given: Mapping[str, str], columns: Sequence[str]) -> Query:

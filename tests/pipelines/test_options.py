@@ -21,6 +21,14 @@ HEAVY = ("apache_beam", "torch", "spacy", "pyarrow", "uvicorn")
         (["--inptu", "x"], 2, "error: unknown argument '--inptu'; did you mean --input?"),
         (["--stage=captions"], 2, "error: unknown argument '--stage=captions'; did you mean --stages?"),
         (["--unit-rows", "few"], 2, "error: argument --unit-rows: "),
+        (["--preset", "papr"], 2, "error: unknown preset 'papr' (did you mean 'paper'?)"),
+        (["--preset", "nowhere.yaml"], 2, "error: preset file nowhere.yaml: No such file or directory;"),
+        (["--dataset", "smaple"], 2, "error: unknown data set 'smaple' (did you mean 'sample'?)"),
+        (["--stages", "captions,spoting"], 2, "error: unknown stage spoting; choose from captions, download, "),
+        (["--runner", "spark"], 2, "error: unknown runner 'spark'; choose direct, "),
+        (["--shard", "4/4"], 2, "error: shard '4/4' is not i/n"),
+        (["--delimiter", "ab"], 2, "error: sample: delimiter 'ab'"),
+        (["--input="], 2, "error: --input is empty"),
         (["--help"], 0, "usage: "),
     ],
 )
@@ -38,6 +46,13 @@ def test_a_slip_and_help_wait_for_no_import(how, words, status, answer, tmp_path
         assert done.returncode == status, done.stderr
         assert (done.stderr if status else done.stdout).startswith(answer)
         assert done.stdout.endswith("loaded []\n") and not list(tmp_path.iterdir())
+
+
+def test_a_plugin_may_add_what_its_options_name() -> None:
+    words = ["--plugin", "mine", "--stages", "captions,looks", "--preset", "mine.yaml"]
+    assert options.parse(words).stages == "captions,looks"
+    with pytest.raises(WrongUse, match="unknown runner 'spark'"):
+        options.parse([*words, "--runner", "spark"])
 
 
 def test_the_options_of_beam_are_those_that_its_source_names() -> None:
@@ -65,5 +80,5 @@ def test_values_and_options_of_beam_are_left_to_beam() -> None:
 
 
 def test_help_names_the_presets_and_formats_that_there_are() -> None:
-    assert options._preset_names() == list(preset_names())
+    assert options._PRESETS.names() == preset_names()
     assert format_names() == options.FORMATS

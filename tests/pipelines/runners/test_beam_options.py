@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.runners import RUNNERS, RunnerError, make_backend
 from open_diht.pipelines.runners.beam_options import check_beam_options, option_values
 
@@ -46,5 +47,5 @@ def test_no_unknown_name_gets_through(name: str, runner: str) -> None:
 def test_beams_names_of_runners_are_taken_and_unknown_ones_refused() -> None:
     names = ("DataflowRunner", "FlinkRunner", "prism", "direct")
     assert [make_backend(name).name for name in names] == ["dataflow", "flink", "prism", "direct"]
-    with pytest.raises(RunnerError, match=r"unknown runner 'spark'; choose direct, prism, dask, flink or dataflow"):
+    with pytest.raises(WrongUse, match=r"unknown runner 'spark'; choose direct, prism, dask, flink or dataflow"):
         make_backend("spark")
