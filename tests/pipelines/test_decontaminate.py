@@ -4,7 +4,9 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from open_diht.pipelines.stages import evaluation_sets
 from open_diht.pipelines.stages.evaluation import FingerprintStage
 from open_diht.pipelines.stages.evaluation_sets import find_sets
 from open_diht.pipelines.store.commit import RunFailed
-from tests.pipelines.conftest import pairs_of
+from open_diht.pipelines.store.storage import stamps, store_path
+from tests.pipelines.conftest import pairs_of, sorted_tables
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "images"
 IMAGES = [path.read_bytes() for path in sorted(SAMPLE.glob("*.jpg"))[:12]]
@@ -100,6 +103,29 @@ def test_copies_are_rejected_with_evidence_and_other_thresholds_read_nothing(
     assert record["compared"] == 8 and record["unread"] == 1
     without = filtering(rows, output, stages=STAGES)
     assert set(without.verdicts().values()) == {"kept"} and "evaluation_set" not in without.rows("kept")[0]
+
+
+@pytest.mark.kill
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["disk", pytest.param("store", marks=pytest.mark.store)])
+def test_killed_in_each_of_its_stages_it_equals_an_undisturbed_run(
+    place, tmp_path, filtering, mine, rows, runs, request
+):
+    calm = filtering(rows, tmp_path / "calm", decontaminate=f"{mine}/", stages=STAGES, unit_rows=3)
+    assert _evidence(calm) == {n: (how, f"{n}.png") for n, how in EXPECTED.items()}
+    output = store_path(f"{request.getfixturevalue('bucket') if place == 'store' else tmp_path}/decontaminated")
+    asked = ["--stages", ",".join(STAGES), "--decontaminate", f"{mine}/", "--unit-rows", "3"]
+    for stage in ("fingerprints", "evaluation", "decide"):
+        killed = runs.start(rows, output, *asked)
+        while not stamps(output / "work" / stage / "commits", ".json"):
+            assert killed.poll() is None, killed.communicate()[0]
+            time.sleep(0.002)
+        killed.clear()
+        assert killed.returncode == -signal.SIGKILL, killed.communicate()[0]
+        for left in (output / "work" / "leases").glob("*.json"):
+            left.unlink()  # of the killed run; it would count for minutes
+    runs.finish(rows, output, *asked)
+    assert sorted_tables(output) == calm.tables()  # type: ignore[arg-type]
 
 
 def test_images_that_pass_later_are_read_then(tmp_path, filtering, mine, rows):
