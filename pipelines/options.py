@@ -24,7 +24,10 @@ from open_diht.pipelines.fetch.settings import DownloadSettings
 STAGES = ("captions", "download", "spotting", "score", "dedup", "export")
 SHARDS, INDEX = EXPORTS = ("shards", "index")
 """Values of --export: kept rows as new tars, or as an index of the input's tars."""
-RUNNERS = ("direct", "prism", "dask", "flink", "dataflow")
+RUNNERS = ("direct", "dask", "flink", "dataflow")
+"""Values of --runner for users. `PRISM` is accepted too."""
+PRISM = "prism"
+"""Name of Beam's own portable runner, which tests use: it is slow, but has the protocol of clusters."""
 START_SECONDS = 600
 """Seconds that a job may wait for a worker; large clusters take minutes to assign slots."""
 FORMATS = ("parquet", "tsv", "csv", "jsonl", "webdataset")
@@ -197,20 +200,20 @@ def add_where(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=number(Workforce),
         help="units at a time for which the input is cut; with direct and flink also the most that run (default: all "
-        "cores; with dask and flink, the cluster's slots; with prism, or flink without a cluster, 1; with dataflow, "
+        "cores; with dask and flink, the cluster's slots; with flink without a cluster, 1; with dataflow, "
         "--max_num_workers, --num_workers or 32)",
     )
     parser.add_argument("--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output")
     portable = parser.add_argument_group(
-        "workers of prism, dask and flink", "Beam's own options are accepted too: --flink_master=host:8081, ..."
+        "workers of dask and flink", "Beam's own options are accepted too: --flink_master=host:8081, ..."
     )
     portable.add_argument(
-        "--worker-python", metavar="FILE", help="of prism and flink: Python with Beam and the libraries (this one)"
+        "--worker-python", metavar="FILE", help="of flink: Python with Beam and the libraries (this one)"
     )
     portable.add_argument(
         "--boot-command",
         metavar="FILE",
-        help="of prism and flink: boot program on hosts with other files, /opt/diht/boot in our image",
+        help="of flink: boot program on hosts with other files, /opt/diht/boot in our image",
     )
     portable.add_argument(
         "--start-timeout",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from open_diht.common.installation import remedy
-from open_diht.pipelines.options import RUNNERS
+from open_diht.pipelines.options import PRISM, RUNNERS
 from open_diht.pipelines.runners.beam_options import check_beam_options
 from open_diht.pipelines.runners.direct import Direct
 from open_diht.pipelines.runners.job import Backend, Job, JobFailed, RunnerError, Staged
@@ -11,12 +11,12 @@ from open_diht.pipelines.runners.portable import Workers
 
 __all__ = ["RUNNERS", "Backend", "Direct", "Job", "JobFailed", "RunnerError", "Staged", "Workers", "make_backend"]
 
-_BEAM_NAMES = {"PrismRunner": "prism", "DaskRunner": "dask", "FlinkRunner": "flink", "DataflowRunner": "dataflow"}
+_BEAM_NAMES = {"PrismRunner": PRISM, "DaskRunner": "dask", "FlinkRunner": "flink", "DataflowRunner": "dataflow"}
 """Maps Beam's names of runners to ours, except for DirectRunner. Launchers of Beam's own pass these names."""
 
 
 def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers | None = None) -> Backend:
-    """Return the backend with a name in `RUNNERS`, or with Beam's name for one of them other than `direct`.
+    """Return the backend with a name in `RUNNERS` or `PRISM`, or with Beam's name for one of them but `direct`.
 
     Args:
         name: the value of --runner.
@@ -28,7 +28,7 @@ def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers
             or Dask is not installed.
     """
     name = _BEAM_NAMES.get(name, name)
-    if name not in RUNNERS:
+    if name not in (*RUNNERS, PRISM):
         raise RunnerError(f"unknown runner {name!r}; choose {', '.join(RUNNERS[:-1])} or {RUNNERS[-1]}")
     workers = workers or Workers()
     if workers.scheduler and name != "dask":
@@ -44,7 +44,7 @@ def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers
     flags = check_beam_options(beam_arguments, name)
     if name == "direct":
         return Direct(flags)
-    if name == "prism":
+    if name == PRISM:
         from open_diht.pipelines.runners.prism import Prism
 
         return Prism(flags, workers)
