@@ -8,7 +8,6 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, ClassVar, NotRequired, TypedDict
 
 import apache_beam as beam
@@ -54,6 +53,19 @@ class FailedUnit(TypedDict):
     token: NotRequired[int]  # as in `CommitRecord`; records in `failed/` have it
 
 
+GPU_HINTS: Mapping[str, str] = {
+    # The cheapest GPU that Dataflow offers in most regions. --resource_hints may name another one.
+    "accelerator": "type:nvidia-tesla-t4;count:1;install-nvidia-driver",
+    # A machine has a process for each vCPU, and its GPU has no room for as many models.
+    "max_active_bundles_per_worker": "1",
+}
+
+
+def hints_of(device: str) -> Mapping[str, str]:
+    """Return the resource hints of a stage that computes on a torch device."""
+    return GPU_HINTS if device.startswith("cuda") else {}
+
+
 class Stage(ABC):
     """A small picklable object: settings in its constructor, models in `setup`, one unit in `process`.
 
@@ -78,8 +90,12 @@ class Stage(ABC):
     """Key of the commit record that the progress line sums."""
     noun: ClassVar[str] = "rows"
     """The things that this sum counts, for the progress line."""
-    hints: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """Beam resource hints, for backends that choose machines by them. --resource_hints applies to all stages."""
+
+    @property
+    def hints(self) -> Mapping[str, str]:
+        """Beam resource hints, for backends that choose machines by them. A hint in --resource_hints applies to all
+        stages instead."""
+        return {}
 
     def setup(self) -> None:  # noqa: B027  # not all stages load something
         """Load models; called in each worker process before its first unit."""
