@@ -78,7 +78,13 @@ def start(flink_cluster: str, tmp_path: Path) -> Iterator[Callable[..., subproce
         def run(*more: str, **others: str) -> subprocess.Popen[str]:
             environment = {**clean_environment(), **variables, **others}
             piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            process: Any = subprocess.Popen([*words, *more], cwd=REPOSITORY, env=environment, **piped)
+            process: Any = subprocess.Popen(
+                [*words, *more],
+                cwd=REPOSITORY,
+                env=environment,
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup would have it ignored
+                **piped,
+            )
             return stack.enter_context(killed_at_the_end(process))
 
         yield run
