@@ -6,8 +6,10 @@ import logging
 import math
 import os
 import re
+import shlex
 import shutil
 import socket
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +46,8 @@ ASK_SECONDS = 5.0
 _JAR = "beam-runners-flink-{flink}-job-server-{beam}.jar"
 _OPENED = ("java.lang", "java.util", "java.nio", "sun.nio.ch")
 """Packages that Flink accesses and that Java 17 closes by default. A trivial job ran without them too."""
+_TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
+"""Program that runs its arguments in a process that Linux kills when the parent ends."""
 _ENDED = ("FINISHED", "FAILED", "CANCELED")
 _TRIES = 3
 """Tries to submit a job: on a busy machine another process may take the port that Beam has chosen for the server."""
@@ -155,10 +159,23 @@ class Flink(portable.PortableBackend):
             f"--flink_version={version}",
             f"--parallelism={workers}",
             f"--sdk_worker_parallelism={max(1, min(workers, slots))}",
+            f"--job_server_java_launcher={self._java()}",
             *(f"--job_server_jvm_properties=--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED),
             *([f"--flink_job_server_jar={jar}"] if jar else []),
             *self._where(),
         ]
+
+    def _java(self) -> str:
+        """Return the program that runs the job server. On Linux the server does not outlive this process, which
+        otherwise could not end it after SIGKILL."""
+        java = str(option_values(self.flags)["job_server_java_launcher"])
+        if sys.platform != "linux":
+            return java
+        path = Path(self.folder.name, "java")
+        words = map(shlex.quote, (sys.executable, "-I", "-c", _TIED, java))
+        path.write_text(f'#!/bin/sh\nexec {" ".join(words)} "$@"\n', encoding="utf-8")
+        path.chmod(0o755)
+        return str(path)
 
     def _where(self) -> list[str]:
         """Return the flags for the cluster's address and the environment type, followed by the user's flags."""

@@ -66,17 +66,18 @@ class PortableBackend(Backend):
     workers: Workers = field(default_factory=Workers)
 
     @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory[str]:
-        return tempfile.TemporaryDirectory(prefix="diht-wheel-", ignore_cleanup_errors=True)
+    def folder(self) -> tempfile.TemporaryDirectory[str]:
+        """A folder for the jobs of a run. `close` removes it."""
+        return tempfile.TemporaryDirectory(prefix="diht-run-", ignore_cleanup_errors=True)
 
     @cached_property
     def wheel(self) -> Path:
-        """A wheel of `code_files` for workers that lack only this project. `close` removes it."""
-        return build_wheel(Path(self._folder.name))
+        """A wheel of `code_files` for workers that lack only this project."""
+        return build_wheel(Path(self.folder.name))
 
     def close(self) -> None:
         self.__dict__.pop("wheel", None)
-        if folder := self.__dict__.pop("_folder", None):
+        if folder := self.__dict__.pop("folder", None):
             folder.cleanup()
 
 

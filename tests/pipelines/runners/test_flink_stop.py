@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from open_diht.pipelines.runners.flink import JAR_VARIABLE, jar_name
@@ -65,13 +66,20 @@ def start(flink_cluster: str, tmp_path: Path) -> Iterator[Callable[..., subproce
     (tmp_path / "temporary").mkdir()
     jar = tmp_path / jar_name("1.20")
     zipfile.ZipFile(jar, "w").close()
-    (tmp_path / "java").write_text(f'#!/bin/sh\nexec {sys.executable} {HERE}/job_server.py "$@"\n', encoding="utf-8")
-    (tmp_path / "java").chmod(0o755)
+    java = tmp_path / "jdk" / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    java.write_text(f'#!/bin/sh\nexec {sys.executable} {HERE}/job_server.py "$@"\n', encoding="utf-8")
+    java.chmod(0o755)
     rows = "caption\turl\nA brown dog runs\thttp://example.org/1\nA cat sleeps\thttp://example.org/2\n"
     (tmp_path / "rows.tsv").write_text(rows, encoding="utf-8")
-    variables = {JAR_VARIABLE: str(jar), "STARTS": f"{tmp_path}/starts", "TMPDIR": f"{tmp_path}/temporary"}
+    variables = {
+        "JAVA_HOME": f"{tmp_path}/jdk",
+        JAR_VARIABLE: str(jar),
+        "STARTS": f"{tmp_path}/starts",
+        "TMPDIR": f"{tmp_path}/temporary",
+    }
     words = [sys.executable, "-m", "open_diht.pipelines", "--runner=flink", f"--flink_master={flink_cluster}"]
-    words += [f"--job_server_java_launcher={tmp_path}/java", f"--output={tmp_path}/out", "--unit-rows=1"]
+    words += [f"--output={tmp_path}/out", "--unit-rows=1"]
     words += ["--dataset=custom", f"--input={tmp_path}/rows.tsv", "--stages=captions,dedup,export"]
     with ExitStack() as stack:
 
@@ -102,11 +110,22 @@ def is_running(process: subprocess.Popen[str], jobs: Callable[[], dict[str, str]
     return name
 
 
+def servers(folder: Path) -> list[psutil.Process]:
+    """Return the job servers of a test."""
+    found = psutil.process_iter(["cmdline"])
+    return [
+        process
+        for process in found
+        if f"{HERE}/job_server.py" in (words := process.info["cmdline"] or [])
+        and any(word.startswith(f"{folder}/") for word in words)
+    ]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_driver_leaves_no_job_and_no_files(start, jobs, sleeper, tmp_path, number):
     process = start(SLEEPER=str(sleeper))
     name = is_running(process, jobs)
-    assert list(tmp_path.glob("temporary/diht-wheel-*")), "the staged code"
+    assert list(tmp_path.glob("temporary/diht-run-*/*.whl")), "the staged code"
     process.send_signal(number)
     said, _ = process.communicate(timeout=200)
     assert process.returncode == 128 + number, said
@@ -127,9 +146,11 @@ def test_the_next_run_cancels_the_job_of_a_driver_that_was_killed(start, jobs, s
     elsewhere = start("--environment_type=LOOPBACK", f"--output={tmp_path}/elsewhere", SLEEPER="")
     said, _ = elsewhere.communicate(timeout=300)
     assert elsewhere.returncode == 0 and jobs() == {name: "RUNNING"}, "the job of another OUTPUT"
+    (server,) = servers(tmp_path)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert jobs() == {name: "RUNNING"}
+    psutil.wait_procs([server], timeout=60)
+    assert jobs() == {name: "RUNNING"} and not servers(tmp_path)
     again = start("--environment_type=LOOPBACK", SLEEPER="")
     said, _ = again.communicate(timeout=300)
     assert again.returncode == 0, said
