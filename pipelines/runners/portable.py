@@ -5,6 +5,7 @@ cluster need Beam and the filters' dependencies, but not this project. A runner 
 start; so boot.py reports to a driver whose folder it sees, and a job without a worker after `start_seconds` is ended.
 """
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -241,16 +242,20 @@ def build_wheel(folder: Path) -> Path:
     version = program_version()
     path, about = folder / f"open_diht-{version}-py3-none-any.whl", f"open_diht-{version}.dist-info"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+        rows = [f"{about}/RECORD,,\n"]
 
-        def add(name: str, content: str | bytes) -> None:
+        def add(name: str, content: bytes) -> None:
             # ZipInfo has a constant date: workers recognize an installed wheel by its hash.
             wheel.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            rows.append(f"{name},sha256={digest},{len(content)}\n")
 
         for name, file in code_files().items():
             add(f"open_diht/{name}", file.read_bytes())
-        add(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: open-diht\nVersion: {version}\n")
-        add(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        add(f"{about}/RECORD", "")
+        metadata = f"Metadata-Version: 2.1\nName: open-diht\nVersion: {version}\n"
+        add(f"{about}/METADATA", metadata.encode())
+        add(f"{about}/WHEEL", b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        add(f"{about}/RECORD", "".join(rows).encode())  # workers check the sizes in it
     return path
 
 

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
@@ -26,7 +25,7 @@ from apache_beam.portability.api import (
 )
 from google.protobuf import struct_pb2
 
-from open_diht.pipelines.runners import boot
+from open_diht.pipelines.runners import boot, portable
 from tests.pipelines.processes import REPOSITORY, captured
 
 
@@ -254,22 +253,21 @@ def test_output_that_flink_throws_away_is_kept_where_the_worker_fails_and_its_en
     assert log.read_text().strip().splitlines()[-2:] != [] and "Traceback" in told
 
 
-def wheel(folder: Path, name: str = "probe-1-py3-none-any.whl", text: str = "STAGED = 'yes'\n") -> Path:
+def wheel(folder: Path, text: str = "STAGED = 'yes'\n") -> Path:
+    """A wheel of one module, made as the driver makes that of this project."""
     folder.mkdir(exist_ok=True)
-    with zipfile.ZipFile(folder / name, "w") as archive:
-        archive.writestr("probe_of_boot.py", text)
-        archive.writestr("probe-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: probe\nVersion: 1\n")
-        archive.writestr("probe-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr("probe-1.dist-info/RECORD", "")
-    return folder / name
+    (folder / "module.py").write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(portable, "code_files", lambda: {"probe_of_boot.py": folder / "module.py"})
+        return portable.build_wheel(folder)
 
 
 def test_an_installed_wheel_serves_later_workers_and_another_content_does_not(tmp_path, cache, monkeypatch):
     one = boot.installed([wheel(tmp_path / "a")], tmp_path / "private")
-    assert one.parent == cache and (one / "probe_of_boot.py").read_text() == "STAGED = 'yes'\n"
+    assert one.parent == cache and (one / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'yes'\n"
     assert cache.stat().st_mode & 0o777 == 0o700
     other = boot.installed([wheel(tmp_path / "b", text="STAGED = 'other'\n")], tmp_path / "private")
-    assert other != one and (other / "probe_of_boot.py").read_text() == "STAGED = 'other'\n"
+    assert other != one and (other / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'other'\n"
     assert {path.name for path in cache.iterdir()} == {one.name, other.name}, "nothing else is left"
     monkeypatch.setattr(boot, "install", lambda *_: pytest.fail("it is installed again"))
     assert boot.installed([wheel(tmp_path / "c")], tmp_path / "private") == one
@@ -279,9 +277,9 @@ def test_an_installation_that_a_crash_has_damaged_is_made_again(tmp_path, cache)
     package = wheel(tmp_path / "a")
     site = boot.installed([package], tmp_path / "private")
     for damage in (lambda path: path.write_text(""), lambda path: path.unlink()):
-        damage(site / "probe_of_boot.py")
+        damage(site / "open_diht" / "probe_of_boot.py")
         assert boot.installed([package], tmp_path / "private") == site
-        assert (site / "probe_of_boot.py").read_text() == "STAGED = 'yes'\n"
+        assert (site / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'yes'\n"
 
 
 def test_of_two_workers_that_install_at_the_same_time_one_gets_the_others(tmp_path, cache, monkeypatch):
@@ -295,7 +293,7 @@ def test_of_two_workers_that_install_at_the_same_time_one_gets_the_others(tmp_pa
     monkeypatch.setattr(boot, "install", late)
     site = boot.installed([package], tmp_path / "private")
     assert [path.name for path in cache.iterdir()] == [site.name]
-    assert (site / "probe_of_boot.py").read_text() == "STAGED = 'yes'\n"
+    assert (site / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'yes'\n"
 
 
 def test_an_installation_without_use_is_removed_and_one_that_others_may_write_is_not_trusted(tmp_path, cache):
