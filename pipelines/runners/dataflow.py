@@ -7,10 +7,10 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.runner import PipelineResult
 
 from open_diht.common.installation import remedy
 from open_diht.pipelines.runners.beam_options import given, option_values
@@ -144,7 +144,7 @@ class Dataflow(Backend):
     def _end(self, ours: Callable[[str, str], bool], say: Callable[[str], None], seconds: float = math.inf) -> None:
         """Cancel the active jobs whose ids and names are `ours`, see `end_jobs`."""
         from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
-        from google.cloud.dataflow import ListJobsRequest
+        from google.cloud.dataflow import ListJobsRequest  # type: ignore[import-untyped]
 
         values = option_values(self.flags)
         active = ListJobsRequest.Filter.ACTIVE
@@ -185,7 +185,8 @@ class Dataflow(Backend):
         return [*flags, *self.flags]
 
 
-def _submitted(pipeline: beam.Pipeline, label: str) -> PipelineResult:
+def _submitted(pipeline: beam.Pipeline, label: str) -> Any:
+    """Submit a job and return Beam's DataflowPipelineResult. Raises JobFailed."""
     try:
         return pipeline.run()
     except Exception as error:  # clients raise many kinds: no credentials, no permission, no bucket

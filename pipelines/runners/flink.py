@@ -166,9 +166,9 @@ class Flink(portable.PortableBackend):
         ]
 
     def _java(self) -> str:
-        """Return the program that runs the job server. On Linux the server does not outlive this process, which
-        otherwise could not end it after SIGKILL."""
-        java = str(option_values(self.flags)["job_server_java_launcher"])
+        """Return the program that runs the job server, in place of the `java` on PATH that Beam takes. On Linux the
+        server does not outlive this process, which otherwise could not end it after SIGKILL."""
+        java = JavaHelper.get_java()
         if sys.platform != "linux":
             return java
         path = Path(self.folder.name, "java")

@@ -16,6 +16,7 @@ import pytest
 from setuptools import find_namespace_packages
 
 from open_diht.pipelines.runners import JobFailed, portable
+from open_diht.pipelines.runners.flink import Flink
 from open_diht.pipelines.runners.job import Job
 from open_diht.pipelines.runners.portable import build_wheel, code_digest
 from open_diht.pipelines.runners.prism import Prism
@@ -104,7 +105,7 @@ def prism_stand_in(tmp_path: Path) -> Path:
 def test_the_staged_wheel_is_made_once_is_the_same_for_each_run_and_goes_with_it(tmp_path, monkeypatch):
     monkeypatch.setattr(portable, "code_files", lambda: {"__init__.py": Path(portable.__file__)})
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    backend, other = portable.PortableBackend(), portable.PortableBackend()
+    backend, other = Flink(), Flink()
     assert backend.wheel is backend.wheel and backend.wheel.is_file()
     time.sleep(2.1)  # archives have dates of two seconds
     assert backend.wheel.read_bytes() == other.wheel.read_bytes(), "workers recognize an installed wheel by its hash"
