@@ -234,7 +234,7 @@ def test_output_that_flink_throws_away_is_kept_where_the_worker_fails_and_its_en
     (tmp_path / "apache_beam.py").write_text("raise ImportError('no such thing as Beam')", encoding="utf-8")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    words = [sys.executable, boot.__file__, "--id=w", f"--provision_endpoint={runner.info.control_endpoint.url}"]
+    words = [sys.executable, "-P", boot.__file__, "--id=w", f"--provision_endpoint={runner.info.control_endpoint.url}"]
 
     def start(**variables: str) -> int:
         environment = {**os.environ, "TMPDIR": str(temporary), **variables}

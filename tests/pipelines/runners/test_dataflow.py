@@ -322,8 +322,8 @@ def driver(gcp_python: Path, service: Service, tmp_path: Path) -> Iterator[subpr
     (tmp_path / "temp" / "staging").mkdir(parents=True)
     words = [str(gcp_python), "-c", DRIVER, "--project=p", "--region=europe-west4", "--no_auth", IMAGE]
     words += [f"--dataflow_endpoint=http://localhost:{service.server_port}", f"--temp_location={tmp_path}/temp"]
-    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process: Any = subprocess.Popen(words, cwd=REPOSITORY, env=clean_environment(), **piped)
+    piped: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(words, cwd=REPOSITORY, env=clean_environment(), **piped)
     with killed_at_the_end(process):
         yield process
 

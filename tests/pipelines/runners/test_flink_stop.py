@@ -84,8 +84,8 @@ def start(flink_cluster: str, tmp_path: Path) -> Iterator[Callable[..., subproce
 
         def run(*more: str, **others: str) -> subprocess.Popen[str]:
             environment = {**clean_environment(), **variables, **others}
-            piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            process: Any = subprocess.Popen(
+            piped: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            process = subprocess.Popen(
                 [*words, *more],
                 cwd=REPOSITORY,
                 env=environment,
