@@ -248,9 +248,9 @@ def test_output_that_flink_throws_away_is_kept_where_the_worker_fails_and_its_en
     # Beam's own worker ends with an error: its control service hangs up.
     assert start() != 0
     (log,) = temporary.glob("diht-boot-*")
-    (told,) = runner.logged
-    assert str(log) in told and "the worker process ended with" in told
-    assert log.read_text().strip().splitlines()[-2:] != [] and "Traceback" in told
+    told = runner.logged[-1]
+    assert f"the worker process ended with status 1; its output is in {log} on " in told
+    assert "Traceback" in told and told.splitlines()[-1] in log.read_text()
 
 
 def wheel(folder: Path, text: str = "STAGED = 'yes'\n") -> Path:
