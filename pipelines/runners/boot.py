@@ -19,9 +19,9 @@ file imports Beam and grpc but nothing of this project, which it may have to ins
 
 import argparse
 import contextlib
+import csv
 import ctypes
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -293,10 +293,14 @@ def kept_folder() -> Path | None:
 
 def _is_intact(site: Path) -> bool:
     """Return whether every file that pip has installed is there with its size; after a crash of the host it may not."""
+    # importlib.metadata leaves out missing files from Python 3.12 on.
+    records = list(site.glob("*.dist-info/RECORD"))
+    rows = [row for record in records for row in csv.reader(record.read_text(encoding="utf-8").splitlines())]
     try:
-        packages = list(importlib.metadata.distributions(path=[str(site)]))
-        files = [file for package in packages for file in package.files or () if ".." not in file.parts]
-        return bool(files) and all(file.size in (None, os.stat(file.locate()).st_size) for file in files)
+        # Scripts are listed where pip would put them without --target.
+        return bool(rows) and all(
+            size in ("", str((site / name).stat().st_size)) for name, _, size in rows if ".." not in Path(name).parts
+        )
     except OSError:
         return False
 
