@@ -6,7 +6,7 @@ INPUT   ?=#  manifests to read: a file, a folder or a quoted glob
 OUTPUT  ?=#  folder or URL of the results; the same one again resumes [of make filter: out/DATASET]
 PRESET  ?=#  thresholds: paper, balanced, strict, ..., or a YAML file [paper]
 STAGES  ?=#  stages to run: captions,download,spotting,score,dedup,export [all that apply]
-RUNNER  ?=#  direct (this machine), prism, dask, flink or dataflow, see deploy/README.md [direct]
+RUNNER  ?=#  direct (this machine), dask, flink or dataflow, see deploy/README.md [direct]
 WORKERS ?=#  units at a time: processes, or a cluster's slots [all]
 SHARD   ?=#  i/n: part i, from 0, of n commands that share an OUTPUT; the last one completes it
 UNITS   ?=#  of make pilot: units to draw [20]; a fraction of them with ARGS="--share 0.01"
@@ -96,10 +96,6 @@ study-data: ## Fetch the data of the study, if a program may download it (DATA)
 dask-up dask-down flink-up flink-down: ## Start, or stop, a cluster here for RUNNER=dask or flink
 	@$(if $(filter %-up,$@),deploy/install.sh base$(if $(filter dask-up,$@),$(comma)dask) &&) \
 	  $(if $(filter %-up,$@),$(PY),python3) -m deploy.$(subst -,.cluster ,$@)
-prism: ## Build Prism into .prism, for RUNNER=prism (needs Go)
-	@[ "$$(cat .prism/version 2>/dev/null)" = "$(BEAM)" ] || { echo "Building Prism $(BEAM) ..."; GOBIN="$$(pwd)/.prism" \
-	  go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM) && echo "$(BEAM)" > .prism/version; } || \
-	  { echo "error: Prism could not be built from Beam's Go module; it needs Go 1.21 or newer and a network" >&2; exit 1; }
 ##@ Development
 setup: ## Install everything that development needs (EXTRAS)
 	$(INSTALL),$(EXTRAS)
@@ -108,6 +104,10 @@ test test-slow test-all: setup ## Run the quick tests, the slow ones, or all (CI
 	@$(if $(filter test,$@),$(if $(ARGS),,echo "The quick tests take about ten minutes on two cores ..." && ))$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(MARKS_$@),-m "$(MARKS_$@)") $(ARGS)
 test-runners: setup ## Run the tests on Flink, Prism, a Dask cluster and Beam's Google Cloud part
 	@$(PY) -m pytest -rs -m "flink or cluster" tests/pipelines/runners tests/deploy $(ARGS)
+prism: ## Build Prism into .prism, the runner of make test-runners (needs Go)
+	@[ "$$(cat .prism/version 2>/dev/null)" = "$(BEAM)" ] || { echo "Building Prism $(BEAM) ..."; GOBIN="$$(pwd)/.prism" \
+	  go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM) && echo "$(BEAM)" > .prism/version; } || \
+	  { echo "error: Prism could not be built from Beam's Go module; it needs Go 1.21 or newer and a network" >&2; exit 1; }
 lint: setup ## Run ruff, mypy and a check of the prose
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m docs.prose && $(PY) -m mypy $(CODE)
 docs: setup ## Build the documentation into out/docs; a warning is an error

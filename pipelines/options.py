@@ -25,8 +25,11 @@ from open_diht.pipelines.fetch.settings import DownloadSettings
 STAGES = ("captions", "download", "spotting", "score", "dedup", "export")
 SHARDS, INDEX = EXPORTS = ("shards", "index")
 """Values of --export: kept rows as new tars, or as an index of the input's tars."""
-RUNNERS = ("direct", "prism", "dask", "flink", "dataflow")
-_BEAM_NAMES = {"PrismRunner": "prism", "DaskRunner": "dask", "FlinkRunner": "flink", "DataflowRunner": "dataflow"}
+RUNNERS = ("direct", "dask", "flink", "dataflow")
+"""Values of --runner for users. `PRISM` is accepted too."""
+PRISM = "prism"
+"""Name of Beam's own portable runner, which tests use: it is slow, but has the protocol of clusters."""
+_BEAM_NAMES = {"PrismRunner": PRISM, "DaskRunner": "dask", "FlinkRunner": "flink", "DataflowRunner": "dataflow"}
 """Maps Beam's names of runners to ours, except for DirectRunner. Launchers of Beam's own pass these names."""
 MOST_SHARDS = 10_000
 """Upper bound of n in SHARD=i/n: each shard polls for all others, which takes seconds at a million shards."""
@@ -90,9 +93,9 @@ def stages_of(text: str | None, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def runner_of(name: str) -> str:
-    """Return the name in `RUNNERS` of a runner, which may have Beam's name. Raise WrongUse for others."""
+    """Return the name of a runner in `RUNNERS` or `PRISM`, given that name or Beam's. Raise WrongUse for others."""
     name = _BEAM_NAMES.get(name, name)
-    if name not in RUNNERS:
+    if name not in (*RUNNERS, PRISM):
         raise WrongUse(f"unknown runner {name!r}; choose {', '.join(RUNNERS[:-1])} or {RUNNERS[-1]}")
     return name
 
@@ -264,20 +267,20 @@ def add_where(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=number(Workforce),
         help="units at a time for which the input is cut; with direct and flink also the most that run (default: all "
-        "cores; with dask and flink, the cluster's slots; with prism, or flink without a cluster, 1; with dataflow, "
+        "cores; with dask and flink, the cluster's slots; with flink without a cluster, 1; with dataflow, "
         "--max_num_workers, --num_workers or 32)",
     )
     parser.add_argument("--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output")
     portable = parser.add_argument_group(
-        "workers of prism, dask and flink", "Beam's own options are accepted too: --flink_master=host:8081, ..."
+        "workers of dask and flink", "Beam's own options are accepted too: --flink_master=host:8081, ..."
     )
     portable.add_argument(
-        "--worker-python", metavar="FILE", help="of prism and flink: Python with Beam and the libraries (this one)"
+        "--worker-python", metavar="FILE", help="of flink: Python with Beam and the libraries (this one)"
     )
     portable.add_argument(
         "--boot-command",
         metavar="FILE",
-        help="of prism and flink: boot program on hosts with other files, /opt/diht/boot in our image",
+        help="of flink: boot program on hosts with other files, /opt/diht/boot in our image",
     )
     portable.add_argument(
         "--start-timeout",

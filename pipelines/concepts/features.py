@@ -30,7 +30,7 @@ from open_diht.pipelines.concepts.shards import images_of
 from open_diht.pipelines.concepts.teacher import LoadedTeacher, Teacher
 from open_diht.pipelines.engine.ahead import prepared_ahead
 from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.engine.stage import Done, Stage, hints_of
 from open_diht.pipelines.manifests import UnreadableFile
 from open_diht.pipelines.store.commit import publish_arrays, published, remove
 from open_diht.pipelines.store.layout import Layout
@@ -62,6 +62,10 @@ class Extracting(Stage):
     """Holder of the model, so that each process loads it once for all units."""
     planned = False
     noun = "images"
+
+    @property
+    def hints(self) -> Mapping[str, str]:
+        return hints_of(self.device)
 
     @abstractmethod
     def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:

@@ -11,7 +11,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -172,11 +172,12 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
 def locked(
     settings: ShardSettings, layout: Layout, request: str, say: Callable[[str], None]
 ) -> Iterator[FileLock | Lease]:
-    """Make the output folder and hold its lock, see `output_lock`. `request`: see `ShardRun.asked`."""
+    """Make the output folder and hold its lock, see `output_lock`; close the backend at the end. `request`: see
+    `ShardRun.asked`."""
     if is_local(layout.root):
         layout.root.mkdir(parents=True, exist_ok=True)
     name = shard_name(settings.shard, request) if settings.shard else ""
-    with output_lock(layout, settings.shard is not None, name, say) as lock:
+    with closing(settings.backend), output_lock(layout, settings.shard is not None, name, say) as lock:
         yield lock
 
 

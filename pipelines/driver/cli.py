@@ -84,7 +84,7 @@ def backend_of(options: argparse.Namespace, places: Sequence[tuple[str, str]]) -
         for option in ("worker_python", "boot_command"):
             if getattr(options, option):
                 raise WrongUse(
-                    f"--{option.replace('_', '-')} applies only to workers of prism and flink; leave it out with "
+                    f"--{option.replace('_', '-')} applies only to workers of flink; leave it out with "
                     f"--runner {backend.name}"
                 )
     if options.start_timeout and backend.name in ("direct", "dataflow"):

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -131,7 +131,8 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     )
     name = shard_name(settings.shard, asked) if settings.shard else ""
     try:
-        with _explained(layout), output_lock(layout, settings.shard is not None, name, say) as lock:
+        locked = output_lock(layout, settings.shard is not None, name, say)
+        with _explained(layout), closing(settings.backend), locked as lock:
             plan = keep_plan(layout.plan, plan)
             work = Work(layout, settings.workers, say, backend=settings.backend, plan=plan)
             with _explained(layout, planned=True):

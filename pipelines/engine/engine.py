@@ -57,8 +57,8 @@ class Engine:
     """Records of the units that failed in this run, by name. A failed image unit is under its caption unit's name."""
 
     def clear_up(self) -> None:
-        """Delete the leftovers of stopped runs, see `remove_leftovers`. On Dask first wait for workers that still run
-        units of such a run, because they would overwrite files of this run."""
+        """Delete the leftovers of stopped runs, see `remove_leftovers`. On a cluster first wait until no worker still
+        runs units of such a run, because it would overwrite files of this run, see `Backend.await_units`."""
         self.backend.await_units(run_name(self.layout.work), self.say)
         check_fence(self.layout.work)
         remove_leftovers(self.layout)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.transforms.resources import ResourceHint, resource_hints_from_options
 
 from open_diht.common.files import TEMPORARY
 from open_diht.common.lease import LeaseLost
@@ -47,7 +48,7 @@ def run_units(
     workers = max(1, min(workers, len(unit_names)))
     if backend.by_partition:
         build = partial(assemble_partitions, label=label, unit_names=unit_names, do=do, place=run_name(todo))
-        backend.run(Job(label=label, build=build, workers=workers))
+        backend.run(Job(label=label, build=build, workers=workers, place=run_name(todo)))
         return
     # A temporary name lets the next run delete the file of a killed run; detached workers may still read theirs.
     prefix = "" if backend.detached else TEMPORARY
@@ -56,7 +57,8 @@ def run_units(
     build = partial(assemble, label=label, names=names, do=do, hints=hints if backend.takes_hints else None)
     publish_json(names, list(unit_names))
     try:
-        backend.run(Job(label=label, build=build, workers=workers, started=partial(_is_there, begun)))
+        started = partial(_is_there, begun)
+        backend.run(Job(label=label, build=build, workers=workers, started=started, place=run_name(todo)))
     finally:
         if not backend.detached:
             remove(begun)
@@ -68,8 +70,11 @@ def assemble(
 ) -> None:
     """Add a stage to a pipeline: read the file of names, distribute them over the workers, and call the stage."""
     work: beam.PTransform[Any, Any] = beam.ParDo(do)
-    if hints:
-        work = work.with_resource_hints(**hints)
+    given = resource_hints_from_options(pipeline.options)
+    # Beam would prefer ours to the user's accelerator, and add up the user's number of bundles and ours.
+    ours = {name: value for name, value in (hints or {}).items() if ResourceHint.get_by_name(name).urn not in given}
+    if ours:
+        work = work.with_resource_hints(**ours)
     _ = (
         pipeline
         | "Todo" >> beam.Create([names], reshuffle=False)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, ClassVar, NotRequired, TypedDict
 
 import apache_beam as beam
@@ -23,6 +21,7 @@ from open_diht.common.stores import in_words
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.manifests import FileChanged
 from open_diht.pipelines.manifests.plan import Plan, load_plan
+from open_diht.pipelines.runners.job import to_log
 from open_diht.pipelines.store.commit import best_effort, publish_json, read_json, remedy_of, retract
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, publish_record
@@ -61,6 +60,19 @@ class FailedUnit(TypedDict):
     token: NotRequired[str]  # as in `CommitRecord`; records in `failed/` have it
 
 
+GPU_HINTS: Mapping[str, str] = {
+    # The cheapest GPU that Dataflow offers in most regions. --resource_hints may name another one.
+    "accelerator": "type:nvidia-tesla-t4;count:1;install-nvidia-driver",
+    # A machine has a process for each vCPU, and its GPU has no room for as many models.
+    "max_active_bundles_per_worker": "1",
+}
+
+
+def hints_of(device: str) -> Mapping[str, str]:
+    """Return the resource hints of a stage that computes on a torch device."""
+    return GPU_HINTS if device.startswith("cuda") else {}
+
+
 class Stage(ABC):
     """A small picklable object: settings in its constructor, models in `setup`, one unit in `process`.
 
@@ -85,8 +97,12 @@ class Stage(ABC):
     """Key of the commit record that the progress line sums."""
     noun: ClassVar[str] = "rows"
     """The things that this sum counts, for the progress line."""
-    hints: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """Beam resource hints, for backends that choose machines by them. --resource_hints applies to all stages."""
+
+    @property
+    def hints(self) -> Mapping[str, str]:
+        """Beam resource hints, for backends that choose machines by them. A hint in --resource_hints applies to all
+        stages instead."""
+        return {}
 
     def setup(self) -> None:  # noqa: B027  # not all stages load something
         """Load models; called in each worker process before its first unit."""
@@ -237,7 +253,7 @@ class DoUnit(beam.DoFn):
                         quarantine(self._stage, unit, tries)
                     except Exception as why:  # a full disk or a store that is down, which the driver reports
                         self._is_stuck = True  # the next units would only take time
-                        print(f"{UNRECORDED}{explained(why, self._stage.layout.root)}", file=sys.stderr, flush=True)
+                        to_log(f"{UNRECORDED}{explained(why, self._stage.layout.root)}")
                     break
                 time.sleep(PAUSES_S[len(tries) - 1])
         with best_effort():

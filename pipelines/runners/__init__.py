@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from open_diht.common.installation import remedy
-from open_diht.pipelines.options import RUNNERS, runner_of
+from open_diht.pipelines.options import PRISM, RUNNERS, runner_of
 from open_diht.pipelines.runners.beam_options import check_beam_options
 from open_diht.pipelines.runners.direct import Direct
 from open_diht.pipelines.runners.job import Backend, Job, JobFailed, RunnerError, Staged
@@ -13,7 +13,7 @@ __all__ = ["RUNNERS", "Backend", "Direct", "Job", "JobFailed", "RunnerError", "S
 
 
 def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers | None = None) -> Backend:
-    """Return the backend with a name in `RUNNERS`, or with Beam's name for one of them other than `direct`.
+    """Return the backend with a name in `RUNNERS` or `PRISM`, or with Beam's name for one of them but `direct`.
 
     Args:
         name: the value of --runner.
@@ -40,7 +40,7 @@ def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers
     flags = check_beam_options(beam_arguments, name)
     if name == "direct":
         return Direct(flags)
-    if name == "prism":
+    if name == PRISM:
         from open_diht.pipelines.runners.prism import Prism
 
         return Prism(flags, workers)

@@ -9,6 +9,7 @@ from typing import NoReturn
 from apache_beam.options import pipeline_options as beam_options
 
 from open_diht.pipelines.options import underscored
+from open_diht.pipelines.runners.beam_private import OptionParser, add_options
 from open_diht.pipelines.runners.job import RunnerError
 
 _OURS = {
@@ -38,7 +39,7 @@ _BELONGS = {
 """Maps a class of options to the runners that accept them. Options of other classes are accepted, except `_OURS`."""
 
 
-class _Parser(beam_options._BeamArgumentParser):
+class _Parser(OptionParser):  # type: ignore[misc]
     def error(self, message: str) -> NoReturn:
         raise RunnerError(message)
 
@@ -51,7 +52,7 @@ def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]
     parser, owners = _Parser(allow_abbrev=False, add_help=False, conflict_handler="resolve"), dict[str, str]()
     for cls in beam_options.PipelineOptions.__subclasses__():
         if cls.__module__.startswith("apache_beam."):  # others are of tests, for example
-            cls._add_argparse_args(parser)
+            add_options(cls, parser)
             for action in parser._actions:
                 owners |= {name: cls.__name__ for name in action.option_strings if name not in owners}
     _, unknown = parser.parse_known_args(list(flags))

@@ -3,10 +3,15 @@
 
 With `environment_type=PROCESS`, a runner starts this program for each worker, with an id and the address of its
 provision service. The program gets pipeline options, service addresses and the list of staged files from there, fetches
-the files, installs the packages among them into a private folder, and starts Beam's worker with that folder first on
-its path. It remains the parent of the worker and prints why a worker failed. If the driver's folder
-(`DIHT_BOOT_FOLDER`) is on this machine, it also writes the reason to a file there, because a runner waits silently for
-a worker that never starts.
+the files, installs the packages among them, and starts Beam's worker with them first on its path. It remains the parent
+of the worker. A runner waits silently for a worker that never starts, and Flink sends the output of workers to
+/dev/null; so this program reports every failure:
+
+- Output that would be lost goes to a file `diht-boot-*.log` in the temporary folder of this host, which is kept if the
+  worker fails.
+- In place of a worker that cannot start, this program tells the runner why, as the error of the worker's first request.
+- The reason is sent to the runner's log of workers, on Flink the log of the task manager.
+- If the driver's folder (`DIHT_BOOT_FOLDER`) is on this machine, the reason is also written to a file there.
 
 Beam has no such program outside its images: its worker pool (EXTERNAL) installs nothing and passes no options. This
 file imports Beam and grpc but nothing of this project, which it may have to install. It needs Python 3.11 or newer.
@@ -14,16 +19,22 @@ file imports Beam and grpc but nothing of this project, which it may have to ins
 
 import argparse
 import contextlib
+import csv
 import ctypes
 import hashlib
 import json
 import os
+import platform
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 FOLDER_VARIABLE = "DIHT_BOOT_FOLDER"
@@ -34,7 +45,36 @@ CWD_VARIABLE = "DIHT_WORKER_CWD"
 RPC_SECONDS = 60.0  # the runner may start its services later than its workers
 ANY_SIZE = [("grpc.max_receive_message_length", -1)]
 """Prism sends a staged file as one message, and our wheel is larger than the 4 MiB that gRPC accepts by default."""
+ANSWER_SECONDS = 60.0
+"""How long the runner may take to send a request to a worker that could not start, which is answered with the error."""
+LOG_SECONDS = 10.0
+KEPT_DAYS = 30
+"""Days after whose last use an installed package is removed; a worker does not run that long."""
+_LAST_BYTES = 2_000
 _PR_SET_PDEATHSIG = 1
+_log: Path | None = None
+"""File that has the output of this program and its worker, if it would be lost otherwise."""
+
+
+def keep_output() -> None:
+    """If standard error goes to /dev/null, send it and standard output to a new file in the temporary folder."""
+    global _log
+    null, errors = os.stat(os.devnull), os.fstat(2)
+    if (errors.st_dev, errors.st_ino) == (null.st_dev, null.st_ino):
+        with contextlib.suppress(OSError):  # without a temporary folder a worker cannot start, as it then reports
+            handle, name = tempfile.mkstemp(prefix="diht-boot-", suffix=".log")
+            os.dup2(handle, 1)
+            os.dup2(handle, 2)
+            os.close(handle)
+            _log = Path(name)
+
+
+def with_output(message: str) -> str:
+    """Return a message with the name of the file of the output, and its last lines."""
+    if _log is None:
+        return f"{message}; its output is above"
+    last = _log.read_bytes()[-_LAST_BYTES:].decode("utf-8", "replace").strip()
+    return f"{message}; its output is in {_log} on {socket.gethostname()} and ends with:\n{last}"
 
 
 def given_folder() -> str | None:
@@ -45,7 +85,7 @@ def given_folder() -> str | None:
 
 def report(worker: str, message: str, kind: str = "failed") -> None:
     """Print an error, and write its message to a file `<kind>-*.txt` in the driver's folder if that is on this machine.
-    A worker `failed` to start or `died` with an error."""
+    `kind`: a worker `failed` to start or `died` with an error."""
     with contextlib.suppress(OSError):  # the disk of a log may be full, and the driver waits for the file
         print(f"boot: worker {worker}: {message}", file=sys.stderr, flush=True)
     if folder := given_folder():
@@ -55,12 +95,16 @@ def report(worker: str, message: str, kind: str = "failed") -> None:
         os.rename(name, os.path.join(folder, f"{os.path.basename(name)[1:]}.txt"))
 
 
+if __name__ == "__main__":
+    keep_output()
 try:
     import grpc
     from apache_beam.portability import common_urns
     from apache_beam.portability.api import (
         beam_artifact_api_pb2,
         beam_artifact_api_pb2_grpc,
+        beam_fn_api_pb2,
+        beam_fn_api_pb2_grpc,
         beam_provision_api_pb2,
         beam_provision_api_pb2_grpc,
         beam_runner_api_pb2,
@@ -84,33 +128,81 @@ def main(arguments: Sequence[str] | None = None) -> int:
     worker = options.id.strip("'")  # Prism quotes the id although it uses no shell
     base = given_folder()
     prefix = "worker-" if base else "diht-boot-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=base, ignore_cleanup_errors=True) as private:
-        try:
-            environment = prepare(worker, options.provision_endpoint, Path(private))
-            status = _supervise(environment)
-        except grpc.RpcError as error:
+    info = None
+    try:
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=base, ignore_cleanup_errors=True) as private:
+            info = provisioned(worker, options.provision_endpoint)
+            status = _supervise(prepare(worker, info, Path(private)))
+    except (BootError, OSError, grpc.RpcError) as error:
+        why = str(error)
+        if isinstance(error, grpc.RpcError):
             code, details = getattr(error, "code", str)(), getattr(error, "details", str)()
-            report(worker, f"the runner's services do not answer: {code}, {details}")
-            return 1
-        except (BootError, OSError) as error:
-            report(worker, str(error))
-            return 1
+            why = f"the runner's services do not answer: {code}, {details}"
+        if _log is not None:
+            why += f" (log: {_log} on {socket.gethostname()})"
+        report(worker, why)
+        if info is not None:
+            tell_runner(worker, info, why, instead=True)
+        return 1
     if status:
         how = f"signal {-status}" if status < 0 else f"status {status}"
-        report(
-            worker, f"the worker process ended with {how}; its output is above, or in the task manager's log", "died"
-        )
+        message = with_output(f"the worker process ended with {how}")
+        report(worker, message, "died")
+        tell_runner(worker, info, message)
+    elif _log is not None:
+        _log.unlink(missing_ok=True)
     return status if status >= 0 else 128 - status
 
 
-def prepare(worker: str, endpoint: str, private: Path) -> dict[str, str]:
-    """Fetch and install the staged files of a worker into an empty folder, and return the environment variables of the
-    worker process, which describe its job."""
-    metadata = [("worker_id", worker)]
+def provisioned(worker: str, endpoint: str) -> Any:
+    """Return what the runner's provision service says about a worker's job."""
     with grpc.insecure_channel(endpoint, ANY_SIZE) as channel:
         service = beam_provision_api_pb2_grpc.ProvisionServiceStub(channel)
         request = beam_provision_api_pb2.GetProvisionInfoRequest()
-        info = service.GetProvisionInfo(request, metadata=metadata, timeout=RPC_SECONDS, wait_for_ready=True).info
+        metadata = [("worker_id", worker)]
+        return service.GetProvisionInfo(request, metadata=metadata, timeout=RPC_SECONDS, wait_for_ready=True).info
+
+
+def tell_runner(worker: str, info: Any, message: str, instead: bool = False) -> None:
+    """Send an error to the runner's log of workers. With `instead`, also answer the requests to the worker with it, in
+    place of a worker that could not start. A runner that no longer answers is not told."""
+    metadata = [("worker_id", worker)]
+    entry = beam_fn_api_pb2.LogEntry(
+        severity=beam_fn_api_pb2.LogEntry.Severity.ERROR, message=message, log_location="boot.py"
+    )
+    entry.timestamp.GetCurrentTime()
+    try:
+        if info.logging_endpoint.url:
+            with grpc.insecure_channel(info.logging_endpoint.url) as channel:
+                log = beam_fn_api_pb2_grpc.BeamFnLoggingStub(channel)
+                entries = iter([beam_fn_api_pb2.LogEntry.List(log_entries=[entry])])
+                list(log.Logging(entries, metadata=metadata, timeout=LOG_SECONDS))
+        if instead:
+            with grpc.insecure_channel(info.control_endpoint.url) as channel:
+                _answer(beam_fn_api_pb2_grpc.BeamFnControlStub(channel), metadata, message)
+    except grpc.RpcError as error:
+        print(f"boot: worker {worker}: the runner could not be told: {error}", file=sys.stderr, flush=True)
+
+
+def _answer(control: Any, metadata: Sequence[tuple[str, str]], message: str) -> None:
+    """Answer requests to a worker with an error, until the runner ends the stream or `ANSWER_SECONDS` are over."""
+    requests: SimpleQueue[Any] = SimpleQueue()
+
+    def answers() -> Iterator[Any]:
+        for number in iter(requests.get, None):
+            yield beam_fn_api_pb2.InstructionResponse(instruction_id=number, error=message)
+
+    try:
+        for request in control.Control(answers(), metadata=metadata, timeout=ANSWER_SECONDS):
+            requests.put(request.instruction_id)
+    finally:
+        requests.put(None)
+
+
+def prepare(worker: str, info: Any, private: Path) -> dict[str, str]:
+    """Fetch and install the staged files of a worker into an empty folder, and return the environment variables of the
+    worker process, which describe its job."""
+    metadata = [("worker_id", worker)]
     staged = fetch(info.dependencies, info.artifact_endpoint.url, private, metadata) if info.dependencies else []
     environment = {
         **os.environ,
@@ -124,8 +216,7 @@ def prepare(worker: str, endpoint: str, private: Path) -> dict[str, str]:
         if url := getattr(info, f"{name}_endpoint").url:
             environment[f"{name.upper()}_API_SERVICE_DESCRIPTOR"] = f'url: "{url}"'
     if packages := [path for path in staged if path.name.endswith((".whl", ".tar.gz"))]:
-        install(packages, private / "site")
-        paths = [str(private / "site"), os.environ.get("PYTHONPATH", "")]
+        paths = [str(installed(packages, private)), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     print(f"boot: worker {worker}, staged: {', '.join(path.name for path in staged)}", file=sys.stderr, flush=True)
     return environment
@@ -159,6 +250,60 @@ def fetch(dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: li
                 raise BootError(f"staged file {path.name} has sha256 {digest.hexdigest()}, expected {file.sha256}")
             paths.append(path)
     return paths
+
+
+def installed(packages: Sequence[Path], private: Path) -> Path:
+    """Return a folder in which packages are installed. Wheels are installed once on a host for all workers with this
+    version of Python; a source package only for this worker, because its result may depend on the environment."""
+    kept = kept_folder()
+    if kept is None or not all(package.suffix == ".whl" for package in packages):
+        install(packages, private / "site")
+        return private / "site"
+    digest = hashlib.sha256(f"{sys.implementation.cache_tag} {platform.machine()}".encode())
+    for package in sorted(packages):
+        digest.update(package.name.encode() + hashlib.sha256(package.read_bytes()).digest())
+    site = kept / digest.hexdigest()
+    if not _is_intact(site):
+        shutil.rmtree(site, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="new-", dir=kept, ignore_cleanup_errors=True) as fresh:
+            install(packages, Path(fresh, "site"))
+            try:
+                os.rename(Path(fresh, "site"), site)
+            except OSError:
+                if not _is_intact(site):  # else another worker was first
+                    raise
+    os.utime(site)
+    for other in kept.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another worker removes it too
+            if time.time() - other.stat().st_mtime > KEPT_DAYS * 86_400:
+                shutil.rmtree(other, ignore_errors=True)
+    return site
+
+
+def kept_folder() -> Path | None:
+    """Return the folder of installed wheels, which only this user may write to, or None if there can be none."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(cache, "diht", "workers")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = folder.stat()
+    except OSError:
+        return None
+    return folder if state.st_uid == os.getuid() and not state.st_mode & 0o022 else None
+
+
+def _is_intact(site: Path) -> bool:
+    """Return whether every file that pip has installed is there with its size; after a crash of the host it may not."""
+    # importlib.metadata leaves out missing files from Python 3.12 on.
+    records = list(site.glob("*.dist-info/RECORD"))
+    rows = [row for record in records for row in csv.reader(record.read_text(encoding="utf-8").splitlines())]
+    try:
+        # Scripts are listed where pip would put them without --target.
+        return bool(rows) and all(
+            size in ("", str((site / name).stat().st_size)) for name, _, size in rows if ".." not in Path(name).parts
+        )
+    except OSError:
+        return False
 
 
 def install(packages: Sequence[Path], site: Path) -> None:

@@ -1,19 +1,34 @@
 """The backend for Google Cloud Dataflow. Every stage is a job of its own; the driver reads the commit records between
 jobs."""
 
+import math
 import re
-import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from open_diht.common.installation import remedy
 from open_diht.pipelines.runners.beam_options import given, option_values
-from open_diht.pipelines.runners.job import QUIET, Backend, Job, JobFailed, RunnerError, Staged, cancel, job_error
+from open_diht.pipelines.runners.beam_private import dataflow_jobs
+from open_diht.pipelines.runners.job import (
+    QUIET,
+    STOP_SECONDS,
+    Backend,
+    Job,
+    JobFailed,
+    RunnerError,
+    Staged,
+    end_jobs,
+    is_of_run,
+    job_error,
+    job_name,
+    to_log,
+)
 from open_diht.pipelines.store.storage import on_this_machine
 
 WORKERS = 32
@@ -28,6 +43,7 @@ _ONE_PROCESS = "no_use_multiple_sdk_containers"
 """Experiment: one process per machine instead of one per vCPU."""
 _PRIME = "enable_prime"
 """Service option: Dataflow chooses machines by the resource hints of stages, and no machine type may be given."""
+POLL_SECONDS = 5.0
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
@@ -91,7 +107,7 @@ class Dataflow(Backend):
     def run(self, job: Job) -> None:
         from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
-        flags = [*QUIET, *self.job_flags(job.label)]
+        flags = [*QUIET, *self.job_flags(job.label, job.place)]
         values = option_values(flags)
         template = values["template_location"]
         if self._offline(values):
@@ -99,23 +115,66 @@ class Dataflow(Backend):
                 Path(str(folder)).mkdir(parents=True, exist_ok=True)  # else Beam retries for minutes
         pipeline = beam.Pipeline(runner=DataflowRunner(), options=PipelineOptions(flags))
         job.build(pipeline)
+        result = None
         try:
-            result = pipeline.run()
-        except Exception as error:  # clients raise many kinds: no credentials, no permission, no bucket
-            raise JobFailed(f"{job.label}: the job could not be submitted: {str(error).strip()[-2_000:]}") from error
-        if template:
-            raise Staged(f"stage {job.label} is staged as template {template}; nothing was started")
-        try:
-            result.wait_until_finish()
-        except Exception as error:  # Beam's error of a failed or cancelled job is no RuntimeError
-            cancel(result)
-            raise job_error(f"{job.label}: the Dataflow job failed", error) from error
+            result = _submitted(pipeline, job.label)
+            if template:
+                raise Staged(f"stage {job.label} is staged as template {template}; nothing was started")
+            try:
+                result.wait_until_finish()
+            except Exception as error:  # Beam's error of a failed or cancelled job is no RuntimeError
+                raise job_error(f"{job.label}: the Dataflow job failed", error) from error
         except BaseException:
-            cancel(result)
+            if result is not None and not template:
+                self._stop(lambda number, _: number == result.job_id())
+            elif not template and not given(self.flags, "job_name"):  # the user's may be that of another run's job
+                self._stop(lambda _, name: name == values["job_name"])
             raise
 
-    def job_flags(self, label: str) -> list[str]:
-        """Return the flags of a stage's job, except `QUIET`; the user's flags come last and take precedence."""
+    def await_units(self, place: str, say: Callable[[str], None]) -> None:
+        if not self.detached:
+            self._end(lambda _, name: is_of_run(name, place), say)
+
+    def _stop(self, ours: Callable[[str, str], bool]) -> None:
+        """Cancel a job at the end of a stopped driver, and report it if that fails."""
+        try:
+            self._end(ours, to_log, STOP_SECONDS)
+        except RunnerError as error:
+            to_log(f"{error}. The job may still be running; run the same command to cancel it and resume")
+
+    def _end(self, ours: Callable[[str, str], bool], say: Callable[[str], None], seconds: float = math.inf) -> None:
+        """Cancel the active jobs whose ids and names are `ours`, see `end_jobs`."""
+        from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
+        from google.cloud.dataflow import ListJobsRequest  # type: ignore[import-untyped]
+
+        values = option_values(self.flags)
+        active = ListJobsRequest.Filter.ACTIVE
+        request = ListJobsRequest(project_id=values["project"], location=values["region"], filter=active)
+        try:
+            client = DataflowApplicationClient(PipelineOptions(list(self.flags)))
+
+            def running() -> dict[str, str]:
+                return {job.id: job.name for job in dataflow_jobs(client, request) if ours(job.id, job.name)}
+
+            def end(job: str) -> None:
+                try:
+                    client.modify_job_state(job, "JOB_STATE_CANCELLED")
+                except Exception:
+                    if job in running():  # otherwise it has just ended
+                        raise
+
+            end_jobs(running, end, say, seconds, POLL_SECONDS)
+        except RunnerError:
+            raise
+        except Exception as error:  # clients raise many kinds: no credentials, no permission, no network
+            raise RunnerError(
+                f"jobs of project {values['project']} in {values['region']} cannot be listed or cancelled "
+                f"({str(error).strip()[-2_000:]}); the driver needs the role roles/dataflow.developer"
+            ) from error
+
+    def job_flags(self, label: str, place: str = "") -> list[str]:
+        """Return the flags of a stage's job in the run `place`, except `QUIET`; the user's flags come last and take
+        precedence."""
         flags = ["--no_save_main_session", "--number_of_worker_harness_threads=1"]
         values = option_values(self.flags)
         if not values["machine_type"] and _PRIME not in (values["dataflow_service_options"] or ()):  # type: ignore[operator]
@@ -123,9 +182,16 @@ class Dataflow(Backend):
         if not given(self.flags, "staging_location"):
             flags.append(f"--staging_location={str(values['temp_location']).rstrip('/')}/staging")
         if not given(self.flags, "job_name"):
-            name = re.sub("[^a-z0-9]+", "-", label.lower()).strip("-")
-            flags.append(f"--job_name=diht-{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
+            flags.append(f"--job_name={job_name(label, place)}")
         return [*flags, *self.flags]
+
+
+def _submitted(pipeline: beam.Pipeline, label: str) -> Any:
+    """Submit a job and return Beam's DataflowPipelineResult. Raises JobFailed."""
+    try:
+        return pipeline.run()
+    except Exception as error:  # clients raise many kinds: no credentials, no permission, no bucket
+        raise JobFailed(f"{label}: the job could not be submitted: {str(error).strip()[-2_000:]}") from error
 
 
 def _is_tight(machine: str) -> bool:

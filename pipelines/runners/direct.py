@@ -21,6 +21,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from google.protobuf import json_format
 
 from open_diht.common.run_command import ONE_THREAD
+from open_diht.pipelines.runners.beam_private import end_requests, open_requests
 from open_diht.pipelines.runners.fork_server import ForkServer, how_it_ended
 from open_diht.pipelines.runners.job import QUIET, Backend, Job, RunnerError, WorkerDied
 
@@ -87,8 +88,7 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
     def stop_worker(self) -> None:
         if isinstance(sys.exception(), KeyboardInterrupt):  # then do not wait for running units
             ForkServer.end()
-        # Beam stops only connected workers; one that is still starting would wait for its first request.
-        self.control_conn.push(worker_handlers.BeamFnControlServicer._DONE_MARKER)
+        end_requests(self.control_conn)
         self._stopped.set()
         super().stop_worker()
 
@@ -100,9 +100,8 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
             _deaths.append("the process that starts workers ended")
         else:
             _deaths.append(f"killed by signal {-status}" if status < 0 else f"exit status {status}")
-        # Beam's `abort` is no alternative: it leaves readers of the request's data waiting forever.
         while not self._stopped.wait(_ANSWER_SECONDS):
-            for future in list(self.control_conn._futures_by_id.values()):
+            for future in open_requests(self.control_conn):
                 future.set(
                     beam_fn_api_pb2.InstructionResponse(
                         instruction_id=future.instruction_id, error="the worker process died"

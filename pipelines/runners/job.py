@@ -1,9 +1,14 @@
 """The interface of backends, their jobs and their errors."""
 
 import contextlib
+import hashlib
+import math
 import re
+import sys
 import threading
-from collections.abc import Callable, Sequence
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +19,10 @@ _FAILED = re.compile(r"\bstate:? FAILED\b", re.IGNORECASE)
 """The state of a job in Beam's errors: "failed in state FAILED" of portable runners, "State: FAILED" of Dataflow."""
 QUIET = ("--default_sdk_harness_log_level=ERROR",)
 """Flags of every job, which the user's flags can override. They hide all messages of Beam's workers but errors."""
+
+STOP_SECONDS = 300.0
+"""How long a stopped driver waits for the end of a job that it has cancelled. Flink ends a task that does not react
+after 180 seconds, and Dataflow takes some minutes to stop machines. A second signal does not wait."""
 
 
 class RunnerError(ValueError):
@@ -49,6 +58,8 @@ class Job:
     ignore it."""
     started: Callable[[], bool] = lambda: True
     """Returns whether a worker has begun."""
+    place: str = ""
+    """Name of the run that the job belongs to, see `engine.jobs.run_name`."""
 
 
 class Backend(Protocol):
@@ -56,7 +67,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of the backend in `RUNNERS`."""
+        """Name of the backend, the value of --runner."""
 
     @property
     def takes_hints(self) -> bool:
@@ -85,8 +96,14 @@ class Backend(Protocol):
         return 1
 
     def await_units(self, place: str, say: Callable[[str], None]) -> None:
-        """Wait until no worker is running a unit of a stopped run; by default, return at once. `place` is the name of
-        the run's jobs, see `engine.jobs.run_name`."""
+        """Wait until no worker is running a unit of a stopped run, whose jobs are cancelled where a cluster has not
+        noticed that their driver is gone; by default, return at once. `place` is the name of the run, see
+        `engine.jobs.run_name`."""
+        return None
+
+    def close(self) -> None:
+        """End what the backend has started or written for the jobs of a run; by default, nothing. A later job starts
+        it again."""
         return None
 
     def run(self, job: Job) -> None:
@@ -100,6 +117,52 @@ def job_error(said: str, error: Exception) -> JobFailed:
     text = str(error).strip()
     kind = JobAborted if _FAILED.search(text) else JobFailed
     return kind(f"{said}: {text[-2_000:]}")
+
+
+def job_name(label: str, place: str) -> str:
+    """Return a new name for a job of a stage, by which `is_of_run` recognizes it. It fits the services, which allow
+    lowercase letters, digits and hyphens. It is unique because shards work in one place at the same time."""
+    stage = re.sub("[^a-z0-9]+", "-", label.lower()).strip("-")
+    return f"diht-{stage}-{_id_of(place)}-{uuid.uuid4().hex[:6]}"
+
+
+def is_of_run(name: str, place: str) -> bool:
+    """Return whether `job_name` has made a name for a job of the run `place`."""
+    return re.fullmatch(f"diht-[a-z0-9-]*-{_id_of(place)}-[0-9a-f]{{6}}", name) is not None
+
+
+def _id_of(place: str) -> str:
+    return hashlib.sha256(place.encode()).hexdigest()[:8]
+
+
+def end_jobs(
+    running: Callable[[], Mapping[str, str]],
+    end: Callable[[str], None],
+    say: Callable[[str], None],
+    seconds: float = math.inf,
+    poll_seconds: float = 0.5,
+) -> None:
+    """Cancel the jobs of a cluster that are `running`, and wait until none is. Raise RunnerError after `seconds`.
+
+    Args:
+        running: returns the names of the jobs to cancel, by id, except those that have ended.
+        end: asks the cluster to cancel the job with an id.
+        say: receives a line for each job.
+    """
+    began, asked = time.monotonic(), set[str]()
+    while jobs := running():
+        for job in jobs.keys() - asked:
+            say(f"cancelling job {jobs[job]} ({job}) and waiting for its end")
+            end(job)
+            asked.add(job)
+        if time.monotonic() - began > seconds:
+            raise RunnerError(f"job {', '.join(jobs.values())} has not ended within {seconds:.0f} seconds")
+        time.sleep(poll_seconds)
+
+
+def to_log(line: str) -> None:
+    """Write a line to the log of the workers, to which standard error is redirected during a job."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def cancel(result: PipelineResult) -> None:

@@ -5,7 +5,7 @@ cluster need Beam and the filters' dependencies, but not this project. A runner 
 start; so boot.py reports to a driver whose folder it sees, and a job without a worker after `start_seconds` is ended.
 """
 
-import atexit
+import base64
 import contextlib
 import hashlib
 import json
@@ -21,12 +21,13 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineResult
@@ -65,6 +66,21 @@ class PortableBackend(Backend):
     flags: Sequence[str] = ()
     workers: Workers = field(default_factory=Workers)
 
+    @cached_property
+    def folder(self) -> tempfile.TemporaryDirectory[str]:
+        """A folder for the jobs of a run. `close` removes it."""
+        return tempfile.TemporaryDirectory(prefix="diht-run-", ignore_cleanup_errors=True)
+
+    @cached_property
+    def wheel(self) -> Path:
+        """A wheel of `code_files` for workers that lack only this project."""
+        return build_wheel(Path(self.folder.name))
+
+    def close(self) -> None:
+        self.__dict__.pop("wheel", None)
+        if folder := self.__dict__.pop("folder", None):
+            folder.cleanup()
+
 
 class EndsItsServer(PortableRunner):
     """A runner that keeps its job server in `server`, so that the server can be stopped; Beam would not stop it."""
@@ -74,6 +90,12 @@ class EndsItsServer(PortableRunner):
     def default_job_server(self, options: PipelineOptions) -> Any:
         self.server = super().default_job_server(options)
         return self.server
+
+    def stop(self) -> None:
+        """Stop the job server, if there is one. The next job gets a new one, because this one keeps its port."""
+        if self.server is not None:
+            self.server.stop()
+            self.server = None
 
 
 def environment_type(flags: Sequence[str]) -> str:
@@ -92,26 +114,31 @@ def check_workers(workers: Workers, flags: Sequence[str]) -> None:
 
 
 def run(
-    runner: EndsItsServer, job: Job, flags: Sequence[str], workers: Workers, *, end_seconds: float = math.inf
+    runner: EndsItsServer, job: Job, flags: Sequence[str], backend: PortableBackend, *, end_seconds: float = math.inf
 ) -> None:
-    """Run a job to its end on a runner of Prism or Flink that was not started. Flags that start workers are added.
-    `end_seconds` is how long the runner may take to end a job after a worker has died; infinite for a runner that may
-    start another worker. Raise JobFailed if the job failed, if no worker could be started or began in time, or if a
-    worker died and the job did not end."""
+    """Run a job of a backend to its end on its runner. Flags that start workers are added. `end_seconds` is how long
+    the runner may take to end a job after a worker has died; infinite for a runner that may start another worker.
+    Raise JobFailed if the job failed, if no worker could be started or began in time, or if a worker died and the job
+    did not end."""
     with tempfile.TemporaryDirectory(prefix="diht-job-", ignore_cleanup_errors=True) as folder, _own_python_first():
-        options = PipelineOptions([*QUIET, *_worker_flags(Path(folder), flags, workers), *flags])
+        options = PipelineOptions([*QUIET, *_worker_flags(Path(folder), flags, backend), *flags])
         pipeline = beam.Pipeline(runner=runner, options=options)
         job.build(pipeline)
+        result = _submit(pipeline, job)
         try:
-            result = _submit(pipeline, job)
-            try:
-                _watch(result, job, Path(folder), workers.start_seconds, end_seconds)
-            except BaseException:
-                cancel(result)
-                raise
-        finally:
-            if runner.server is not None:
-                runner.server.stop()
+            _watch(result, job, Path(folder), backend.workers.start_seconds, end_seconds)
+        except BaseException:
+            cancel(result)
+            raise
+
+
+class NotSubmitted(JobFailed):
+    """A job could not be submitted. The cause is Beam's error."""
+
+
+def _why(error: Exception) -> str:
+    """Return the message of an error. That of gRPC is one line; its text would be five."""
+    return str(error.details() if isinstance(error, grpc.Call) else error).strip()
 
 
 def _submit(pipeline: beam.Pipeline, job: Job) -> PipelineResult:
@@ -120,7 +147,7 @@ def _submit(pipeline: beam.Pipeline, job: Job) -> PipelineResult:
     try:
         return pipeline.run()
     except Exception as error:  # many kinds: no jar, the cluster is gone
-        raise JobFailed(f"{job.label}: the job could not be submitted: {str(error).strip()[-2_000:]}") from error
+        raise NotSubmitted(f"{job.label}: the job could not be submitted: {_why(error)[-2_000:]}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
@@ -137,8 +164,9 @@ def _own_python_first() -> Iterator[None]:
         os.environ["PATH"] = before
 
 
-def _worker_flags(folder: Path, flags: Sequence[str], workers: Workers) -> list[str]:
+def _worker_flags(folder: Path, flags: Sequence[str], backend: PortableBackend) -> list[str]:
     kind = environment_type(flags)
+    workers = backend.workers
     found = [f"--environment_type={kind}", "--experiments=disable_logging_submission_environment"]
     if kind == "PROCESS" and not given(flags, "environment_config"):
         variables = {name: os.environ.get(name, value) for name, value in ONE_THREAD.items()}
@@ -148,7 +176,7 @@ def _worker_flags(folder: Path, flags: Sequence[str], workers: Workers) -> list[
         config = {"command": workers.boot or str(_launcher(folder, workers.python)), "env": variables}
         found.append(f"--environment_config={json.dumps(config)}")
     staged = any(given(flags, name) for name in ("setup_file", "extra_package", "sdk_container_image"))
-    return found if staged or kind == "LOOPBACK" else [*found, f"--extra_package={build_wheel()}"]
+    return found if staged or kind == "LOOPBACK" else [*found, f"--extra_package={backend.wheel}"]
 
 
 def _launcher(folder: Path, python: str) -> Path:
@@ -190,8 +218,8 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float,
         if not started and time.monotonic() - began > start_seconds:
             raise JobFailed(
                 f"{job.label}: no worker started within {start_seconds:.0f} seconds; look at the runner's and the "
-                "workers' logs (workers.log in OUTPUT/work if that is on a disk, or the task managers'), or allow more "
-                "with --start-timeout"
+                "workers' logs (workers.log in OUTPUT/work if that is on a disk, the task managers', or "
+                "diht-boot-*.log in the temporary folder of the workers' hosts), or allow more with --start-timeout"
             )
     if failure:
         raise job_error(f"{job.label}: the job failed", failure[0]) from failure[0]
@@ -209,19 +237,25 @@ def code_files() -> dict[str, Path]:
     return {package.name: package, **{path.relative_to(tops).as_posix(): path for path in sorted(paths)}}
 
 
-@cache
-def build_wheel() -> Path:
-    """Return a wheel of `code_files`, built once per process, for workers that lack only this project."""
-    folder = Path(tempfile.mkdtemp(prefix="diht-wheel-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+def build_wheel(folder: Path) -> Path:
+    """Write a wheel of `code_files` into a folder, and return its path."""
     version = program_version()
     path, about = folder / f"open_diht-{version}-py3-none-any.whl", f"open_diht-{version}.dist-info"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+        rows = [f"{about}/RECORD,,\n"]
+
+        def add(name: str, content: bytes) -> None:
+            # ZipInfo has a constant date: workers recognize an installed wheel by its hash.
+            wheel.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            rows.append(f"{name},sha256={digest},{len(content)}\n")
+
         for name, file in code_files().items():
-            wheel.write(file, f"open_diht/{name}")
-        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: open-diht\nVersion: {version}\n")
-        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{about}/RECORD", "")
+            add(f"open_diht/{name}", file.read_bytes())
+        metadata = f"Metadata-Version: 2.1\nName: open-diht\nVersion: {version}\n"
+        add(f"{about}/METADATA", metadata.encode())
+        add(f"{about}/WHEEL", b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        add(f"{about}/RECORD", "".join(rows).encode())  # workers check the sizes in it
     return path
 
 

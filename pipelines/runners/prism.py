@@ -8,6 +8,7 @@ from pathlib import Path
 from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.version import __version__ as beam_version
 
+from open_diht.pipelines.options import PRISM
 from open_diht.pipelines.runners import portable
 from open_diht.pipelines.runners.beam_options import option_values
 from open_diht.pipelines.runners.job import Job, RunnerError
@@ -28,7 +29,7 @@ class _Runner(portable.EndsItsServer, PrismRunner):
 class Prism(portable.PortableBackend):
     """A `Backend` on Prism, which runs all bundles in threads of one worker process, whatever the number of workers."""
 
-    name = "prism"
+    name = PRISM
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:
         self._location()
@@ -37,7 +38,11 @@ class Prism(portable.PortableBackend):
     def run(self, job: Job) -> None:
         own = ["--prism_log_level=warn", "--experiments=disable_prism_server_singleton"]
         flags = [f"--prism_location={self._location()}", *own, *self.flags]
-        portable.run(_Runner(), job, flags, self.workers, end_seconds=END_SECONDS)
+        runner = _Runner()
+        try:
+            portable.run(runner, job, flags, self, end_seconds=END_SECONDS)
+        finally:
+            runner.stop()
 
     def _location(self) -> Path:
         """Return the path of the binary: the option's, else the variable's, else `BUILT`. Raise RunnerError if it is

@@ -3,12 +3,13 @@
 import sys
 
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from open_diht.common.command_line import WrongUse
 from open_diht.filters.presets import preset_names
 from open_diht.pipelines import options
 from open_diht.pipelines.manifests.formats import format_names
+from open_diht.pipelines.runners.beam_private import OptionParser, add_options
 from tests.pipelines.processes import REPOSITORY, captured
 
 HEAVY = ("apache_beam", "torch", "spacy", "pyarrow", "uvicorn")
@@ -58,8 +59,8 @@ def test_a_plugin_may_add_what_its_options_name() -> None:
 def test_the_options_of_beam_are_those_that_its_source_names() -> None:
     for cls in PipelineOptions.__subclasses__():
         if cls.__module__ == "apache_beam.options.pipeline_options":
-            parser = _BeamArgumentParser(add_help=False, conflict_handler="resolve")
-            cls._add_argparse_args(parser)
+            parser = OptionParser(add_help=False, conflict_handler="resolve")
+            add_options(cls, parser)
             words = [f"{name}=1" for action in parser._actions for name in action.option_strings if name != "--runner"]
             assert options.parse(words).of_beam == words
 

@@ -26,7 +26,7 @@ from open_diht.filters.spotting.decode import Pixels, UnreadableImage
 from open_diht.filters.spotting.masking import mask_text, resized, text_area
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.engine.stage import Done, Records, Stage
+from open_diht.pipelines.engine.stage import Done, Records, Stage, hints_of
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
@@ -125,6 +125,10 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     name: str = field(default=SCORE, init=False)
     shared: Shared = field(default_factory=Shared, init=False)
     """Handle of the model. A process holds one model, however many units it processes."""
+
+    @property
+    def hints(self) -> Mapping[str, str]:
+        return hints_of(self.device)
 
     def setup(self) -> None:
         self._encoder: Encoder = self.shared.acquire(

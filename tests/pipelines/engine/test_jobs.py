@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from open_diht.common.files import is_temporary
@@ -17,7 +18,7 @@ from open_diht.filters.presets import load_preset
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.engine.jobs import assemble, run_name, run_units
 from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.engine.stage import METRICS, Done, DoUnit, Stage
+from open_diht.pipelines.engine.stage import GPU_HINTS, METRICS, Done, DoUnit, Stage, hints_of
 from open_diht.pipelines.manifests import FileChanged
 from open_diht.pipelines.runners import Backend, Direct, Job
 from open_diht.pipelines.stages.decide import DecideStage
@@ -57,6 +58,9 @@ class Recorder:
         return 1
 
     def await_units(self, place: str, say: Callable[[str], None]) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
     def run(self, job: Job) -> None:
@@ -101,10 +105,10 @@ def test_folders_of_one_name_in_two_folders_are_two_places(tmp_path: Path, monke
     assert run_name(store_path("memory://bucket/out/work")) == "memory://bucket/out/work"
 
 
-def graph(todo: Path, units: int, hints: dict[str, str] | None = None) -> Any:
+def graph(todo: Path, units: int, hints: Mapping[str, str] | None = None, *flags: str) -> Any:
     names = todo / "names.json"
     publish_json(names, [f"{n:05d}-{n:05d}" for n in range(units)])
-    pipeline = beam.Pipeline()
+    pipeline = beam.Pipeline(options=PipelineOptions(list(flags)))
     assemble(pipeline, label="notes", names=names, do=Note(todo), hints=hints)
     return pipeline.to_runner_api()
 
@@ -196,10 +200,22 @@ def test_there_are_never_more_workers_than_units(tmp_path: Path) -> None:
 
 def test_resource_hints_make_an_environment_of_their_own_and_only_where_asked(tmp_path: Path) -> None:
     assert len(graph(tmp_path, 1).components.environments) == 1
-    hinted = graph(tmp_path, 1, {"min_ram": "4GB"}).components.environments
-    assert [dict(found.resource_hints) for found in hinted.values() if found.resource_hints] == [
-        {"beam:resources:min_ram_bytes:v1": b"4000000000"}
-    ]
+    assert hints_in(graph(tmp_path, 1, {"min_ram": "4GB"})) == [{"min_ram_bytes": b"4000000000"}]
+
+
+def hints_in(graph: Any) -> list[dict[str, bytes]]:
+    found = [environment.resource_hints for environment in graph.components.environments.values()]
+    return [{urn.split(":")[2]: value for urn, value in hints.items()} for hints in found if hints]
+
+
+def test_the_users_hints_take_the_place_of_a_stages(tmp_path: Path) -> None:
+    """Beam itself would keep the accelerator of the stage, and take 1 + 2 bundles."""
+    gpu = {"accelerator": b"type:nvidia-tesla-t4;count:1;install-nvidia-driver", "max_active_bundles_per_worker": b"1"}
+    assert hints_in(graph(tmp_path, 1, hints_of("cuda"))) == [gpu]
+    assert hints_of("cuda:1") == GPU_HINTS and hints_of("cpu") == {}
+    theirs = ("--resource_hints=accelerator=type:nvidia-l4;count:1", "--resource_hints=max_active_bundles_per_worker=2")
+    given = {"accelerator": b"type:nvidia-l4;count:1", "max_active_bundles_per_worker": b"2"}
+    assert hints_in(graph(tmp_path, 1, hints_of("cuda"), *theirs)) == [given]
 
 
 class Measured(Backend):

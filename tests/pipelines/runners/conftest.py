@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -42,10 +43,10 @@ def clean_environment(**variables: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", **variables}
 
 
-def run_filter(*arguments: object, python: Path | str = sys.executable, **variables: str) -> Any:
+def run_filter(*arguments: object, python: Path | str = sys.executable, timeout: float = 400, **variables: str) -> Any:
     """`python -m open_diht.pipelines` in the repository, as `make filter` calls it."""
     words = [str(python), "-m", "open_diht.pipelines", *map(str, arguments)]
-    return captured(words, cwd=REPOSITORY, env=clean_environment(**variables), timeout=400)
+    return captured(words, cwd=REPOSITORY, env=clean_environment(**variables), timeout=timeout)
 
 
 filter_command = pytest.fixture(scope="session")(lambda: run_filter)
@@ -69,6 +70,32 @@ def prism() -> Path:
     if not path.is_file():
         pytest.skip(f"no Prism binary at {path}: `make prism` builds it (needs Go 1.21 or newer), or set PRISM")
     return path
+
+
+@pytest.fixture(scope="session")
+def flink_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `flink_cluster`."""
+    return tmp_path_factory.mktemp("flink") / "state"
+
+
+@pytest.fixture(scope="session")
+def flink_cluster(flink_state: Path) -> Iterator[str]:
+    """A cluster of two slots as `make flink-up` starts it, on ports of its own; returns host:port."""
+    state = flink_state
+    if (packages := REPOSITORY / ".flink" / "packages").is_dir():  # what `make flink-up` has downloaded
+        state.mkdir()
+        (state / "packages").symlink_to(packages)
+    script = [sys.executable, "-m", "deploy.flink.cluster"]
+    ports = [free_port(), free_port()]
+    where = [f"--state={state}", f"--port={ports[0]}", f"--rpc-port={ports[1]}"]
+    subprocess.run([*script, "up", *where], cwd=REPOSITORY, check=True)
+    yield f"localhost:{ports[0]}"
+    subprocess.run([*script, "down", *where], cwd=REPOSITORY, check=True)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.options import filter_parser
 from open_diht.pipelines.runners import RUNNERS, RunnerError, make_backend
 from open_diht.pipelines.runners.beam_options import check_beam_options, option_values
+from tests.pipelines.processes import REPOSITORY
 
 
 def test_options_go_through_in_both_spellings_and_with_their_values() -> None:
@@ -47,5 +49,12 @@ def test_no_unknown_name_gets_through(name: str, runner: str) -> None:
 def test_beams_names_of_runners_are_taken_and_unknown_ones_refused() -> None:
     names = ("DataflowRunner", "FlinkRunner", "prism", "direct")
     assert [make_backend(name).name for name in names] == ["dataflow", "flink", "prism", "direct"]
-    with pytest.raises(WrongUse, match=r"unknown runner 'spark'; choose direct, prism, dask, flink or dataflow"):
+    with pytest.raises(WrongUse, match=r"unknown runner 'spark'; choose direct, dask, flink or dataflow"):
         make_backend("spark")
+
+
+def test_prism_is_for_tests_and_not_listed_for_users() -> None:
+    assert "prism" not in filter_parser("filter").format_help().lower() and make_backend("prism").name == "prism"
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    (line,) = [line for line in makefile.splitlines() if line.startswith("RUNNER ")]
+    assert "prism" not in line and all(name in line for name in RUNNERS)

@@ -17,23 +17,30 @@ from apache_beam.portability import common_urns
 from apache_beam.portability.api import (
     beam_artifact_api_pb2,
     beam_artifact_api_pb2_grpc,
+    beam_fn_api_pb2,
+    beam_fn_api_pb2_grpc,
     beam_provision_api_pb2,
     beam_provision_api_pb2_grpc,
     beam_runner_api_pb2,
 )
 from google.protobuf import struct_pb2
 
-from open_diht.pipelines.runners import boot
+from open_diht.pipelines.runners import boot, portable
 from tests.pipelines.processes import REPOSITORY, captured
 
 
 class Runner(
-    beam_provision_api_pb2_grpc.ProvisionServiceServicer, beam_artifact_api_pb2_grpc.ArtifactRetrievalServiceServicer
+    beam_provision_api_pb2_grpc.ProvisionServiceServicer,
+    beam_artifact_api_pb2_grpc.ArtifactRetrievalServiceServicer,
+    beam_fn_api_pb2_grpc.BeamFnControlServicer,
+    beam_fn_api_pb2_grpc.BeamFnLoggingServicer,
 ):
     def __init__(self) -> None:
         self.info = beam_provision_api_pb2.ProvisionInfo()
         self.files: dict[bytes, bytes] = {}
         self.asked: list[dict[str, str]] = []
+        self.answers: list[tuple[str, str]] = []
+        self.logged: list[str] = []
         self.chunk = 1000
 
     def stage(self, name: str, content: bytes, sha256: str | None = None) -> None:
@@ -60,6 +67,25 @@ class Runner(
         for start in range(0, len(content), self.chunk):
             yield beam_artifact_api_pb2.GetArtifactResponse(data=content[start : start + self.chunk])
 
+    def Control(self, responses: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        self.asked.append(dict(context.invocation_metadata()))
+        for number in ("first", "second"):
+            yield beam_fn_api_pb2.InstructionRequest(instruction_id=number)
+            answer = next(responses)
+            self.answers.append((answer.instruction_id, answer.error))
+
+    def Logging(self, lists: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        self.logged += [entry.message for one in lists for entry in one.log_entries]
+        yield from ()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a worker keeps installed wheels."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "diht" / "workers"
+
 
 @pytest.fixture
 def runner() -> Iterator[Runner]:
@@ -67,6 +93,8 @@ def runner() -> Iterator[Runner]:
     server = grpc.server(futures.ThreadPoolExecutor(4))
     beam_provision_api_pb2_grpc.add_ProvisionServiceServicer_to_server(service, server)
     beam_artifact_api_pb2_grpc.add_ArtifactRetrievalServiceServicer_to_server(service, server)
+    beam_fn_api_pb2_grpc.add_BeamFnControlServicer_to_server(service, server)
+    beam_fn_api_pb2_grpc.add_BeamFnLoggingServicer_to_server(service, server)
     address = f"localhost:{server.add_insecure_port('localhost:0')}"
     server.start()
     service.info.artifact_endpoint.url = service.info.control_endpoint.url = service.info.logging_endpoint.url = address
@@ -170,6 +198,9 @@ def test_what_keeps_a_worker_from_starting_is_said_and_reported(
     assert message in capsys.readouterr().err
     (report,) = tmp_path.iterdir()
     assert report.name.startswith("failed-") and message in report.read_text()
+    told = report.read_text()
+    assert runner.answers == [("first", told), ("second", told)], "so it becomes the error of the job"
+    assert runner.asked[-1]["worker_id"] == "w-1" and runner.logged == [told]
 
 
 def test_a_staged_name_is_no_way_out_of_the_folder(runner: Runner, tmp_path: Path) -> None:
@@ -195,6 +226,83 @@ def test_a_worker_that_dies_is_reported_as_dead_not_as_never_started(start, tmp_
     assert done.returncode != 0 and f"the worker process ended with {how}" in done.stderr
     (report,) = (tmp_path / "boot").iterdir()
     assert report.name.startswith("died-")
+
+
+@pytest.mark.slow
+def test_output_that_flink_throws_away_is_kept_where_the_worker_fails_and_its_end_is_reported(runner, tmp_path):
+    """The boot program is started as Flink's task manager does it: with /dev/null for all output."""
+    (tmp_path / "apache_beam.py").write_text("raise ImportError('no such thing as Beam')", encoding="utf-8")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    words = [sys.executable, "-P", boot.__file__, "--id=w", f"--provision_endpoint={runner.info.control_endpoint.url}"]
+
+    def start(**variables: str) -> int:
+        environment = {**os.environ, "TMPDIR": str(temporary), **variables}
+        return subprocess.run(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+
+    assert start(PYTHONPATH=str(tmp_path)) != 0
+    (log,) = temporary.glob("diht-boot-*.log")
+    assert "no such thing as Beam" in log.read_text()
+    log.unlink()
+
+    # Beam's own worker ends with an error: its control service hangs up.
+    assert start() != 0
+    (log,) = temporary.glob("diht-boot-*")
+    told = runner.logged[-1]
+    assert f"the worker process ended with status 1; its output is in {log} on " in told
+    assert "Traceback" in told and told.splitlines()[-1] in log.read_text()
+
+
+def wheel(folder: Path, text: str = "STAGED = 'yes'\n") -> Path:
+    """A wheel of one module, made as the driver makes that of this project."""
+    folder.mkdir(exist_ok=True)
+    (folder / "module.py").write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(portable, "code_files", lambda: {"probe_of_boot.py": folder / "module.py"})
+        return portable.build_wheel(folder)
+
+
+def test_an_installed_wheel_serves_later_workers_and_another_content_does_not(tmp_path, cache, monkeypatch):
+    one = boot.installed([wheel(tmp_path / "a")], tmp_path / "private")
+    assert one.parent == cache and (one / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'yes'\n"
+    assert cache.stat().st_mode & 0o777 == 0o700
+    other = boot.installed([wheel(tmp_path / "b", text="STAGED = 'other'\n")], tmp_path / "private")
+    assert other != one and (other / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'other'\n"
+    assert {path.name for path in cache.iterdir()} == {one.name, other.name}, "nothing else is left"
+    monkeypatch.setattr(boot, "install", lambda *_: pytest.fail("it is installed again"))
+    assert boot.installed([wheel(tmp_path / "c")], tmp_path / "private") == one
+
+
+def test_an_installation_that_a_crash_has_damaged_is_made_again(tmp_path, cache):
+    package = wheel(tmp_path / "a")
+    site = boot.installed([package], tmp_path / "private")
+    for damage in (lambda path: path.write_text(""), lambda path: path.unlink()):
+        damage(site / "open_diht" / "probe_of_boot.py")
+        assert boot.installed([package], tmp_path / "private") == site
+        assert (site / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'yes'\n"
+
+
+def test_of_two_workers_that_install_at_the_same_time_one_gets_the_others(tmp_path, cache, monkeypatch):
+    package, install = wheel(tmp_path / "a"), boot.install
+
+    def late(packages: list[Path], site: Path) -> None:
+        install(packages, site)
+        monkeypatch.setattr(boot, "install", install)
+        boot.installed(packages, tmp_path / "private")  # the other one
+
+    monkeypatch.setattr(boot, "install", late)
+    site = boot.installed([package], tmp_path / "private")
+    assert [path.name for path in cache.iterdir()] == [site.name]
+    assert (site / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'yes'\n"
+
+
+def test_an_installation_without_use_is_removed_and_one_that_others_may_write_is_not_trusted(tmp_path, cache):
+    old = boot.installed([wheel(tmp_path / "a")], tmp_path / "private")
+    os.utime(old, (0, 0))
+    new = boot.installed([wheel(tmp_path / "b", text="")], tmp_path / "private")
+    assert list(cache.iterdir()) == [new]
+    cache.chmod(0o777)
+    assert boot.installed([wheel(tmp_path / "a")], tmp_path / "private") == tmp_path / "private" / "site"
 
 
 def test_services_that_do_not_answer_are_an_error_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

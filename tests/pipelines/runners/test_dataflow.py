@@ -2,26 +2,36 @@
 what it staged runs in a python that holds Beam and the libraries only. Not shown: rights and quotas, autoscaling, the
 container image, gs:// from workers, Dataflow's own fusion, shuffle and retries."""
 
+import http.server
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from apache_beam.portability.api import beam_runner_api_pb2
 
+from open_diht.pipelines.concepts.embeddings import EmbeddingStage
+from open_diht.pipelines.concepts.features import FeatureStage
 from open_diht.pipelines.driver.cli import main
+from open_diht.pipelines.engine.stage import GPU_HINTS
 from open_diht.pipelines.runners import RunnerError, make_backend
 from open_diht.pipelines.runners.beam_options import option_values
-from open_diht.pipelines.runners.job import Job, JobFailed
+from open_diht.pipelines.runners.job import is_of_run, job_name
+from open_diht.pipelines.stages.score.stage import ScoreStage
 from open_diht.pipelines.stages.spotting import SpottingStage
 from tests.conftest import TOOLS
 from tests.pipelines.processes import captured
 
-from .conftest import clean_environment, python_without_us
+from .conftest import REPOSITORY, clean_environment, killed_at_the_end, python_without_us
 
 REPLAY = Path(__file__).with_name("replay.py")
 CLOUD = ["--project=p", "--region=europe-west4", "--temp_location=gs://bucket/tmp"]
@@ -99,26 +109,6 @@ def test_enough_is_enough(with_gcp: None) -> None:
     make_backend("dataflow", [*CLOUD, IMAGE]).check(places)
 
 
-def test_a_job_that_fails_or_is_cancelled_is_a_failed_job(with_gcp: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from apache_beam.runners.dataflow import dataflow_runner
-
-    cancelled = []
-
-    class Result:
-        def wait_until_finish(self) -> None:
-            raise dataflow_runner.DataflowRuntimeException("Dataflow pipeline failed. State: FAILED", self)
-
-        def cancel(self) -> None:
-            cancelled.append(True)
-
-    monkeypatch.setattr("open_diht.pipelines.runners.dataflow.beam.Pipeline", lambda **_: Result())
-    monkeypatch.setattr(Result, "run", lambda self: self, raising=False)
-    job = Job(label="captions", build=lambda pipeline: None, workers=1)
-    with pytest.raises(JobFailed, match=r"^captions: the Dataflow job failed: .*State: FAILED"):
-        make_backend("dataflow", [*CLOUD, IMAGE]).run(job)
-    assert cancelled == [True]
-
-
 def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam.runners.dataflow.internal.apiclient", None)
     monkeypatch.delattr("apache_beam.runners.dataflow.internal.apiclient", raising=False)
@@ -132,7 +122,7 @@ def test_options_of_a_stage() -> None:
     assert backend.takes_hints and SpottingStage.hints == {"min_ram": "4GB"}
     values = option_values(backend.job_flags("spotting"))  # type: ignore[attr-defined]
     assert values["staging_location"] == "gs://bucket/tmp/staging"
-    assert str(values["job_name"]).startswith("diht-spotting-2")
+    assert is_of_run(str(values["job_name"]), "")
     assert values["save_main_session"] is False and values["number_of_worker_harness_threads"] == 1
     assert values["machine_type"] == "n2-standard-16", "what the user says wins"
     named = make_backend("dataflow", [*CLOUD, IMAGE, "--job_name=mine", "--staging_location=gs://other"])
@@ -192,6 +182,191 @@ def stage(gcp_python, arguments, filter_command, tmp_path) -> Callable[[Path, Pa
         return filter_command(*arguments, *how, python=gcp_python)
 
     return run
+
+
+@pytest.mark.parametrize("stage", [ScoreStage, FeatureStage, EmbeddingStage])
+def test_stages_that_compute_on_a_gpu_have_hints_for_one(stage: Any) -> None:
+    assert stage.hints.fget(SimpleNamespace(device="cuda")) == GPU_HINTS
+    assert stage.hints.fget(SimpleNamespace(device="cpu")) == {}
+
+
+STAGED = """
+import sys
+from functools import partial
+import apache_beam as beam
+from open_diht.pipelines.engine.jobs import assemble
+from open_diht.pipelines.engine.stage import hints_of
+from open_diht.pipelines.runners import Staged, make_backend
+from open_diht.pipelines.runners.job import Job
+build = partial(assemble, label="score", names="names", do=beam.DoFn(), hints=hints_of("cuda"))
+try:
+    make_backend("dataflow", sys.argv[1:]).run(Job(label="score", build=build, workers=1))
+except Staged as staged:
+    print(staged)
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("more", "gpu", "bundles"),
+    [
+        ([], "type:nvidia-tesla-t4;count:1;install-nvidia-driver", "1"),
+        (["--resource_hints=accelerator=type:nvidia-l4;count:1"], "type:nvidia-l4;count:1", "1"),
+    ],
+    ids=["ours", "the user's"],
+)
+def test_a_staged_job_has_the_hints_and_the_time_limit(gcp_python, tmp_path, more, gpu, bundles):
+    words = ["--project=p", "--region=europe-west4", "--no_auth", IMAGE, "--element_processing_timeout_minutes=240"]
+    words += ["--dataflow_endpoint=http://localhost:1", f"--temp_location={tmp_path}/temp"]
+    words += [f"--template_location={tmp_path}/template.json", *more]
+    done = captured([gcp_python, "-c", STAGED, *words], cwd=REPOSITORY, env=clean_environment(), timeout=300)
+    assert "nothing was started" in done.stdout, done.stderr
+    content = (tmp_path / "temp" / "staging" / "pipeline.pb").read_bytes()
+    environments = beam_runner_api_pb2.Pipeline.FromString(content).components.environments
+    (stage,) = (
+        environment.resource_hints
+        for environment in environments.values()
+        if "beam:resources:max_active_bundles_per_worker:v1" in environment.resource_hints
+    )
+    assert stage["beam:resources:accelerator:v1"].decode() == gpu
+    assert stage["beam:resources:max_active_bundles_per_worker:v1"].decode() == bundles
+    template = json.loads((tmp_path / "template.json").read_text(encoding="utf-8"))
+    options = template["environment"]["sdkPipelineOptions"]["options"]
+    assert (options["element_processing_timeout_minutes"], options["number_of_worker_harness_threads"]) == (240, 1)
+
+
+class Service(http.server.ThreadingHTTPServer):
+    """The few calls of Dataflow's REST that a job needs."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.fails = False
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def add(self, name: str) -> dict[str, Any]:
+        number = f"2026-{len(self.jobs)}"
+        self.jobs[number] = {"id": number, "name": name, "currentState": "JOB_STATE_RUNNING", "looks": 0}
+        return self.jobs[number]
+
+    def states(self) -> list[str]:
+        return [job["currentState"].removeprefix("JOB_STATE_") for job in self.jobs.values()]
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    server: Service
+
+    def _answer(self, found: Any) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(found).encode())
+
+    def _body(self) -> Any:
+        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def do_POST(self) -> None:
+        self._answer(self.server.add(self._body()["name"]))
+
+    def do_PUT(self) -> None:
+        assert self._body()["requestedState"] in (5, "JOB_STATE_CANCELLED")
+        job = self.server.jobs[self.path.partition("?")[0].rpartition("/")[2]]
+        job["currentState"] = "JOB_STATE_CANCELLING"
+        self._answer(job)
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path.endswith("/messages"):
+            return self._answer({})
+        if not path.endswith("/jobs"):
+            job = self.server.jobs[path.rpartition("/")[2]]
+            if self.server.fails:
+                job["currentState"] = "JOB_STATE_FAILED"
+            return self._answer(job)
+        for job in self.server.jobs.values():
+            job["looks"] += job["currentState"] == "JOB_STATE_CANCELLING"
+            if job["looks"] > 1:  # a job takes a while to end
+                job["currentState"] = "JOB_STATE_CANCELLED"
+        active = ("JOB_STATE_RUNNING", "JOB_STATE_CANCELLING")
+        self._answer({"jobs": [job for job in self.server.jobs.values() if job["currentState"] in active]})
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    server = Service()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+DRIVER = """
+import sys
+import apache_beam as beam
+from open_diht.pipelines.runners import dataflow, make_backend
+from open_diht.pipelines.runners.job import Job
+dataflow.POLL_SECONDS = 0.2
+backend = make_backend("dataflow", sys.argv[1:])
+job = Job(label="captions", build=lambda pipeline: pipeline | beam.Create([1]), workers=1, place="gs://b/out/work")
+backend.await_units(job.place, lambda line: print(line, flush=True))
+backend.run(job)
+"""
+PLACE = "gs://b/out/work"
+
+
+@pytest.fixture
+def driver(gcp_python: Path, service: Service, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs a job with Beam's DataflowRunner and its client, and the service on this machine."""
+    (tmp_path / "temp" / "staging").mkdir(parents=True)
+    words = [str(gcp_python), "-c", DRIVER, "--project=p", "--region=europe-west4", "--no_auth", IMAGE]
+    words += [f"--dataflow_endpoint=http://localhost:{service.server_port}", f"--temp_location={tmp_path}/temp"]
+    piped: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(words, cwd=REPOSITORY, env=clean_environment(), **piped)
+    with killed_at_the_end(process):
+        yield process
+
+
+def is_submitted(driver: subprocess.Popen[str], service: Service, jobs: int) -> None:
+    deadline = time.monotonic() + 200
+    while len(service.jobs) < jobs:
+        assert driver.poll() is None, driver.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_a_stopped_driver_cancels_its_job_and_no_other(service, driver):
+    other = service.add(job_name("captions", "gs://b/other/work"))
+    is_submitted(driver, service, 2)
+    job = service.jobs["2026-1"]
+    assert is_of_run(job["name"], PLACE)
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate(timeout=200)
+    assert driver.returncode != 0 and service.states() == ["RUNNING", "CANCELLED"], said
+    assert f"cancelling job {job['name']}" in said and other["looks"] == 0
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_a_run_first_cancels_the_job_of_a_killed_driver(service, driver):
+    left = service.add(job_name("spotting", PLACE))
+    is_submitted(driver, service, 2)
+    assert service.states() == ["CANCELLED", "RUNNING"], "the new job begins when the other has ended"
+    driver.send_signal(signal.SIGINT)
+    said, _ = driver.communicate(timeout=200)
+    assert said.startswith(f"cancelling job {left['name']} (2026-0)")
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_a_job_that_fails_is_a_failed_job(service, driver):
+    service.fails = True
+    _, said = driver.communicate(timeout=200)
+    assert driver.returncode == 1 and "captions: the Dataflow job failed: " in said and "State: FAILED" in said
+    assert service.states() == ["FAILED"]
 
 
 def replay(python: Path, staged: Path) -> subprocess.CompletedProcess[str]:

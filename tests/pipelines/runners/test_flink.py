@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,13 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import FlinkRunnerOptions, JobServerOptions, PortableOptions, WorkerOptions
+from apache_beam.options.pipeline_options import (
+    FlinkRunnerOptions,
+    GoogleCloudOptions,
+    JobServerOptions,
+    PortableOptions,
+    WorkerOptions,
+)
 from apache_beam.portability import common_urns, python_urns
 from apache_beam.portability.api import beam_job_api_pb2, beam_runner_api_pb2
 from apache_beam.runners.portability.flink_runner import FlinkRunner
@@ -20,6 +27,7 @@ from apache_beam.runners.portability.flink_runner import FlinkRunner
 from open_diht.pipelines.driver.cli import main
 from open_diht.pipelines.runners import Job, JobFailed, RunnerError, Workers, make_backend
 from open_diht.pipelines.runners.flink import JAR_VARIABLE, Flink, jar_name
+from open_diht.pipelines.runners.job import is_of_run, job_name
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +114,27 @@ def test_the_cluster_tells_its_slots_and_its_line_and_both_reach_flinkrunner(fli
     properties = submitted.options.view_as(JobServerOptions).job_server_jvm_properties
     assert "--add-opens=java.base/java.lang=ALL-UNNAMED" in properties
     assert submitted.options.view_as(WorkerOptions).default_sdk_harness_log_level == "ERROR"
+    assert re.fullmatch(
+        r"diht-captions-[0-9a-f]{8}-[0-9a-f]{6}", submitted.options.view_as(GoogleCloudOptions).job_name
+    )
+
+
+@pytest.mark.parametrize(("workers", "processes"), [(1, "1"), (2, "2"), (6, "2")])
+def test_a_task_manager_has_a_process_for_each_slot_that_a_job_may_get_there(flink_rest, submitted, workers, processes):
+    """Flink fills the slots of one task manager before it uses the next: two processes for two slots, not one."""
+    master = flink_rest(**{"slots-total": 6, "taskmanagers": 3})
+    make_backend("flink", [f"--flink_master={master}"]).run(job(workers))
+    assert submitted.options.view_as(PortableOptions).sdk_worker_parallelism == processes
+
+
+def test_names_of_jobs_tell_runs_apart_and_hosts_where_workers_are_on_the_drivers(flink_rest):
+    names = [job_name("pair_keys", place) for place in ("/data/out/work", "/data/out/work", "/data/other/work")]
+    assert len(set(names)) == 3 and all(re.fullmatch("diht-pair-keys-[0-9a-f]{8}-[0-9a-f]{6}", name) for name in names)
+    assert [is_of_run(name, "/data/out/work") for name in names] == [True, True, False]
+    assert not is_of_run("BeamApp-root-1202", "/data/out/work")
+    there = Flink((f"--flink_master={flink_rest()}",))
+    here = Flink((*there.flags, "--environment_type=LOOPBACK"))
+    assert there._home("/data/out") == "/data/out" != here._home("/data/out"), "folders of two hosts have equal names"
 
 
 @pytest.mark.slow

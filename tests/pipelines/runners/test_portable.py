@@ -4,7 +4,9 @@ import math
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +16,10 @@ import pytest
 from setuptools import find_namespace_packages
 
 from open_diht.pipelines.runners import JobFailed, portable
+from open_diht.pipelines.runners.flink import Flink
 from open_diht.pipelines.runners.job import Job
 from open_diht.pipelines.runners.portable import build_wheel, code_digest
+from open_diht.pipelines.runners.prism import Prism
 from tests.wheel import REPOSITORY
 
 REPORT = "the worker process ended with signal 9"
@@ -70,7 +74,7 @@ class TakesInterrupts:
     stopped = False
 
     def stop(self) -> None:
-        self.stopped = True
+        TakesInterrupts.stopped = True
 
 
 class Submits(portable.EndsItsServer):
@@ -82,18 +86,42 @@ class Submits(portable.EndsItsServer):
         raise RuntimeError("Unable to fetch remote job server jar")
 
 
-def test_the_server_of_a_job_leaves_interrupts_alone_and_ends_with_the_job() -> None:
-    before, runner = signal.getsignal(signal.SIGINT), Submits()
+def test_the_server_of_a_job_leaves_interrupts_alone_and_ends_with_the_job(prism_stand_in, monkeypatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("open_diht.pipelines.runners.prism._Runner", Submits)
     with pytest.raises(JobFailed, match="captions: the job could not be submitted: Unable to fetch remote"):
-        portable.run(runner, Job(label="captions", build=lambda pipeline: None, workers=1), [], portable.Workers())
-    assert signal.getsignal(signal.SIGINT) is before and runner.server.stopped
+        Prism([f"--prism_location={prism_stand_in}", "--environment_type=LOOPBACK"]).run(
+            Job(label="captions", build=lambda pipeline: None, workers=1)
+        )
+    assert signal.getsignal(signal.SIGINT) is before and TakesInterrupts.stopped
+
+
+@pytest.fixture
+def prism_stand_in(tmp_path: Path) -> Path:
+    (tmp_path / "prism").touch(mode=0o755)
+    return tmp_path / "prism"
+
+
+def test_the_staged_wheel_is_made_once_is_the_same_for_each_run_and_goes_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(portable, "code_files", lambda: {"__init__.py": Path(portable.__file__)})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    backend, other = Flink(), Flink()
+    assert backend.wheel is backend.wheel and backend.wheel.is_file()
+    time.sleep(2.1)  # archives have dates of two seconds
+    assert backend.wheel.read_bytes() == other.wheel.read_bytes(), "workers recognize an installed wheel by its hash"
+    backend.close()
+    other.close()
+    assert list(tmp_path.iterdir()) == []
+    assert backend.wheel.is_file(), "of the next run"
+    backend.close()
 
 
 # ---- what is staged to workers is all of the code that they run
 @pytest.mark.slow
-def test_the_wheel_installs_every_package_that_workers_run(tmp_path: Path) -> None:
+def test_the_wheel_installs_every_package_that_workers_run(tmp_path: Path, tmp_path_factory: Any) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(tmp_path)]
-    subprocess.run([*command, "--disable-pip-version-check", str(build_wheel())], check=True)
+    wheel = build_wheel(tmp_path_factory.mktemp("wheel"))
+    subprocess.run([*command, "--disable-pip-version-check", str(wheel)], check=True)
     tops = ["open_diht.common*", "open_diht.filters*", "open_diht.pipelines*"]
     packages = find_namespace_packages(str(REPOSITORY), include=tops, exclude=["*__pycache__*"])
     assert "open_diht.pipelines.runners" in packages

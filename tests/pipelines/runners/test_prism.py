@@ -81,6 +81,27 @@ def test_a_python_without_beam_is_an_error_and_not_a_hang(prism, arguments, filt
     assert last.startswith("error: captions: a worker could not be started") and "has no Apache Beam" in last
 
 
+@pytest.mark.cluster
+def test_the_reason_of_a_worker_on_another_host_becomes_the_error_of_the_job(
+    prism, arguments, filter_command, tmp_path
+):
+    """As on Flink: the driver's folder is not seen there, and the worker's output goes to /dev/null."""
+    boot = tmp_path / "boot"
+    program = f"exec {sys.executable} -P {REPOSITORY}/pipelines/runners/boot.py"
+    # pip then refuses files without a hash
+    script = f'#!/bin/sh\nunset DIHT_BOOT_FOLDER\nexport PIP_REQUIRE_HASHES=1 XDG_CACHE_HOME={tmp_path}\n{program} "$@"'
+    boot.write_text(f"{script} >/dev/null 2>&1\n", encoding="utf-8")
+    boot.chmod(0o755)
+    (tmp_path / "temporary").mkdir()
+    how = ["--runner", "prism", "--boot-command", boot, "--start-timeout", "200"]
+    temporary = {"TMPDIR": f"{tmp_path}/temporary"}
+    done = filter_command(*arguments, "--output", tmp_path / "out", *how, PRISM=str(prism), **temporary)
+    (log,) = (tmp_path / "temporary").glob("diht-boot-*.log")
+    assert done.returncode == 1, done.stdout
+    assert "cannot install open_diht-" in done.stderr and str(log) in done.stderr, done.stderr
+    assert "cannot install open_diht-" in log.read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[list[Any], Path], subprocess.Popen[str]]]:
     """Starts the command with a mark in its environment, which all that it starts inherits."""
