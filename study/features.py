@@ -151,7 +151,8 @@ class FeatureLoader(Loader):
         targets, (_, columns) = self._embeddings.shard(name, self._sha256), columns_of([self._embeddings], settings)
         if targets is None:
             raise ConceptMismatch(f"{name} has no embedding targets; make them again")
-        rows = targets.rows(self._keys)
+        places = {key: row for row, key in enumerate(targets.keys)}
+        rows = np.array([places.get(key, -1) for key in self._keys], np.int64)
         if (rows < 0).all():
             raise ConceptMismatch(f"no pair of {name} has embeddings; make them again")
         of_images, of_texts = (each[rows] for each in (targets.image, targets.text[:, [*columns.values()]]))

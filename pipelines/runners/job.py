@@ -162,7 +162,8 @@ def end_jobs(
 
 def to_log(line: str) -> None:
     """Write a line to the log of the workers, to which standard error is redirected during a job."""
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def cancel(result: PipelineResult) -> None:

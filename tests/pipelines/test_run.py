@@ -482,4 +482,5 @@ def test_a_run_needs_weights_before_its_first_stage_and_only_where_images_are_re
     assert not (tmp_path / "out").exists()
     filtering(pairs, tmp_path / "captions", stages=("captions", "export"))
     urls = tsv(tmp_path / "urls.tsv", [{"caption": "A dog runs", "url": "http://example.org/a.jpg"}])
-    filtering(urls, tmp_path / "urls", stages=("captions", "spotting", "export"))
+    with pytest.raises(WrongUse, match="has only their URLs; add download to --stages"):
+        filtering(urls, tmp_path / "urls", stages=("captions", "spotting", "export"))

@@ -187,8 +187,9 @@ def test_what_is_read_otherwise_is_looked_at_again(inputs: Path) -> None:
 )
 def test_a_plan_whose_rows_are_read_otherwise_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
     """Each row is valid with either delimiter and either caption. Where images lie changes no row."""
-    (tmp_path / "a.csv").write_text("a dog runs,a cat;1\na cow eats,a hen;2\n")
-    first = replace(CUSTOM, header=False, columns=("caption", "alt"), needs=(), aliases={"caption": ("caption",)})
+    (tmp_path / "a.csv").write_text("a dog runs,a cat;1.jpg,1;x\na cow eats,a hen;2.jpg,2;y\n")
+    aliases = {"caption": ("caption",), "image_path": ("image_path",)}
+    first = replace(CUSTOM, header=False, columns=("caption", "alt", "image_path"), needs=(), aliases=aliases)
     path = Layout(tmp_path / "out").plan
     plan = keep_plan(path, make_plan(f"{tmp_path}/a.csv", first, 1, 3, tmp_path / "out"))
     again = make_plan(f"{tmp_path}/a.csv", replace(first, **other), 1, 3, tmp_path / "out")

@@ -94,11 +94,14 @@ def test_all_units_are_the_truth_itself(manifest: Path, tmp_path: Path) -> None:
 
 
 def test_without_images_it_says_what_it_does_not_know(manifest, tmp_path, capsys):
-    arguments = _arguments(manifest, tmp_path / "out", "--units", "2", stages="captions,spotting,export")
+    table = pq.read_table(manifest)
+    paths = pa.array([f"{row}.jpg" for row in range(len(table))])  # of files that are not there
+    pq.write_table(table.append_column("image_path", paths), tmp_path / "a.parquet", row_group_size=100)
+    arguments = _arguments(tmp_path / "a.parquet", tmp_path / "out", "--units", "2", stages="captions,spotting,export")
     assert main(arguments) == 1, "no row of the sample had an image; the forecast is made all the same"
     assert "multiply them by what your images take" in capsys.readouterr().out
     found = _forecast(tmp_path / "out")["forecast"]
-    assert found["images"]["fetched"]["basis"] == "measured" and found["images"]["bytes"]["value"] is None
+    assert found["images"]["read"]["basis"] == "measured" and found["images"]["bytes"]["value"] is None
     assert found["rows"]["kept"]["basis"] == found["core_hours"]["all"]["basis"] == "unknown"
 
 
