@@ -32,7 +32,7 @@ from open_diht.common.stores import create, many_at_once, said_if_slow
 RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
 """Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds: several
 renewals may fail before a lease ends, and the lease of a killed run blocks others for less than a minute."""
-SLOW_S = 4.0
+RENEWAL_SLOW_S = 4.0
 """Renewals that take more seconds are reported: other work that waits for the store may be silent for minutes."""
 _KEPT_S = 3600.0
 """A run that acquires a lease deletes leases not renewed for longer. A machine may have slept for some time."""
@@ -121,7 +121,7 @@ class FileFence:
             raise Removed(str(root)) from error
         if found != self.content:
             raise LeaseLost(
-                f"another run has taken {root} while this run was paused, or after {root} was removed; this run has "
+                f"another run has taken {root} since this one began, or after {root} was removed; this run has "
                 "changed nothing there since then. Run the same command to resume when that run has ended"
             )
 
@@ -241,8 +241,8 @@ class _Other:
 class Lease:
     """A lease on a folder of leases, which holds nothing else. Two runs that exclude each other and ask at the same
     moment may both back off. Other runs see the name `shard` in `at_work`. Shards may share the folder if their names
-    are equal after the last hyphen. `say` receives a message when a renewal takes longer than SLOW_S, or `take_alone`
-    has to wait."""
+    are equal after the last hyphen. `say` receives a message when a renewal takes longer than RENEWAL_SLOW_S, or
+    `take_alone` has to wait."""
 
     def __init__(self, fs: Any, folder: str, of: str, shard: str = "", say: Callable[[str], None] = lambda line: None):
         self._fs, self._folder, self._of, self._shard, self._say = fs, folder.rstrip("/"), of, shard, say
@@ -391,7 +391,7 @@ class Lease:
         pause, line = RENEW_S, f"still waiting for the store of {self._of}, which does not answer ..."
         while not self._stop.wait(pause):
             try:
-                with said_if_slow(SLOW_S, line, self._say):
+                with said_if_slow(RENEWAL_SLOW_S, line, self._say):
                     self.fence.check()
                     self._write()
                 pause = RENEW_S

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from open_diht.filters.presets import load_preset
 from open_diht.pipelines import AnnotateCaptions, ApplyCat, SpotText
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
@@ -49,21 +50,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--input", help="Parquet files with columns caption and image (bytes); by default the sample's")
     parser.add_argument("--output", default="out/own-pipeline", help="folder for kept, rejected and dead_letter")
-    parser.add_argument("--preset", default="paper", help="paper, strict, or a YAML file")
+    parser.add_argument("--preset", default="paper", help="a preset without CLIP scores, or a YAML file")
     parser.add_argument("--runner", default="FnApiRunner", help="a runner of Beam, such as FlinkRunner")
     options, words = parser.parse_known_args()
     pattern = options.input or sample(Path(options.output, "input", "sample.parquet"))
     with FileSystems.open(FileSystems.match([pattern])[0].metadata_list[0].path) as first:
         columns = pq.read_schema(first)
 
-    cat = ApplyCat(options.preset)
+    preset = load_preset(options.preset)
+    cat = ApplyCat(preset)
     with beam.Pipeline(options=PipelineOptions([f"--runner={options.runner}", *words])) as pipeline:
         decided = (
             pipeline
             | "Read" >> beam.io.ReadFromParquetBatched(pattern)
             | "Split" >> beam.FlatMap(split)
-            | "Annotate" >> AnnotateCaptions()
-            | "Spot" >> SpotText(preset=options.preset)  # only the images of captions that pass
+            | "Annotate" >> AnnotateCaptions(second_opinion=preset.captions.second_opinion)
+            | "Spot" >> SpotText(preset=preset)  # only the images of captions that pass
             | "Decide" >> cat
         )
         for name, schema in cat.schemas(columns).items():

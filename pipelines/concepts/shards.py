@@ -24,9 +24,9 @@ Pair = tuple[str, bytes | None, list[str]]
 
 def shard_entries(data: StorePath) -> dict[str, Shard]:
     """Return each shard's entry in the manifest of `make filter`, by unit name (file name without .tar). Raise WrongUse
-    if there is no such manifest, or it lists no shard."""
+    if there is no such manifest, or it lists no sample."""
     manifest = read_json(data / "shards" / "manifest.json")
-    if not manifest or not manifest.get("shards"):
+    if not manifest or not any(entry["samples"] for entry in manifest.get("shards", ())):
         if (Layout(data).indexes / "manifest.json").exists():
             raise WrongUse(
                 f"{data} has only an index of the input's tars (--export {INDEX}), and concepts need new shards; run "

@@ -115,12 +115,12 @@ class Engine:
                     except (WorkerDied, JobAborted) as death:
                         left = rest + self._left_by(death, stage, now, before, tries)
                         before = stamps(self.layout.commits(stage.name), ".json")
-                tries.forget()
                 count.forget()
             self.seconds[stage.name] = round(self.seconds.get(stage.name, 0.0) + time.time() - began, 2)
             found = self._failed(stage)
             failed |= {unit: read_json(self.layout.failed(stage.name, unit)) for unit in mine if unit in found}
             self._check_done(stage, mine, failed, begun, log)
+            tries.forget()
         self.give_up(failed, fatal)
         return failed
 
@@ -173,8 +173,8 @@ class Engine:
         now = stamps(self.layout.commits(stage.name), ".json")
         ours = {unit for unit in units if now.get(unit) not in (None, before.get(unit))}
         if not is_local(self.layout.root):
-            # A worker of a run that lost its lease may write records at any time. The lock of a folder on a disk cannot
-            # be lost, so there the stamps suffice, and a stage of 100,000 units reads no record again.
+            # A worker of a run that lost its lease may write records at any time. On a disk each publication checks the
+            # fence just before its rename, so the stamps suffice, and a stage of 100,000 units reads no record again.
             token, records = token_of(self.layout.root), self.records(stage.name, ours)
             ours = {unit for unit, record in records if record and record.get("token") == token}
         return [unit for unit in units if unit not in ours]
@@ -206,6 +206,7 @@ class Engine:
         machines have logs of their own."""
         try:
             quarantine(stage, unit, [failure("RunFailed", "its worker could neither complete it nor record why")])
+            remove(self.layout.failed(stage.name, unit))  # it has not failed: the next run does it
         except LeaseLost:
             raise
         except Exception as error:  # errors of a store's clients have no common base class
@@ -237,8 +238,16 @@ class Engine:
         return zip(asked, found, strict=True)
 
     def total(self, stage: str, names: Iterable[str], of: str = "rows") -> int:
-        """Return the sum of a count over commit records, all of which must exist."""
-        return sum(int(record[of]) for _, record in self.records(stage, names))
+        """Return the sum of a count over commit records. Raise RunFailed if one is missing."""
+        total = 0
+        for name, record in self.records(stage, names):
+            if record is None:
+                raise RunFailed(
+                    f"the commit record of unit {name} of stage {stage} in {self.layout.root} is gone; run the same "
+                    "command to resume"
+                )
+            total += int(record[of])
+        return total
 
     def done(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
         """Yield (name, commit record) like `records`, but check each record first. If a record is corrupt, or its files

@@ -20,7 +20,7 @@ import apache_beam as beam
 from apache_beam.transforms.resources import ResourceHint, resource_hints_from_options
 
 from open_diht.common.files import TEMPORARY
-from open_diht.common.lease import LeaseLost
+from open_diht.common.lease import LeaseLost, check_fence
 from open_diht.pipelines.runners import Backend, Job, Staged
 from open_diht.pipelines.runners.job import WorkerDied
 from open_diht.pipelines.runners.once import OncePerProcess
@@ -98,18 +98,18 @@ def assemble_partitions(
 
 
 def _read_names(names: StorePath) -> list[str]:
-    """Return the unit names, after marking that a worker has begun. Raises FileNotFoundError if the file or its folder
+    """Return the unit names, and mark that a worker has begun. Raises FileNotFoundError if the file or its folder
     is missing."""
-    with best_effort():
-        _begun(names).write_text("", encoding="ascii")
     found: list[str] | None = read_json(names)
     if found is None:
         raise FileNotFoundError(f"{names} is missing; is the output folder on storage that all workers see?")
+    with best_effort():
+        _begun(names).write_text("", encoding="ascii")
     return found
 
 
 def _begun(names: StorePath) -> StorePath:
-    """Return the path of the mark that a worker leaves before it reads `names`."""
+    """Return the path of the mark that a worker leaves when it has read `names`."""
     return names.with_name(f"{TEMPORARY}begun-{names.name}")
 
 
@@ -129,6 +129,7 @@ class WorkerLog(threading.Thread):
         self.path = path
         self.last = b""
         """The last bytes written, at most `_LAST_BYTES`."""
+        self._moved = False
         self._reader, self.pipe = os.pipe()
         self._ended, self._end = os.pipe()
         self.start()
@@ -149,16 +150,19 @@ class WorkerLog(threading.Thread):
         self.last = (self.last + written)[-_LAST_BYTES:]
         try:
             self._append(written)
-        except OSError:
+        except (OSError, LeaseLost):  # the disk takes no more, or the folder belongs to another run
             with contextlib.suppress(OSError):  # no disk takes it: `last` is all there is
-                handle, name = tempfile.mkstemp(prefix="diht-workers-", suffix=".log")
-                os.close(handle)
-                self.path = Path(name)
-                self._append(written)
+                if not self._moved:
+                    self._moved = True  # once, or each line would make a file where the temporary folder is full too
+                    handle, name = tempfile.mkstemp(prefix="diht-workers-", suffix=".log")
+                    os.close(handle)
+                    self.path = Path(name)
+                    self._append(written)
 
     def _append(self, written: bytes) -> None:
+        check_fence(self.path)  # else a folder that was removed would be made again
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab", buffering=0) as file:
+        with open(self.path, "ab") as file:
             file.write(written)
 
     def stop(self) -> None:
@@ -172,8 +176,8 @@ class WorkerLog(threading.Thread):
 @contextlib.contextmanager
 def worker_log(path: Path) -> Iterator[WorkerLog]:
     """Redirect the standard error of this process and of its workers into a file, so that Beam's messages do not
-    disturb the progress line. On an error other than `Staged`, `WorkerDied`, `LeaseLost` and those of a disk, print the
-    last 4,000 bytes written, which usually hold the worker's traceback. Redirect nothing if standard error has no file
+    disturb the progress line. On an error other than `Staged`, `WorkerDied`, `LeaseLost` and OSError, print the last
+    4,000 bytes written, which usually hold the worker's traceback. Redirect nothing if standard error has no file
     descriptor."""
     log = WorkerLog(path)
     terminal = -1

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-from open_diht.common.lease import check_fence
+from open_diht.common.lease import LeaseLost, check_fence
 from open_diht.common.progress import EVERY_S, ProgressBar
 from open_diht.pipelines.store.commit import best_effort
 
@@ -36,15 +36,23 @@ class Heartbeat:
             self._write(rows)
 
     def _write(self, rows: int) -> None:
-        check_fence(self._path)  # if another run has made the folder again, the file would look like a mark of that run
+        lost: LeaseLost | None = None
         with best_effort():
+            try:  # if another run has made the folder again, the file would look like a mark of that run
+                check_fence(self._path)
+            except LeaseLost as error:
+                lost = error
+                raise
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(f"{rows} {self._of}", encoding="ascii")
+        if lost is not None:
+            raise lost
         self._written = time.monotonic()
 
     def end(self) -> None:
         """Delete the file: the unit is committed, and its commit record counts from now on."""
         with best_effort():
+            check_fence(self._path)
             self._path.unlink(missing_ok=True)
 
 

@@ -225,7 +225,7 @@ class DoUnit(beam.DoFn):
         self._stage.setup()
 
     def process(self, unit: str) -> None:
-        if self._is_stuck or self._is_lost():
+        if self._is_stuck or self._plan_is_gone():
             return  # the driver finds the unit undone and reports why
         mark = self._stage.layout.marks(self._stage.name) / unit
         tries: list[Failure] = []
@@ -251,22 +251,29 @@ class DoUnit(beam.DoFn):
                     Metrics.counter(METRICS, "failed_units").inc()
                     try:
                         quarantine(self._stage, unit, tries)
+                    except LeaseLost:
+                        return
                     except Exception as why:  # a full disk or a store that is down, which the driver reports
                         self._is_stuck = True  # the next units would only take time
-                        to_log(f"{UNRECORDED}{explained(why, self._stage.layout.root)}")
+                        with best_effort():  # the log may be on the same disk
+                            to_log(f"{UNRECORDED}{explained(why, self._stage.layout.root)}")
                     break
                 time.sleep(PAUSES_S[len(tries) - 1])
         with best_effort():
+            check_fence(mark)  # else it may be a mark of the run that has taken the folder
             self._stage.layout.progress(self._stage.name, unit).unlink(missing_ok=True)
             mark.unlink(missing_ok=True)
 
+    def _plan_is_gone(self) -> bool:
+        """Return whether the output folder lost its plan while the worker ran."""
+        return self._had_plan and is_gone(self._stage.layout.plan)
+
     def _is_lost(self) -> bool:
         """Return whether the output folder was removed, or taken by another run, while the worker ran."""
-        layout = self._stage.layout
-        if self._had_plan and is_gone(layout.plan):
+        if self._plan_is_gone():
             return True
         try:
-            check_fence(layout.work)
+            check_fence(self._stage.layout.work)
         except LeaseLost:
             return True
         # Stores have errors of their own. The unit meets the same error, and has several tries.

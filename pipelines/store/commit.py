@@ -124,8 +124,8 @@ def publish_bytes(path: StorePath, content: bytes) -> None:
 def publish_first(path: StorePath, value: Any) -> bool:
     """Publish `value` as JSON unless `path` exists, and return whether this call wrote the file. If several processes
     try at once, exactly one succeeds."""
+    check_fence(path)  # before a folder that was removed is made again
     if not is_local(path):
-        check_fence(path)
         try:
             create(path.fs, path.path, _json(value))
         except FileExistsError:

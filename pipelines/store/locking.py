@@ -158,7 +158,8 @@ def output_lock(
 @contextmanager
 def watched(layout: Layout) -> Iterator[None]:
     """Publish files in an output folder without its lock while the `with` block runs. Publishing raises LeaseLost if a
-    run has taken the folder since the block began, or if it was removed."""
+    run has taken the folder since the block began, or if it was removed. An output that no run has locked yet is not
+    watched."""
     work = layout.work
     fence: AnyFence | None
     if is_local(work):

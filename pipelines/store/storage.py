@@ -65,9 +65,10 @@ def is_local(path: StorePath) -> TypeIs[Path]:
 
 
 def is_gone(path: StorePath) -> bool:
-    """Return whether a file certainly does not exist. It is False if a disk or a store does not answer."""
+    """Return whether a file certainly does not exist. It is False if a disk or a store does not answer. A store is
+    asked a second time, because one answer that an object is missing may be wrong."""
     try:
-        return not path.exists()
+        return not path.exists() and (is_local(path) or not path.exists())
     except Exception:  # every store has errors of its own
         return False
 

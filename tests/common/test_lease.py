@@ -326,7 +326,7 @@ def test_a_lease_is_renewed_also_after_a_failure(leases: Any, monkeypatch: pytes
 
 
 def test_a_store_that_does_not_answer_is_reported(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"RENEW_S": 0.01, "AGAIN_S": 0.01, "SLOW_S": 0.05}.items():
+    for name, seconds in {"RENEW_S": 0.01, "AGAIN_S": 0.01, "RENEWAL_SLOW_S": 0.05}.items():
         monkeypatch.setattr(module, name, seconds)
     answers, reported = threading.Event(), threading.Event()
     said: list[str] = []
