@@ -29,7 +29,7 @@ def items(hits: Any, clusters: Any = None, keys: Any = None, label: Any = None, 
         keys=np.array([f"k{number:04}" for number in range(len(hits))] if keys is None else keys),
         hits=hits,
         clusters=np.arange(len(hits)) if clusters is None else np.asarray(clusters),
-        predicted=hits.astype(int),
+        predicted=np.nan_to_num(hits, posinf=0, neginf=0).astype(int),
         label=np.zeros(len(hits), dtype=int) if label is None else np.asarray(label),
         extra=extra,
     )

@@ -207,7 +207,7 @@ def test_a_logit_bias_comes_along(tmp_path: Path) -> None:
     for path, expected, said in ((with_bias, -7, r"with.pt$"), (without, -10, r"except the logit bias, .* at -10$")):
         student = student_of(warm_start=path, bias=-10)
         encoded = student(*inputs())
-        assert float(encoded.bias) == float(student.clip(*inputs())[3]) == expected
+        assert encoded.bias.item() == student.clip(*inputs())[3].item() == expected
         assert re.search(said, student.said[0])
     with pytest.raises(BadWeights, match=r"with.pt holds a logit bias, .*: set loss.name=siglip, model.bias=-10"):
         student_of(warm_start=with_bias)
